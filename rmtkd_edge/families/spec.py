@@ -1,0 +1,116 @@
+"""The shape of an encoder as data: every width that a compression may change, and nothing that it may not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+SITE_KINDS = ("stream", "qk", "value", "ffn", "head")
+
+
+@dataclass(frozen=True)
+class LayerSpec:
+    """One transformer layer: `qk` and `value` are widths of a head, `scale` multiplies the attention scores."""
+
+    heads: int
+    qk: int
+    value: int
+    ffn: int
+    scale: float
+
+
+@dataclass(frozen=True)
+class EncoderSpec:
+    """A BERT-like sequence classifier whose layers may all have different widths.
+
+    `raw` names, for a site whose producers still carry a fixed projection, the width in front of that projection.
+    """
+
+    model_type: str
+    vocab: int
+    positions: int
+    type_vocab: int
+    width: int
+    layers: tuple[LayerSpec, ...]
+    head_width: int
+    labels: tuple[str, ...]
+    embedding: int | None = None
+    activation: str = "gelu"
+    head_activation: str = "tanh"
+    eps: float = 1e-12
+    pad_id: int = 0
+    position_offset: int = 0
+    dropout: float = 0.1
+    raw: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def max_length(self) -> int:
+        """Return the longest sequence, in tokens, that the position embeddings allow."""
+        return self.positions - self.position_offset
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON types."""
+        return asdict(self)
+
+    @staticmethod
+    def from_dict(data: Mapping[str, Any]) -> EncoderSpec:
+        """Return the spec that `to_dict` wrote."""
+        layers = tuple(LayerSpec(**layer) for layer in data["layers"])
+        return EncoderSpec(**{**data, "layers": layers, "labels": tuple(data["labels"]), "raw": dict(data["raw"])})
+
+
+@dataclass(frozen=True)
+class Site:
+    """A width that can be cut; `width` counts one head's channels where `heads` > 1."""
+
+    name: str
+    kind: str
+    width: int
+    heads: int = 1
+    layer: int | None = None
+
+
+def list_sites(spec: EncoderSpec, kinds: tuple[str, ...] | list[str] = SITE_KINDS) -> list[Site]:
+    """Return the sites of the wanted kinds, shallow to deep; the stream, which all layers share, comes first."""
+    sites = [Site("stream", "stream", spec.width)]
+    for i, layer in enumerate(spec.layers):
+        sites.append(Site(f"layer.{i}.qk", "qk", layer.qk, layer.heads, i))
+        sites.append(Site(f"layer.{i}.value", "value", layer.value, layer.heads, i))
+        sites.append(Site(f"layer.{i}.ffn", "ffn", layer.ffn, 1, i))
+    sites.append(Site("head", "head", spec.head_width))
+    return [site for site in sites if site.kind in kinds]
+
+
+def with_ranks(spec: EncoderSpec, ranks: Mapping[str, int]) -> EncoderSpec:
+    """Return the spec with every named site set to its rank (a head's width for qk and value sites)."""
+    layers = tuple(
+        replace(
+            layer,
+            qk=ranks.get(f"layer.{i}.qk", layer.qk),
+            value=ranks.get(f"layer.{i}.value", layer.value),
+            ffn=ranks.get(f"layer.{i}.ffn", layer.ffn),
+        )
+        for i, layer in enumerate(spec.layers)
+    )
+    return replace(
+        spec, layers=layers, width=ranks.get("stream", spec.width), head_width=ranks.get("head", spec.head_width)
+    )
+
+
+def ranks_of(spec: EncoderSpec) -> dict[str, int]:
+    """Return the present width of every site by name."""
+    return {site.name: site.width for site in list_sites(spec)}
+
+
+def count_parameters(spec: EncoderSpec) -> int:
+    """Return the number of trained parameters of the folded model, embeddings and position table counted."""
+    d, e = spec.width, spec.embedding or spec.width
+    total = (spec.vocab + spec.positions + spec.type_vocab) * e + 2 * e
+    if spec.embedding is not None:
+        total += e * d + d
+    for layer in spec.layers:
+        qk, value = layer.heads * layer.qk, layer.heads * layer.value
+        total += 2 * (d + 1) * qk + (d + 1) * value + (value + 1) * d
+        total += (d + 1) * layer.ffn + (layer.ffn + 1) * d + 4 * d
+    return total + (d + 1) * spec.head_width + (spec.head_width + 1) * len(spec.labels)

@@ -1,0 +1,256 @@
+"""What a recipe (models/*.toml) says: every key, its meaning and its only default."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from rmtkd_edge.errors import RecipeError
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[int, Field(ge=1)]
+Rate = Annotated[float, Field(gt=0.0)]
+
+
+class Section(BaseModel):
+    """A table of a recipe: unknown keys are refused, values cannot be changed afterwards."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ScratchConfig(Section):
+    """Shape of an encoder that is trained from random weights (`model.source = "scratch"`)."""
+
+    model_type: Literal["bert", "roberta", "distilbert", "electra"] = "bert"
+    layers: Positive = 4
+    width: Positive = 256
+    heads: Positive = 4
+    ffn: Positive = 1024
+    max_positions: Positive = 512
+    dropout: Fraction = 0.1
+
+
+class Model(Section):
+    """Where the teacher comes from."""
+
+    family: str = "bert"
+    source: str = Field(description="`scratch`, a hub id, a local folder, or `package:NAME` for a model that a package ships")
+    tokenizer: str | None = Field(None, description="Hub id, folder or `package:NAME`; the source's own when left out")
+    config: ScratchConfig = ScratchConfig()
+
+
+class Task(Section):
+    """Data set, columns, and metric."""
+
+    name: str
+    kind: Literal["text"] = "text"
+    hub: str | None = Field(None, description="Data set id for `datasets.load_dataset`; `--data` overrides it")
+    hub_config: str | None = None
+    text: list[str] = Field(min_length=1, max_length=2)
+    label: str = "label"
+    labels: list[str] | None = Field(None, description="Names in label order; read from the data when left out")
+    train_split: str = "train"
+    validation_split: str = "validation"
+    validation_fraction: Fraction = Field(0.1, description="Share of train that is held out where no validation split exists")
+    max_length: Positive = 128
+    train_limit: Positive | None = None
+    validation_limit: Positive | None = None
+
+
+class Train(Section):
+    """Training of the teacher, where its accuracy is below `threshold` (or it has random weights)."""
+
+    threshold: Fraction = Field(0.0, description="Validation accuracy from which the spectra carry the task")
+    epochs: Positive = 3
+    learning_rate: Rate = 5e-5
+    batch_size: Positive = 32
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    warmup: Fraction = 0.06
+    max_grad_norm: Rate = 1.0
+    precision: Literal["no", "bf16", "fp16"] = "no"
+
+
+class Analyse(Section):
+    """Which directions are signal (Marchenko-Pastur)."""
+
+    rule: Literal["window", "paper", "bema", "parallel", "explained-variance"] = "window"
+    quantile: Fraction = 0.5
+    delta: Fraction = 0.05
+    explained: Fraction = Field(0.95, description="Share of variance kept by the rule `explained-variance`")
+    calibration: Annotated[float, Field(gt=0, le=1)] = Field(0.1, description="Share of train that the spectra are taken from")
+    minimum_rows: Positive = Field(2048, description="Rows used where `calibration` would give fewer (or all there are)")
+    sample: Literal["token", "sequence"] = "token"
+    tokens_per_sequence: Positive = Field(1, description="Random valid tokens of each sequence: fixes q = d / n")
+    center: bool = False
+    effective_samples: bool = Field(False, description="Use n_eff instead of n in q")
+    weighting: Literal["none", "effect"] = "effect"
+    blend: Fraction = Field(0.5, description="Share of the identity in the effect weights")
+    weighting_rows: Positive = 512
+
+
+class Compress(Section):
+    """What is cut, in which order, and how the narrowed model starts."""
+
+    sites: list[Literal["stream", "qk", "value", "ffn", "head"]] = ["stream", "qk", "value", "ffn", "head"]
+    sites_per_cycle: Positive = 4
+    rounds: Positive = 2
+    one_shot: bool = Field(False, description="Closed form only: analyse, project, warm start; nothing is trained")
+    basis: Literal["varimax", "eigen"] = "varimax"
+    ffn: Literal["project", "select"] = "project"
+    warm_start: Literal["least-squares", "fold", "random"] = "least-squares"
+    warm_start_rows: Positive = 1536
+    ridge: Rate = 1e-4
+    align: bool = Field(True, description="Round ranks up to the multiples of the hardware profile")
+    minimum_rank: Positive = 4
+    retry_quantile: Fraction = Field(0.5, description="Factor on the quantile when a rolled-back site is tried once more")
+
+
+class Distil(Section):
+    """Fine-tuning with L = alpha CE + (1 - alpha) T^2 KL(p_old || p_new)."""
+
+    alpha: Fraction = 0.5
+    temperature: Rate = 2.0
+    epochs: Positive = 1
+    steps: Positive | None = Field(None, description="Optimiser steps a cycle; overrides `epochs`")
+    learning_rate: Rate = 3e-4
+    batch_size: Positive = 32
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    warmup: Fraction = 0.1
+    max_grad_norm: Rate = 1.0
+    evaluate_every: Positive = Field(200, description="Steps between validations; the best state is kept")
+    through_projection: bool = Field(False, description="Train the wide producers through P instead of the folded ones")
+
+
+class Stop(Section):
+    """When the loop ends; the first rule that holds wins and is named in the result."""
+
+    max_accuracy_drop: Fraction = Field(0.02, description="Floor: teacher accuracy minus this")
+    target_reduction: Fraction | None = Field(0.809, description="Share of the teacher's parameters to remove")
+    profile: str | None = Field(None, description="Hardware profile whose alignment and budgets hold")
+    latency_ms: Rate | None = None
+    disk_mb: Rate | None = None
+    saturation: Fraction = Field(0.03, description="Stop when no site would shrink by more than this share")
+
+
+class Export(Section):
+    """The ONNX files that ship."""
+
+    opset: Positive = 18
+    int8: bool = True
+    max_accuracy_drop: Fraction = Field(0.01, description="int8 that loses more than this against fp32 is refused")
+    verify_rows: Positive = 64
+    attention: Literal["fused", "plain"] = "fused"
+
+
+class Recipe(Section):
+    """A whole recipe."""
+
+    title: str = ""
+    seed: int = 0
+    model: Model
+    task: Task
+    train: Train = Train()
+    analyse: Analyse = Analyse()
+    compress: Compress = Compress()
+    distil: Distil = Distil()
+    stop: Stop = Stop()
+    export: Export = Export()
+
+    def to_toml(self) -> str:
+        """Return the resolved recipe as TOML (keys that are None are left out)."""
+        return tomli_w.dumps(self.model_dump(exclude_none=True))
+
+
+def recipes_folder() -> Path:
+    """Return the folder of the recipes that ship: inside the wheel, or models/ of a checkout."""
+    shipped = Path(str(resources.files("rmtkd_edge"))) / "_data" / "models"
+    return shipped if shipped.is_dir() else Path(__file__).resolve().parent.parent / "models"
+
+
+def list_recipes() -> list[str]:
+    """Return the names of the recipes that ship, sorted."""
+    return sorted(path.stem for path in recipes_folder().glob("*.toml"))
+
+
+def find_recipe(name: str) -> Path:
+    """Return the file of a recipe given by path or by the name of one that ships; raise RecipeError otherwise."""
+    path = Path(name)
+    if path.is_file():
+        return path
+    shipped = recipes_folder() / f"{path.stem}.toml"
+    if shipped.is_file() and (path.suffix in ("", ".toml")):
+        return shipped
+    near = difflib.get_close_matches(path.stem, list_recipes(), n=1)
+    guess = f" Did you mean `{near[0]}`?" if near else ""
+    raise RecipeError(f"there is no recipe `{name}`.{guess}", f"recipes that ship: {', '.join(list_recipes())}")
+
+
+def load_recipe(name: str, overrides: list[str] | None = None) -> Recipe:
+    """Read a recipe by path or name and apply `key=value` overrides.
+
+    Raises RecipeError listing all faults at once, each with its key and a near match where one exists.
+    """
+    path = find_recipe(name)
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as err:
+        raise RecipeError(f"{path} is not valid TOML: {err}", "fix the line named above") from err
+    for item in overrides or []:
+        apply_override(data, item)
+    return parse_recipe(data, str(path))
+
+
+def parse_recipe(data: dict[str, Any], where: str) -> Recipe:
+    """Return the recipe that `data` describes; raise RecipeError with all faults of it."""
+    try:
+        return Recipe.model_validate(data)
+    except ValidationError as err:
+        raise RecipeError(f"{where}:\n" + describe_faults(err, Recipe), "rmtkd-edge recipes --keys lists every key") from err
+
+
+def apply_override(data: dict[str, Any], item: str) -> None:
+    """Set one `a.b=value` in nested tables; the value is read as TOML, else as a plain string."""
+    key, sep, text = item.partition("=")
+    if not sep or not key.strip():
+        raise RecipeError(f"--set {item!r} is not of the form key=value", "for example --set distil.alpha=0.7")
+    try:
+        value = tomllib.loads(f"v = {text}")["v"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()
+    *tables, last = key.strip().split(".")
+    for name in tables:
+        data = data.setdefault(name, {})
+        if not isinstance(data, dict):
+            raise RecipeError(f"--set {item!r}: `{name}` is a value, not a table")
+    data[last] = value
+
+
+def describe_faults(err: ValidationError, root: type[BaseModel]) -> str:
+    """Return one line a fault, with a near match for every unknown key."""
+    lines = []
+    for fault in err.errors():
+        path = [str(part) for part in fault["loc"]]
+        line = f"  {'.'.join(path)}: {fault['msg']}"
+        if fault["type"] == "extra_forbidden":
+            names = _keys_at(root, path[:-1])
+            near = difflib.get_close_matches(path[-1], names, n=1, cutoff=0.5)
+            line = f"  {'.'.join(path)}: unknown key" + (f"; did you mean `{near[0]}`?" if near else f" (known: {', '.join(names)})")
+        elif "input" in fault and not isinstance(fault["input"], dict):
+            line += f" (got {fault['input']!r})"
+        lines.append(line)
+    return "\n".join(lines)
+
+
+def _keys_at(model: type[BaseModel], path: list[str]) -> list[str]:
+    for part in path:
+        field = model.model_fields.get(part)
+        if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
+            return []
+        model = field.annotation
+    return list(model.model_fields)

@@ -1,0 +1,83 @@
+"""The encoder against transformers' own models, and the algebra of its fixed projections."""
+
+import pytest
+import torch
+import transformers
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rmtkd_edge.families.bert import MODEL_TYPES, from_transformers
+from rmtkd_edge.families.encoder import Encoder, fold, projections_of, unfold
+from rmtkd_edge.families.spec import EncoderSpec, LayerSpec, count_parameters, list_sites, ranks_of, with_ranks
+
+
+def tiny(kind: str):
+    torch.manual_seed(0)
+    common = dict(vocab_size=60, num_labels=3, pad_token_id=1)
+    if kind == "distilbert":
+        config = transformers.DistilBertConfig(dim=16, n_layers=2, n_heads=2, hidden_dim=24, max_position_embeddings=20, **common)
+    else:
+        name = {"bert": "BertConfig", "roberta": "RobertaConfig", "electra": "ElectraConfig"}[kind]
+        extra = {"embedding_size": 12} if kind == "electra" else {}
+        config = getattr(transformers, name)(
+            hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24, max_position_embeddings=20, **extra, **common
+        )
+    model = transformers.AutoModelForSequenceClassification.from_config(config)
+    for p in model.parameters():  # make norms, biases and tables matter
+        p.data.add_(0.1 * torch.randn_like(p))
+    return model.eval()
+
+
+def inputs(batch: int = 3, length: int = 9):
+    ids = torch.randint(2, 60, (batch, length))
+    mask = torch.ones_like(ids)
+    for row in range(batch):
+        ids[row, length - row :] = 1
+        mask[row, length - row :] = 0
+    return ids, mask
+
+
+@pytest.mark.parametrize("kind", MODEL_TYPES)
+def test_same_logits_as_transformers(kind):
+    model = tiny(kind)
+    ids, mask = inputs()
+    ours = from_transformers(model).eval()(ids, mask)
+    theirs = model(input_ids=ids, attention_mask=mask).logits
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", MODEL_TYPES)
+def test_parameter_count_is_the_modules(kind):
+    encoder = from_transformers(tiny(kind))
+    assert count_parameters(encoder.spec) == sum(p.numel() for p in encoder.parameters())
+
+
+def random_projections(spec: EncoderSpec, ranks: dict[str, int]) -> dict[str, torch.Tensor]:
+    found = {}
+    for site in list_sites(spec):
+        k = ranks[site.name]
+        blocks = [torch.linalg.qr(torch.randn(site.width, k, dtype=torch.float64))[0].T for _ in range(site.heads)]
+        found[site.name] = torch.block_diag(*blocks)
+    return found
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 2**31 - 1))
+def test_fold_and_unfold_are_exact(seed):
+    torch.manual_seed(seed)
+    embedding = None if seed % 2 else 6
+    layers = (LayerSpec(2, 4, 5, 7, 0.4), LayerSpec(3, 3, 2, 9, 0.5))
+    spec = EncoderSpec("bert", 30, 16, 2, 10, layers, 8, ("a", "b"), embedding=embedding, dropout=0.0)
+    narrow = with_ranks(spec, ranks := {s.name: int(torch.randint(1, s.width + 1, ())) for s in list_sites(spec)})
+    folded = Encoder(narrow).double().eval()
+    for p in folded.parameters():
+        torch.nn.init.normal_(p, std=0.5)
+    wide = unfold(folded, random_projections(spec, ranks))
+    ids, mask = torch.randint(0, 30, (4, 6)), torch.ones(4, 6, dtype=torch.long)
+    with torch.no_grad():
+        torch.testing.assert_close(wide(ids, mask), folded(ids, mask), rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(fold(wide)(ids, mask), wide(ids, mask), rtol=1e-9, atol=1e-9)
+    assert ranks_of(fold(wide).spec) == ranks
+    again = Encoder(EncoderSpec.from_dict(wide.spec.to_dict())).double()
+    again.load_state_dict(wide.state_dict())
+    assert set(projections_of(again)) == set(ranks)
