@@ -40,7 +40,9 @@ class Model(Section):
     """Where the teacher comes from."""
 
     family: str = "bert"
-    source: str = Field(description="`scratch`, a hub id, a local folder, or `package:NAME` for a model that a package ships")
+    source: str = Field(
+        description="`scratch`, a hub id, a local folder, or `package:NAME` for a model that a package ships"
+    )
     tokenizer: str | None = Field(None, description="Hub id, folder or `package:NAME`; the source's own when left out")
     config: ScratchConfig = ScratchConfig()
 
@@ -57,7 +59,9 @@ class Task(Section):
     labels: list[str] | None = Field(None, description="Names in label order; read from the data when left out")
     train_split: str = "train"
     validation_split: str = "validation"
-    validation_fraction: Fraction = Field(0.1, description="Share of train that is held out where no validation split exists")
+    validation_fraction: Fraction = Field(
+        0.1, description="Share of train that is held out where no validation split exists"
+    )
     max_length: Positive = 128
     train_limit: Positive | None = None
     validation_limit: Positive | None = None
@@ -83,8 +87,12 @@ class Analyse(Section):
     quantile: Fraction = 0.5
     delta: Fraction = 0.05
     explained: Fraction = Field(0.95, description="Share of variance kept by the rule `explained-variance`")
-    calibration: Annotated[float, Field(gt=0, le=1)] = Field(0.1, description="Share of train that the spectra are taken from")
-    minimum_rows: Positive = Field(2048, description="Rows used where `calibration` would give fewer (or all there are)")
+    calibration: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.1, description="Share of train that the spectra are taken from"
+    )
+    minimum_rows: Positive = Field(
+        2048, description="Rows used where `calibration` would give fewer (or all there are)"
+    )
     sample: Literal["token", "sequence"] = "token"
     tokens_per_sequence: Positive = Field(1, description="Random valid tokens of each sequence: fixes q = d / n")
     center: bool = False
@@ -108,7 +116,13 @@ class Compress(Section):
     ridge: Rate = 1e-4
     align: bool = Field(True, description="Round ranks up to the multiples of the hardware profile")
     minimum_rank: Positive = 4
-    retry_quantile: Fraction = Field(0.5, description="Factor on the quantile when a rolled-back site is tried once more")
+    retry_quantile: Fraction = Field(
+        0.5, description="Factor on the quantile when a rolled-back site is tried once more"
+    )
+    token_blend: Fraction = Field(0.3, description="Least squares: share of equal token weights, the rest by effect")
+    ranks: dict[str, Positive] = Field(
+        {}, description="Widths by site (`layer.0.ffn`) or kind (`ffn`) in place of the edge's"
+    )
 
 
 class Distil(Section):
@@ -123,6 +137,7 @@ class Distil(Section):
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     warmup: Fraction = 0.1
     max_grad_norm: Rate = 1.0
+    dropout: Fraction = 0.0
     evaluate_every: Positive = Field(200, description="Steps between validations; the best state is kept")
     through_projection: bool = Field(False, description="Train the wide producers through P instead of the folded ones")
 
@@ -211,7 +226,9 @@ def parse_recipe(data: dict[str, Any], where: str) -> Recipe:
     try:
         return Recipe.model_validate(data)
     except ValidationError as err:
-        raise RecipeError(f"{where}:\n" + describe_faults(err, Recipe), "rmtkd-edge recipes --keys lists every key") from err
+        raise RecipeError(
+            f"{where}:\n" + describe_faults(err, Recipe), "rmtkd-edge recipes --keys lists every key"
+        ) from err
 
 
 def apply_override(data: dict[str, Any], item: str) -> None:
@@ -240,7 +257,9 @@ def describe_faults(err: ValidationError, root: type[BaseModel]) -> str:
         if fault["type"] == "extra_forbidden":
             names = _keys_at(root, path[:-1])
             near = difflib.get_close_matches(path[-1], names, n=1, cutoff=0.5)
-            line = f"  {'.'.join(path)}: unknown key" + (f"; did you mean `{near[0]}`?" if near else f" (known: {', '.join(names)})")
+            line = f"  {'.'.join(path)}: unknown key" + (
+                f"; did you mean `{near[0]}`?" if near else f" (known: {', '.join(names)})"
+            )
         elif "input" in fault and not isinstance(fault["input"], dict):
             line += f" (got {fault['input']!r})"
         lines.append(line)

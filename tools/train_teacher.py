@@ -21,7 +21,12 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Bert
 
 TASKS = {
     "sst2": {"text": ["sentence"], "labels": ["negative", "positive"], "valid": "validation", "max_length": 64},
-    "ag_news": {"text": ["text"], "labels": ["World", "Sports", "Business", "Sci/Tech"], "valid": "test", "max_length": 64},
+    "ag_news": {
+        "text": ["text"],
+        "labels": ["World", "Sports", "Business", "Sci/Tech"],
+        "valid": "test",
+        "max_length": 64,
+    },
 }
 
 
@@ -83,12 +88,20 @@ def main():
     rng = np.random.default_rng(args.seed)
     task = TASKS[args.task]
     train, valid = (pd.read_parquet(args.data / f"{s}.parquet") for s in ("train", task["valid"]))
-    tokenizer = AutoTokenizer.from_pretrained(minilm_folder() if args.model in ("minilm",) or "x" in args.model else args.model)
+    tokenizer = AutoTokenizer.from_pretrained(
+        minilm_folder() if args.model in ("minilm",) or "x" in args.model else args.model
+    )
     names = dict(id2label=dict(enumerate(task["labels"])), label2id={n: i for i, n in enumerate(task["labels"])})
     if "x" in args.model:
         layers, width = map(int, args.model.split("x"))
-        config = BertConfig(vocab_size=len(tokenizer), hidden_size=width, num_hidden_layers=layers, num_attention_heads=width // 64,
-                            intermediate_size=4 * width, **names)
+        config = BertConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=width,
+            num_hidden_layers=layers,
+            num_attention_heads=width // 64,
+            intermediate_size=4 * width,
+            **names,
+        )
         from transformers import BertForSequenceClassification
 
         model = BertForSequenceClassification(config)
@@ -101,8 +114,12 @@ def main():
     steps = args.epochs * -(-len(ids) // args.batch_size)
     decay = [p for p in model.parameters() if p.ndim > 1]
     rest = [p for p in model.parameters() if p.ndim <= 1]
-    opt = torch.optim.AdamW([{"params": decay, "weight_decay": 0.01}, {"params": rest, "weight_decay": 0.0}], lr=args.lr, fused=True)
-    plan = torch.optim.lr_scheduler.LambdaLR(opt, lambda s: min(s / (0.06 * steps), max(0.0, (steps - s) / (0.94 * steps))))
+    opt = torch.optim.AdamW(
+        [{"params": decay, "weight_decay": 0.01}, {"params": rest, "weight_decay": 0.0}], lr=args.lr, fused=True
+    )
+    plan = torch.optim.lr_scheduler.LambdaLR(
+        opt, lambda s: min(s / (0.06 * steps), max(0.0, (steps - s) / (0.94 * steps)))
+    )
     step, start, log = 0, time.time(), []
     for epoch in range(args.epochs):
         for x, mask, labels in batches(ids, y, args.batch_size, rng):
@@ -115,17 +132,34 @@ def main():
             plan.step()
             step += 1
             if step % 100 == 0:
-                print(f"epoch {epoch} step {step}/{steps} loss {loss.item():.3f} {time.time() - start:.0f} s", flush=True)
+                print(
+                    f"epoch {epoch} step {step}/{steps} loss {loss.item():.3f} {time.time() - start:.0f} s", flush=True
+                )
         log.append(accuracy(model, valid_ids, valid_y))
         print(f"epoch {epoch} validation {log[-1]:.4f}", flush=True)
     args.out.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(args.out)
     tokenizer.save_pretrained(args.out)
-    (args.out / "teacher.json").write_text(json.dumps({
-        "task": args.task, "accuracy_per_epoch": log, "seed": args.seed, "epochs": args.epochs, "lr": args.lr,
-        "batch_size": args.batch_size, "train_rows": len(ids), "valid_rows": len(valid_ids),
-        "parameters": sum(p.numel() for p in model.parameters()), "seconds": round(time.time() - start), "torch": torch.__version__,
-        "machine": platform.processor() or platform.machine(), "cores": os.cpu_count()}, indent=1))
+    (args.out / "teacher.json").write_text(
+        json.dumps(
+            {
+                "task": args.task,
+                "accuracy_per_epoch": log,
+                "seed": args.seed,
+                "epochs": args.epochs,
+                "lr": args.lr,
+                "batch_size": args.batch_size,
+                "train_rows": len(ids),
+                "valid_rows": len(valid_ids),
+                "parameters": sum(p.numel() for p in model.parameters()),
+                "seconds": round(time.time() - start),
+                "torch": torch.__version__,
+                "machine": platform.processor() or platform.machine(),
+                "cores": os.cpu_count(),
+            },
+            indent=1,
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -46,10 +46,15 @@ def spec_from_config(config: Any, labels: Sequence[str]) -> EncoderSpec:
     """Return the shape that a transformers config describes; raise UserError for a model that is not BERT-like."""
     kind = config.model_type
     if kind not in MODEL_TYPES:
-        raise UserError(f"model type `{kind}` is not supported by the family `bert`", f"supported: {', '.join(MODEL_TYPES)}")
+        raise UserError(
+            f"model type `{kind}` is not supported by the family `bert`", f"supported: {', '.join(MODEL_TYPES)}"
+        )
     positions = getattr(config, "position_embedding_type", "absolute") or "absolute"
     if positions != "absolute" or getattr(config, "is_decoder", False):
-        raise UserError(f"`{kind}` with {positions} positions or as a decoder is not supported", "use an encoder with absolute positions")
+        raise UserError(
+            f"`{kind}` with {positions} positions or as a decoder is not supported",
+            "use an encoder with absolute positions",
+        )
     distil = kind == "distilbert"
     width = config.dim if distil else config.hidden_size
     heads = config.n_heads if distil else config.num_attention_heads
@@ -116,7 +121,10 @@ def from_transformers(model: Any, labels: Sequence[str] | None = None) -> Encode
         if name not in state:
             missing.append(name)
     if missing:
-        raise UserError(f"the checkpoint has no weights for {', '.join(missing[:5])}", "is it a sequence classifier of a supported type?")
+        raise UserError(
+            f"the checkpoint has no weights for {', '.join(missing[:5])}",
+            "is it a sequence classifier of a supported type?",
+        )
     encoder.load_state_dict(state)
     return encoder
 
@@ -138,12 +146,15 @@ def build(source: str, labels: Sequence[str], seed: int, scratch: Any, tokenizer
     try:
         config = transformers.AutoConfig.from_pretrained(source)
     except (OSError, ValueError) as err:
-        raise UserError(f"cannot load a model from `{source}`: {str(err).splitlines()[0]}", "give a local folder as model.source") from err
+        raise UserError(
+            f"cannot load a model from `{source}`: {str(err).splitlines()[0]}", "give a local folder as model.source"
+        ) from err
     spec_from_config(config, labels)  # refuse an unsupported type before its weights are read
     trained = any("ForSequenceClassification" in name for name in config.architectures or [])
     if trained and config.num_labels != len(labels):
         raise UserError(
-            f"`{source}` classifies {config.num_labels} labels, the data have {len(labels)}", "check task.labels and task.label"
+            f"`{source}` classifies {config.num_labels} labels, the data have {len(labels)}",
+            "check task.labels and task.label",
         )
     model = transformers.AutoModelForSequenceClassification.from_pretrained(
         source, num_labels=len(labels), use_safetensors=True, **names

@@ -236,7 +236,10 @@ def unfold(folded: Encoder, projections: dict[str, Tensor]) -> Encoder:
         if site in projections:
             p = projections[site].to(next(folded.parameters()).dtype)
             for name in (names[id(module)] for module in modules):
-                state[f"{name}.weight"], state[f"{name}.bias"] = p.T @ state[f"{name}.weight"], p.T @ state[f"{name}.bias"]
+                state[f"{name}.weight"], state[f"{name}.bias"] = (
+                    p.T @ state[f"{name}.weight"],
+                    p.T @ state[f"{name}.bias"],
+                )
                 state[f"{name}.projection"] = p
     if wide.embeddings.projection is not None:
         p = projections["stream"].to(next(folded.parameters()).dtype)

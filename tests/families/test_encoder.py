@@ -15,12 +15,20 @@ def tiny(kind: str):
     torch.manual_seed(0)
     common = dict(vocab_size=60, num_labels=3, pad_token_id=1)
     if kind == "distilbert":
-        config = transformers.DistilBertConfig(dim=16, n_layers=2, n_heads=2, hidden_dim=24, max_position_embeddings=20, **common)
+        config = transformers.DistilBertConfig(
+            dim=16, n_layers=2, n_heads=2, hidden_dim=24, max_position_embeddings=20, **common
+        )
     else:
         name = {"bert": "BertConfig", "roberta": "RobertaConfig", "electra": "ElectraConfig"}[kind]
         extra = {"embedding_size": 12} if kind == "electra" else {}
         config = getattr(transformers, name)(
-            hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24, max_position_embeddings=20, **extra, **common
+            hidden_size=16,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            intermediate_size=24,
+            max_position_embeddings=20,
+            **extra,
+            **common,
         )
     model = transformers.AutoModelForSequenceClassification.from_config(config)
     for p in model.parameters():  # make norms, biases and tables matter

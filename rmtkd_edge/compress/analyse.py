@@ -1,0 +1,248 @@
+"""Analyse: stream the activations of every site into second moments and fit the Marchenko-Pastur edge.
+
+Two moments are kept for a site. The edge is fitted on a *sample* (by default one random valid, non-special token of each
+sequence), because q = d / n is the resolution of the test and must not depend on how long the sentences are. The
+directions are taken from *all* valid tokens of the same pass, which costs nothing more and estimates them better.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rmtkd_edge.families.encoder import Encoder
+from rmtkd_edge.families.spec import Site
+from rmtkd_edge.recipe import Analyse
+from rmtkd_edge.spectral import EdgeFit, Moments, effective_sample_size, fit_edge, sign_flipped
+from rmtkd_edge.spectral.effect import weighted_matrix
+
+Batch = dict[str, Tensor]
+MEMORY_BYTES = 1_500_000_000  # float64 moments held at a time; more sites than fit are analysed in further passes
+NULL_REPEATS = 5  # sign-flipped replicates of the rule `parallel`
+
+
+@dataclass
+class SiteMoments:
+    """What one pass leaves of a site: moments of the sample, of all tokens, and of the output's gradient there."""
+
+    site: Site
+    sample: Moments
+    full: Moments
+    effect: Moments
+    partner_sample: Moments | None = None
+    partner_full: Moments | None = None
+    null: list[Moments] | None = None
+    rows: list[Tensor] | None = None
+
+
+@dataclass(frozen=True)
+class SiteSpectrum:
+    """Eigenvalues of a site, descending: (heads, d); `basis_matrix` (heads, d, d) float64 is what directions come from."""
+
+    site: Site
+    eigenvalues: np.ndarray
+    n: int
+    n_eff: float | None
+    second: Tensor
+    effect: Tensor | None
+    partner: Tensor | None
+    null_eigenvalues: np.ndarray | None
+
+    def fit(self, options: Analyse, quantile: float) -> list[EdgeFit]:
+        """Return one edge fit a head at the given quantile (or share of variance, for `explained-variance`)."""
+        fits = []
+        for head in range(self.eigenvalues.shape[0]):
+            null = None if self.null_eigenvalues is None else self.null_eigenvalues[:, head]
+            fits.append(
+                fit_edge(
+                    self.eigenvalues[head],
+                    self.n,
+                    rule=options.rule,
+                    quantile=quantile,
+                    delta=options.delta,
+                    n_eff=self.n_eff if options.effective_samples else None,
+                    explained=1.0 - quantile if options.rule == "explained-variance" else options.explained,
+                    null_eigenvalues=null,
+                )
+            )
+        return fits
+
+
+def site_bytes(site: Site) -> int:
+    """Return the memory, in bytes, of the float64 moments of a site."""
+    return 8 * site.heads * site.width**2 * (5 if site.kind == "qk" else 3)
+
+
+def in_passes(sites: Sequence[Site], limit: int = MEMORY_BYTES) -> Iterator[list[Site]]:
+    """Yield groups of sites whose moments fit into `limit` bytes together."""
+    group: list[Site] = []
+    used = 0
+    for site in sites:
+        if group and used + site_bytes(site) > limit:
+            yield group
+            group, used = [], 0
+        group.append(site)
+        used += site_bytes(site)
+    if group:
+        yield group
+
+
+def analyse_sites(
+    encoder: Encoder,
+    sites: Sequence[Site],
+    batches: Callable[[], Iterable[Batch]],
+    effect_batches: Callable[[], Iterable[Batch]] | None,
+    options: Analyse,
+    special_ids: Sequence[int],
+    seed: int,
+    activated: bool = False,
+) -> list[SiteSpectrum]:
+    """Return the spectrum of every site, from calibration batches (and their gradients, where weighted by effect).
+
+    `batches` and `effect_batches` are called once a pass; `special_ids` never enter a sample. With `activated` the
+    directions of an FFN site come from behind its nonlinearity (for a selection of channels); its edge never does.
+    Raises DataError for degenerate activations (not finite, fewer than two samples).
+    """
+    spectra = []
+    for group in in_passes(sites):
+        moments = {site.name: _empty(site, options) for site in group}
+        _collect(encoder, moments, batches(), options, special_ids, seed, activated)
+        if options.weighting == "effect" and effect_batches is not None:
+            _collect_effect(encoder, moments, effect_batches(), seed)
+        spectra += [_spectrum(m, options, seed) for m in moments.values()]
+    return spectra
+
+
+def _empty(site: Site, options: Analyse) -> SiteMoments:
+    heads = site.heads if site.heads > 1 else None
+    dim = site.width * site.heads
+    new = lambda: Moments(dim, heads=heads)  # noqa: E731
+    pair = (new(), new()) if site.kind == "qk" else (None, None)
+    null = [new() for _ in range(NULL_REPEATS)] if options.rule == "parallel" else None
+    return SiteMoments(site, new(), new(), new(), *pair, null, [] if options.effective_samples else None)
+
+
+@torch.no_grad()
+def _collect(encoder, moments, batches, options, special_ids, seed, activated) -> None:
+    rng = np.random.default_rng(seed)
+    encoder.eval()
+    depths = len(encoder.layers) + 1
+    special = torch.tensor(list(special_ids), dtype=torch.long)
+    for number, batch in enumerate(batches):
+        taps: dict[str, Tensor] = {}
+        encoder(batch["input_ids"], batch["attention_mask"], batch.get("token_type_ids"), tap=taps.__setitem__)
+        valid = batch["attention_mask"].bool() & ~torch.isin(batch["input_ids"], special.to(batch["input_ids"].device))
+        empty = ~valid.any(1)
+        valid[empty, 0] = True  # a sequence of special tokens alone is represented by its first
+        picks = _picks(valid.cpu().numpy(), options, rng)
+        depth = rng.integers(0, depths, size=len(picks[0]))
+        for m in moments.values():
+            _add(m, taps, valid, picks, depth, depths, seed + number, activated and m.site.kind == "ffn")
+            if activated and m.site.kind == "ffn":
+                m.full.add(encoder.layers[m.site.layer].activation(taps[m.site.name][valid]))
+
+
+def _picks(valid: np.ndarray, options: Analyse, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Return row and column numbers of the sampled tokens."""
+    if options.sample == "sequence":
+        return np.arange(len(valid)), np.zeros(len(valid), dtype=np.int64)
+    rows, columns = [], []
+    for row, mask in enumerate(valid):
+        places = np.flatnonzero(mask)
+        chosen = rng.permutation(places)[: options.tokens_per_sequence]
+        rows += [row] * len(chosen)
+        columns += chosen.tolist()
+    return np.array(rows), np.array(columns)
+
+
+def _add(m: SiteMoments, taps, valid, picks, depth, depths, block_seed, activated) -> None:
+    name, kind = m.site.name, m.site.kind
+    if kind == "head":
+        sample = full = taps["head"]
+    elif kind == "stream":
+        states = [taps[f"stream.{i}"] for i in range(depths)]
+        sample = torch.stack([states[d][r, c] for r, c, d in zip(*picks, depth, strict=True)])
+        for state in states:
+            m.full.add(state[valid])
+        full = None
+    elif kind == "qk":
+        sample, full = taps[f"{name[:-3]}.q"][picks], taps[f"{name[:-3]}.q"][valid]
+        keys = taps[f"{name[:-3]}.k"]
+        m.partner_sample.add(keys[picks])
+        m.partner_full.add(keys[valid])
+    else:
+        sample, full = taps[name][picks], taps[name][valid]
+    m.sample.add(sample)
+    if full is not None and not activated:
+        m.full.add(full)
+    if m.rows is not None:
+        m.rows.append(sample.float().cpu())
+    for i, null in enumerate(m.null or []):
+        null.add(sign_flipped(sample, torch.arange(len(sample)), block_seed * NULL_REPEATS + i))
+
+
+def _collect_effect(encoder, moments, batches, seed) -> None:
+    """Second moment of the gradient of the logits at every site: E of (v^T (z - mean z))' for random signs v."""
+    generator = torch.Generator().manual_seed(seed)
+    wanted = [m for m in moments.values() if m.site.kind != "qk"]
+    if not wanted:
+        return
+    encoder.eval()
+    for batch in batches:
+        taps: dict[str, Tensor] = {}
+        logits = encoder(batch["input_ids"], batch["attention_mask"], batch.get("token_type_ids"), tap=taps.__setitem__)
+        signs = torch.randint(0, 2, logits.shape, generator=generator).to(logits) * 2 - 1
+        output = ((logits - logits.mean(1, keepdim=True)) * signs).sum()
+        names = [n for m in wanted for n in _tap_names(m.site, len(encoder.layers))]
+        grads = dict(zip(names, torch.autograd.grad(output, [taps[n] for n in names]), strict=True))
+        valid = batch["attention_mask"].bool()
+        for m in wanted:
+            for name in _tap_names(m.site, len(encoder.layers)):
+                grad = grads[name]
+                m.effect.add(grad if grad.ndim == 2 else grad[valid])
+
+
+def _tap_names(site: Site, layers: int) -> list[str]:
+    if site.kind == "stream":
+        return [f"stream.{i}" for i in range(layers + 1)]
+    return [site.name]
+
+
+def _spectrum(m: SiteMoments, options: Analyse, seed: int) -> SiteSpectrum:
+    for moment in (m.sample, m.full, m.effect, m.partner_sample, m.partner_full, *(m.null or [])):
+        if moment is not None:
+            moment.all_reduce()
+    centred = options.center
+    sample, full = _blocks(m.sample, centred), _blocks(m.full, centred)
+    effect = _blocks(m.effect, False) if m.effect.count else None
+    partner_sample = partner = None
+    if m.partner_sample is not None and m.partner_full is not None:
+        # softmax over keys is blind to what all keys share: the centred key covariance is the query's effect
+        partner_sample, partner = _blocks(m.partner_sample, True), _blocks(m.partner_full, True)
+    values = _eigenvalues(sample, effect, partner_sample, options.blend)
+    null = None
+    if m.null:
+        null = np.stack([_eigenvalues(_blocks(x, False), effect, partner_sample, options.blend) for x in m.null])
+    n_eff = effective_sample_size(torch.cat(m.rows), seed=seed) if m.rows else None
+    return SiteSpectrum(m.site, values, m.sample.count, n_eff, full, effect, partner, null)
+
+
+def _blocks(moments: Moments, centred: bool) -> Tensor:
+    matrix = moments.covariance() if centred else moments.second()
+    return matrix if matrix.ndim == 3 else matrix[None]
+
+
+def _eigenvalues(second: Tensor, effect: Tensor | None, partner: Tensor | None, blend: float) -> np.ndarray:
+    rows = []
+    for head in range(len(second)):
+        matrix = second[head]
+        if partner is not None:
+            matrix = weighted_matrix(matrix, partner[head], 0.0)
+        elif effect is not None:
+            matrix = weighted_matrix(matrix, effect[head], blend)
+        rows.append(np.sort(np.linalg.eigvalsh(matrix.numpy()))[::-1].clip(min=0.0))
+    return np.stack(rows)

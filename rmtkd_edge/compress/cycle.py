@@ -1,0 +1,163 @@
+"""One cycle: analyse -> project and warm start -> fine-tune -> accept or roll back, each step kept once it is done."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import Tensor
+
+from rmtkd_edge.compress import trainer
+from rmtkd_edge.compress.analyse import SiteSpectrum, analyse_sites
+from rmtkd_edge.compress.bases import projection
+from rmtkd_edge.compress.parallel import Batch, own_rows
+from rmtkd_edge.compress.plain_fold import fresh, plain_fold
+from rmtkd_edge.compress.ranks import SiteRank, choose_ranks, land_on_target
+from rmtkd_edge.compress.warm_start import warm_start
+from rmtkd_edge.families.encoder import Encoder, fold, projections_of, unfold
+from rmtkd_edge.families.spec import Site, count_parameters
+from rmtkd_edge.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Data:
+    """The batches a compression needs, as functions that start anew at every call (`index` is the row's number)."""
+
+    train_epoch: Callable[[int, int], Iterable[Batch]]
+    train_rows: int
+    steps_per_epoch: int
+    calibration: Callable[[], Iterable[Batch]]
+    effect: Callable[[], Iterable[Batch]]
+    warm: Callable[[], Iterable[Batch]]
+    validation: Callable[[], Iterable[Batch]]
+    special_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A group of sites to cut in one cycle."""
+
+    round: int
+    sites: tuple[str, ...]
+    quantile: float
+    retry: bool = False
+
+
+@dataclass(frozen=True)
+class State:
+    """The model between cycles: folded weights, and the fixed projections that stand behind its producers."""
+
+    folded: Encoder
+    projections: dict[str, Tensor]
+    accuracy: float
+
+    @property
+    def projected(self) -> Encoder:
+        """Return the model with its fixed projection layers."""
+        return unfold(self.folded, self.projections)
+
+
+def compose(new: dict[str, Tensor], old: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the projections of both rounds as one: P2 P1 has orthonormal rows again."""
+    return {**old, **{name: p @ old[name].to(p) if name in old else p for name, p in new.items()}}
+
+
+def spectra_of(state: State, sites: list[Site], data: Data, recipe: Recipe, accelerator: Any) -> list[SiteSpectrum]:
+    """Return the spectra of the sites of the present model."""
+    return analyse_sites(
+        state.folded.to(accelerator.device), sites,
+        lambda: own_rows(data.calibration(), accelerator), lambda: own_rows(data.effect(), accelerator),
+        recipe.analyse, data.special_ids, recipe.seed, activated=recipe.compress.ffn == "select",
+    )  # fmt: skip
+
+
+def pick_ranks(
+    state: State, spectra: list[SiteSpectrum], recipe: Recipe, quantile: float, multiple: int, teacher_parameters: int
+) -> tuple[float, list[SiteRank]]:
+    """Return the quantile used and the ranks: one shot solves for the target, a cycle is only kept from passing it."""
+    target, options = recipe.stop.target_reduction, recipe.compress
+    highest = 1.0 if options.one_shot and target is not None else quantile
+    if target is None or options.ranks:
+        return quantile, choose_ranks(spectra, recipe.analyse, options, quantile, multiple)
+    return land_on_target(
+        state.folded.spec, spectra, recipe.analyse, options, multiple, teacher_parameters, target, highest
+    )
+
+
+def closed_form(
+    state: State, chosen: list[SiteRank], data: Data, recipe: Recipe, accelerator: Any
+) -> tuple[Encoder, dict[str, Tensor]]:
+    """Return the narrowed folded model and its new projections by site, without any training."""
+    cut = [c for c in chosen if c.width_after < c.spectrum.site.width]
+    new = {c.spectrum.site.name: projection(c.spectrum, c.width_after, recipe.analyse, recipe.compress) for c in cut}
+    options, teacher = recipe.compress, state.folded.to(accelerator.device)
+    if options.warm_start == "least-squares":
+        batches = own_rows(data.warm(), accelerator)
+        student = warm_start(teacher, new, batches, ridge=options.ridge, token_blend=options.token_blend)
+    elif options.warm_start == "fold":
+        student = plain_fold(teacher, new)
+    else:
+        student = fresh(teacher, new, recipe.seed)
+    return student.to(accelerator.device), new
+
+
+def fine_tune(
+    student: Encoder, state: State, new: dict[str, Tensor], data: Data, recipe: Recipe, accelerator: Any,
+    checkpoints: trainer.Checkpoints, number: int, report: Callable[..., None],
+) -> tuple[Encoder, trainer.Trained]:  # fmt: skip
+    """Return the student after self-distillation from the model as it stood before this cycle, and how it went."""
+    plan = schedule(recipe, data)
+    model = unfold(student, new) if recipe.distil.through_projection else student
+    model = Encoder(model.spec).to(accelerator.device).train() if model is student else model.to(accelerator.device)
+    if not recipe.distil.through_projection:
+        model.load_state_dict(student.state_dict())
+    old = trainer.OldLogits(
+        state.folded.to(accelerator.device) if plan.alpha < 1 else None, data.train_rows, len(student.spec.labels)
+    )
+    seed = recipe.seed + 1000 * number
+    trained = trainer.train(
+        model, old, lambda epoch: data.train_epoch(epoch, seed),
+        lambda m: trainer.accuracy(m, data.validation(), accelerator), plan, accelerator, checkpoints, seed, report,
+    )  # fmt: skip
+    return (fold(model) if projections_of(model) else model), trained
+
+
+def schedule(recipe: Recipe, data: Data) -> trainer.Schedule:
+    """Return the optimisation of a cycle's fine-tuning."""
+    options = recipe.distil
+    return trainer.Schedule(
+        steps=options.steps or options.epochs * data.steps_per_epoch,
+        learning_rate=options.learning_rate, weight_decay=options.weight_decay, warmup=options.warmup,
+        max_grad_norm=options.max_grad_norm, evaluate_every=options.evaluate_every, alpha=options.alpha,
+        temperature=options.temperature, dropout=options.dropout,
+    )  # fmt: skip
+
+
+def shrinks(chosen: list[SiteRank], saturation: float) -> bool:
+    """Return whether any site would become narrower by more than the share `saturation`."""
+    return any(1 - c.width_after / c.spectrum.site.width > saturation for c in chosen)
+
+
+class Clock:
+    """Seconds since the last reading."""
+
+    def __init__(self) -> None:
+        self.last = time.monotonic()
+
+    def lap(self) -> float:
+        """Return the seconds since the last lap and start a new one."""
+        now = time.monotonic()
+        seconds, self.last = now - self.last, now
+        return round(seconds, 2)
+
+
+def with_new(state: State, folded: Encoder, new: dict[str, Tensor], accuracy: float) -> State:
+    """Return the state after an accepted cycle."""
+    return replace(state, folded=folded, projections=compose(new, state.projections), accuracy=accuracy)
+
+
+def parameters(state: State) -> int:
+    """Return the folded model's number of parameters."""
+    return count_parameters(state.folded.spec)

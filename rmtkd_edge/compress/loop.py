@@ -1,0 +1,193 @@
+"""The RMT-KD loop: cycles over sites, shallow to deep, round after round, until a stop rule fires.
+
+The loop itself keeps nothing in memory that it could not read again: every finished step of every cycle is in a `Store`,
+so a run that was killed replays what is there and goes on with what is not.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from rmtkd_edge.compress import cycle as steps
+from rmtkd_edge.compress.cycle import Clock, Data, Job, State
+from rmtkd_edge.compress.ranks import SiteRank
+from rmtkd_edge.compress.trainer import Checkpoints, accuracy
+from rmtkd_edge.families.encoder import Encoder
+from rmtkd_edge.families.spec import list_sites
+from rmtkd_edge.recipe import Recipe
+
+MEGABYTE = 1_000_000
+
+
+class Store(Protocol):
+    """What a loop needs of a run directory; every `put` is atomic and every `get` returns None until then."""
+
+    def get_record(self, number: int) -> dict[str, Any] | None: ...
+    def put_record(self, number: int, record: dict[str, Any]) -> None: ...
+    def get_plan(self, number: int) -> dict[str, Any] | None: ...
+    def put_plan(self, number: int, plan: dict[str, Any], spectra: dict[str, Tensor]) -> None: ...
+    def get_model(self, number: int, name: str) -> tuple[Encoder, dict[str, Tensor]] | None: ...
+    def put_model(self, number: int, name: str, folded: Encoder, projections: dict[str, Tensor]) -> None: ...
+    def checkpoints(self, number: int, attempt: int) -> Checkpoints: ...
+
+
+@dataclass(frozen=True)
+class Context:
+    """What stays the same over a whole loop."""
+
+    recipe: Recipe
+    data: Data
+    accelerator: Any
+    store: Store
+    report: Callable[..., None]
+    multiple: int
+    teacher_parameters: int
+    teacher_accuracy: float
+    measure_latency_ms: Callable[[Encoder], float] | None = None
+
+    @property
+    def floor(self) -> float:
+        """Return the accuracy under which a cycle is rolled back."""
+        return self.teacher_accuracy - self.recipe.stop.max_accuracy_drop
+
+
+def jobs(recipe: Recipe, state: State) -> deque[Job]:
+    """Return the planned cycles: all sites at once for `one_shot`, else groups of `sites_per_cycle`, for every round."""
+    names = [site.name for site in list_sites(state.folded.spec, list(recipe.compress.sites))]
+    options = recipe.compress
+    if options.one_shot:
+        return deque([Job(1, tuple(names), recipe.analyse.quantile)])
+    size = options.sites_per_cycle
+    groups = [tuple(names[i : i + size]) for i in range(0, len(names), size)]
+    return deque(Job(r + 1, group, recipe.analyse.quantile) for r in range(options.rounds) for group in groups)
+
+
+def run_loop(context: Context, state: State) -> tuple[State, list[dict[str, Any]], str]:
+    """Return the last accepted state, the records of all cycles and the name of the stop rule that ended the loop."""
+    queue, records = jobs(context.recipe, state), []
+    left_alone: set[str] = set()
+    quiet: set[str] = set()
+    number, stop = 0, stop_rule(context, state)
+    while queue and stop is None:
+        job = queue.popleft()
+        sites = tuple(name for name in job.sites if name not in left_alone)
+        if not sites:
+            continue
+        number += 1
+        job = Job(job.round, sites, job.quantile, job.retry)
+        state, record = run_cycle(context, state, job, number)
+        if record["saturated"]:
+            quiet |= set(sites)
+            number -= 1
+        else:
+            records.append(record)
+            quiet -= set(sites)
+            if not record["accepted"] and not job.retry and not context.recipe.compress.one_shot:
+                queue.appendleft(Job(job.round, sites, job.quantile * context.recipe.compress.retry_quantile, True))
+            elif not record["accepted"]:
+                left_alone |= set(sites)
+        everything = {name for other in (*queue, job) for name in other.sites}
+        stop = "outliers_saturated" if everything <= quiet | left_alone and quiet else stop_rule(context, state)
+    if stop is None:
+        stop = "accuracy_floor" if left_alone else "all_sites_and_rounds"
+    return state, records, stop
+
+
+def stop_rule(context: Context, state: State) -> str | None:
+    """Return the rule that ends the loop now, or None."""
+    rules = context.recipe.stop
+    gone = 1 - steps.parameters(state) / context.teacher_parameters
+    if state.accuracy < context.floor:
+        return "accuracy_floor"
+    if rules.target_reduction is not None and gone >= rules.target_reduction:
+        return "target_reduction"
+    if rules.disk_mb is not None and steps.parameters(state) * 4 / MEGABYTE <= rules.disk_mb:
+        return "disk_budget"
+    if rules.latency_ms is not None and context.measure_latency_ms is not None:
+        if context.measure_latency_ms(state.folded) <= rules.latency_ms:
+            return "latency_budget"
+    return None
+
+
+def run_cycle(context: Context, state: State, job: Job, number: int) -> tuple[State, dict[str, Any]]:
+    """Return the state after a cycle (the same one where it was rolled back) and its record."""
+    record = context.store.get_record(number)
+    if record is None or tuple(s["name"] for s in record["sites"]) != job.sites:
+        return _new_cycle(context, state, job, number)
+    if record["accepted"]:
+        found = context.store.get_model(number, "accepted")
+        assert found is not None, "an accepted cycle keeps its model"
+        state = State(*found, record["accuracy_after"])
+    return state, record
+
+
+def _new_cycle(context: Context, state: State, job: Job, number: int) -> tuple[State, dict[str, Any]]:
+    recipe, report, clock = context.recipe, context.report, Clock()
+    report("cycle_start", index=number, round=job.round, sites=list(job.sites), quantile=job.quantile, retry=job.retry)
+    plan = context.store.get_plan(number)
+    closed = context.store.get_model(number, "closed_form") if plan is not None else None
+    if plan is None or closed is None:
+        sites = [s for s in list_sites(state.folded.spec) if s.name in job.sites]
+        spectra = steps.spectra_of(state, sites, context.data, recipe, context.accelerator)
+        quantile, chosen = steps.pick_ranks(state, spectra, recipe, job.quantile, context.multiple, context.teacher_parameters)
+        facts = [c.facts(quantile, recipe.analyse.weighting) for c in chosen]
+        if not steps.shrinks(chosen, recipe.stop.saturation):
+            report("note", text=f"cycle {number}: no site would shrink by more than {recipe.stop.saturation:.0%}")
+            return state, {"saturated": True, "sites": facts}
+        seconds = {"analyse": clock.lap()}
+        student, new = steps.closed_form(state, chosen, context.data, recipe, context.accelerator)
+        seconds["warm_start"] = clock.lap()
+        score = accuracy(student, context.data.validation(), context.accelerator)
+        plan = {"sites": facts, "quantile": quantile, "accuracy_closed_form": score, "seconds": seconds}
+        context.store.put_model(number, "closed_form", student, new)
+        context.store.put_plan(number, plan, spectra_tensors(chosen))
+    else:
+        student, new = closed
+        student = student.to(context.accelerator.device)
+    for site in plan["sites"]:
+        report("site", **site)
+    return _tune_and_judge(context, state, job, number, plan, student, new)
+
+
+def spectra_tensors(chosen: list[SiteRank]) -> dict[str, Tensor]:
+    """Return what the report draws: the eigenvalues of every site, descending (heads joined)."""
+    import torch
+
+    return {f"{c.spectrum.site.name}.eigenvalues": torch.from_numpy(c.spectrum.eigenvalues.copy()).flatten().sort(descending=True)[0] for c in chosen}
+
+
+def _tune_and_judge(context, state, job, number, plan, student, new) -> tuple[State, dict[str, Any]]:
+    clock = Clock()
+    best, score, chosen, taken, why = student, plan["accuracy_closed_form"], "closed_form", 0, ""
+    if not context.recipe.compress.one_shot:
+        for attempt in range(2):  # under the floor after the first: once more, and if it stays there, roll back
+            tuned, trained = steps.fine_tune(
+                best, state, new, context.data, context.recipe, context.accelerator,
+                context.store.checkpoints(number, attempt), number + 100 * attempt, context.report,
+            )  # fmt: skip
+            taken += trained.steps
+            if trained.accuracy >= score:
+                best, score, chosen = tuned, trained.accuracy, "fine_tuned"
+            if score >= context.floor:
+                break
+    accepted = score >= context.floor
+    if not accepted:
+        why = f"accuracy {score:.4f} stays under the floor {context.floor:.4f}"
+    after = steps.with_new(state, best, new, score) if accepted else state
+    record = {
+        "index": number, "round": job.round, "retry": job.retry, "saturated": False, "sites": plan["sites"],
+        "parameters_before": steps.parameters(state), "parameters_after": steps.parameters(after) if accepted else best.parameter_count(),
+        "accuracy_before": state.accuracy, "accuracy_closed_form": plan["accuracy_closed_form"], "accuracy_after": score,
+        "chosen": chosen, "accepted": accepted, "reason": why, "steps": taken,
+        "seconds": {**plan["seconds"], "fine_tune": clock.lap()},
+    }  # fmt: skip
+    if accepted:
+        context.store.put_model(number, "accepted", after.folded, after.projections)
+    context.store.put_record(number, record)
+    context.report("cycle_end", **{k: v for k, v in record.items() if k != "sites"})
+    return after, record

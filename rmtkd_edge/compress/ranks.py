@@ -1,0 +1,94 @@
+"""From spectra to widths: the edge's rank of every site, aligned to the hardware, landing on the target."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from rmtkd_edge.compress.analyse import SiteSpectrum
+from rmtkd_edge.families.spec import EncoderSpec, count_parameters, with_ranks
+from rmtkd_edge.recipe import Analyse, Compress
+from rmtkd_edge.spectral import EdgeFit
+
+BISECTIONS = 12
+
+
+@dataclass(frozen=True)
+class SiteRank:
+    """The width that a site is cut to: `rank` by the edge (mean over heads), `width_after` once aligned."""
+
+    spectrum: SiteSpectrum
+    fits: list[EdgeFit]
+    rank: int
+    width_after: int
+
+    def facts(self, quantile: float, weighting: str) -> dict:
+        """Return the plain figures of this site for the cycle's record (of the first head, where there are several)."""
+        fit, site = self.fits[0], self.spectrum.site
+        return {
+            "name": site.name, "kind": site.kind, "heads": site.heads, "width_before": site.width,
+            "width_after": self.width_after, "rule": fit.rule, "quantile": quantile, "weighting": weighting,
+            "lambda_plus": fit.lambda_plus, "lambda_minus": fit.lambda_minus, "sigma2": fit.sigma2, "q": fit.q,
+            "n": fit.n, "n_eff": fit.n_eff, "rank": self.rank, "aligned_rank": self.width_after, "note": fit.note,
+        }  # fmt: skip
+
+
+def align(rank: int, width: int, heads: int, multiple: int, minimum: int) -> int:
+    """Return `rank` rounded up so that heads * rank is a multiple of `multiple`, within minimum..width."""
+    unit = multiple // math.gcd(multiple, heads)
+    return min(width, max(minimum, unit * math.ceil(max(rank, 1) / unit)))
+
+
+def choose_ranks(
+    spectra: Sequence[SiteSpectrum], analyse: Analyse, options: Compress, quantile: float, multiple: int
+) -> list[SiteRank]:
+    """Return the rank of every site at a quantile; a recipe's explicit `compress.ranks` come before the edge's."""
+    chosen = []
+    for spectrum in spectra:
+        site = spectrum.site
+        fits = spectrum.fit(analyse, quantile)
+        rank = math.ceil(sum(fit.rank for fit in fits) / len(fits))
+        fixed = options.ranks.get(site.name, options.ranks.get(site.kind))
+        step = multiple if options.align else 1
+        width = min(fixed, site.width) if fixed else align(rank, site.width, site.heads, step, options.minimum_rank)
+        chosen.append(SiteRank(spectrum, fits, rank, width))
+    return chosen
+
+
+def reduction(spec: EncoderSpec, ranks: Mapping[str, int], teacher_parameters: int) -> float:
+    """Return the share of the teacher's parameters that is gone at these ranks."""
+    return 1.0 - count_parameters(with_ranks(spec, ranks)) / teacher_parameters
+
+
+def land_on_target(
+    spec: EncoderSpec,
+    spectra: Sequence[SiteSpectrum],
+    analyse: Analyse,
+    options: Compress,
+    multiple: int,
+    teacher_parameters: int,
+    target: float,
+    highest: float,
+) -> tuple[float, list[SiteRank]]:
+    """Return the lowest quantile (at most `highest`), with its ranks, that removes the target share of the parameters.
+
+    The edge is monotone in the quantile, so bisection finds it; where even `highest` is not enough, `highest` is returned.
+    """
+
+    def at(quantile: float) -> tuple[float, list[SiteRank]]:
+        ranks = choose_ranks(spectra, analyse, options, quantile, multiple)
+        return reduction(spec, {r.spectrum.site.name: r.width_after for r in ranks}, teacher_parameters), ranks
+
+    low, high = 0.0, highest
+    gone, best = at(high)
+    if gone <= target:
+        return high, best
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        gone, ranks = at(middle)
+        if gone >= target:
+            high, best = middle, ranks
+        else:
+            low = middle
+    return high, best

@@ -1,0 +1,181 @@
+"""`rmtkd-edge compress`: from a recipe to a compressed checkpoint in a run directory."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rmtkd_edge.compress import trainer
+from rmtkd_edge.compress.cycle import Data, State
+from rmtkd_edge.compress.loop import Context, run_loop
+from rmtkd_edge.compress.parallel import make_accelerator
+from rmtkd_edge.compress.store import RunCheckpoints, RunStore
+from rmtkd_edge.errors import DataError, RecipeError
+from rmtkd_edge.families import bert
+from rmtkd_edge.families.encoder import Encoder
+from rmtkd_edge.families.spec import count_parameters, ranks_of
+from rmtkd_edge.families.store import load_encoder, save_encoder
+from rmtkd_edge.hardware import load_profile
+from rmtkd_edge.recipe import Recipe
+from rmtkd_edge.run import Run
+from rmtkd_edge.tasks import text
+
+SCHEMA = "rmtkd-edge/compress@1"
+EVALUATION_BATCH = 64
+DEFAULT_ALIGNMENT = 8  # vector width, in float32, of the least of the x86 servers and laptops that this runs on
+
+
+def compress_run(
+    run: Run,
+    recipe: Recipe,
+    *,
+    data: Path | None,
+    reporter: Any,
+    measure_latency_ms: Callable[[Encoder], float] | None = None,
+) -> dict[str, Any]:
+    """Run (or continue) the RMT-KD loop of a recipe in a run directory and return its result (compress/result.json).
+
+    `data` overrides the hub; `measure_latency_ms` serves the latency budget. Raises DataError, UserError, TrainingError.
+    """
+    start = time.monotonic()
+    accelerator = make_accelerator(recipe.train.precision)
+    run.read_only = not accelerator.is_main_process
+    report = _logger(run, reporter)
+    run.mark("compress", "running", data=str(data.resolve()) if data else None)
+    tokenizer = text.load_tokenizer(recipe.model.tokenizer or recipe.model.source)
+    task = text.load_text_task(recipe.task, tokenizer, data, recipe.seed)
+    if not run.has("compress/tokenizer/tokenizer_config.json") and not run.read_only:
+        tokenizer.save_pretrained(run.path_of("compress/tokenizer"))
+        run.record("compress/tokenizer")
+    loaders = make_data(task, recipe, tokenizer)
+    teacher, facts = _teacher(run, recipe, task, tokenizer, loaders, accelerator, report)
+    context = Context(
+        recipe, loaders, accelerator, RunStore(run), report, _multiple(recipe), count_parameters(teacher.spec),
+        facts["accuracy"], measure_latency_ms,
+    )  # fmt: skip
+    state, records, stop = run_loop(context, State(teacher.to(accelerator.device), {}, facts["accuracy"]))
+    report("stop", rule=stop)
+    result = _result(recipe, task, facts, context, state, records, stop, round(time.monotonic() - start, 1))
+    RunStore(run).put_best("compress/best", state.folded, state.projections, accuracy=state.accuracy)
+    run.write_json("compress/result.json", result)
+    run.mark("compress", "done", stop=stop, accuracy=state.accuracy, parameters=result["student"]["parameters"])
+    return result
+
+
+def make_data(task: Any, recipe: Recipe, tokenizer: Any) -> Data:
+    """Return the batches of a task: calibration rows are drawn once, under the recipe's seed."""
+    pad, seed, rows = tokenizer.pad_token_id, recipe.seed, task.train
+    analysis = text.calibration_indices(rows, recipe.analyse.calibration, recipe.analyse.minimum_rows, seed)
+    rng = np.random.default_rng([seed, 1])
+    warm = np.sort(rng.permutation(analysis)[: recipe.compress.warm_start_rows])
+    effect = np.sort(rng.permutation(analysis)[: recipe.analyse.weighting_rows])
+    size = recipe.distil.batch_size
+
+    def fixed(indices: np.ndarray) -> Callable[[], Any]:
+        part = rows.take(indices)
+        return lambda: text.batches(part, EVALUATION_BATCH, pad, None)
+
+    return Data(
+        train_epoch=lambda epoch, salt: text.batches(rows, size, pad, hash_seed(salt, epoch)),
+        train_rows=len(rows),
+        steps_per_epoch=text.steps(rows, size),
+        calibration=fixed(analysis), effect=fixed(effect), warm=fixed(warm),
+        validation=lambda: text.batches(task.validation, EVALUATION_BATCH, pad, None),
+        special_ids=tuple(tokenizer.all_special_ids),
+    )  # fmt: skip
+
+
+def hash_seed(*parts: int) -> int:
+    """Return one seed for several numbers, well mixed."""
+    return int(np.random.SeedSequence(list(parts)).generate_state(1)[0])
+
+
+def _teacher(run, recipe, task, tokenizer, loaders, accelerator, report) -> tuple[Encoder, dict[str, Any]]:
+    """Return the teacher and its facts; it is trained where it has random weights or is under the threshold."""
+    if run.has("compress/teacher/teacher.json"):
+        return load_encoder(run, "compress/teacher"), run.read_json("compress/teacher/teacher.json")
+    report("stage", name="teacher")
+    start = time.monotonic()
+    source = text.resolve_source(recipe.model.source) if recipe.model.source != "scratch" else "scratch"
+    encoder, ready = bert.build(source, task.labels, recipe.seed, recipe.model.config, tokenizer)
+    text.check_length(recipe.task.max_length, encoder.spec.max_length)
+    if len(tokenizer) > encoder.spec.vocab:
+        raise DataError(
+            f"the tokenizer has {len(tokenizer)} tokens, the model only {encoder.spec.vocab} embeddings",
+            "set model.tokenizer to the one that belongs to model.source",
+        )
+    encoder = encoder.to(accelerator.device)
+    validate = lambda model: trainer.accuracy(model, loaders.validation(), accelerator)  # noqa: E731
+    score = validate(encoder)
+    trained = not ready or score < recipe.train.threshold
+    if trained:
+        score = _train_teacher(run, recipe, task, tokenizer, encoder, validate, accelerator, report)
+        if score < recipe.train.threshold:
+            report("note", text=f"the teacher reaches {score:.4f}, under the threshold {recipe.train.threshold:.4f}")
+    facts = {
+        "parameters": count_parameters(encoder.spec), "accuracy": score, "trained": trained,
+        "seconds": round(time.monotonic() - start, 1), "source": recipe.model.source,
+    }  # fmt: skip
+    save_encoder(run, "compress/teacher", encoder, accuracy=score)
+    run.write_json("compress/teacher/teacher.json", facts)
+    run.remove("compress/teacher-training")
+    return encoder.eval(), facts
+
+
+def _train_teacher(run, recipe, task, tokenizer, encoder, validate, accelerator, report) -> float:
+    options, size = recipe.train, recipe.train.batch_size
+    per_epoch = text.steps(task.train, size)
+    plan = trainer.Schedule(
+        steps=options.epochs * per_epoch, learning_rate=options.learning_rate, weight_decay=options.weight_decay,
+        warmup=options.warmup, max_grad_norm=options.max_grad_norm, evaluate_every=per_epoch, dropout=encoder.spec.dropout,
+    )  # fmt: skip
+    epoch = lambda number: text.batches(task.train, size, tokenizer.pad_token_id, hash_seed(recipe.seed, number))  # noqa: E731
+    old = trainer.OldLogits(None, 0, 0)
+    checkpoints = RunCheckpoints(run, "compress/teacher-training")
+    return trainer.train(encoder, old, epoch, validate, plan, accelerator, checkpoints, recipe.seed, report).accuracy
+
+
+def _multiple(recipe: Recipe) -> int:
+    """Return the multiple that widths are rounded up to: the profile's, where the recipe names one."""
+    if recipe.stop.latency_ms is not None and recipe.stop.profile is None:
+        raise RecipeError("stop.latency_ms needs stop.profile, the device that it holds on", "--set stop.profile=local-cpu")
+    return load_profile(recipe.stop.profile).alignment.gemm if recipe.stop.profile else DEFAULT_ALIGNMENT
+
+
+def _result(recipe, task, teacher, context, state, records, stop, seconds) -> dict[str, Any]:
+    parameters = count_parameters(state.folded.spec)
+    return {
+        "schema": SCHEMA, "stop": stop, "title": recipe.title,
+        "task": {
+            "name": recipe.task.name, "metric": "accuracy", "train_rows": len(task.train),
+            "validation_rows": len(task.validation), "labels": list(task.labels),
+        },
+        "teacher": teacher, "student": {"parameters": parameters, "accuracy": state.accuracy},
+        "reduction": 1 - parameters / teacher["parameters"], "accuracy_drop": teacher["accuracy"] - state.accuracy,
+        "floor": context.floor, "cycles": records, "ranks": ranks_of(state.folded.spec), "seed": recipe.seed,
+        "one_shot": recipe.compress.one_shot, "processes": context.accelerator.num_processes,
+        "device": str(context.accelerator.device), "seconds": seconds,
+    }  # fmt: skip
+
+
+def _logger(run: Run, reporter: Any) -> Callable[..., None]:
+    """Return a function that hands events to the reporter and appends the lasting ones to compress/log.jsonl."""
+    path = run.path_of("compress/log.jsonl")
+
+    def report(kind: str, **facts: Any) -> None:
+        if run.read_only:
+            return
+        reporter.event(kind, **facts)
+        if kind != "step" or facts["step"] % 50 == 0:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with open(path, "a", encoding="utf-8") as handle:
+                handle.write(json.dumps({"kind": kind, "time": round(time.time(), 1), **facts}, default=str) + "\n")
+
+    return report
+
+

@@ -1,0 +1,86 @@
+"""From a folded encoder to one ONNX file with dynamic batch and sequence axes."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rmtkd_edge.errors import RmtkdError, RunDirError, UserError
+from rmtkd_edge.export.graph import GraphOptions, build, input_names
+from rmtkd_edge.families.encoder import Encoder
+
+LIMIT_BYTES = 1_900_000_000  # a protobuf message holds 2 GiB; the graph itself needs some of it
+OPSETS = range(18, 24)
+
+
+def export_onnx(folded: Encoder, path: Path, options: GraphOptions | None = None, metadata: Mapping[str, str] | None = None) -> list[Path]:
+    """Write a folded encoder as ONNX and return the files: the model, and `<name>_data` where it exceeds protobuf's 2 GiB.
+
+    Inputs are int64 (batch, sequence), the output is `logits` float32 (batch, labels). `metadata` goes to metadata_props.
+    Weights are not held twice: peak memory is about three times the model's size. Raises UserError for an opset that is
+    not supported, RmtkdError where torch cannot export, RunDirError where the file cannot be written.
+    """
+    options = options or GraphOptions()
+    if options.opset not in OPSETS:
+        raise UserError(f"opset {options.opset} is not supported", f"export.opset: {OPSETS.start} to {OPSETS.stop - 1}")
+    program = _trace(build(folded.float(), options), input_names(folded.spec), options.opset)
+    for key, value in (metadata or {}).items():
+        program.model.metadata_props[key] = value
+    size = sum(tensor.numel() * tensor.element_size() for tensor in folded.state_dict().values())
+    return _save(program, path, external=size > LIMIT_BYTES)
+
+
+def sample_inputs(names: list[str], batch: int = 2, length: int = 16) -> dict[str, Tensor]:
+    """Return int64 inputs (batch, length) to trace with; their values do not matter, that they are no 0 or 1 wide does."""
+    ids = torch.full((batch, length), 3)
+    return {name: ids if name == "input_ids" else torch.ones_like(ids) if name == "attention_mask" else torch.zeros_like(ids) for name in names}
+
+
+def _trace(module: torch.nn.Module, names: list[str], opset: int) -> Any:
+    axes = {0: "batch", 1: "sequence"}
+    try:
+        with torch.no_grad(), _quiet():
+            return torch.onnx.export(
+                module, kwargs=sample_inputs(names), dynamo=True, opset_version=opset, output_names=["logits"],
+                dynamic_shapes={name: axes for name in names} | _absent(names), external_data=False, verbose=False, optimize=True,
+            )  # fmt: skip
+    except torch.onnx.errors.OnnxExporterError as err:
+        raise RmtkdError(f"torch could not export the encoder: {err}", "try --set export.attention=plain") from err
+
+
+def _absent(names: list[str]) -> dict[str, None]:
+    return {} if "token_type_ids" in names else {}
+
+
+def _save(program: Any, path: Path, external: bool) -> list[Path]:
+    """Write beside the target, then rename: readers see a whole file or none."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+            program.save(Path(folder) / path.name, external_data=external)
+            for file in sorted(Path(folder).iterdir(), reverse=True):
+                if file.name not in (path.name, f"{path.name}.data"):
+                    raise RmtkdError(f"torch wrote an unexpected file {file.name} beside {path.name}")
+            written = [path.with_name(file.name) for file in sorted(Path(folder).iterdir())]
+            for target in reversed(written):  # the data first, then the model that names them
+                os.replace(Path(folder) / target.name, target)
+    except OSError as err:
+        raise RunDirError(f"cannot write {path}: {err.strerror or err}", "free space, then export again") from err
+    return written
+
+
+@contextmanager
+def _quiet() -> Any:
+    """Keep torch's own deprecation warnings about its exporter from the user, and nothing else."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", category=DeprecationWarning)
+        warnings.simplefilter("ignore", category=FutureWarning)
+        yield

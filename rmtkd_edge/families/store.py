@@ -1,0 +1,132 @@
+"""Encoders on disk: `model.safetensors` for the weights, `model.json` for the shape; nothing is ever unpickled."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as safetensors_load
+from safetensors.torch import save as safetensors_save
+from torch import Tensor
+
+from rmtkd_edge.errors import RunDirError, UserError
+from rmtkd_edge.families.encoder import Encoder
+from rmtkd_edge.families.spec import EncoderSpec
+from rmtkd_edge.run import atomic_write_bytes, sha256_file
+
+if TYPE_CHECKING:
+    from rmtkd_edge.run import Run
+
+SCHEMA = "rmtkd-edge/model@1"
+WEIGHTS, SHAPE = "model.safetensors", "model.json"
+AGAIN = "write the checkpoint again: rmtkd-edge compress ... --force"
+
+
+def save_encoder(run: Run, rel_dir: str, encoder: Encoder, **facts: Any) -> None:
+    """Write `encoder` to a folder of the run, hashed in the manifest; `facts` (JSON types) go to model.json."""
+    weights = f"{rel_dir}/{WEIGHTS}"
+    run.write_tensors(weights, _tensors(encoder))
+    shape = _shape(encoder, run.manifest["files"].get(weights), facts)  # a process that only reads records nothing
+    run.write_json(f"{rel_dir}/{SHAPE}", shape)
+
+
+def load_encoder(run: Run, rel_dir: str) -> Encoder:
+    """Return the encoder of a folder of the run, in eval mode, after its hashes were checked.
+
+    Raises RunDirError naming the file that is missing, altered, or does not fit the shape.
+    """
+    shape = run.read_json(f"{rel_dir}/{SHAPE}")
+    spec = spec_of(shape, run.path_of(f"{rel_dir}/{SHAPE}"))
+    return assemble(spec, run.read_tensors(f"{rel_dir}/{WEIGHTS}"), run.path_of(f"{rel_dir}/{WEIGHTS}"))
+
+
+def save_folder(path: Path, encoder: Encoder, **facts: Any) -> None:
+    """Write `encoder` to a folder that belongs to no run; model.json carries the sha256 of the weights."""
+    path.mkdir(parents=True, exist_ok=True)
+    atomic_write_bytes(path / WEIGHTS, safetensors_save(_tensors(encoder)))
+    shape = _shape(encoder, sha256_file(path / WEIGHTS), facts)
+    atomic_write_bytes(path / SHAPE, json.dumps(shape, indent=1).encode())
+
+
+def load_folder(path: Path) -> Encoder:
+    """Return the encoder that `save_folder` or `save_encoder` wrote, in eval mode, after the hash of its weights was checked.
+
+    Raises RunDirError naming the file that is missing, truncated, altered, or does not fit the shape.
+    """
+    shape = read_json(path / SHAPE)
+    spec = spec_of(shape, path / SHAPE)
+    return assemble(spec, read_weights(path / WEIGHTS, shape.get("sha256")), path / WEIGHTS)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the JSON object in a file; raise RunDirError naming the file otherwise."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as err:
+        raise RunDirError(f"{path} cannot be read: {err.strerror or err}", AGAIN) from err
+    except ValueError as err:
+        raise RunDirError(f"{path} is not valid JSON: {err}", AGAIN) from err
+    if not isinstance(found, dict):
+        raise RunDirError(f"{path} holds no JSON object", AGAIN)
+    return found
+
+
+def read_weights(path: Path, sha256: str | None) -> dict[str, Tensor]:
+    """Return the tensors of a safetensors file whose hash must be `sha256`; raise RunDirError naming it otherwise."""
+    try:
+        actual = sha256_file(path)
+        if actual != sha256:
+            raise RunDirError(f"{path} was altered: its sha256 is {actual}, {sha256 or 'none'} is on record", AGAIN)
+        return safetensors_load(path.read_bytes())
+    except OSError as err:
+        raise RunDirError(f"{path} cannot be read: {err.strerror or err}", AGAIN) from err
+    except SafetensorError as err:
+        raise RunDirError(f"{path} is not a valid safetensors file: {err}", AGAIN) from err
+
+
+def spec_of(shape: Mapping[str, Any], path: Path) -> EncoderSpec:
+    """Return the shape that the JSON object read from `path` describes; raise RunDirError naming the file otherwise."""
+    if shape.get("schema") != SCHEMA:
+        raise RunDirError(f"{path}: schema is {shape.get('schema')!r}, this version reads {SCHEMA!r}", AGAIN)
+    try:
+        return EncoderSpec.from_dict(shape["spec"])
+    except (KeyError, TypeError, ValueError) as err:
+        raise RunDirError(f"{path} describes no encoder: {err!r}", AGAIN) from err
+
+
+def assemble(spec: EncoderSpec, tensors: Mapping[str, Tensor], path: Path | str) -> Encoder:
+    """Return an encoder in eval mode that owns `tensors` (no weight is initialised first, none copied).
+
+    Raises RunDirError naming `path` and every tensor that is missing, left over, or of another shape or dtype.
+    """
+    try:
+        with torch.device("meta"):
+            encoder = Encoder(spec)
+    except (TypeError, ValueError, RuntimeError, UserError) as err:
+        raise RunDirError(f"{path}: no encoder can have the shape on record: {err}", AGAIN) from err
+    wanted = encoder.state_dict()
+    faults = [f"{name} is missing" for name in wanted if name not in tensors]
+    faults += [f"{name} does not belong" for name in tensors if name not in wanted]
+    for name, tensor in tensors.items():
+        if name in wanted and tensor.shape != wanted[name].shape:
+            faults.append(f"{name} is {tuple(tensor.shape)}, the shape on record wants {tuple(wanted[name].shape)}")
+    kinds = {tensor.dtype for tensor in tensors.values()}
+    if len(kinds) > 1 or not all(kind.is_floating_point for kind in kinds):
+        faults.append(f"dtypes are {', '.join(sorted(map(str, kinds)))}, one floating dtype is wanted")
+    if faults:
+        more = f" and {len(faults) - 5} more" if len(faults) > 5 else ""
+        raise RunDirError(f"{path} does not fit its shape: {'; '.join(faults[:5])}{more}", AGAIN)
+    encoder.load_state_dict(dict(tensors), assign=True)
+    return encoder.eval()
+
+
+def _tensors(encoder: Encoder) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in encoder.state_dict().items()}
+
+
+def _shape(encoder: Encoder, sha256: str | None, facts: Mapping[str, Any]) -> dict[str, Any]:
+    return {"schema": SCHEMA, "spec": encoder.spec.to_dict(), "sha256": sha256, **facts}

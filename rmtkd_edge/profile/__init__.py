@@ -1,0 +1,1 @@
+"""Measure exported models on a device: plan, stand-alone runner, meters, comparison."""

@@ -1,0 +1,1 @@
+"""Energy meters, one a file, found by their name; see base.py."""

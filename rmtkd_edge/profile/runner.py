@@ -1,0 +1,661 @@
+"""Measure ONNX models with onnxruntime on the machine that this runs on: python3 runner.py plan.json results.json [--json]
+
+One stand-alone file for Python 3.9+ with onnxruntime and numpy; nothing of the package is needed. A folder `meters`
+beside it adds energy meters; without it energy is null. The results are written after every round, and the same command
+goes on where a killed one stopped. Exit codes: 0 measured, 2 refused (stderr and `error` in the results say why).
+"""
+
+from __future__ import annotations
+
+import argparse
+import glob
+import hashlib
+import importlib
+import json
+import math
+import os
+import platform
+import re
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+PLAN_SCHEMA, RESULTS_SCHEMA = "rmtkd-edge/plan@1", "rmtkd-edge/results@1"
+HERE = Path(__file__).resolve().parent
+KEYS = (
+    "provider threads spinning models inputs reference loads min_runs min_duration_s warmup rounds seed idle_s meters"
+)
+PERCENTILES = {
+    "p50": (50, 1),
+    "p90": (90, 100),
+    "p95": (95, 100),
+    "p99": (99, 1000),
+}  # name: percentile, samples it needs
+WINDOW_S, WINDOW_PERIODS = (
+    10.0,
+    100,
+)  # an energy figure needs a window this long, and each block this many meter periods
+CPU_WALL_LEAST, STEAL_PCT_MOST, SPARE_CORES = 0.9, 2.0, 0.25  # beyond these a result is `contended`
+PROBE_TIMEOUT_S = 900
+Json = dict  # a JSON object
+Say = Callable[..., None]
+
+
+class RunnerError(Exception):
+    """A refusal; `kind` is plan, hash, provider, output, meter or probe."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
+# ---- the plan ---------------------------------------------------------------------------------------------------------
+
+
+def load_plan(path: Path) -> Json:
+    """Return a plan whose keys are complete and whose files have the hashes that it names; raise RunnerError."""
+    try:
+        plan = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as err:
+        raise RunnerError("plan", f"{path} cannot be read: {err}") from err
+    if not isinstance(plan, dict) or plan.get("schema") != PLAN_SCHEMA:
+        raise RunnerError("plan", f"{path} is not a {PLAN_SCHEMA}")
+    missing = [key for key in KEYS.split() if key not in plan]
+    if missing:
+        raise RunnerError("plan", f"{path} lacks {', '.join(missing)}")
+    if not plan["models"] or not plan["loads"] or min(plan["threads"], plan["rounds"], plan["min_runs"]) < 1:
+        raise RunnerError("plan", f"{path} wants at least one model, load, thread, round and run")
+    for model in plan["models"]:
+        for part in [model, *model.get("external", [])]:
+            check_hash(path.parent / part["file"], part["sha256"])
+    return plan
+
+
+def check_hash(path: Path, expected: str) -> None:
+    """Raise RunnerError, naming the file and both hashes, unless its sha256 is the expected one."""
+    if not path.is_file():
+        raise RunnerError("hash", f"{path} is missing")
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        for chunk in iter(lambda: stream.read(1 << 20), b""):
+            digest.update(chunk)
+    if digest.hexdigest() != expected:
+        raise RunnerError("hash", f"{path.name} has sha256 {digest.hexdigest()}, the plan names {expected}")
+
+
+def load_key(load: Json) -> str:
+    """Return the name of a load, which also prefixes its arrays: `b8s128`, or `b8` without a sequence."""
+    return f"b{load['batch']}" + ("" if load.get("seq") is None else f"s{load['seq']}")
+
+
+def arrays_of(path: Path, prefix: str) -> dict[str, np.ndarray]:
+    """Return the arrays of an .npz whose names begin with `prefix/`, the prefix taken off."""
+    with np.load(path, allow_pickle=False) as stored:
+        found = {k[len(prefix) + 1 :]: stored[k] for k in stored.files if k.startswith(prefix + "/")}
+    if not found:
+        raise RunnerError("plan", f"{path.name} has nothing for {prefix}")
+    return found
+
+
+# ---- one model --------------------------------------------------------------------------------------------------------
+
+
+def open_session(plan: Json, file: Path) -> Any:
+    """Return a session with explicit threads on the provider that was asked for; another one is a RunnerError."""
+    asked = plan["provider"]
+    if asked not in onnxruntime.get_available_providers():
+        have = ", ".join(onnxruntime.get_available_providers())
+        raise RunnerError("provider", f"{asked} is not in this onnxruntime ({onnxruntime.__version__} has {have})")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = int(plan["threads"]), 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "1" if plan["spinning"] else "0")
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(str(file), options, providers=[asked])
+    if session.get_providers()[0] != asked:
+        raise RunnerError("provider", f"{file.name}: {asked} was asked for, {session.get_providers()[0]} is what runs")
+    return session
+
+
+def feeds_of(session: Any, inputs: dict[str, np.ndarray], file: str) -> dict[str, np.ndarray]:
+    """Return the inputs that the graph wants."""
+    wanted = [node.name for node in session.get_inputs()]
+    missing = [name for name in wanted if name not in inputs]
+    if missing:
+        raise RunnerError("plan", f"{file} wants {', '.join(missing)}; the plan's inputs have {', '.join(inputs)}")
+    return {name: inputs[name] for name in wanted}
+
+
+def verify_outputs(
+    model: Json, outputs: dict[str, np.ndarray], reference: dict[str, np.ndarray], tolerance: float
+) -> Json:
+    """Return the largest differences from the reference; raise RunnerError beyond `tolerance` x its largest magnitude.
+
+    int8 models only report: their outputs differ by design and between processors.
+    """
+    worst, relative = 0.0, 0.0
+    for name, expected in reference.items():
+        if name not in outputs or outputs[name].shape != expected.shape or not np.isfinite(outputs[name]).all():
+            raise RunnerError("output", f"{model['label']}: output {name} is absent, of another shape or not finite")
+        worst = max(worst, float(np.abs(outputs[name] - expected).max()))
+        relative = max(relative, float(np.abs(outputs[name] - expected).max() / max(np.abs(expected).max(), 1e-12)))
+    exact = model["precision"] == "fp32"
+    if exact and relative > tolerance:
+        raise RunnerError(
+            "output", f"{model['label']}: outputs differ by {relative:.2e} relative, allowed {tolerance:.0e}"
+        )
+    limit = tolerance if exact else None
+    return {"max_abs_diff": worst, "max_rel_diff": relative, "tolerance": limit, "outputs": sorted(reference)}
+
+
+# ---- the machine ------------------------------------------------------------------------------------------------------
+
+
+def read_text(path: str) -> str | None:
+    """Return a small file of /proc or /sys, or None where it cannot be read."""
+    try:
+        return Path(path).read_text(encoding="utf-8", errors="replace").strip("\x00\n ")
+    except OSError:
+        return None
+
+
+def counters(root: str = "") -> Json:
+    """Return counters that only grow (`ticks_*` of all processors, `quota`, `throttle`) and the state `capped`; None: unreadable."""
+    out: Json = dict.fromkeys(("ticks_total", "ticks_busy", "ticks_steal", "quota", "throttle", "capped"))
+    line = re.match(r"cpu +([\d ]+)", read_text(root + "/proc/stat") or "")
+    if line:
+        user, nice, system, idle, wait, irq, soft, steal = [int(v) for v in line[1].split()][:8]
+        busy = user + nice + system + irq + soft
+        out.update(ticks_total=busy + idle + wait + steal, ticks_busy=busy, ticks_steal=steal)
+    group = read_text(root + "/sys/fs/cgroup/cpu.stat") or read_text(root + "/sys/fs/cgroup/cpu/cpu.stat")
+    quota = re.search(r"^nr_throttled (\d+)", group or "", re.MULTILINE)
+    out["quota"] = int(quota[1]) if quota else None
+    events = glob.glob(root + "/sys/devices/system/cpu/cpu*/thermal_throttle/*_throttle_count")
+    seen = [int(text) for text in map(read_text, events) if text and text.isdigit()]
+    out["throttle"] = sum(seen) if seen else None
+    out["capped"] = frequency_capped(root)
+    return out
+
+
+def frequency_capped(root: str = "") -> bool | None:
+    """Return whether heat or supply limits the clock now: cooling devices of the processor, Raspberry Pi firmware flags."""
+    states = []
+    for folder in glob.glob(root + "/sys/class/thermal/cooling_device*"):
+        if re.match(r"processor|cpufreq|cpu-", (read_text(folder + "/type") or "").lower()):
+            states.append((read_text(folder + "/cur_state") or "0") != "0")
+    flags = read_text(root + "/sys/devices/platform/soc/soc:firmware/get_throttled")
+    if flags:
+        states.append(bool(int(flags, 16) & 0xF))  # bits 0-3: under-voltage, capped, throttled, soft limit: now
+    return any(states) if states else None
+
+
+def environment(plan: Json, session: Any) -> Json:
+    """Return what ran where; a fact that cannot be read is None and listed in `unread`."""
+    info = read_text("/proc/cpuinfo") or ""
+    name = re.search(r"^(?:model name|Hardware)\s*:\s*(.+)$", info, re.MULTILINE)
+    flags = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", info, re.MULTILINE)
+    vector = [f for f in (flags[1].split() if flags else []) if re.match(r"avx|amx|fma$|asimd|sve|i8mm|bf16", f)]
+    board = read_text("/proc/device-tree/model")
+    quota = read_text("/sys/fs/cgroup/cpu.max") or read_text("/sys/fs/cgroup/cpu/cpu.cfs_quota_us")
+    env = {
+        "onnxruntime": onnxruntime.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+        "providers_requested": [plan["provider"]],
+        "providers_actual": session.get_providers(),
+        "cpu_model": name[1] if name else board,
+        "cpu_flags": vector or None,
+        "cpus": os.cpu_count(),
+        "threads": plan["threads"],
+        "spinning": plan["spinning"],
+        "governor": read_text("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
+        "cgroup_cpu_max": quota,
+        "os": platform.platform(),
+        "machine": platform.machine(),
+    }
+    env["unread"] = [key for key, value in env.items() if value is None]
+    return env
+
+
+def quality(blocks: list[Json], plan: Json, cpus: int) -> Json:
+    """Return how far the machine was quiet: `verdict` is clean, contended or throttled, `reasons` says why.
+
+    cpu_wall_ratio: CPU seconds of this process per second. others_cores: processors that others kept busy.
+    """
+    wall = sum(b["wall_ns"] for b in blocks) / 1e9
+    cpu = sum(b["cpu_ns"] for b in blocks) / 1e9
+    total, busy, steal, quota, events = (
+        _grown(blocks, k) for k in ("ticks_total", "ticks_busy", "ticks_steal", "quota", "throttle")
+    )
+    steal_pct = None if not total or steal is None else 100.0 * steal / total
+    others = None if not total or busy is None else max(0.0, busy * cpus / total - cpu / wall)
+    capped = [b["machine"][i]["capped"] for b in blocks for i in (0, 1) if b["machine"][i]["capped"] is not None]
+    throttled = None if events is None and not capped else bool(events) or any(capped)
+    contended = []
+    if plan["provider"] == "CPUExecutionProvider" and cpu / wall < CPU_WALL_LEAST:
+        contended.append(f"the process got {cpu / wall:.2f} CPU seconds a second")
+    if steal_pct is not None and steal_pct > STEAL_PCT_MOST:
+        contended.append(f"{steal_pct:.1f} % of the time was stolen by the hypervisor")
+    if quota:
+        contended.append(f"the cgroup's quota stopped it {quota} times")
+    if others is not None and others + plan["threads"] > cpus + SPARE_CORES:
+        contended.append(f"others kept {others:.1f} of {cpus} processors busy")
+    verdict = "throttled" if throttled else "contended" if contended else "clean"
+    reasons = (["heat or supply capped the clock"] if throttled else []) + contended
+    out = {"verdict": verdict, "cpu_wall_ratio": cpu / wall, "steal_pct": steal_pct, "others_cores": others}
+    out.update(throttled=throttled, quota_stops=quota, reasons=reasons)
+    out["unread"] = [key for key in ("steal_pct", "throttled", "quota_stops") if out[key] is None]
+    return out
+
+
+def _grown(blocks: list[Json], key: str) -> int | None:
+    ends = [(b["machine"][0][key], b["machine"][1][key]) for b in blocks]
+    return None if any(v is None for pair in ends for v in pair) else sum(after - before for before, after in ends)
+
+
+# ---- energy -----------------------------------------------------------------------------------------------------------
+
+
+def open_meter(plan: Json) -> tuple[Any, Json]:
+    """Return the first meter of the plan that opens (or None) and its facts; `skipped` says why the ones before did not.
+
+    With `meter_required` a meter that is absent is a RunnerError that names two ways out.
+    """
+    skipped: list[str] = []
+    options = {**plan.get("meter_options", {}), "provider": plan["provider"]}
+    package = f"{__package__}.meters" if __package__ else "meters"
+    for name in plan["meters"]:
+        if not re.match(r"^[a-z][a-z0-9_]*$", name):
+            raise RunnerError("plan", f"{name!r} is no name of a meter")
+        if not (HERE / "meters" / f"{name}.py").is_file():
+            why, ways = f"no meters/{name}.py beside the runner", ["take a meter that is there", "--meter auto"]
+        else:
+            module, base = importlib.import_module(f"{package}.{name}"), importlib.import_module(f"{package}.base")
+            try:
+                return _opened(module.open_meter(options), skipped)
+            except base.MeterAbsent as err:
+                why, ways = err.why, list(err.ways_out)
+        if plan.get("meter_required"):
+            raise RunnerError("meter", f"the meter {name} cannot be read: {why}. Either {ways[0]}; or {ways[1]}")
+        skipped.append(f"{name}: {why}")
+    return None, {"name": "none", "kind": "unavailable", "scope": "nothing", "needs_window": False, "skipped": skipped}
+
+
+def _opened(meter: Any, skipped: list[str]) -> tuple[Any, Json]:
+    facts = {"name": meter.name, "kind": meter.provenance, "scope": meter.scope, "period_s": meter.period_s}
+    facts.update(needs_window=meter.needs_window, idle_watts=meter.idle_watts, gross_why=meter.gross_why)
+    return meter, {**facts, "skipped": skipped}
+
+
+def read_meter(meter: Any) -> Json:
+    """Return {name: [joules or None, why]}: the meter first, then what stands beside it."""
+    return {} if meter is None else {r.meter: [r.joules, r.why] for r in [meter.read(), *meter.also()]}
+
+
+def idle_watts(meter: Any, facts: Json, seconds: float) -> float | None:
+    """Return the power of doing nothing for `seconds`, None where the meter has none or needs none."""
+    if meter is None or not facts["needs_window"] or seconds <= 0:
+        return None
+    before, begin = meter.read(), time.perf_counter()
+    time.sleep(seconds)
+    after, end = meter.read(), time.perf_counter()
+    return None if before.joules is None or after.joules is None else (after.joules - before.joules) / (end - begin)
+
+
+def energy(blocks: list[Json], facts: Json, idle: list[float | None], idle_s: float) -> Json:
+    """Return joules per inference (one call of the session, whatever the batch), gross and net, or None and why.
+
+    gross: all that the meter counted; net: minus the idle power x the window. Sums run over the blocks of one model.
+    """
+    n, window = sum(len(b["ns"]) for b in blocks), sum(b["wall_ns"] for b in blocks) / 1e9
+    out: Json = {"j_per_inf_gross": None, "j_per_inf_net": None, "idle_w": None, "window_s": window}
+    out.update(meter=facts["name"], kind=facts["kind"], scope=facts["scope"], skipped=facts["skipped"] or None)
+    why = _withheld(blocks, facts, window)
+    if why:
+        return {**out, "kind": "unavailable", "why": why}
+    sums = {name: sum(b["joules"][name][0] or 0.0 for b in blocks) for name in blocks[0]["joules"]}
+    joules = sums[facts["name"]]
+    out["beside"] = {name: value / n for name, value in sums.items() if name != facts["name"]} or None
+    if facts["gross_why"]:
+        return {**out, "j_per_inf_net": joules / n, "j_per_inf_gross_why": facts["gross_why"]}
+    out["j_per_inf_gross"] = joules / n
+    known = [w for w in idle if w is not None]
+    out["idle_w"] = (
+        facts["idle_watts"] if facts["idle_watts"] is not None else statistics.fmean(known) if known else None
+    )
+    if out["idle_w"] is None or (facts["needs_window"] and idle_s < WINDOW_PERIODS * facts["period_s"]):
+        return {**out, "j_per_inf_net_why": f"the idle window of {idle_s:g} s is too short for {facts['name']}"}
+    net = (joules - out["idle_w"] * window) / n
+    if net <= 0:
+        return {**out, "j_per_inf_net_why": "idle took as much as the run: nothing is left to attribute"}
+    return {**out, "j_per_inf_net": net}
+
+
+def _withheld(blocks: list[Json], facts: Json, window: float) -> str:
+    if facts["kind"] == "unavailable":
+        return "; ".join(facts["skipped"]) or "no energy meter can be read on this machine"
+    readings = [b["joules"].get(facts["name"], [None, "the meter changed"]) for b in blocks]
+    broken = [why for joules, why in readings if joules is None]
+    if broken:
+        return broken[0]
+    if facts["needs_window"]:
+        least = max(WINDOW_S, WINDOW_PERIODS * facts["period_s"] * len(blocks))
+        if window < least:
+            return f"withheld: {facts['name']} wants a window of {least:.0f} s, it was {window:.1f} s; measure longer"
+        if sum(joules for joules, _ in readings) <= 0:
+            return f"{facts['name']} did not move during {window:.1f} s"
+    return ""
+
+
+# ---- measuring --------------------------------------------------------------------------------------------------------
+
+
+def run_block(session: Any, feeds: Json, runs: int, seconds: float, meter: Any) -> Json:
+    """Run a model at least `runs` times and `seconds` long; one run before, not recorded, brings its weights back in."""
+    session.run(None, feeds)
+    values: list[int] = []
+    machine, joules = counters(), read_meter(meter)
+    clock, cpu, begin = time.perf_counter_ns, time.process_time_ns(), time.perf_counter_ns()
+    enough = begin + int(seconds * 1e9)
+    end = begin
+    while len(values) < runs or end < enough:
+        start = clock()
+        session.run(None, feeds)
+        end = clock()
+        values.append(end - start)
+    cpu_ns, wall_ns = time.process_time_ns() - cpu, clock() - begin
+    after = {name: _spent(joules.get(name), reading) for name, reading in read_meter(meter).items()}
+    return {"ns": values, "cpu_ns": cpu_ns, "wall_ns": wall_ns, "joules": after, "machine": [machine, counters()]}
+
+
+def _spent(before: list | None, after: list) -> list:
+    if before is None or before[0] is None or after[0] is None:
+        return [None, after[1] or (before or [None, "the meter gave no reading"])[1]]
+    return [after[0] - before[0], ""]
+
+
+def previous(path: Path) -> Json:
+    """Return what an earlier run left at `path`; raise RunnerError for a file that no runner wrote."""
+    text = read_text(str(path))
+    try:
+        found = json.loads(text) if text else {}
+    except ValueError:
+        found = None
+    if found is None or (found and found.get("schema") != RESULTS_SCHEMA):
+        raise RunnerError("plan", f"{path} exists and holds no results: move it away or name another file")
+    return found
+
+
+class Store:
+    """The results file: whatever was measured is in it, written whole or not at all."""
+
+    def __init__(self, path: Path, plan: Json) -> None:
+        names = ("provider", "threads", "spinning", "min_runs", "min_duration_s", "rounds", "warmup", "seed", "meters")
+        settings = [onnxruntime.__version__, *(plan[name] for name in names)]
+        mark = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16]
+        self.path, self.resumed = path, False
+        self.doc: Json = {
+            "schema": RESULTS_SCHEMA,
+            "complete": False,
+            "settings": mark,
+            "cells": {},
+            "probes": {},
+            "idle": {},
+        }
+        found = previous(path)
+        if found.get("settings") == mark and not found.get("complete") and found.get("cells"):
+            self.doc, self.resumed = {**found, "error": None}, True
+
+    def cell(self, model: Json, load: Json) -> Json:
+        """Return what is kept of a model under a load."""
+        return self.doc["cells"].setdefault(cell_key(model, load), {"blocks": []})
+
+    def write(self) -> None:
+        """Replace the file by the present state."""
+        temporary = self.path.with_name(self.path.name + ".tmp")
+        with temporary.open("w", encoding="utf-8") as stream:
+            json.dump(self.doc, stream, allow_nan=False)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, self.path)
+
+
+def cell_key(model: Json, load: Json) -> str:
+    """Return the key of a partial result: the file's hash, the label and the load."""
+    return f"{model['sha256']}|{model['label']}|{load_key(load)}"
+
+
+def measure_load(plan: Json, load: Json, sessions: list, feeds: list, store: Store, meter: Any, say: Say) -> None:
+    """Measure all models under one load in rounds that rotate their order, going on after the rounds that are kept."""
+    cells = [store.cell(model, load) for model in plan["models"]]
+    begun = min(len(cell["blocks"]) for cell in cells)
+    for cell in cells:
+        del cell["blocks"][begun:]
+    if begun >= plan["rounds"]:
+        return
+    idle = store.doc["idle"].setdefault(load_key(load), [])
+    say("idle", f"{load_key(load)}: idle power")
+    idle.append(idle_watts(meter, store.doc["meter"], plan["idle_s"]))
+    for i, session in enumerate(sessions):
+        for _ in range(plan["warmup"]):
+            session.run(None, feeds[i])
+    runs, seconds = math.ceil(plan["min_runs"] / plan["rounds"]), plan["min_duration_s"] / plan["rounds"]
+    for number in range(begun, plan["rounds"]):
+        first = (number + plan["seed"]) % len(sessions)
+        for i in [*range(first, len(sessions)), *range(first)]:
+            cells[i]["blocks"].append(run_block(sessions[i], feeds[i], runs, seconds, meter))
+        store.write()
+        say("round", f"{load_key(load)}: round {number + 1} of {plan['rounds']}", done=number + 1, total=plan["rounds"])
+    idle.append(idle_watts(meter, store.doc["meter"], plan["idle_s"]))
+
+
+def measure(plan_path: Path, results: Path, say: Say) -> Json:
+    """Carry out a plan and return the results document, which is also written to `results`."""
+    plan = load_plan(plan_path)
+    store = Store(results, plan)
+    try:
+        return _measure(plan, plan_path, store, say)
+    except RunnerError as err:
+        store.doc["error"] = {"kind": err.kind, "message": str(err)}
+        store.write()
+        raise
+
+
+def _measure(plan: Json, plan_path: Path, store: Store, say: Say) -> Json:
+    folder, models = plan_path.parent, plan["models"]
+    sessions = [open_session(plan, folder / model["file"]) for model in models]
+    store.doc["env"] = environment(plan, sessions[0])
+    meter, facts = open_meter(plan)
+    if store.resumed and store.doc.get("meter", {}).get("name") != facts["name"]:
+        store.doc.update(cells={}, idle={})  # energies of two meters cannot be added up
+    store.doc["meter"] = facts
+    say("start", f"{len(models)} models, {len(plan['loads'])} loads" + (", going on" if store.resumed else ""))
+    try:
+        for load in plan["loads"]:
+            inputs = arrays_of(folder / plan["inputs"], load_key(load))
+            feeds = [feeds_of(session, inputs, model["file"]) for session, model in zip(sessions, models)]
+            for model, session, feed in zip(models, sessions, feeds):
+                outputs = dict(zip((node.name for node in session.get_outputs()), session.run(None, feed)))
+                reference = arrays_of(folder / plan["reference"], f"{model['role']}/{load_key(load)}")
+                verified = verify_outputs(model, outputs, reference, plan.get("tolerance", 1e-4))
+                store.cell(model, load)["verification"] = verified
+            measure_load(plan, load, sessions, feeds, store, meter, say)
+    finally:
+        if meter is not None:
+            meter.close()
+    del sessions
+    run_probes(plan, plan_path, store, say)
+    pairs = [(model, load) for load in plan["loads"] for model in models]
+    store.doc["results"] = [result_of(plan, plan_path, store.doc, model, load) for model, load in pairs]
+    store.doc["complete"] = True
+    del store.doc["cells"], store.doc["probes"]  # all of it is in the results now
+    store.write()
+    say("done", f"{store.path} written")
+    return store.doc
+
+
+# ---- memory and cold start, each in a fresh process ---------------------------------------------------------------------
+
+
+def run_probes(plan: Json, plan_path: Path, store: Store, say: Say) -> None:
+    """Fill the probes: a bare import, and every model under every load, several times, each in a process of its own."""
+    probes, repeats = store.doc["probes"], int(plan.get("probe_repeats", 3))
+    if "import" not in probes:
+        probes["import"] = [_probe(["--probe", "import"]) for _ in range(repeats)]
+    for j, load in enumerate(plan["loads"]):
+        for i, model in enumerate(plan["models"]):
+            if cell_key(model, load) not in probes:
+                say("probe", f"{load_key(load)}: memory and cold start of {model['label']}")
+                argv = ["--probe", "model", str(plan_path), str(i), str(j)]
+                probes[cell_key(model, load)] = [_probe(argv) for _ in range(repeats)]
+                store.write()
+
+
+def _probe(argv: list[str]) -> Json:
+    command = [sys.executable, str(Path(__file__).resolve()), *argv, "--started", str(time.monotonic_ns())]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=PROBE_TIMEOUT_S, check=False)
+    except subprocess.TimeoutExpired as err:
+        raise RunnerError("probe", f"a probe took longer than {PROBE_TIMEOUT_S} s: {' '.join(argv)}") from err
+    if done.returncode:
+        raise RunnerError("probe", f"a probe ended with {done.returncode}: {done.stderr.strip()[-400:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def probe(argv: list[str], started_ns: int) -> Json:
+    """Be the fresh process: import only, or load one model and run it; bytes from /proc/self/status, times in ms."""
+    out: Json = {}
+    if argv[0] == "model":
+        plan_path = Path(argv[1])
+        plan = json.loads(plan_path.read_text(encoding="utf-8"))
+        model, load = plan["models"][int(argv[2])], plan["loads"][int(argv[3])]
+        begin = time.perf_counter_ns()
+        session = open_session(plan, plan_path.parent / model["file"])
+        out["session_ms"] = (time.perf_counter_ns() - begin) / 1e6
+        out["rss_after_load_bytes"] = status_bytes("VmRSS")
+        feeds = feeds_of(session, arrays_of(plan_path.parent / plan["inputs"], load_key(load)), model["file"])
+        session.run(None, feeds)
+        out["cold_start_ms"] = (time.monotonic_ns() - started_ns) / 1e6
+        for _ in range(3):
+            session.run(None, feeds)
+    return {**out, "peak_rss_bytes": status_bytes("VmHWM"), "rss_bytes": status_bytes("VmRSS")}
+
+
+def status_bytes(key: str, text: str | None = None) -> int | None:
+    """Return VmHWM or VmRSS of this process in bytes; None where /proc/self/status does not give it."""
+    found = re.search(rf"^{key}:\s+(\d+) kB", text or read_text("/proc/self/status") or "", re.MULTILINE)
+    return int(found[1]) * 1024 if found else None
+
+
+def _median(probes: list[Json], key: str) -> float | None:
+    values = [float(p[key]) for p in probes if p.get(key) is not None]
+    return statistics.median(values) if values and len(values) == len(probes) else None
+
+
+def memory(bare: list[Json], probes: list[Json]) -> Json:
+    """Return peak and loaded memory above a bare import, in bytes: medians, with the raw values beside them."""
+    out: Json = {"peak_rss_bytes": None, "rss_after_load_bytes": None, "repeats": len(probes)}
+    out["method"] = "VmHWM of a fresh process minus a bare import"
+    zero, peak = _median(bare, "peak_rss_bytes"), _median(probes, "peak_rss_bytes")
+    base, loaded = _median(bare, "rss_bytes"), _median(probes, "rss_after_load_bytes")
+    if zero is None or peak is None or base is None or loaded is None:
+        return {**out, "why": "/proc/self/status gives no VmHWM here"}
+    out.update(peak_rss_bytes=int(peak - zero), rss_after_load_bytes=int(loaded - base), bare_import_bytes=int(zero))
+    return {**out, "peak_rss_raw": [p["peak_rss_bytes"] for p in probes]}
+
+
+# ---- results ----------------------------------------------------------------------------------------------------------
+
+
+def latency(blocks: list[Json], warmup: int) -> Json:
+    """Return the latency of one call in ms: percentiles where there are samples enough, else None; raw ns by round."""
+    values = np.array([ns for b in blocks for ns in b["ns"]], dtype=np.float64) / 1e6
+    out: Json = {
+        "unit": "ms",
+        "warmup": warmup,
+        "n": len(values),
+        "duration_s": sum(b["wall_ns"] for b in blocks) / 1e9,
+    }
+    out["mean"] = float(values.mean())
+    for name, (percent, needs) in PERCENTILES.items():
+        enough = len(values) >= needs
+        out[name] = float(np.percentile(values, percent)) if enough else None
+        if not enough:
+            out[name + "_why"] = f"{name} needs {needs} samples, there are {len(values)}"
+    out["stdev"] = float(values.std(ddof=1)) if len(values) > 1 else None
+    return {**out, "rounds_ns": [b["ns"] for b in blocks]}
+
+
+def result_of(plan: Json, plan_path: Path, doc: Json, model: Json, load: Json) -> Json:
+    """Return one result: a model under a load."""
+    cell, probes = doc["cells"][cell_key(model, load)], doc["probes"][cell_key(model, load)]
+    blocks, bare = cell["blocks"], doc["probes"]["import"]
+    timing, files = latency(blocks, plan["warmup"]), [model, *model.get("external", [])]
+    judged = quality(blocks, plan, doc["env"]["cpus"] or 1)
+    if timing["stdev"] is not None and timing["stdev"] > 0.1 * timing["mean"]:
+        judged["reasons"].append(
+            f"the standard deviation is {100 * timing['stdev'] / timing['mean']:.0f} % of the mean"
+        )
+    described = {key: model[key] for key in ("sha256", "precision", "file")}
+    described["disk_bytes"] = sum((plan_path.parent / part["file"]).stat().st_size for part in files)
+    described["files"] = [part["file"] for part in files]
+    return {
+        "schema": "rmtkd-edge/result@1",
+        "label": model["label"],
+        "role": model["role"],
+        "model": described,
+        "load": {**load, "scenario": "single_stream" if load["batch"] == 1 else "offline"},
+        "scenario": "single_stream" if load["batch"] == 1 else "offline",
+        "env": doc["env"],
+        "latency": timing,
+        "throughput_per_s": load["batch"] / timing["p50"] * 1e3,
+        "cpu_s_per_inf": sum(b["cpu_ns"] for b in blocks) / 1e9 / timing["n"],
+        "cold_start_ms": _median(probes, "cold_start_ms"),
+        "cold_start": {
+            "method": "process start to first output, median, files in the page cache",
+            "raw_ms": [p["cold_start_ms"] for p in probes],
+            "session_ms": _median(probes, "session_ms"),
+        },
+        "memory": memory(bare, probes),
+        "energy": energy(blocks, doc["meter"], doc["idle"].get(load_key(load), []), plan["idle_s"]),
+        "verification": cell["verification"],
+        "quality": judged,
+    }
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Parse the command line and run; return the exit code."""
+    parser = argparse.ArgumentParser(prog="runner.py", description=(__doc__ or "").split("\n", 1)[0])
+    parser.add_argument("paths", nargs="+", metavar="FILE", help="plan.json results.json")
+    parser.add_argument("--json", action="store_true", help="progress as one JSON object a line")
+    parser.add_argument("--probe", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--started", type=int, default=0, help=argparse.SUPPRESS)
+    args = parser.parse_args(argv)
+
+    def say(event: str, text: str, **facts: Any) -> None:
+        print(json.dumps({"event": event, "text": text, **facts}) if args.json else text, flush=True)
+
+    try:
+        if args.probe:
+            print(json.dumps(probe(args.paths, args.started)), flush=True)
+        elif len(args.paths) != 2:
+            parser.error("give plan.json and results.json")
+        else:
+            measure(Path(args.paths[0]), Path(args.paths[1]), say)
+    except RunnerError as err:
+        print(f"runner.py: {err}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("runner.py: stopped; the same command goes on from here", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

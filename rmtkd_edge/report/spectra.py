@@ -1,0 +1,161 @@
+"""Spectra as small multiples: eigenvalues, the fitted Marchenko-Pastur law and the edge of every analysed site.
+
+Every panel counts directions over log(eigenvalue / lambda_plus), so that the edge stands at 1 everywhere and spikes
+decades above it stay in sight; ticks below the axis are the single eigenvalues above the edge.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
+
+from rmtkd_edge.report import text
+from rmtkd_edge.report.figures import Grid, Picture, picture
+from rmtkd_edge.report.palette import ink
+from rmtkd_edge.report.records import Cycle, Site
+from rmtkd_edge.spectral import law
+
+NULL_SHARE = 1e-6  # of lambda_plus: directions that are zero up to rounding, such as the one LayerNorm removes
+BINS_PER_DECADE = 9
+
+
+def spectra_pictures(cycles: Sequence[Cycle]) -> list[Picture]:
+    """Return one figure per round with a panel for every site that has a spectrum and an edge."""
+    found = []
+    for number in sorted({c.round for c in cycles}):
+        sites = [(c.index, s) for c in cycles if c.round == number for s in c.sites if drawable(s)]
+        if sites:
+            found.append(_round_picture(number, sites))
+    return found
+
+
+def drawable(site: Site) -> bool:
+    """Whether the site has eigenvalues and a positive edge to draw."""
+    return bool(site.spectrum) and site.lambda_plus.value is not None and site.lambda_plus.value > 0
+
+
+def _round_picture(number: int, sites: list[tuple[int, Site]]) -> Picture:
+    said = "; ".join(f"{s.name}: {_kept(s)} of {len(s.spectrum or ())} eigenvalues above lambda plus" for _, s in sites)
+    caption = (
+        f"Round {number}: eigenvalues of the second moment per site, relative to its spectral edge λ₊ (dashed). Bars count "
+        "directions per bin, grey within the bulk, blue above the edge; ticks mark every single eigenvalue above it. The line "
+        "is what the fitted Marchenko–Pastur law expects in a bin for the directions below the edge."
+    )
+    title = f"Activation spectra, round {number}"
+    return picture(f"spectra-round-{number}", title, said, caption, lambda narrow: _draw(sites, narrow))
+
+
+def _kept(site: Site) -> int:
+    edge = site.lambda_plus.value or math.inf
+    return sum(v > edge for v in site.spectrum or ())
+
+
+def _draw(sites: list[tuple[int, Site]], narrow: bool) -> Figure:
+    columns = min(2 if narrow else 4, len(sites))
+    grid = Grid(len(sites), columns, 66 if narrow else 76, left=24, bottom=15, top=30, below=20)
+    figure, places = grid.subplots(narrow)
+    edges = _bins([s for _, s in sites])
+    for index, axes in enumerate(places):
+        _panel(axes, sites[index][1], edges, narrow)
+        axes.tick_params(axis="x", labelbottom=index + columns >= len(sites))
+    x = grid.left / (columns * (grid.left + grid.right + grid.panel_width(narrow)))
+    figure.text(x, 0.004, "eigenvalue / λ₊, log scale", fontsize=8.5, color=ink("muted"), va="bottom")
+    return figure
+
+
+def _relative(site: Site) -> np.ndarray:
+    edge = site.lambda_plus.value or 1.0
+    values = np.asarray(site.spectrum, dtype=np.float64) / edge
+    return values[values > NULL_SHARE]
+
+
+def _bins(sites: Sequence[Site]) -> np.ndarray:
+    """Return log-spaced bin ends, shared by all panels, with one end exactly on the edge."""
+    pooled = [_relative(s) for s in sites]
+    low = min((float(np.quantile(v, 0.01)) for v in pooled if v.size), default=0.1)
+    high = max((float(v.max()) for v in pooled if v.size), default=10.0)
+    first = math.floor(math.log10(max(min(low, 0.3), 1e-4)) * BINS_PER_DECADE) - 1
+    last = math.ceil(math.log10(max(high, 3.0)) * BINS_PER_DECADE) + 1
+    return np.asarray(10.0 ** (np.arange(first, last + 1) / BINS_PER_DECADE))
+
+
+def _panel(axes: Axes, site: Site, edges: np.ndarray, narrow: bool) -> None:
+    values = np.clip(_relative(site), edges[0] * 1.0001, None)
+    counts, _ = np.histogram(values, edges)
+    above = edges[:-1] >= 1 - 1e-9
+    axes.set_xscale("log")
+    for part, colour in ((~above, "bulk"), (above, "rmtkd-fp32")):
+        ends = edges[: part.sum() + 1] if colour == "bulk" else edges[-part.sum() - 1 :]
+        axes.stairs(counts[part], ends, fill=True, color=ink(colour), linewidth=0)
+    _law(axes, site, edges)
+    top = axes.get_ylim()[1]
+    axes.axvline(1.0, color=ink("limit"), linestyle=(0, (3, 2)), linewidth=1.1)
+    spikes = values[values > 1]
+    ticks = np.column_stack([spikes, spikes, np.full(spikes.size, np.nan)]).ravel()
+    heights = np.tile([-0.045 * top, -0.105 * top, np.nan], spikes.size)
+    axes.plot(ticks, heights, linewidth=0.7, solid_capstyle="butt", color=ink("rmtkd-fp32"))
+    axes.annotate(
+        "λ₊",
+        (1.0, 1.0),
+        (3, -7),
+        xycoords=("data", "axes fraction"),
+        textcoords="offset points",
+        fontsize=7.5,
+        color=ink("limit"),
+    )
+    axes.set_ylim(-0.14 * top, top * 1.04)
+    axes.set_xlim(edges[0], edges[-1])
+    _dress(axes, site, edges, narrow)
+
+
+def _law(axes: Axes, site: Site, edges: np.ndarray) -> None:
+    """Draw how many of the directions below the edge the fitted law puts into a bin centred at x."""
+    edge, sigma2, q = site.lambda_plus.value, site.sigma2.value, site.q.value
+    if not edge or not sigma2 or not q:
+        return
+    half = 0.5 / BINS_PER_DECADE * math.log(10)
+    x = np.geomspace(edges[0], edges[-1], 240)
+    mass = law.cdf(x * math.exp(half) * edge, sigma2, q) - law.cdf(x * math.exp(-half) * edge, sigma2, q)
+    expected = (len(site.spectrum or ()) - _kept(site)) * mass
+    inside = expected > 1e-3 * max(float(expected.max()), 1e-12)
+    axes.plot(x[inside], expected[inside], color=ink("ink"), linewidth=1.1)
+
+
+def _dress(axes: Axes, site: Site, edges: np.ndarray, narrow: bool) -> None:
+    axes.annotate(
+        site.name,
+        (0, 1),
+        (0, 14),
+        xycoords="axes fraction",
+        textcoords="offset points",
+        fontsize=8.5,
+        fontweight="bold",
+    )
+    kept = f"{_kept(site)} of {len(site.spectrum or ())} kept"
+    edge = "" if narrow else f", λ₊ {text.number(site.lambda_plus.value or 0, 3)}"
+    axes.annotate(
+        kept + edge,
+        (0, 1),
+        (0, 4),
+        xycoords="axes fraction",
+        textcoords="offset points",
+        fontsize=7.5,
+        color=ink("muted"),
+    )
+    decades = np.arange(math.ceil(math.log10(edges[0])), math.floor(math.log10(edges[-1])) + 1)
+    step = max(1, -(-len(decades) // (4 if narrow else 6)))
+    ticks = [10.0**d for d in decades if d % step == 0]
+    axes.xaxis.set_major_locator(FixedLocator(ticks))
+    axes.xaxis.set_minor_locator(FixedLocator([]))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}" if v < 1e4 else f"{v / 1e3:g}k"))
+    axes.yaxis.set_major_locator(MaxNLocator(3, integer=True))
+    axes.tick_params(length=2.5, pad=2, labelsize=7.5)
+    axes.spines["left"].set_visible(False)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(axis="y", color=ink("grid"), linewidth=0.7)
+    axes.set_axisbelow(True)

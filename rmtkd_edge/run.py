@@ -1,0 +1,230 @@
+"""The run directory: one manifest with a hash for every file, atomic writes, checked reads.
+
+The stages meet here and nowhere else. A file counts as written once it is in the manifest; one that a kill left behind
+before that is written again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rmtkd_edge.errors import RunDirError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SCHEMA = "rmtkd-edge/run@1"
+MANIFEST = "run.json"
+
+
+def package_version() -> str:
+    """Return the installed version of this package."""
+    try:
+        return version("rmtkd-edge")
+    except PackageNotFoundError:
+        return "0+unknown"
+
+
+def sha256_file(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes, as hex."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as handle:
+        while chunk := handle.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def atomic_write_bytes(path: Path, data: bytes) -> None:
+    """Write a file so that readers see the old content or the new one, never a part; raise RunDirError if it cannot be."""
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except OSError as err:
+        if temporary is not None and os.path.exists(temporary):
+            os.unlink(temporary)
+        raise RunDirError(f"cannot write {path}: {err.strerror or err}", "free space or choose another --out; the run resumes") from err
+
+
+class Run:
+    """A run directory that is open; all paths are relative to it, with forward slashes."""
+
+    def __init__(self, path: Path, manifest: dict[str, Any]) -> None:
+        self.path = path
+        self.manifest = manifest
+        self.read_only = False  # of several processes one writes
+
+    @staticmethod
+    def create(path: Path | str, recipe_text: str, seed: int, force: bool = False) -> Run:
+        """Create a run directory; raise RunDirError where one (or any other file) is there already and not `force`."""
+        path = Path(path)
+        if path.exists() and not path.is_dir():
+            raise RunDirError(f"{path} is a file, not a folder", "choose another --out")
+        if path.is_dir() and any(path.iterdir()):
+            if not force:
+                raise RunDirError(f"{path} is not empty", "choose another --out, or add --force to replace this run")
+            _clear(path)
+        run = Run(path, {
+            "schema": SCHEMA, "version": package_version(), "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "seed": seed, "recipe_sha256": hashlib.sha256(recipe_text.encode()).hexdigest(), "files": {}, "stages": {},
+        })  # fmt: skip
+        run.write_text("recipe.toml", recipe_text)
+        return run
+
+    @staticmethod
+    def open(path: Path | str) -> Run:
+        """Open a run directory; raise RunDirError where there is none, or one of another schema."""
+        path = Path(path)
+        file = path / MANIFEST
+        if not file.is_file():
+            raise RunDirError(f"{path} is no run directory (it has no {MANIFEST})", "rmtkd-edge compress RECIPE --out DIR makes one")
+        try:
+            manifest = json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as err:
+            raise RunDirError(f"{file} cannot be read: {err}", "restore it, or start anew with --force") from err
+        found = manifest.get("schema") if isinstance(manifest, dict) else None
+        if found != SCHEMA:
+            made = manifest.get("version", "?") if isinstance(manifest, dict) else "?"
+            raise RunDirError(
+                f"{file} has schema {found!r}, this version reads {SCHEMA!r}",
+                f"use the version that made it ({made}), or compress again with --force",
+            )
+        return Run(path, manifest)
+
+    def path_of(self, rel: str) -> Path:
+        """Return the full path of a file in the run; raise RunDirError for one that would lie outside."""
+        root = self.path.resolve()
+        path = (root / rel).resolve()
+        if path != root and root not in path.parents:
+            raise RunDirError(f"{rel!r} points outside of the run directory {self.path}")
+        return path
+
+    def has(self, rel: str) -> bool:
+        """Return whether a file is recorded in the manifest."""
+        return rel in self.manifest["files"]
+
+    def write_bytes(self, rel: str, data: bytes) -> Path:
+        """Write a file atomically and record its hash."""
+        path = self.path_of(rel)
+        if self.read_only:
+            return path
+        atomic_write_bytes(path, data)
+        self.manifest["files"][rel] = hashlib.sha256(data).hexdigest()
+        self._save()
+        return path
+
+    def write_text(self, rel: str, text: str) -> Path:
+        """Write a UTF-8 text file."""
+        return self.write_bytes(rel, text.encode("utf-8"))
+
+    def write_json(self, rel: str, value: Any) -> Path:
+        """Write JSON; NaN and infinity are refused, a figure that is not there is null."""
+        return self.write_text(rel, json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+    def write_tensors(self, rel: str, tensors: Mapping[str, Tensor]) -> Path:
+        """Write tensors as safetensors."""
+        from safetensors.torch import save
+
+        return self.write_bytes(rel, save({k: v.detach().cpu().contiguous() for k, v in tensors.items()}))
+
+    def read_bytes(self, rel: str) -> bytes:
+        """Read a recorded file; raise RunDirError naming it and both hashes if it is not what was written."""
+        path = self.path_of(rel)
+        wanted = self.manifest["files"].get(rel)
+        if wanted is None or not path.is_file():
+            raise RunDirError(f"{path} is missing from this run", "run the stage that writes it again")
+        data = path.read_bytes()
+        found = hashlib.sha256(data).hexdigest()
+        if found != wanted:
+            raise RunDirError(
+                f"{path} was changed or cut off: its sha256 is {found}, {MANIFEST} says {wanted}",
+                "restore the file, or run the stage that writes it again with --force",
+            )
+        return data
+
+    def read_text(self, rel: str) -> str:
+        """Read a recorded text file."""
+        return self.read_bytes(rel).decode("utf-8")
+
+    def read_json(self, rel: str) -> Any:
+        """Read a recorded JSON file."""
+        return json.loads(self.read_bytes(rel))
+
+    def read_tensors(self, rel: str) -> dict[str, Tensor]:
+        """Read a recorded safetensors file."""
+        from safetensors import SafetensorError
+        from safetensors.torch import load
+
+        try:
+            return load(self.read_bytes(rel))
+        except SafetensorError as err:
+            raise RunDirError(f"{self.path_of(rel)} is no valid safetensors file: {err}") from err
+
+    def record(self, rel: str) -> None:
+        """Put a file, or all files of a folder, that somebody else wrote into the run into the manifest."""
+        path = self.path_of(rel)
+        root = self.path.resolve()
+        files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+        for file in files:
+            self.manifest["files"][file.relative_to(root).as_posix()] = sha256_file(file)
+        self._save()
+
+    def remove(self, rel: str) -> None:
+        """Remove a file, or a folder and all in it, from the run."""
+        if self.read_only:
+            return
+        for name in [f for f in self.manifest["files"] if f == rel or f.startswith(f"{rel}/")]:
+            del self.manifest["files"][name]
+        self._save()
+        path = self.path_of(rel)
+        if path.is_dir():
+            _clear(path)
+            path.rmdir()
+        elif path.exists():
+            path.unlink()
+
+    def verify(self, rel_prefix: str = "") -> None:
+        """Check the hash of every recorded file under a prefix; raise RunDirError for the first that differs."""
+        for rel in sorted(self.manifest["files"]):
+            if rel.startswith(rel_prefix):
+                self.read_bytes(rel)
+
+    def stage(self, name: str) -> dict[str, Any]:
+        """Return what is known of a stage ({} if it has not run)."""
+        return self.manifest["stages"].get(name, {})
+
+    def mark(self, name: str, state: str, **facts: Any) -> None:
+        """Set a stage's state (`running` or `done`) and add facts to it."""
+        entry = {**self.stage(name), **facts, "state": state}
+        if state == "done":
+            entry["finished"] = datetime.now(UTC).isoformat(timespec="seconds")
+        self.manifest["stages"][name] = entry
+        self._save()
+
+    def _save(self) -> None:
+        if self.read_only:
+            return
+        atomic_write_bytes(self.path / MANIFEST, (json.dumps(self.manifest, indent=1) + "\n").encode())
+
+
+def _clear(folder: Path) -> None:
+    """Remove what is in a folder, not following links."""
+    for path in sorted(folder.rglob("*"), reverse=True):
+        if path.is_dir() and not path.is_symlink():
+            path.rmdir()
+        else:
+            path.unlink()

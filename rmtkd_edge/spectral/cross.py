@@ -1,0 +1,107 @@
+"""Streaming cross moments of two sets of features, and the affine map between them by ridge least squares."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from rmtkd_edge.errors import DataError, UserError
+from rmtkd_edge.spectral.moments import float64_chunks, reduced
+
+
+class CrossMoments:
+    """Sums of x, y, x x^T, y x^T and |y|^2 per feature over paired rows x (dx,), y (dy,); float64, one pass.
+
+    `solver` says how the last `solve` went: "cholesky", or "eigh" (pseudo-inverse) where the matrix was not positive definite.
+    """
+
+    def __init__(self, dx: int, dy: int, *, name: str = "activations") -> None:
+        self.dx, self.dy, self.name = dx, dy, name
+        self.count = 0
+        self.solver: str | None = None
+        self._sums = [torch.zeros(shape, dtype=torch.float64) for shape in ((dx,), (dy,), (dx, dx), (dy, dx), (dy,))]
+
+    def add(self, x: Tensor, y: Tensor) -> None:
+        """Add paired rows x (n, dx), y (n, dy) of any float dtype. Raises DataError for other shapes, NaN or infinity."""
+        if len(x) != len(y):
+            raise DataError(f"{self.name}: {len(x)} rows of inputs against {len(y)} rows of targets.")
+        # Both sides are checked before a sum is touched.
+        pairs = zip(
+            list(float64_chunks(x, self.dx, f"{self.name} (inputs)")),
+            list(float64_chunks(y, self.dy, f"{self.name} (targets)")),
+            strict=True,
+        )
+        for a, b in pairs:
+            if self.count == 0:
+                self._sums = [value.to(a.device) for value in self._sums]
+            sx, sy, sxx, syx, syy = self._sums
+            sx += a.sum(0)
+            sy += b.sum(0)
+            sxx.addmm_(a.T, a)
+            syx.addmm_(b.T, a)
+            syy += (b * b).sum(0)
+            self.count += len(a)
+
+    def solve(self, ridge: float = 1e-4) -> tuple[Tensor, Tensor]:
+        """Return (W (dy, dx), b (dy,)), float64, minimising E|y - W x - b|^2 + penalty |W|^2; the intercept is not penalised.
+
+        The penalty is `ridge` times the mean diagonal of the centred E[x x^T]. Where that matrix, penalty included, is not
+        positive definite (ridge 0 with dependent features, or constant x) the minimum-norm solution is taken from its
+        eigen-decomposition, directions below 1e-12 of the largest left out, and `solver` says "eigh".
+        """
+        if not ridge >= 0:
+            raise UserError(f"The ridge must be 0 or more, it is {ridge}.")
+        mx, my, cxx, cyx, _ = self._centred()
+        mean = float(cxx.diagonal().mean())
+        cxx.diagonal().add_(ridge * mean)
+        factor, info = torch.linalg.cholesky_ex(cxx)
+        # A pivot at roundoff level is a singular matrix that happened to pass.
+        sound = int(info) == 0 and float(factor.diagonal().min()) ** 2 > 1e-13 * float(cxx.diagonal().max())
+        if sound:
+            weight, self.solver = torch.cholesky_solve(cyx.T, factor).T, "cholesky"
+        else:
+            values, vectors = torch.linalg.eigh(cxx)
+            good = values > 1e-12 * values[-1].clamp_min(torch.finfo(torch.float64).tiny)
+            inverse = torch.where(
+                good, 1 / torch.where(good, values, torch.ones_like(values)), torch.zeros_like(values)
+            )
+            weight, self.solver = ((cyx @ vectors) * inverse) @ vectors.T, "eigh"
+        return weight.contiguous(), my - weight @ mx
+
+    def explained(self, weight: Tensor, bias: Tensor) -> float:
+        """Return the share of E|y|^2 that y = weight x + bias explains: 1 - `residual`; at most 1, negative for a bad map."""
+        return 1.0 - self.residual(weight, bias)
+
+    def residual(self, weight: Tensor, bias: Tensor) -> float:
+        """Return E|y - weight x - bias|^2 / E|y|^2 over the rows seen (0 when y is all zero and met exactly)."""
+        mx, my, cxx, cyx, energy = self._centred()
+        w, b = weight.to(cxx), bias.to(cxx)
+        offset = my - w @ mx - b
+        spread = energy.sum() - my @ my
+        error = spread - 2 * (w * cyx).sum() + ((w @ cxx) * w).sum() + offset @ offset
+        total = float(energy.sum())
+        if total == 0.0:
+            return 0.0 if float(error) <= 0 else float("inf")
+        return max(float(error) / total, 0.0)
+
+    def merge(self, other: CrossMoments) -> None:
+        """Add the rows that `other` has seen. Raises DataError when its widths differ."""
+        if (self.dx, self.dy) != (other.dx, other.dy):
+            raise DataError(f"Cross moments of widths {other.dx}, {other.dy} do not fit {self.dx}, {self.dy}.")
+        if self.count == 0:
+            self._sums = [value.to(other._sums[0].device) for value in self._sums]
+        for mine, theirs in zip(self._sums, other._sums, strict=True):
+            mine += theirs.to(mine.device)
+        self.count += other.count
+
+    def all_reduce(self) -> None:
+        """Sum over all processes of torch.distributed, where initialised; else do nothing. Call it once, at the end."""
+        self.count, self._sums = reduced(self.count, self._sums)
+
+    def _centred(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Return mean x, mean y, centred E[x x^T], centred E[y x^T] and E[y^2] per feature; new tensors."""
+        if self.count == 0:
+            raise DataError(f"No rows of {self.name} were added.", "check that the calibration subset is not empty")
+        mx, my, sxx, syx, syy = (value / self.count for value in self._sums)
+        cxx = (sxx + sxx.T) / 2 - mx[:, None] * mx[None, :]
+        return mx, my, cxx, syx - my[:, None] * mx[None, :], syy

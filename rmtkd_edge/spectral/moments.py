@@ -1,0 +1,138 @@
+"""Streaming second moments of activations: one pass, float64, nothing stored but sums.
+
+Padding never enters: the caller passes the rows that count. Not done here: weights per row, float32 accumulation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from rmtkd_edge.errors import DataError
+
+CHUNK = 4096  # rows upcast to float64 at a time, bounds the extra memory
+
+
+class Moments:
+    """Sums of x and x x^T over rows x (dim,), float64, on the device of the first rows (the CPU for MPS, which has no float64).
+
+    With `heads`, dim = heads * h and only each head's own block is kept: second moments are (heads, h, h), else (dim, dim).
+    `name` is what error messages call the rows.
+    """
+
+    def __init__(self, dim: int, *, heads: int | None = None, name: str = "activations") -> None:
+        if dim < 1 or (heads is not None and (heads < 1 or dim % heads)):
+            raise DataError(f"Moments of {name}: a width of {dim} cannot be split into {heads} heads.")
+        self.dim, self.heads, self.name = dim, heads, name
+        block = dim // (heads or 1)
+        self.count = 0
+        self._sum = torch.zeros(dim, dtype=torch.float64)
+        self._outer = torch.zeros((dim, dim) if heads is None else (heads, block, block), dtype=torch.float64)
+
+    def add(self, x: Tensor) -> None:
+        """Add rows `x` (n, dim) of any float dtype. Raises DataError for another shape, integers, NaN or infinity."""
+        for rows in float64_chunks(x, self.dim, self.name):
+            self._to(rows.device)
+            self._sum += rows.sum(0)
+            if self.heads is None:
+                self._outer.addmm_(rows.T, rows)
+            else:
+                blocks = rows.view(len(rows), self.heads, -1).transpose(0, 1)
+                self._outer.baddbmm_(blocks.mT, blocks)
+            self.count += len(rows)
+
+    def second(self) -> Tensor:
+        """Return X X^T / n, not centred: (dim, dim) or (heads, h, h), float64, exactly symmetric. DataError when empty."""
+        mean = self._outer / self._counted()
+        return (mean + mean.mT) / 2
+
+    def mean(self) -> Tensor:
+        """Return the mean row (dim,), float64. DataError when empty."""
+        return self._sum / self._counted()
+
+    def covariance(self) -> Tensor:
+        """Return the centred second moment (divided by n), the shape of `second`."""
+        mean = self.mean() if self.heads is None else self.mean().view(self.heads, -1)
+        return self.second() - mean[..., :, None] * mean[..., None, :]
+
+    def merge(self, other: Moments) -> None:
+        """Add the rows that `other` has seen. Raises DataError when its layout differs."""
+        if (self.dim, self.heads) != (other.dim, other.heads):
+            raise DataError(f"Moments of width {other.dim} / heads {other.heads} do not fit {self.dim} / {self.heads}.")
+        if self.count == 0:
+            self._to(other._outer.device)
+        self._sum += other._sum.to(self._sum.device)
+        self._outer += other._outer.to(self._outer.device)
+        self.count += other.count
+
+    def all_reduce(self) -> None:
+        """Sum over all processes of torch.distributed, where initialised; else do nothing. Call it once, at the end."""
+        self.count, (self._sum, self._outer) = reduced(self.count, [self._sum, self._outer])
+
+    def state(self) -> dict[str, Tensor]:
+        """Return the sums as tensors, for safetensors: `count` (int64), `sum` (dim,), `outer`."""
+        return {"count": torch.tensor(self.count), "sum": self._sum.clone(), "outer": self._outer.clone()}
+
+    @classmethod
+    def from_state(cls, state: dict[str, Tensor], *, name: str = "activations") -> Moments:
+        """Return the Moments that `state` was taken from."""
+        outer = state["outer"]
+        moments = cls(len(state["sum"]), heads=len(outer) if outer.ndim == 3 else None, name=name)
+        moments.count, moments._sum, moments._outer = int(state["count"]), state["sum"].clone(), outer.clone()
+        return moments
+
+    def _to(self, device: torch.device) -> None:
+        if self.count == 0 and self._outer.device != device:
+            self._sum, self._outer = self._sum.to(device), self._outer.to(device)
+
+    def _counted(self) -> int:
+        if self.count == 0:
+            raise DataError(f"No rows of {self.name} were added.", "check that the calibration subset is not empty")
+        return self.count
+
+
+def float64_chunks(x: Tensor, dim: int, name: str) -> Iterator[Tensor]:
+    """Yield the rows of `x` (n, dim) in float64 chunks, checked to be finite; all of x is checked before the first is yielded.
+
+    Raises DataError naming the first bad entry.
+    """
+    if x.ndim != 2 or x.shape[1] != dim or not x.is_floating_point():
+        raise DataError(f"{name}: expected float rows of shape (n, {dim}), got {tuple(x.shape)} {x.dtype}.")
+    x = x.detach()
+    if not bool(torch.isfinite(x).all()):
+        bad = (~torch.isfinite(x)).nonzero()
+        row, column = bad[0].tolist()
+        raise DataError(
+            f"{name}: {len(bad)} of {x.numel()} values are NaN or infinite, the first in row {row}, feature {column}.",
+            "check the model's weights and inputs; half precision overflows above 65504",
+        )
+    for rows in x.split(CHUNK):
+        if len(rows):
+            yield (rows.cpu() if rows.device.type == "mps" else rows).to(torch.float64)
+
+
+def reduced(count: int, sums: list[Tensor]) -> tuple[int, list[Tensor]]:
+    """Return count and sums added up over all processes of torch.distributed; as they are when it is not initialised."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return count, sums
+    # NCCL moves CUDA tensors only, and a process without rows still holds its sums on the CPU.
+    device = torch.device("cuda") if torch.distributed.get_backend() == "nccl" else torch.device("cpu")
+    total = torch.tensor(count, dtype=torch.int64, device=device)
+    torch.distributed.all_reduce(total)
+    out = []
+    for value in sums:
+        moved = value.to(device).clone()
+        torch.distributed.all_reduce(moved)
+        out.append(moved.to(value.device))
+    return int(total), out
+
+
+def norm_scaled(x: Tensor) -> Tensor:
+    """Return rows (n, d) scaled to the norm sqrt(d) each, zero rows left zero: for heavy tails, before the moments.
+
+    Elliptical noise (a random scale per row) breaks the law's edge; its directions alone follow the law again.
+    """
+    norm = x.norm(dim=1, keepdim=True)
+    return torch.where(norm > 0, x / norm.clamp_min(torch.finfo(x.dtype).tiny), x) * x.shape[1] ** 0.5

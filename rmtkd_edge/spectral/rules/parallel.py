@@ -1,0 +1,47 @@
+"""`parallel`: parallel analysis against spectra of sign-flipped data, deflated (after Dobriban and Owen 2019).
+
+For noise of unequal variances, or correlated within blocks, no closed law fits; the flips keep both and destroy what features
+share. A strong signal leaks into the null through the features' variances and would hide weaker ones, so the null is shrunk by
+the share of energy not yet accepted, one direction at a time: their deflation, done on the spectra alone. Not done: removing
+the accepted directions from the data and flipping again; pass `null_eigenvalues` of deflated data for that.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from rmtkd_edge.errors import UserError
+from rmtkd_edge.spectral.bulk import Bulk
+from rmtkd_edge.spectral.rules.base import Choice, Options
+
+LEVEL = 0.95
+
+
+def fit(bulk: Bulk, options: Options) -> Choice:
+    """Return the edge at which no further direction beats the largest null eigenvalue; level 0.95 unless given.
+
+    Raises UserError without null eigenvalues (R, d) or with ones of another width.
+    """
+    null = options.null_eigenvalues
+    if null is None:
+        raise UserError(
+            "The edge rule 'parallel' needs the spectra of sign-flipped data.",
+            'pass null_eigenvalues=null_spectra(x, block_ids, draws, seed), or choose rule = "bema"',
+        )
+    null = np.atleast_2d(np.asarray(null, dtype=np.float64))
+    width = len(bulk.values) + bulk.null_directions
+    if null.ndim != 2 or null.shape[1] != width or len(null) == 0 or not np.isfinite(null).all():
+        raise UserError(f"null_eigenvalues must be finite and of shape (draws, {width}), its shape is {null.shape}.")
+    level = LEVEL if options.margin_level is None else options.margin_level
+    top = float(np.quantile(null.max(axis=1), level))
+    values = bulk.values
+    left = np.append(np.cumsum(values[::-1])[::-1], 0.0) / values.sum()  # share of energy in the directions from k on
+    beats = values > top * left[:-1]
+    rank = len(values) if beats.all() else int(np.argmin(beats))
+    noise = values[rank:]
+    sigma2 = float(noise.mean()) if len(noise) else 0.0
+    shrink = float(left[rank])
+    note = (
+        f"largest null eigenvalue {top:.4g} at level {level:g} over {len(null)} draws, deflated to {top * shrink:.4g}"
+    )
+    return Choice(sigma2, top * shrink, float(null.min()) * shrink, rank=rank, note=note)
