@@ -167,14 +167,14 @@ def _logger(run: Run, reporter: Any) -> Callable[..., None]:
     """Return a function that hands events to the reporter and appends the lasting ones to compress/log.jsonl."""
     path = run.path_of("compress/log.jsonl")
 
-    def report(kind: str, **facts: Any) -> None:
+    def report(event: str, /, **facts: Any) -> None:
         if run.read_only:
             return
-        reporter.event(kind, **facts)
-        if kind != "step" or facts["step"] % 50 == 0:
+        reporter.event(event, **facts)
+        if event != "step" or facts["step"] % 50 == 0:
             path.parent.mkdir(parents=True, exist_ok=True)
             with open(path, "a", encoding="utf-8") as handle:
-                handle.write(json.dumps({"kind": kind, "time": round(time.time(), 1), **facts}, default=str) + "\n")
+                handle.write(json.dumps({"event": event, "time": round(time.time(), 1), **facts}, default=str) + "\n")
 
     return report
 

@@ -66,6 +66,15 @@ def fused_gelu(x: Tensor) -> Tensor:
     return torch.onnx.ops.symbolic(f"{CONTRIB}::Gelu", [x], dtype=x.dtype, shape=x.shape, version=1)
 
 
+def fused_tanh_gelu(x: Tensor) -> Tensor:
+    """Emit com.microsoft::FastGelu (the one that is defined by tanh)."""
+    return torch.onnx.ops.symbolic(f"{CONTRIB}::FastGelu", [x], dtype=x.dtype, shape=x.shape, version=1)
+
+
+FUSED_ACTIVATIONS = {"gelu": fused_gelu, "gelu_new": fused_tanh_gelu, "gelu_pytorch_tanh": fused_tanh_gelu}
+FUSED_NAMES = {"gelu": "Gelu", "gelu_new": "FastGelu", "gelu_pytorch_tanh": "FastGelu"}
+
+
 class InstanceNorm(nn.Module):
     """A layer norm over the last axis, with tokens in the place of an image's channels."""
 
@@ -102,14 +111,14 @@ def build(folded: Encoder, options: GraphOptions) -> Encoder:
     """
     if folded.spec.raw:
         raise UserError("the encoder still carries fixed projections", "fold it first: rmtkd_edge.export.folding.fold_with_proof")
-    twin = assemble(folded.spec, folded.state_dict(), "the encoder in memory")
+    state = {name: tensor.float() for name, tensor in folded.state_dict().items()}  # no copy of what is float32 already
+    twin = assemble(folded.spec, state, "the encoder in memory")
     layers: list[EncoderLayer] = list(twin.layers)  # type: ignore[arg-type]
     twin.set_attention(fused_attention if options.attention == "fused" else plain_attention)
-    if options.gelu == "fused" and folded.spec.activation == "gelu":
+    if options.gelu == "fused":
         for layer in layers:
-            layer.activation = fused_gelu
-        if folded.spec.head_activation == "gelu":
-            twin.head_activation = fused_gelu
+            layer.activation = FUSED_ACTIVATIONS.get(folded.spec.activation, layer.activation)
+        twin.head_activation = FUSED_ACTIVATIONS.get(folded.spec.head_activation, twin.head_activation)
     if options.norm == "instance":
         twin.embeddings.norm = InstanceNorm(twin.embeddings.norm)  # type: ignore[assignment]
         for layer in layers:

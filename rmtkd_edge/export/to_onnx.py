@@ -31,7 +31,7 @@ def export_onnx(folded: Encoder, path: Path, options: GraphOptions | None = None
     options = options or GraphOptions()
     if options.opset not in OPSETS:
         raise UserError(f"opset {options.opset} is not supported", f"export.opset: {OPSETS.start} to {OPSETS.stop - 1}")
-    program = _trace(build(folded.float(), options), input_names(folded.spec), options.opset)
+    program = _trace(build(folded, options), input_names(folded.spec), options.opset)
     for key, value in (metadata or {}).items():
         program.model.metadata_props[key] = value
     size = sum(tensor.numel() * tensor.element_size() for tensor in folded.state_dict().values())
@@ -50,14 +50,10 @@ def _trace(module: torch.nn.Module, names: list[str], opset: int) -> Any:
         with torch.no_grad(), _quiet():
             return torch.onnx.export(
                 module, kwargs=sample_inputs(names), dynamo=True, opset_version=opset, output_names=["logits"],
-                dynamic_shapes={name: axes for name in names} | _absent(names), external_data=False, verbose=False, optimize=True,
+                dynamic_shapes={name: axes for name in names}, external_data=False, verbose=False, optimize=True,
             )  # fmt: skip
     except torch.onnx.errors.OnnxExporterError as err:
         raise RmtkdError(f"torch could not export the encoder: {err}", "try --set export.attention=plain") from err
-
-
-def _absent(names: list[str]) -> dict[str, None]:
-    return {} if "token_type_ids" in names else {}
 
 
 def _save(program: Any, path: Path, external: bool) -> list[Path]:
@@ -79,8 +75,9 @@ def _save(program: Any, path: Path, external: bool) -> list[Path]:
 
 @contextmanager
 def _quiet() -> Any:
-    """Keep torch's own deprecation warnings about its exporter from the user, and nothing else."""
+    """Keep warnings about torch's own code, and about two inputs sharing an axis, from the user, and nothing else."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", category=DeprecationWarning)
         warnings.simplefilter("ignore", category=FutureWarning)
+        warnings.filterwarnings("ignore", message="# The axis name", category=UserWarning)
         yield

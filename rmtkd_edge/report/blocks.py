@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from rmtkd_edge.report.figures import Picture
+from rmtkd_edge.report.drawing import Picture
 from rmtkd_edge.report.records import Missing, Quantity
 
 NOT_MEASURED = "not measured"
@@ -14,7 +14,10 @@ NOT_MEASURED = "not measured"
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell: the value, small lines below it, a footnote mark; `span` columns wide; tone: missing, good, bad, warn."""
+    """One cell: the value, small lines below it, a footnote mark; `span` columns wide.
+
+    tone: missing, good, bad, warn, or empty.
+    """
 
     text: str
     sub: tuple[str, ...] = ()

@@ -65,7 +65,11 @@ def _distinct_names(runs: Sequence[Run]) -> list[str]:
 
 
 def _there(run: Run, rel: str) -> bool:
-    return run.path_of(rel).is_file()
+    return rel in run.manifest.get("files", {})
+
+
+def _recorded(run: Run, pattern: str) -> list[str]:
+    return sorted(rel for rel in run.manifest.get("files", {}) if re.fullmatch(pattern, rel))
 
 
 def _missing(run: Run, stage: str, command: str) -> Missing:
@@ -82,10 +86,9 @@ def _compression(run: Run, recipe: dict[str, Any], command: str) -> Compression 
             _cycle(run, Table(c, f"compress/result.json cycle {i}")) for i, c in enumerate(table.list("cycles"), 1)
         )
         return _finished(table, cycles, recipe)
-    found = sorted(run.path.glob("compress/cycles/*/cycle.json"))
-    if not found:
+    rels = _recorded(run, r"compress/cycles/[^/]+/cycle\.json")
+    if not rels:
         return _missing(run, "compress", command)
-    rels = [path.relative_to(run.path).as_posix() for path in found]
     cycles = tuple(_cycle(run, Table(run.read_json(rel), rel)) for rel in rels)
     return _unfinished(cycles, recipe, _missing(run, "compress", command))
 
@@ -174,10 +177,8 @@ def _exported(run: Run, folder: str, command: str) -> Exported | Missing:
 
 
 def _profiles(run: Run) -> tuple[Profile, ...]:
-    found = sorted(run.path.glob("profile/*.json"))
-    rels = [path.relative_to(run.path).as_posix() for path in found]
     profiles = []
-    for rel in rels:
+    for rel in _recorded(run, r"profile/[^/]+\.json"):
         data = run.read_json(rel)
         if isinstance(data, dict) and re.match(r"rmtkd-edge/profile@", str(data.get("schema", ""))):
             profiles.append(read_profile(Table(data, rel)))

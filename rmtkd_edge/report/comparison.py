@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 
 from rmtkd_edge.report import text
@@ -17,9 +18,9 @@ from rmtkd_edge.report.blocks import (
     group,
     slug,
 )
-from rmtkd_edge.report.figures import trade_picture
 from rmtkd_edge.report.records import Compression, Exported, Missing, Profile, RunFacts
 from rmtkd_edge.report.summary import BASELINE, Model, accuracy_of, gain_of, headline_load, interval_of, models, size_of
+from rmtkd_edge.report.trade import trade_picture
 from rmtkd_edge.report.verdict import best
 
 
@@ -29,8 +30,11 @@ def comparison_section(runs: Sequence[RunFacts]) -> Section:
     profiles = list(dict.fromkeys(p.name for run in runs for p in run.profiles))
     blocks += [speed_table(runs, name) for name in profiles]
     for task in _tasks(runs):
-        items = [(r.name, r.compression, r.exported if isinstance(r.exported, Exported) else None) for r in runs
-                 if isinstance(r.compression, Compression) and _task(r) == task]  # fmt: skip
+        items = [
+            (r.name, r.compression, r.exported if isinstance(r.exported, Exported) else None)
+            for r in runs
+            if isinstance(r.compression, Compression) and _task(r) == task
+        ]
         drawn = trade_picture(items) if len(items) > 1 else None
         if drawn:
             blocks.append(PictureBlock(drawn, f"all-{slug(task)}"))
@@ -39,7 +43,7 @@ def comparison_section(runs: Sequence[RunFacts]) -> Section:
 
 def _caution(runs: Sequence[RunFacts]) -> str:
     words = "Each row is one run; nothing is averaged over models, tasks or machines."
-    if len(_tasks(runs)) > 1:
+    if _several_tasks(runs):
         words += " Accuracies of different tasks cannot be compared with each other."
     return words
 
@@ -52,6 +56,10 @@ def _tasks(runs: Sequence[RunFacts]) -> list[str]:
     return list(dict.fromkeys(_task(run) for run in runs))
 
 
+def _several_tasks(runs: Sequence[RunFacts]) -> bool:
+    return len([task for task in _tasks(runs) if task]) > 1
+
+
 def comparison_table(runs: Sequence[RunFacts]) -> TableBlock:
     """Return reduction, accuracy and disk of each run's shipping variant."""
     foot = Footnotes()
@@ -62,15 +70,15 @@ def comparison_table(runs: Sequence[RunFacts]) -> TableBlock:
     columns = (
         "Run",
         "Seed",
-        "Teacher parameters",
-        "Student parameters",
+        "Teacher",
+        "Student",
         "Variant",
-        "Accuracy original",
+        "Original",
         "Accuracy",
         "Disk",
         "Stop rule",
     )
-    caption = f"The variant that ships from each run, against {BASELINE} of the same run."
+    caption = f"The variant that ships from each run, against {BASELINE} of the same run: parameters, accuracy, disk."
     return TableBlock(caption, columns, tuple(rows), frozenset({4, 8}), foot.notes())
 
 
@@ -144,7 +152,9 @@ def speed_table(runs: Sequence[RunFacts], name: str) -> TableBlock:
                 Row(
                     (
                         Cell(run.name),
-                        foot.cell(f"not profiled; run: rmtkd-edge profile {run.name} --on {name}"),
+                        foot.cell(
+                            f"not profiled; run: rmtkd-edge profile {shlex.quote(run.name)} --on {shlex.quote(name)}"
+                        ),
                         *(Cell("") for _ in range(4)),
                     )
                 )
@@ -152,7 +162,7 @@ def speed_table(runs: Sequence[RunFacts], name: str) -> TableBlock:
         elif chosen is not None:
             rows.append(_speed_row(run, profile, chosen, foot))
     columns = ("Run", "Original p50", "Variant p50", "Gain", "Load", "Machine")
-    caption = f"Latency of the shipping variant on {name}; times of different machines are not comparable, gains are within one run."
+    caption = f"Latency of the shipping variant on {name}; times of different machines cannot be compared, gains can."
     return TableBlock(caption, columns, tuple(rows), frozenset({4, 5}), foot.notes())
 
 

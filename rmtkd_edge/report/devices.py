@@ -109,16 +109,24 @@ def latency_table(profile: Profile) -> TableBlock:
         "Verdict",
     )
     caption = f"Latency on {profile.name} in milliseconds."
-    return TableBlock(caption, columns, tuple(_by_load(profile, row)), frozenset({11}), foot.notes(), label="Latency: every percentile")
+    return TableBlock(
+        caption,
+        columns,
+        tuple(_by_load(profile, row)),
+        frozenset({11}),
+        foot.notes(),
+        label="Latency: every percentile",
+    )
 
 
 def resource_table(profile: Profile) -> TableBlock:
-    """Return memory, start-up, processor time, energy and accuracy per load and model; one shared meter is named once."""
+    """Return memory, start-up, processor time, energy and accuracy; one shared meter is named once."""
     foot = Footnotes()
     sources = {_meter(r) for r in profile.results}
-    shared = len(sources) == 1
+    shared = len(sources) == 1 and not any(_beside(r) for r in profile.results)
 
     def row(r: Measurement) -> Row:
+        window, idle = r.energy_facts.get("window_s"), r.energy_facts.get("idle_w")
         cells = (
             Cell(r.label),
             _value(r.peak_rss_bytes, foot, text.megabytes),
@@ -128,22 +136,32 @@ def resource_table(profile: Profile) -> TableBlock:
             _value(r.cpu_s_per_inf, foot),
             _value(r.energy_gross_j, foot, text.joules),
             _value(r.energy_net_j, foot, text.joules),
+            Cell(shown(idle) if idle is None else f"{text.number(idle)}{text.NBSP}W"),
+            Cell(shown(window) if window is None else f"{text.number(window)}{text.NBSP}s"),
             _value(r.accuracy, foot, text.percent),
         )
-        return Row(cells if shared else (*cells, Cell(_meter(r))))
+        return Row(cells if shared else (*cells, Cell(_meter(r), _beside(r))))
 
-    columns = ("Model", "Peak memory", "After load", "Disk, bytes", "Cold start", "CPU s", "Energy gross", "Energy net", "Accuracy")
+    heads = ["Model", "Peak memory", "After load", "Disk, bytes", "Cold start", "CPU s", "Energy gross", "Energy net"]
+    heads += ["Idle", "Window", "Accuracy"] + ([] if shared else ["Energy source"])
     methods = sorted({r.memory_method for r in profile.results if r.memory_method})
     caption = f"Resources on {profile.name}; CPU time and energy per inference"
     caption += f"; memory by {', '.join(methods)}" if methods else ""
     caption += f"; energy {sources.pop()}" if shared else ""
-    heads = columns if shared else (*columns, "Energy source")
-    return TableBlock(f"{caption}.", heads, tuple(_by_load(profile, row)), frozenset({9}), foot.notes(), label="Memory, start-up, processor time, energy")
+    rows = tuple(_by_load(profile, row))
+    return TableBlock(
+        f"{caption}.", tuple(heads), rows, frozenset({11}), foot.notes(), "Memory, start-up, CPU time, energy"
+    )
 
 
 def _meter(r: Measurement) -> str:
-    facts = [_fact(k, v) for k, v in r.energy_facts.items() if k != "why" and v is not None]
-    return ", ".join(p for p in (r.energy_kind, r.energy_meter, *facts) if p)
+    scope = r.energy_facts.get("scope")
+    return ", ".join(p for p in (r.energy_kind, r.energy_meter, f"scope {shown(scope)}" if scope else "") if p)
+
+
+def _beside(r: Measurement) -> tuple[str, ...]:
+    skip = ("window_s", "idle_w", "scope")
+    return tuple(_fact(k, v) for k, v in r.energy_facts.items() if k not in skip and v is not None)
 
 
 def _fact(key: str, value: Any) -> str:
@@ -160,28 +178,14 @@ def comparison_table(profile: Profile) -> TableBlock:
     foot = Footnotes()
     rows = []
     for c in profile.comparisons:
-        ends = (
-            f"{text.number(c.low)} to {text.number(c.high)}"
-            if c.low is not None and c.high is not None
-            else "not recorded"
-        )
-        count = _value(c.n, foot, text.count)
-        rows.append(
-            Row(
-                (
-                    Cell(c.candidate),
-                    Cell(c.baseline),
-                    Cell(c.metric.replace("_", " ")),
-                    Cell(str(c.load)),
-                    _value(c.ratio, foot),
-                    Cell(ends),
-                    count,
-                )
-            )
-        )
+        known = c.low is not None and c.high is not None
+        ends = Cell(f"{text.number(c.low or 0)} to {text.number(c.high or 0)}") if known else foot.cell(c.why)
+        names = (Cell(c.candidate), Cell(c.baseline), Cell(c.metric.replace("_", " ")), Cell(str(c.load)))
+        rows.append(Row((*names, _value(c.ratio, foot), ends, _value(c.n, foot, text.count))))
     columns = ("Model", "Against", "Figure", "Load", "Ratio", "95 % interval", "n")
     caption = f"Interleaved comparisons on {profile.name}: model divided by what it is compared with, below 1 is less."
-    return TableBlock(caption, columns, tuple(rows), frozenset({1, 2, 3}), foot.notes(), label="Interleaved comparisons")
+    words_in = frozenset({1, 2, 3})
+    return TableBlock(caption, columns, tuple(rows), words_in, foot.notes(), "Interleaved comparisons")
 
 
 def trust_section(run: RunFacts, prefix: str) -> Section:
@@ -190,7 +194,11 @@ def trust_section(run: RunFacts, prefix: str) -> Section:
         return Section(f"{prefix}quality", "Environment and quality", (missing(run.no_profile),))
     blocks: list[Block] = []
     for profile in run.profiles:
-        blocks += [NoteBlock(f"{profile.name}: {_verdicts(profile)}."), quality_table(profile), environment_table(profile)]
+        blocks += [
+            NoteBlock(f"{profile.name}: {_verdicts(profile)}."),
+            quality_table(profile),
+            environment_table(profile),
+        ]
     return Section(f"{prefix}quality", "Environment and quality", tuple(blocks))
 
 
@@ -233,7 +241,9 @@ def environment_table(profile: Profile) -> TableBlock:
             rows.append(Row((Cell(_title(key)), Cell("differs", listed))))
     hashes = {r.label: r.sha256 for r in profile.results if r.sha256}
     rows += [words(f"sha256 of {label}", value) for label, value in hashes.items()]
-    return TableBlock(f"What {profile.name} ran.", ("Setting", "Value"), tuple(rows), frozenset({1}), label="Environment")
+    return TableBlock(
+        f"What {profile.name} ran.", ("Setting", "Value"), tuple(rows), frozenset({1}), label="Environment"
+    )
 
 
 def _title(key: str) -> str:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from rmtkd_edge.report import text
 from rmtkd_edge.report.blocks import Block, Cell, Footnotes, NoteBlock, PictureBlock, Row, Section, TableBlock, missing
-from rmtkd_edge.report.figures import trade_picture
 from rmtkd_edge.report.records import Compression, Cycle, Exported, Missing, Quantity, RunFacts, Site
 from rmtkd_edge.report.spectra import drawable, spectra_pictures
 from rmtkd_edge.report.stats import accuracy_interval
+from rmtkd_edge.report.trade import trade_picture
 
 CHOSEN = {"closed_form": "closed form", "fine_tuned": "fine-tuned"}
 RULES = {
@@ -50,7 +50,16 @@ def _course(c: Compression) -> str:
 def cycle_table(c: Compression) -> TableBlock:
     """Return one row a cycle, the teacher first and the stop rule last."""
     foot = Footnotes()
-    columns = ("Cycle", "Sites, width before → after", "Parameters", "Before", "Closed form", "After", "Decision", "Time")
+    columns = (
+        "Cycle",
+        "Sites, width before → after",
+        "Parameters",
+        "Before",
+        "Closed form",
+        "After",
+        "Decision",
+        "Time",
+    )
     rows = [_teacher_row(c, foot)] + [_cycle_row(k, c, foot) for k in c.cycles]
     if c.student_parameters.value is not None:
         rows.append(_student_row(c, foot))
@@ -138,17 +147,15 @@ def honest_note(sites: list[Site]) -> str:
         columns = _range([text.count(n) for n in (samples[0], samples[-1])])
         parts.append(f"q = d / n was {widths}, from n = {columns} sampled columns per site.")
     if ratios and ratios[0] < 0.01:
-        parts.append(
-            "Where q is below 0.01 the law shrinks to a point and λ₊ to σ²: there the quantile alone decides what is kept."
-        )
+        parts.append("Where q is below 0.01 the law shrinks to a point and λ₊ to σ²: there the quantile alone decides.")
     parts += [f"Rule {rule}: {RULES[rule]}." if rule in RULES else f"Rule {rule}." for rule in rules]
     if any(s.weighting not in ("", "none") for s in sites):
         parts.append(
             "Spectra are weighted by the effect of a direction on the output, so eigenvalues are not plain variances."
         )
     parts.append(
-        "Activations are deterministic: with unlimited samples every direction would be significant. A fixed q is a resolution "
-        "chosen on purpose, not a significance test."
+        "Activations are deterministic: with unlimited samples every direction would be significant. A fixed q "
+        "is a resolution chosen on purpose, not a significance test."
     )
     return " ".join(parts)
 

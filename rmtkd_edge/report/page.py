@@ -1,4 +1,4 @@
-"""Facts in, pages out: one Document, written as Markdown with linked figures or as one HTML file that needs nothing else."""
+"""Facts in, pages out: one Document, written as Markdown with linked figures or as one HTML file that stands alone."""
 
 from __future__ import annotations
 
@@ -10,13 +10,12 @@ import jinja2
 from markupsafe import Markup
 
 from rmtkd_edge.report import text
-from rmtkd_edge.report.blocks import Document, NoteBlock, PictureBlock, Section, prefixes
+from rmtkd_edge.report.blocks import Block, Document, NoteBlock, PictureBlock, Section, prefixes
 from rmtkd_edge.report.comparison import comparison_section
 from rmtkd_edge.report.devices import devices_section, trust_section
 from rmtkd_edge.report.method import compression_section, spectra_section
 from rmtkd_edge.report.palette import properties, stylesheet
 from rmtkd_edge.report.proof import fusion_section, reproduce_section, verification_section
-from rmtkd_edge.report.blocks import Block
 from rmtkd_edge.report.records import Compression, RunFacts
 from rmtkd_edge.report.summary import summary_table
 from rmtkd_edge.report.svg import FONT

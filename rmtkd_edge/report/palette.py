@@ -1,7 +1,8 @@
 """The report's one palette: every colour of figures and page, light and dark, by what it means.
 
-Hues follow Okabe and Ito's set for colour-blind readers: blue for this method, grey for what it is compared with, vermilion
-for limits (the spectral edge, the accuracy floor); light against dark tells the precisions apart, and labels tell all of it.
+Hues follow Okabe and Ito's set for colour-blind readers: blue for this method, grey for what it is compared with,
+vermilion for limits (the spectral edge, the accuracy floor). Light against dark tells the precisions apart, and labels
+tell all of it.
 """
 
 from __future__ import annotations
@@ -23,11 +24,11 @@ PALETTE: dict[str, tuple[str, str]] = {
     "rmtkd-fp32": ("#0069a6", "#3d9bd9"),
     "rmtkd-int8": ("#4aa6dd", "#8fd0f7"),
     "run-1": ("#0072b2", "#5bb4ea"),
-    "run-2": ("#d55e01", "#ff9a5c"),
-    "run-3": ("#009e73", "#3fc79c"),
-    "run-4": ("#b0588f", "#e09ac4"),
-    "run-5": ("#8a6d00", "#d9b93c"),
-    "run-6": ("#4b4f9c", "#9da2ee"),
+    "run-2": ("#009e73", "#3fc79c"),
+    "run-3": ("#b0588f", "#e09ac4"),
+    "run-4": ("#8a6d00", "#d9b93c"),
+    "run-5": ("#4b4f9c", "#9da2ee"),
+    "run-6": ("#6f7884", "#a7afba"),
 }
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from rmtkd_edge.errors import RunDirError
 from rmtkd_edge.report.records import Comparison, Cycle, Exported, Load, Measurement, Profile, Quantity, Site, Variant
 
+ENERGY_KEYS = ("j_per_inf_gross", "j_per_inf_net", "meter", "kind", "why")
 PERCENTILE_NEEDS = {"p90": 100, "p95": 100, "p99": 1000}
 
 
@@ -44,7 +45,7 @@ class Table:
         value = self.data.get(key)
         if value is None:
             recorded = self.data.get(f"{key}_why") or self.data.get(f"why_{key}") or self.data.get("why")
-            absent = "no reason recorded" if key in self.data else f"{self.where} does not record {key}"
+            absent = "no reason recorded" if key in self.data else f"{self.where.split()[0]} does not record {key}"
             return Quantity(None, str(recorded or why or absent), source)
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise RunDirError(f"{self.where}: `{key}` is {value!r}, not a number", "run the stage that wrote it again")
@@ -184,6 +185,7 @@ def read_comparison(table: Table, scenarios: dict[tuple[int, int | None], str]) 
         low=None if ends[0] is None else float(ends[0]),
         high=None if ends[1] is None else float(ends[1]),
         n=table.quantity("n"),
+        why=table.text("why") or "no interval recorded",
     )
 
 
@@ -204,7 +206,7 @@ def read_measurement(table: Table) -> Measurement:
         latency_n=latency.quantity("n"),
         latency_warmup=latency.quantity("warmup"),
         latency_duration_s=latency.quantity("duration_s"),
-        latency_values=tuple(float(v) for v in latency.list("values")),
+        latency_rounds=read_rounds(latency),
         throughput_per_s=table.quantity("throughput_per_s"),
         cold_start_ms=table.quantity("cold_start_ms"),
         cpu_s_per_inf=table.quantity("cpu_s_per_inf"),
@@ -216,12 +218,10 @@ def read_measurement(table: Table) -> Measurement:
         energy_net_j=energy.quantity("j_per_inf_net", source),
         energy_kind=kind,
         energy_meter=meter,
-        energy_facts={
-            k: v for k, v in energy.data.items() if k not in ("j_per_inf_gross", "j_per_inf_net", "meter", "kind")
-        },
-        accuracy=accuracy.quantity("value"),
+        energy_facts={k: v for k, v in energy.data.items() if k not in ENERGY_KEYS and not k.endswith("_why")},
+        accuracy=accuracy.quantity("value", why="accuracy is not taken on the device"),
         accuracy_n=accuracy.quantity("n"),
-        quality=dict(table.table("quality").data),
+        quality=read_quality(table),
         env=dict(table.table("env").data),
     )
 
@@ -235,7 +235,20 @@ def read_latency(table: Table) -> dict[str, Quantity]:
     found = {}
     for key in ("mean", "p50", "p90", "p95", "p99", "stdev"):
         needs, n = PERCENTILE_NEEDS.get(key), table.data.get("n")
-        why = f"{key} needs {needs:,} samples, there are {n}" if needs and n is not None and n < needs else ""
-        quantity = table.quantity(key, why=why)
+        # The same words for every row, so that they become one footnote; the number of runs stands in the table.
+        short = f"{key} needs {needs:,} samples" if needs and n is not None and n < needs else ""
+        quantity = Quantity(None, short) if short and table.data.get(key) is None else table.quantity(key)
         found[key] = quantity if quantity.value is None else Quantity(quantity.value * scale)
     return found
+
+
+def read_rounds(table: Table) -> tuple[tuple[float, ...], ...]:
+    """Return the raw times in ms, one tuple a round, where the profile holds them (`rounds_ns`)."""
+    return tuple(tuple(float(ns) / 1e6 for ns in block) for block in table.list("rounds_ns"))
+
+
+def read_quality(table: Table) -> dict[str, Any]:
+    """Return how quiet the machine was and how far the device's outputs were from the reference."""
+    outputs = table.table("verification").data
+    found = {f"output_{key}": outputs[key] for key in ("max_rel_diff", "max_abs_diff", "tolerance") if key in outputs}
+    return {**table.table("quality").data, **found}

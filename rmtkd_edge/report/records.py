@@ -142,7 +142,10 @@ class Load:
 
 @dataclass(frozen=True)
 class Measurement:
-    """One model on one device under one load. latency: mean, p50, p90, p95, p99, stdev in ms; energy in J."""
+    """One model on one device under one load.
+
+    latency: mean, p50, p90, p95, p99, stdev in ms, latency_rounds the raw times by round in ms; energy in J.
+    """
 
     label: str
     role: str
@@ -154,7 +157,7 @@ class Measurement:
     latency_n: Quantity
     latency_warmup: Quantity
     latency_duration_s: Quantity
-    latency_values: tuple[float, ...]
+    latency_rounds: tuple[tuple[float, ...], ...]
     throughput_per_s: Quantity
     cold_start_ms: Quantity
     cpu_s_per_inf: Quantity
@@ -195,6 +198,7 @@ class Comparison:
     low: float | None
     high: float | None
     n: Quantity
+    why: str
 
 
 @dataclass(frozen=True)
@@ -213,7 +217,7 @@ class Profile:
     @property
     def labels(self) -> tuple[str, ...]:
         """The models that were run: originals first, as recorded otherwise."""
-        seen = dict.fromkeys((r.label for r in sorted(self.results, key=lambda r: r.role == "candidate")))
+        seen = dict.fromkeys(r.label for r in sorted(self.results, key=lambda r: r.role == "candidate"))
         return tuple(seen)
 
     def find(self, label: str, load: Load) -> Measurement | None:

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
 
 from rmtkd_edge.report import text
-from rmtkd_edge.report.figures import Grid, Picture, picture
+from rmtkd_edge.report.drawing import Grid, Picture, picture
 from rmtkd_edge.report.palette import ink
 from rmtkd_edge.report.records import Cycle, Site
 from rmtkd_edge.spectral import law
@@ -42,8 +42,8 @@ def drawable(site: Site) -> bool:
 def _round_picture(number: int, sites: list[tuple[int, Site]]) -> Picture:
     said = "; ".join(f"{s.name}: {_kept(s)} of {len(s.spectrum or ())} eigenvalues above lambda plus" for _, s in sites)
     caption = (
-        f"Round {number}: eigenvalues of the second moment per site, relative to its spectral edge λ₊ (dashed). Bars count "
-        "directions per bin, grey within the bulk, blue above the edge; ticks mark every single eigenvalue above it. The line "
+        f"Round {number}: eigenvalues of the second moment per site, relative to its spectral edge λ₊ (dashed). Bars "
+        "count directions per bin, grey within the bulk, blue above the edge; ticks mark every eigenvalue above it. The line "
         "is what the fitted Marchenko–Pastur law expects in a bin for the directions below the edge."
     )
     title = f"Activation spectra, round {number}"

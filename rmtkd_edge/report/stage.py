@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +17,8 @@ if TYPE_CHECKING:
 def report_runs(runs: list[Run], out: Path | None = None) -> dict[str, Any]:
     """Write the report of one or several runs, by default into report/ of the first, and return the paths.
 
-    Returns {"markdown": Path, "html": Path, "figures": [Path, ...]}. Same runs, same bytes. A stage that has not been run
-    becomes a note with its command; RunDirError where a file is damaged, UserError where no run is given.
+    Returns {"markdown": Path, "html": Path, "figures": [Path, ...]}. Same runs, same bytes. A stage that has
+    not been run becomes a note with its command; RunDirError where a file is damaged, UserError where no run is given.
     """
     if not runs:
         raise UserError("there is no run to report on", "rmtkd-edge report runs/NAME")
@@ -31,15 +30,15 @@ def report_runs(runs: list[Run], out: Path | None = None) -> dict[str, Any]:
     if out is None:
         for rel in sorted(files):
             runs[0].record(f"report/{rel}")
+        for rel in [r for r in runs[0].manifest["files"] if r.startswith("report/figures/") and r[7:] not in files]:
+            runs[0].remove(rel)  # a figure of an earlier report that this one no longer has
         runs[0].mark("report", "done", runs=len(runs))
     figures = [target / rel for rel in files if rel.startswith("figures/")]
     return {"markdown": target / "report.md", "html": target / "report.html", "figures": figures}
 
 
-def _write(target: Path, files: Sequence[str] | dict[str, str]) -> None:
-    """Write the pages last, so that whoever finds a page finds its figures."""
-    assert isinstance(files, dict)
+def _write(target: Path, files: dict[str, str]) -> None:
+    """Write in the given order: pages last, so that whoever finds a page finds its figures."""
     for rel, content in files.items():
         path = target / rel
-        path.parent.mkdir(parents=True, exist_ok=True)
         atomic_write_bytes(path, content.encode("utf-8"))

@@ -9,7 +9,6 @@ from rmtkd_edge.report import text
 from rmtkd_edge.report.blocks import Cell, Footnotes, Row, TableBlock, group, not_measured
 from rmtkd_edge.report.figures import heaviest
 from rmtkd_edge.report.records import (
-    Comparison,
     Exported,
     Load,
     Measurement,
@@ -95,23 +94,20 @@ def headline_load(profile: Profile) -> Load | None:
 
 
 def gain_of(profile: Profile, label: str, load: Load) -> tuple[float, tuple[float, float] | None] | None:
-    """Return baseline latency / candidate latency (p50) under a load, with the recorded 95 % interval, or None."""
+    """Return how many times faster than the baseline a model is under a load, and the 95 % interval if known.
+
+    The interleaved comparison where the profile holds one (it records candidate / baseline, turned over here); else the
+    ratio of the two p50, without an interval. None where either was not timed.
+    """
     candidate, baseline = profile.find(label, load), profile.find(BASELINE, load)
     if candidate is None or baseline is None or label == BASELINE:
         return None
-    fast, slow = candidate.latency["p50"].value, baseline.latency["p50"].value
-    if not fast or not slow:
-        return None
-    return slow / fast, _interval(profile.comparisons, label, load)
-
-
-def _interval(comparisons: Sequence[Comparison], label: str, load: Load) -> tuple[float, float] | None:
-    """Return the interval of the recorded speed-up: comparisons hold candidate / baseline, so it is turned over."""
-    for c in comparisons:
+    for c in profile.comparisons:
         same = c.candidate == label and c.baseline == BASELINE and c.metric.startswith("latency") and c.load == load
-        if same and c.low and c.high:
-            return 1 / c.high, 1 / c.low
-    return None
+        if same and c.ratio.value:
+            return 1 / c.ratio.value, (1 / c.high, 1 / c.low) if c.low and c.high else None
+    fast, slow = candidate.latency["p50"].value, baseline.latency["p50"].value
+    return (slow / fast, None) if fast and slow else None
 
 
 def summary_table(run: RunFacts) -> TableBlock:
@@ -205,7 +201,9 @@ def _profile_rows(profile: Profile, columns: Sequence[Model], foot: Footnotes) -
     load = headline_load(profile)
     if load is not None:
         found = [_take(profile, m.label, load, lambda r: r.energy_gross_j) for m in columns]
-        rows.append(_row("Energy, gross", _gain_cells(found, text.joules, ("less", "more")), _sources(found), foot, load))
+        rows.append(
+            _row("Energy, gross", _gain_cells(found, text.joules, ("less", "more")), _sources(found), foot, load)
+        )
     return rows
 
 
@@ -216,6 +214,13 @@ def _take(profile: Profile, label: str, load: Load, get: Callable[[Measurement],
 
 def _sources(found: Sequence[Quantity]) -> str:
     return "; ".join(sorted({q.source for q in found if q.source}))
+
+
+def why_not_clean(result: Measurement) -> str:
+    """Return the recorded reasons for a verdict other than clean."""
+    reasons = result.quality.get("reasons")
+    words = [str(r) for r in reasons] if isinstance(reasons, list) else []
+    return "; ".join(words) or "the machine was not quiet while this was timed"
 
 
 def _latency_row(profile: Profile, columns: Sequence[Model], load: Load, foot: Footnotes) -> Row:
@@ -230,7 +235,7 @@ def _latency_row(profile: Profile, columns: Sequence[Model], load: Load, foot: F
         if gain and gain[1]:
             sub.append(text.gain_interval(*gain[1]))
         doubt = "" if result.clean else str(result.quality.get("verdict") or "no verdict")
-        mark = foot.mark(f"{doubt}: the machine was not quiet while this was timed") if doubt else ""
+        mark = foot.mark(f"{doubt}: {why_not_clean(result)}") if doubt else ""
         cells.append(
             Cell(
                 text.milliseconds(quantity.value),

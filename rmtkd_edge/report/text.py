@@ -9,7 +9,7 @@ MINUS = "\u2212"
 
 
 def number(value: float, digits: int = 4) -> str:
-    """Return `value` with `digits` significant digits; exponents below 1e-4 and from 1e7 on, separators from 1,000 on."""
+    """Return `value` with `digits` significant digits: exponents below 1e-4 and from 1e7, separators from 1,000."""
     if not math.isfinite(value):
         return {math.inf: "infinite", -math.inf: MINUS + "infinite"}.get(value, "not a number")
     if value == 0:

@@ -26,7 +26,8 @@ def verdict(run: RunFacts) -> str:
     first = _reduction(c)
     chosen = best(run)
     if chosen is None:
-        return f"{first}; {_accuracy_in_torch(c)}{'' if c.finished else ', and compress has not finished'}; no ONNX file yet."
+        state = "" if c.finished else ", and compress has not finished"
+        return f"{first}; {_accuracy_in_torch(c)}{state}; no ONNX file yet."
     parts = [p for p in (_disk(run, chosen), *(_speed(p, chosen) for p in run.profiles[:1])) if p]
     gains = f"the {chosen.label.split()[1]} file is {' and '.join(parts)} than {BASELINE}" if parts else ""
     return "; ".join(p for p in (first, gains, _accuracy(run, chosen)) if p) + "."
@@ -36,14 +37,16 @@ def _reduction(c: Compression) -> str:
     before, after = c.teacher_parameters.value, c.student_parameters.value
     if not before or after is None:
         return "RMT-KD has removed no parameters yet"
-    return f"RMT-KD removed {text.percent(1 - after / before)} of the parameters ({text.short_count(before)} to {text.short_count(after)})"
+    sizes = f"{text.short_count(before)} to {text.short_count(after)}"
+    return f"RMT-KD removed {text.percent(1 - after / before)} of the parameters ({sizes})"
 
 
 def _accuracy_in_torch(c: Compression) -> str:
     before, after = c.teacher_accuracy.value, c.student_accuracy.value
     if before is None or after is None:
         return "accuracy not measured"
-    return f"validation accuracy {text.percent(after)} against {text.percent(before)} of the teacher ({text.points(after - before)})"
+    change = text.points(after - before)
+    return f"validation accuracy {text.percent(after)} against {text.percent(before)} of the teacher ({change})"
 
 
 def _disk(run: RunFacts, chosen: Model) -> str:
@@ -172,7 +175,8 @@ def doubts(run: RunFacts) -> tuple[NoteBlock, ...]:
                 f"{c.reduction.why or 'compress has not finished'}; what follows is as far as it got.", tone="warn"
             )
         )
-    notes += [NoteBlock(*_floor_note(c), tone="warn")] if isinstance(c, Compression) and _floor_note(c) else []
+    low = _floor_note(c) if isinstance(c, Compression) else ""
+    notes += [NoteBlock(low, tone="warn")] if low else []
     if isinstance(run.exported, Exported):
         for v in run.exported.variants.values():
             if v.refused:
@@ -181,13 +185,18 @@ def doubts(run: RunFacts) -> tuple[NoteBlock, ...]:
         bad = sorted({str(r.quality.get("verdict") or "without a verdict") for r in profile.results if not r.clean})
         if bad:
             n = sum(not r.clean for r in profile.results)
-            notes.append(NoteBlock(f"{n} of {len(profile.results)} results on {profile.name} are {' or '.join(bad)}: "
-                                   "read their times as indications.", tone="warn"))  # fmt: skip
+            notes.append(
+                NoteBlock(
+                    f"{n} of {len(profile.results)} results on {profile.name} are {' or '.join(bad)}: "
+                    "read their times as indications.",
+                    tone="warn",
+                )
+            )
     return tuple(notes)
 
 
-def _floor_note(c: Compression) -> tuple[str, ...]:
+def _floor_note(c: Compression) -> str:
     value, floor = c.student_accuracy.value, c.floor.value
     if value is None or floor is None or value >= floor:
-        return ()
-    return (f"The student's accuracy, {text.percent(value)}, is under the recipe's floor of {text.percent(floor)}.",)
+        return ""
+    return f"The student's accuracy, {text.percent(value)}, is under the recipe's floor of {text.percent(floor)}."

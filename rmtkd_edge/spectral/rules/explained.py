@@ -14,7 +14,7 @@ def fit(bulk: Bulk, options: Options) -> Choice:
     `lambda_plus` is the largest eigenvalue left out (0 when none is), `sigma2` the mean of those left out.
     """
     share = np.cumsum(bulk.values) / bulk.values.sum()
-    rank = int(min(np.searchsorted(share, options.explained * (1 - 1e-12)) + 1, len(bulk.values)))
+    rank = min(int(np.searchsorted(share, options.explained * (1 - 1e-12))) + 1, len(bulk.values))
     rest = bulk.values[rank:]
     if len(rest) == 0:
         return Choice(0.0, 0.0, 0.0, rank=rank, note="every direction is needed")

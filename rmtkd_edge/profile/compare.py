@@ -1,0 +1,94 @@
+"""Is one model faster than another? Ratios of medians with intervals, from rounds that both ran in turn."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+
+LEAST_ROUNDS = 5
+RESAMPLES = 4000
+Rounds = Sequence[Sequence[float]]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """candidate / baseline: below 1 the candidate takes less. `ci95` is None where it cannot be had, and `why` says so.
+
+    n: values of the candidate and the baseline together. clear: the interval leaves out 1.
+    """
+
+    candidate: str
+    baseline: str
+    metric: str
+    batch: int
+    seq: int | None
+    ratio: float
+    ci95: tuple[float, float] | None
+    n: int
+    rounds: int
+    why: str = ""
+
+    @property
+    def clear(self) -> bool:
+        """Whether the interval excludes equality."""
+        return self.ci95 is not None and not self.ci95[0] <= 1.0 <= self.ci95[1]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the comparison as it stands in a profile's JSON."""
+        out: dict[str, Any] = {"candidate": self.candidate, "baseline": self.baseline, "metric": self.metric}
+        out["load"] = {"batch": self.batch, "seq": self.seq}
+        out.update(ratio=self.ratio, ci95=list(self.ci95) if self.ci95 else None, n=self.n, rounds=self.rounds)
+        return {**out, "clear": self.clear, **({"why": self.why} if self.why else {})}
+
+
+def ratio_of_medians(candidate: Rounds, baseline: Rounds, seed: int) -> tuple[float, tuple[float, float] | None]:
+    """Return the geometric mean over rounds of median(candidate) / median(baseline), and its 95 % interval.
+
+    candidate, baseline: positive values by round, in the same unit; round i of both ran one after the other, so that the
+    machine's drift cancels within a round. The interval (None below 5 rounds) bootstraps whole rounds; its percentiles
+    are spread for the small number of rounds (the expanded percentile interval of Hesterberg, The American Statistician
+    2015, arXiv 1411.5279). Raises ValueError for unpaired, empty or non-positive rounds.
+    """
+    sides = [[np.asarray(values, float) for values in side] for side in (candidate, baseline)]
+    if len(sides[0]) != len(sides[1]) or not sides[0]:
+        raise ValueError(f"rounds come in pairs: {len(sides[0])} of the candidate, {len(sides[1])} of the baseline")
+    if any(not len(r) or not np.isfinite(r).all() or r.min() <= 0 for side in sides for r in side):
+        raise ValueError("every round needs values, all finite and positive")
+    logs = np.log([np.median(a) / np.median(b) for a, b in zip(*sides, strict=True)])
+    ratio = float(np.exp(logs.mean()))
+    if len(logs) < LEAST_ROUNDS:
+        return ratio, None
+    drawn = logs[np.random.default_rng(seed).integers(0, len(logs), (RESAMPLES, len(logs)))].mean(axis=1)
+    tail = _small_sample_tail(len(logs))
+    low, high = np.exp(np.quantile(drawn, (tail, 1.0 - tail)))
+    return ratio, (float(low), float(high))
+
+
+def _small_sample_tail(rounds: int) -> float:
+    """Return the share cut off at each end so that a bootstrap of few rounds covers 95 %.
+
+    Normal tail at sqrt(n / (n - 1)) t(0.975, n - 1), Student's quantile by its Cornish-Fisher expansion.
+    """
+    z, nu = NormalDist().inv_cdf(0.975), rounds - 1
+    t = z + (z**3 + z) / (4 * nu) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * nu**2)
+    return NormalDist().cdf(-math.sqrt(rounds / nu) * t)
+
+
+def compare(
+    candidate: str,
+    baseline: str,
+    metric: str,
+    load: dict[str, Any],
+    values: tuple[Rounds, Rounds],
+    seed: int,
+) -> Comparison:
+    """Return the comparison of two labels under one load; `values` are those of the candidate and of the baseline."""
+    ratio, ends = ratio_of_medians(*values, seed)
+    why = "" if ends else f"an interval needs {LEAST_ROUNDS} rounds, there are {len(values[0])}"
+    n = sum(len(r) for side in values for r in side)
+    return Comparison(candidate, baseline, metric, load["batch"], load.get("seq"), ratio, ends, n, len(values[0]), why)

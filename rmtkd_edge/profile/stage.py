@@ -1,0 +1,167 @@
+"""The stage: an exported run and a hardware profile in, profile/<name>.json out."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rmtkd_edge.errors import UserError
+from rmtkd_edge.hardware import HardwareProfile, detect_machine
+from rmtkd_edge.profile.compare import Comparison, compare
+from rmtkd_edge.profile.plan import (
+    FULL,
+    QUICK,
+    Arrays,
+    Effort,
+    Load,
+    ModelFile,
+    build_bundle,
+    choose_loads,
+    find_models,
+)
+from rmtkd_edge.profile.transport_local import Progress, run_bundle
+
+if TYPE_CHECKING:
+    from rmtkd_edge.run import Run
+
+SCHEMA = "rmtkd-edge/profile@1"
+
+
+def profile_run(
+    run: Run,
+    profile: HardwareProfile,
+    *,
+    quick: bool = False,
+    loads: Sequence[Load] | None = None,
+    min_runs: int | None = None,
+    min_duration_s: float | None = None,
+    meter: str = "auto",
+    seed: int = 0,
+    inputs: Arrays | None = None,
+    progress: Progress | None = None,
+    timeout_s: float | None = None,
+) -> dict[str, Any]:
+    """Measure the run's models on this machine under `profile`, write profile/<name>.json and return it.
+
+    quick: 50 runs and 10 s a model and load in place of 200 and 60; min_runs and min_duration_s override either. loads:
+    the profile's when None. meter: `auto`, or a name that must be there. inputs: real token ids, see plan.build_inputs.
+    A run that was stopped goes on when called again. Raises UserError for a profile of another device, RunDirError
+    without an export, ProviderError for a provider or meter that is not there, Finding for outputs that differ.
+    """
+    refuse_other_device(profile)
+    effort = choose_effort(quick, min_runs, min_duration_s)
+    models, notes = find_models(run)
+    chosen, cut = choose_loads(run, profile, loads)
+    partial = run.path_of(f"profile/{profile.name}.partial")
+    run.mark("profile", "running", on=profile.name)
+    with tempfile.TemporaryDirectory(prefix="rmtkd-profile-") as folder:
+        build_bundle(
+            run,
+            profile,
+            Path(folder),
+            models=models,
+            loads=chosen,
+            effort=effort,
+            meter=meter,
+            seed=seed,
+            inputs=inputs,
+        )
+        document = run_bundle(Path(folder), partial, timeout_s=timeout_s, progress=progress)
+    out = assemble(document, profile, models, [*notes, *cut], seed, quick, synthetic=inputs is None)
+    run.write_json(f"profile/{profile.name}.json", out)
+    partial.unlink(missing_ok=True)
+    run.mark("profile", "done", on=profile.name, results=len(out["results"]))
+    return out
+
+
+def refuse_other_device(profile: HardwareProfile) -> None:
+    """Raise UserError unless this machine is what the profile describes: figures never carry another device's name."""
+    if profile.transport != "local":
+        raise UserError(
+            f"{profile.name} is another device (transport {profile.transport}), and it cannot be measured from here: "
+            "this version has neither the ssh nor the folder transport",
+            "measure this machine: --on local-cpu; on the device itself, install the package and do the same there",
+        )
+    have = detect_machine().instruction_sets
+    lacking = [name for name in profile.instruction_sets if name not in have]
+    if lacking:
+        raise UserError(
+            f"{profile.name} wants {', '.join(lacking)}, and this processor has {', '.join(have) or 'none that is known'}",
+            "measure this machine as what it is: --on local-cpu",
+        )
+
+
+def choose_effort(quick: bool, min_runs: int | None, min_duration_s: float | None) -> Effort:
+    """Return how much is measured; raise UserError for a number that makes no sense."""
+    effort = QUICK if quick else FULL
+    if min_runs is not None and min_runs < 1:
+        raise UserError(f"{min_runs} runs measure nothing", "--iterations wants at least 1")
+    if min_duration_s is not None and not 0 <= min_duration_s < float("inf"):
+        raise UserError(f"a duration of {min_duration_s} s", "--duration wants seconds, 0 or more")
+    runs = effort.min_runs if min_runs is None else min_runs
+    return replace(
+        effort,
+        min_runs=runs,
+        min_duration_s=effort.min_duration_s if min_duration_s is None else min_duration_s,
+        rounds=min(effort.rounds, runs),
+    )
+
+
+def assemble(
+    document: dict[str, Any],
+    profile: HardwareProfile,
+    models: Sequence[ModelFile],
+    notes: Sequence[str],
+    seed: int,
+    quick: bool,
+    *,
+    synthetic: bool,
+) -> dict[str, Any]:
+    """Return the profile's JSON from the runner's document: results with their models' facts, and comparisons."""
+    results = document["results"]
+    comparisons = [pair.to_dict() for pair in compare_all(results, seed)]
+    facts = {model.label: model for model in models}
+    return {
+        "schema": SCHEMA,
+        "profile": profile.name,
+        "title": profile.title,
+        "comparable": profile.comparable,
+        "quick": quick,
+        "inputs": "synthetic token ids, full mask" if synthetic else "token ids of the data set",
+        "notes": list(notes),
+        "meter": document["meter"],
+        "hardware": profile.model_dump(mode="json"),
+        "results": [finish(result, facts[result["label"]], profile.name) for result in results],
+        "comparisons": comparisons,
+    }
+
+
+def finish(result: dict[str, Any], model: ModelFile, profile: str) -> dict[str, Any]:
+    """Return a result with the model's id and accuracy, and the latencies of all rounds as one list in ms."""
+    latency = dict(result["latency"])
+    rounds = latency.pop("rounds_ns")
+    latency["values"] = [ns / 1e6 for ns in chain.from_iterable(rounds)]  # exact: nanoseconds in milliseconds
+    latency["round_sizes"] = [len(r) for r in rounds]
+    variant = model.facts["variant"]
+    accuracy = {"metric": "accuracy", "value": variant.get("accuracy"), "n": variant.get("n")}
+    accuracy["provenance"] = "measured at export, on the host"
+    if accuracy["value"] is None:
+        accuracy["why"] = "the export recorded no accuracy of this file"
+    described = {"id": model.facts["id"], "parameters": model.facts["parameters"], **result["model"]}
+    return {**result, "profile": profile, "model": described, "latency": latency, "accuracy": accuracy}
+
+
+def compare_all(results: Sequence[dict[str, Any]], seed: int) -> Iterable[Comparison]:
+    """Yield every candidate against every baseline, and int8 against fp32 of the same role, load by load."""
+    for a in results:
+        for b in results:
+            against_original = (a["role"], b["role"]) == ("candidate", "baseline")
+            precisions = (a["model"]["precision"], b["model"]["precision"])
+            against_fp32 = a["role"] == b["role"] and precisions == ("int8", "fp32")
+            if a["load"] == b["load"] and (against_original or against_fp32):
+                values = (a["latency"]["rounds_ns"], b["latency"]["rounds_ns"])
+                yield compare(a["label"], b["label"], "latency_ms", a["load"], values, seed)

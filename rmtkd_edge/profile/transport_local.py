@@ -1,0 +1,125 @@
+"""Carry out a bundle on this machine: runner.py in a fresh process, its progress passed on, its results read back."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import queue
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+from rmtkd_edge.errors import Finding, ProviderError, RmtkdError, RunDirError, UserError
+
+Progress = Callable[[dict[str, Any]], None]
+STALL_S = 900.0  # without a word from the runner for this long, it is taken for hung
+
+_KINDS: dict[str, tuple[type[RmtkdError], str]] = {
+    "provider": (
+        ProviderError,
+        "--on local-cpu measures on the processor; onnxruntime-gpu brings CUDAExecutionProvider",
+    ),
+    "meter": (ProviderError, "--meter auto takes what can be read here"),
+    "hash": (RunDirError, "export the run again: rmtkd-edge export RUN"),
+    "output": (Finding, "the exported model does not compute what it did on the host: export it again and verify"),
+}
+
+
+def run_bundle(
+    bundle: Path,
+    results: Path,
+    *,
+    timeout_s: float | None = None,
+    stall_s: float = STALL_S,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Run bundle/runner.py on bundle/plan.json and return the results document, which stays at `results`.
+
+    progress: called with every event of the runner ({"event", "text", ...}). What an earlier call left at `results` goes
+    on where it stopped. Raises ProviderError, RunDirError or Finding for the runner's refusals, UserError when it takes
+    longer than `timeout_s`, or says nothing for `stall_s`, seconds; what was measured until then stays at `results`.
+    """
+    results.parent.mkdir(parents=True, exist_ok=True)
+    plan = json.loads((bundle / "plan.json").read_text(encoding="utf-8"))
+    env = {**os.environ, "OMP_NUM_THREADS": str(plan["threads"]), "PYTHONUNBUFFERED": "1"}
+    command = [sys.executable, str(bundle / "runner.py"), str(bundle / "plan.json"), str(results.resolve()), "--json"]
+    errors = bundle / "stderr.txt"
+    with errors.open("w", encoding="utf-8") as stderr:
+        process = subprocess.Popen(command, cwd=bundle, env=env, stdout=subprocess.PIPE, stderr=stderr, text=True)
+        try:
+            _follow(process, timeout_s, stall_s, progress, results)
+            code = process.wait()
+        finally:
+            _stop(process)
+    return _read(results, code, errors.read_text(encoding="utf-8", errors="replace"))
+
+
+def _follow(
+    process: subprocess.Popen[str], timeout_s: float | None, stall_s: float, progress: Progress | None, results: Path
+) -> None:
+    """Pass the runner's events on until it closes its output; raise UserError when it is too slow or silent."""
+    lines: queue.Queue[str | None] = queue.Queue()
+    if process.stdout is None:
+        raise RmtkdError("the runner was started without a pipe")
+    threading.Thread(target=_pump, args=(process.stdout, lines), daemon=True).start()
+    end = None if timeout_s is None else time.monotonic() + timeout_s
+    while True:
+        left = stall_s if end is None else min(stall_s, end - time.monotonic())
+        try:
+            line = lines.get(timeout=max(0.0, left))
+        except queue.Empty:
+            late = end is not None and time.monotonic() >= end
+            what = f"took longer than {timeout_s:g} s" if late else f"said nothing for {stall_s:g} s"
+            hint = f"repeat the command: it goes on from {results}; or give it more time or fewer loads"
+            raise UserError(f"the runner {what} and was stopped", hint) from None
+        if line is None:
+            return
+        if progress is not None:
+            progress(_event(line))
+
+
+def _pump(stream: IO[str], lines: queue.Queue[str | None]) -> None:
+    for line in stream:
+        lines.put(line.rstrip("\n"))
+    lines.put(None)
+
+
+def _event(line: str) -> dict[str, Any]:
+    """Return an event; a line of something else (a library that prints) is passed on as text."""
+    with contextlib.suppress(ValueError):
+        found = json.loads(line)
+        if isinstance(found, dict) and "event" in found:
+            return found
+    return {"event": "output", "text": line}
+
+
+def _stop(process: subprocess.Popen[str]) -> None:
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+    if process.stdout is not None:
+        process.stdout.close()
+
+
+def _read(results: Path, code: int, stderr: str) -> dict[str, Any]:
+    try:
+        document = json.loads(results.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        document = {}
+    refused = document.get("error") if isinstance(document, dict) else None
+    if code == 0 and isinstance(document, dict) and document.get("complete"):
+        return document
+    if refused:
+        kind, hint = _KINDS.get(refused["kind"], (RmtkdError, "see the message above"))
+        raise kind(refused["message"], hint)
+    last = stderr.strip()[-600:] or "it said nothing"
+    raise RmtkdError(f"the runner ended with code {code}: {last}", "repeat the command: what was measured is kept")

@@ -1,0 +1,202 @@
+"""Text classification: rows to token ids, checked before anything expensive starts; batches in a seeded order."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from rmtkd_edge.errors import DataError
+from rmtkd_edge.recipe import Task
+from rmtkd_edge.tasks.sources import load_tables
+from rmtkd_edge.tasks.tokenizers import load_tokenizer, resolve_source
+
+__all__ = ["Split", "TextTask", "batches", "calibration_indices", "check_length", "load_text_task", "load_tokenizer", "resolve_source", "steps"]
+
+POOL = 50  # batches that are sorted by length together: little padding, and still a random order
+
+
+@dataclass(frozen=True)
+class Split:
+    """Rows of one split: token ids with special tokens (lists, truncated), type ids or None, labels (n,) int64."""
+
+    ids: list[list[int]]
+    type_ids: list[list[int]] | None
+    labels: np.ndarray
+    texts: list[tuple[str, ...]]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def take(self, indices: np.ndarray) -> Split:
+        """Return the rows of the given numbers, in their order."""
+        types = None if self.type_ids is None else [self.type_ids[i] for i in indices]
+        return Split([self.ids[i] for i in indices], types, self.labels[indices], [self.texts[i] for i in indices])
+
+
+@dataclass(frozen=True)
+class TextTask:
+    """A tokenised data set."""
+
+    name: str
+    labels: list[str]
+    train: Split
+    validation: Split
+    metric: str = "accuracy"
+
+
+def load_text_task(task: Task, tokenizer: Any, data: Path | None, seed: int) -> TextTask:
+    """Return the tokenised splits of a task.
+
+    Where there is no validation split, `task.validation_fraction` of train is held out under `seed`. Raises DataError
+    for missing columns, no rows, a single class, empty or odd values and labels out of range.
+    """
+    tables = load_tables(task, data)
+    train, validation = tables["train"], tables.get("validation")
+    check_table(task, train, "train")
+    if validation is None:
+        order = np.random.default_rng(seed).permutation(len(train))
+        held = max(1, round(task.validation_fraction * len(train)))
+        train, validation = train.take(np.sort(order[held:])), train.take(np.sort(order[:held]))
+    check_table(task, validation, "validation")
+    names = label_names(task, train)
+    rng = np.random.default_rng([seed, 2])
+    train = _limit(train, task.train_limit, rng)
+    validation = _limit(validation, task.validation_limit, rng)
+    splits = [_encode(task, table, where, names, tokenizer) for table, where in ((train, "train"), (validation, "validation"))]
+    return TextTask(task.name, names, *splits)
+
+
+def _limit(table: pa.Table, limit: int | None, rng: np.random.Generator) -> pa.Table:
+    if limit is None or len(table) <= limit:
+        return table
+    return table.take(np.sort(rng.permutation(len(table))[:limit]))
+
+
+def check_table(task: Task, table: pa.Table, where: str) -> None:
+    """Raise DataError where a table has no rows or lacks a column that the recipe names (all of them at once)."""
+    lines = []
+    for column in (*task.text, task.label):
+        if column not in table.column_names:
+            near = difflib.get_close_matches(column, table.column_names, n=1)
+            lines.append(f"{where} has no column `{column}`" + (f"; did you mean `{near[0]}`?" if near else ""))
+    if lines:
+        raise DataError("\n".join(lines) + f"\ncolumns there: {', '.join(table.column_names)}", "set task.text and task.label in the recipe")
+    if not len(table):
+        raise DataError(f"the {where} split has no rows", "check the file, and task.train_split / task.validation_split")
+
+
+def label_names(task: Task, train: pa.Table) -> list[str]:
+    """Return the names of the labels in label order: the recipe's, else those in the file's metadata, else the values."""
+    values = [v for v in train[task.label].unique().to_pylist() if v is not None]
+    if len(values) < 2:
+        raise DataError(f"the label column `{task.label}` of train holds a single class ({values})", "classification needs two or more")
+    if task.labels is not None:
+        return list(task.labels)
+    stored = _stored_names(train, task.label)
+    if stored is not None:
+        return stored
+    if all(isinstance(v, int) for v in values):
+        return [str(i) for i in range(max(values) + 1)]
+    return sorted(str(v) for v in values)
+
+
+def _stored_names(table: pa.Table, column: str) -> list[str] | None:
+    import json
+
+    raw = (table.schema.metadata or {}).get(b"huggingface")
+    if raw is None:
+        return None
+    feature = json.loads(raw).get("info", {}).get("features", {}).get(column, {})
+    return feature.get("names") if isinstance(feature, dict) else None
+
+
+def _encode(task: Task, table: pa.Table, where: str, names: list[str], tokenizer: Any) -> Split:
+    labels = _labels(task, table, where, names)
+    columns = [_texts(table, column, where) for column in task.text]
+    encoded = tokenizer(*columns, truncation=True, max_length=task.max_length)
+    types = encoded.get("token_type_ids")
+    if types is not None and len(columns) == 1:
+        types = None  # all zero
+    return Split(encoded["input_ids"], types, labels, list(zip(*columns, strict=True)))
+
+
+def _texts(table: pa.Table, column: str, where: str) -> list[str]:
+    values = table[column].to_pylist()
+    bad = [i for i, v in enumerate(values) if not isinstance(v, str)]
+    if bad:
+        kind = "empty" if values[bad[0]] is None else f"a {type(values[bad[0]]).__name__}"
+        raise DataError(f"{len(bad)} of {len(values)} values of `{column}` in {where} are no text (row {bad[0]} is {kind})", "fill or drop these rows")
+    return values
+
+
+def _labels(task: Task, table: pa.Table, where: str, names: list[str]) -> np.ndarray:
+    values = table[task.label].to_pylist()
+    known: dict[Any, int] = {name: i for i, name in enumerate(names)}
+    known |= {str(i): i for i in range(len(names)) if str(i) not in known}
+    found = [v if isinstance(v, int) and not isinstance(v, bool) else known.get(str(v), -1) for v in values]
+    bad = [i for i, v in enumerate(found) if not 0 <= v < len(names)]
+    if bad:
+        hidden = " (a hidden test split has label -1 throughout)" if len(bad) == len(values) else ""
+        raise DataError(
+            f"{len(bad)} of {len(values)} labels in {where} are none of {names}: row {bad[0]} has {values[bad[0]]!r}{hidden}",
+            "set task.labels, task.label or task.validation_split",
+        )
+    return np.array(found, dtype=np.int64)
+
+
+def check_length(max_length: int, positions: int) -> None:
+    """Raise DataError where sequences may be longer than the model has positions."""
+    if max_length > positions:
+        raise DataError(f"task.max_length is {max_length}, the model has {positions} positions", f"--set task.max_length={positions}")
+
+
+def steps(split: Split, batch_size: int) -> int:
+    """Return the number of batches of an epoch."""
+    return -(-len(split) // batch_size)
+
+
+def calibration_indices(split: Split, fraction: float, minimum: int, seed: int) -> np.ndarray:
+    """Return the sorted row numbers of the calibration subset: `fraction` of the split, at least `minimum` rows."""
+    count = min(len(split), max(minimum, round(fraction * len(split))))
+    return np.sort(np.random.default_rng([seed, 3]).permutation(len(split))[:count])
+
+
+def batches(split: Split, batch_size: int, pad_id: int, seed: int | None) -> Iterator[dict[str, Tensor]]:
+    """Yield padded batches: input_ids, attention_mask, token_type_ids, labels (int64) and `index`, the row's number.
+
+    With a seed the rows are shuffled and sorted by length within pools of 50 batches, whose order is shuffled again, so
+    that little is padded; without one they come in order of length.
+    """
+    lengths = np.array([len(i) for i in split.ids])
+    if seed is None:
+        order = np.argsort(lengths, kind="stable")
+        groups = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+    else:
+        rng = np.random.default_rng(seed)
+        shuffled = rng.permutation(len(split))
+        pools = [shuffled[i : i + batch_size * POOL] for i in range(0, len(shuffled), batch_size * POOL)]
+        pools = [pool[np.argsort(lengths[pool], kind="stable")] for pool in pools]
+        groups = [pool[i : i + batch_size] for pool in pools for i in range(0, len(pool), batch_size)]
+        groups = [groups[i] for i in rng.permutation(len(groups))]
+    for group in groups:
+        yield _padded(split, group, int(lengths[group].max()), pad_id)
+
+
+def _padded(split: Split, group: np.ndarray, width: int, pad_id: int) -> dict[str, Tensor]:
+    ids = np.full((len(group), width), pad_id, dtype=np.int64)
+    mask, types = np.zeros_like(ids), np.zeros_like(ids)
+    for row, i in enumerate(group):
+        size = len(split.ids[i])
+        ids[row, :size], mask[row, :size] = split.ids[i], 1
+        if split.type_ids is not None:
+            types[row, :size] = split.type_ids[i]
+    arrays = {"input_ids": ids, "attention_mask": mask, "token_type_ids": types, "labels": split.labels[group], "index": group.astype(np.int64)}
+    return {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in arrays.items()}
