@@ -273,3 +273,16 @@ def _keys_at(model: type[BaseModel], path: list[str]) -> list[str]:
             return []
         model = field.annotation
     return list(model.model_fields)
+
+
+def describe_keys(model: type[BaseModel] = Recipe, prefix: str = "") -> list[dict[str, str]]:
+    """Return every recipe key with its default and meaning, in the order of the file."""
+    rows = []
+    for name, field in model.model_fields.items():
+        inner = field.annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            rows += describe_keys(inner, f"{prefix}{name}.")
+        else:
+            default = "(required)" if field.is_required() else repr(field.get_default(call_default_factory=True))
+            rows.append({"key": prefix + name, "default": default, "meaning": field.description or ""})
+    return rows

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 SCHEMA = "rmtkd-edge/run@1"
 MANIFEST = "run.json"
+OWNED = ("compress", "export", "baseline", "profile", "report", "recipe.toml", MANIFEST)  # all that --force may remove
 
 
 def package_version() -> str:
@@ -57,11 +59,13 @@ def atomic_write_bytes(path: Path, data: bytes) -> None:
     except OSError as err:
         if temporary is not None and os.path.exists(temporary):
             os.unlink(temporary)
-        raise RunDirError(f"cannot write {path}: {err.strerror or err}", "free space or choose another --out; the run resumes") from err
+        raise RunDirError(
+            f"cannot write {path}: {err.strerror or err}", "free space or choose another --out; the run resumes"
+        ) from err
 
 
 class Run:
-    """A run directory that is open; all paths are relative to it, with forward slashes."""
+    """A run directory that is open; all `rel` paths are relative to it, with forward slashes."""
 
     def __init__(self, path: Path, manifest: dict[str, Any]) -> None:
         self.path = path
@@ -70,14 +74,20 @@ class Run:
 
     @staticmethod
     def create(path: Path | str, recipe_text: str, seed: int, force: bool = False) -> Run:
-        """Create a run directory; raise RunDirError where one (or any other file) is there already and not `force`."""
+        """Create a run directory; raise RunDirError where one (or any other file) is there already and not `force`.
+
+        `force` replaces a run and leaves files that are none of its own; a folder that is no run is never emptied.
+        """
         path = Path(path)
         if path.exists() and not path.is_dir():
             raise RunDirError(f"{path} is a file, not a folder", "choose another --out")
         if path.is_dir() and any(path.iterdir()):
+            if not (path / MANIFEST).is_file():
+                raise RunDirError(f"{path} is not empty and no run directory", "choose another --out")
             if not force:
-                raise RunDirError(f"{path} is not empty", "choose another --out, or add --force to replace this run")
-            _clear(path)
+                raise RunDirError(f"{path} holds a run already", "choose another --out, or add --force to replace it")
+            for name in OWNED:
+                _delete(path / name)
         run = Run(path, {
             "schema": SCHEMA, "version": package_version(), "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "seed": seed, "recipe_sha256": hashlib.sha256(recipe_text.encode()).hexdigest(), "files": {}, "stages": {},
@@ -91,18 +101,22 @@ class Run:
         path = Path(path)
         file = path / MANIFEST
         if not file.is_file():
-            raise RunDirError(f"{path} is no run directory (it has no {MANIFEST})", "rmtkd-edge compress RECIPE --out DIR makes one")
+            raise RunDirError(
+                f"{path} is no run directory (it has no {MANIFEST})", "rmtkd-edge compress RECIPE --out DIR makes one"
+            )
         try:
             manifest = json.loads(file.read_text(encoding="utf-8"))
         except (OSError, ValueError) as err:
             raise RunDirError(f"{file} cannot be read: {err}", "restore it, or start anew with --force") from err
-        found = manifest.get("schema") if isinstance(manifest, dict) else None
-        if found != SCHEMA:
-            made = manifest.get("version", "?") if isinstance(manifest, dict) else "?"
+        if not isinstance(manifest, dict):
+            raise RunDirError(f"{file} holds no JSON object", "restore it, or start anew with --force")
+        if manifest.get("schema") != SCHEMA:
             raise RunDirError(
-                f"{file} has schema {found!r}, this version reads {SCHEMA!r}",
-                f"use the version that made it ({made}), or compress again with --force",
+                f"{file} has schema {manifest.get('schema')!r}, this version reads {SCHEMA!r}",
+                f"use the version that made it ({manifest.get('version', '?')}), or compress again with --force",
             )
+        if not all(isinstance(manifest.get(key), dict) for key in ("files", "stages")):
+            raise RunDirError(f"{file} has no table of files or of stages", "restore it, or start anew with --force")
         return Run(path, manifest)
 
     def path_of(self, rel: str) -> Path:
@@ -147,7 +161,10 @@ class Run:
         wanted = self.manifest["files"].get(rel)
         if wanted is None or not path.is_file():
             raise RunDirError(f"{path} is missing from this run", "run the stage that writes it again")
-        data = path.read_bytes()
+        try:
+            data = path.read_bytes()
+        except OSError as err:
+            raise RunDirError(f"{path} cannot be read: {err.strerror or err}", "check its permissions") from err
         found = hashlib.sha256(data).hexdigest()
         if found != wanted:
             raise RunDirError(
@@ -178,6 +195,8 @@ class Run:
         """Put a file, or all files of a folder, that somebody else wrote into the run into the manifest."""
         path = self.path_of(rel)
         root = self.path.resolve()
+        if not path.exists():
+            raise RunDirError(f"{path} is missing from this run", "run the stage that writes it again")
         files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
         for file in files:
             self.manifest["files"][file.relative_to(root).as_posix()] = sha256_file(file)
@@ -190,12 +209,7 @@ class Run:
         for name in [f for f in self.manifest["files"] if f == rel or f.startswith(f"{rel}/")]:
             del self.manifest["files"][name]
         self._save()
-        path = self.path_of(rel)
-        if path.is_dir():
-            _clear(path)
-            path.rmdir()
-        elif path.exists():
-            path.unlink()
+        _delete(self.path_of(rel))
 
     def verify(self, rel_prefix: str = "") -> None:
         """Check the hash of every recorded file under a prefix; raise RunDirError for the first that differs."""
@@ -221,10 +235,12 @@ class Run:
         atomic_write_bytes(self.path / MANIFEST, (json.dumps(self.manifest, indent=1) + "\n").encode())
 
 
-def _clear(folder: Path) -> None:
-    """Remove what is in a folder, not following links."""
-    for path in sorted(folder.rglob("*"), reverse=True):
+def _delete(path: Path) -> None:
+    """Remove a file, or a folder and all in it, not following links."""
+    try:
         if path.is_dir() and not path.is_symlink():
-            path.rmdir()
+            shutil.rmtree(path)
         else:
-            path.unlink()
+            path.unlink(missing_ok=True)
+    except OSError as err:
+        raise RunDirError(f"cannot remove {path}: {err.strerror or err}", "check its permissions") from err

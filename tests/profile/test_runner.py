@@ -1,0 +1,346 @@
+"""The stand-alone runner: refuses what it should, measures in turn, goes on after a kill, never invents a figure."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from profile_bundle import quiet, tiny_encoder, write_plan
+
+from rmtkd_edge.profile import runner
+from rmtkd_edge.profile.plan import copy_runner
+
+PROBES = [
+    {"peak_rss_bytes": 500, "rss_bytes": 400, "rss_after_load_bytes": 300, "cold_start_ms": 9.0, "session_ms": 1.0}
+]
+COUNTERS = {"ticks_total": 0, "ticks_busy": 0, "ticks_steal": 0, "quota": 0, "throttle": 0, "capped": False}
+
+
+@pytest.fixture
+def no_probes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner, "_probe", lambda argv: PROBES[0])
+
+
+def block(ns: list[int], cpu: float = 1.0, joules: Any = None, **grown: Any) -> dict[str, Any]:
+    """One block whose process got `cpu` seconds a second, and whose counters grew by `grown`."""
+    after = {**COUNTERS, **grown}
+    wall = sum(ns)
+    return {"ns": ns, "cpu_ns": int(wall * cpu), "wall_ns": wall, "joules": joules or {}, "machine": [COUNTERS, after]}
+
+
+def run_script(folder: Path, plan: Path, results: Path) -> subprocess.CompletedProcess[str]:
+    copy_runner(folder)
+    command = [sys.executable, str(folder / "runner.py"), str(plan), str(results), "--json"]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_end_to_end_in_a_process_of_its_own(tmp_path: Path) -> None:
+    results = tmp_path / "results.json"
+    done = run_script(tmp_path / "bundle", write_plan(tmp_path / "bundle"), results)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1])["event"] == "done"
+    document = json.loads(results.read_text())
+    assert document["complete"]
+    assert [r["label"] for r in document["results"]] == ["A", "B"]
+    for result in document["results"]:
+        latency = result["latency"]
+        assert latency["n"] == 12 == sum(len(r) for r in latency["rounds_ns"])
+        assert latency["p50"] > 0
+        assert latency["p90"] is None
+        assert "100 samples" in latency["p90_why"]
+        assert result["throughput_per_s"] == pytest.approx(2 / latency["p50"] * 1e3)
+        assert result["cold_start_ms"] > result["cold_start"]["session_ms"] > 0
+        assert result["memory"]["peak_rss_bytes"] is not None or result["memory"]["why"]
+        assert result["model"]["disk_bytes"] == (tmp_path / "bundle" / result["model"]["file"]).stat().st_size
+        assert result["energy"]["j_per_inf_gross"] is None
+        assert result["energy"]["why"]
+        assert result["energy"]["kind"] == "unavailable"
+        assert result["verification"]["max_rel_diff"] <= 1e-4
+        assert result["quality"]["verdict"] in ("clean", "contended", "throttled")
+        assert result["env"]["threads"] == 1
+        assert result["env"]["providers_actual"][0] == "CPUExecutionProvider"
+
+
+def test_runs_without_any_meter_file(tmp_path: Path, no_probes: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner, "HERE", tmp_path / "alone")
+    document = runner.measure(write_plan(tmp_path / "b", meters=["rapl", "nvml"]), tmp_path / "r.json", quiet)
+    assert document["meter"]["kind"] == "unavailable"
+    assert all("no meters/" in r["energy"]["why"] for r in document["results"])
+
+
+def test_wrong_hash_is_refused_by_file_name(tmp_path: Path) -> None:
+    plan = write_plan(tmp_path / "b")
+    tiny_encoder(tmp_path / "b" / "B.onnx", 32, seed=9)
+    with pytest.raises(runner.RunnerError, match=r"B\.onnx has sha256") as caught:
+        runner.measure(plan, tmp_path / "r.json", quiet)
+    assert caught.value.kind == "hash"
+    (tmp_path / "b" / "B.onnx").unlink()
+    with pytest.raises(runner.RunnerError, match=r"B\.onnx is missing"):
+        runner.load_plan(plan)
+
+
+@pytest.mark.parametrize("change", [{"schema": "x"}, {"loads": None}, {"threads": 0}, {"models": []}])
+def test_plans_that_make_no_sense_are_refused(tmp_path: Path, change: dict[str, Any]) -> None:
+    path = write_plan(tmp_path / "b")
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(runner.RunnerError) as caught:
+        runner.load_plan(path)
+    assert caught.value.kind == "plan"
+
+
+def test_a_provider_that_is_not_there_or_falls_back_raises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = {"provider": "NoSuchExecutionProvider", "threads": 1, "spinning": False}
+    tiny_encoder(tmp_path / "a.onnx", 4)
+    with pytest.raises(runner.RunnerError, match="is not in this onnxruntime"):
+        runner.open_session(plan, tmp_path / "a.onnx")
+    fallen = SimpleNamespace(get_providers=lambda: ["CPUExecutionProvider"])
+    monkeypatch.setattr(runner.onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    monkeypatch.setattr(runner.onnxruntime, "InferenceSession", lambda *args, **kwargs: fallen)
+    with pytest.raises(runner.RunnerError, match="CUDAExecutionProvider was asked for, CPUExecutionProvider") as caught:
+        runner.open_session({**plan, "provider": "CUDAExecutionProvider"}, tmp_path / "a.onnx")
+    assert caught.value.kind == "provider"
+
+
+def test_threads_and_spinning_are_set(tmp_path: Path) -> None:
+    tiny_encoder(tmp_path / "a.onnx", 4)
+    for threads, spinning in ((1, True), (2, False)):
+        plan = {"provider": "CPUExecutionProvider", "threads": threads, "spinning": spinning}
+        options = runner.open_session(plan, tmp_path / "a.onnx").get_session_options()
+        assert options.intra_op_num_threads == threads
+        assert options.get_session_config_entry("session.intra_op.allow_spinning") == str(int(spinning))
+
+
+def test_outputs_beyond_tolerance_are_refused_but_int8_only_reports(tmp_path: Path, no_probes: None) -> None:
+    path = write_plan(tmp_path / "b")
+    with np.load(tmp_path / "b" / "reference.npz") as stored:
+        moved = {k: stored[k] * np.float32(1.01) for k in stored.files}
+    np.savez(tmp_path / "b" / "reference.npz", **moved)
+    with pytest.raises(runner.RunnerError, match="A: outputs differ"):
+        runner.measure(path, tmp_path / "r.json", quiet)
+    plan = json.loads(path.read_text())
+    for model in plan["models"]:
+        model["precision"] = "int8"
+    path.write_text(json.dumps(plan))
+    for result in runner.measure(path, tmp_path / "r8.json", quiet)["results"]:
+        assert result["verification"]["tolerance"] is None
+        assert result["verification"]["max_rel_diff"] == pytest.approx(0.01, rel=0.05)
+
+
+def test_order_rotates_and_every_round_is_kept(
+    tmp_path: Path, no_probes: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order = []
+    real = runner.run_block
+
+    def spy(session: Any, *args: Any) -> Any:
+        order.append(id(session))
+        return real(session, *args)
+
+    monkeypatch.setattr(runner, "run_block", spy)
+    runner.measure(write_plan(tmp_path / "b", rounds=4), tmp_path / "r.json", quiet)
+    a, b = order[0], order[1]
+    assert order == [a, b, b, a, a, b, b, a]
+
+
+def test_minimum_runs_and_minimum_duration_both_hold(tmp_path: Path, no_probes: None) -> None:
+    plan = write_plan(tmp_path / "b", min_runs=7, min_duration_s=0.3, rounds=3)
+    for result in runner.measure(plan, tmp_path / "r.json", quiet)["results"]:
+        assert result["latency"]["n"] >= 7
+        assert result["latency"]["duration_s"] >= 0.3
+
+
+def test_a_killed_runner_goes_on_where_it_stopped(
+    tmp_path: Path, no_probes: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan, results = write_plan(tmp_path / "b"), tmp_path / "r.json"
+    real, calls = runner.run_block, []
+
+    def dying(*args: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 8:  # in the fourth round, after the second model of three whole ones
+            raise KeyboardInterrupt
+        return real(*args)
+
+    monkeypatch.setattr(runner, "run_block", dying)
+    with pytest.raises(KeyboardInterrupt):
+        runner.measure(plan, results, quiet)
+    left = json.loads(results.read_text())
+    assert not left["complete"]
+    kept = {key: cell["blocks"] for key, cell in left["cells"].items()}
+    assert [len(blocks) for blocks in kept.values()] == [3, 3]
+
+    monkeypatch.setattr(runner, "run_block", lambda *args: calls.append(2) or real(*args))
+    document = runner.measure(plan, results, quiet)
+    assert calls.count(2) == 6  # three more rounds of two models
+    for result, blocks in zip(document["results"], kept.values(), strict=True):
+        assert result["latency"]["rounds_ns"][:3] == [b["ns"] for b in blocks]
+
+
+def test_other_settings_start_anew_and_foreign_files_are_left_alone(tmp_path: Path, no_probes: None) -> None:
+    results = tmp_path / "r.json"
+    runner.measure(write_plan(tmp_path / "b"), results, quiet)
+    again = runner.Store(results, json.loads((tmp_path / "b" / "plan.json").read_text()))
+    assert not again.resumed  # what is complete is measured anew, not returned as if it were new
+    foreign = tmp_path / "notes.json"
+    foreign.write_text('{"mine": 1}')
+    with pytest.raises(runner.RunnerError, match="holds no results"):
+        runner.measure(tmp_path / "b" / "plan.json", foreign, quiet)
+    assert foreign.read_text() == '{"mine": 1}'
+
+
+def test_explicit_meter_that_is_absent_is_an_error_with_two_ways_out(tmp_path: Path) -> None:
+    plan = {"meters": ["modelled"], "provider": "CPUExecutionProvider", "meter_required": True}
+    with pytest.raises(runner.RunnerError, match="Either .*; or ") as caught:
+        runner.open_meter(plan)
+    assert caught.value.kind == "meter"
+    meter, facts = runner.open_meter({**plan, "meters": ["modelled", "unavailable"], "meter_required": False})
+    assert facts["name"] == "unavailable"
+    assert facts["skipped"][0].startswith("modelled: ")
+
+
+@given(st.lists(st.integers(1, 10**9), min_size=1, max_size=1200))
+def test_percentiles_are_null_without_samples_enough(values: list[int]) -> None:
+    found = runner.latency([block(values)], 0)
+    for name, (percent, needs) in runner.PERCENTILES.items():
+        if len(values) >= needs:
+            assert found[name] == pytest.approx(np.percentile(values, percent) / 1e6)
+        else:
+            assert found[name] is None
+            assert str(needs) in found[name + "_why"]
+    assert min(values) / 1e6 <= found["p50"] <= max(values) / 1e6
+
+
+FACTS = {"name": "rapl:package-0", "kind": "measured-counter", "scope": "package", "period_s": 0.001, "needs_window": True,
+         "idle_watts": None, "gross_why": "", "skipped": []}  # fmt: skip
+
+
+def metered(seconds: float, joules: float | None, count: int = 10) -> list[dict[str, Any]]:
+    """Blocks of one inference a second."""
+    share = None if joules is None else joules / count
+    ns = [int(1e9)] * int(seconds / count)
+    return [block(ns, joules={"rapl:package-0": [share, "" if joules is not None else "gone"]}) for _ in range(count)]
+
+
+def test_energy_gross_and_net_from_the_same_window() -> None:
+    found = runner.energy(metered(20, 100.0), FACTS, [2.0, 3.0], 5.0)
+    assert found["j_per_inf_gross"] == pytest.approx(5.0)
+    assert found["idle_w"] == pytest.approx(2.5)
+    assert found["j_per_inf_net"] == pytest.approx(2.5)
+    assert found["kind"] == "measured-counter"
+
+
+@pytest.mark.parametrize(
+    ("blocks", "facts", "word"),
+    [
+        (metered(5, 100.0, 5), FACTS, "withheld"),
+        (metered(20, 100.0), {**FACTS, "period_s": 0.1}, "withheld"),
+        (metered(20, 0.0), FACTS, "did not move"),
+        (metered(20, None), FACTS, "gone"),
+        (metered(20, 1.0), {**FACTS, "name": "nvml:0"}, "meter changed"),
+    ],
+)
+def test_energy_is_withheld_rather_than_guessed(blocks: list[Any], facts: dict[str, Any], word: str) -> None:
+    found = runner.energy(blocks, facts, [1.0], 10.0)
+    assert found["j_per_inf_gross"] is None
+    assert found["j_per_inf_net"] is None
+    assert found["kind"] == "unavailable"
+    assert word in found["why"]
+
+
+def test_net_energy_is_never_negative() -> None:
+    found = runner.energy(metered(20, 100.0), FACTS, [50.0], 5.0)
+    assert found["j_per_inf_gross"] == pytest.approx(5.0)
+    assert found["j_per_inf_net"] is None
+    assert found["j_per_inf_net_why"]
+
+
+def test_modelled_energy_needs_no_window_and_says_that_it_is_modelled(tmp_path: Path, no_probes: None) -> None:
+    options = {"active_watts_per_core": 4.0, "idle_watts": 1.0, "source": "a test"}
+    plan = write_plan(tmp_path / "b", meters=["modelled"], meter_options=options)
+    for result in runner.measure(plan, tmp_path / "r.json", quiet)["results"]:
+        energy = result["energy"]
+        assert energy["kind"] == "modelled"
+        assert energy["j_per_inf_gross"] > energy["j_per_inf_net"] > 0
+        assert energy["j_per_inf_net"] == pytest.approx(4.0 * result["cpu_s_per_inf"], rel=0.5)
+
+
+PLAN = {"provider": "CPUExecutionProvider", "threads": 1}
+SECOND = [int(1e9)]
+
+
+@pytest.mark.parametrize(
+    ("made", "plan", "verdict"),
+    [
+        (block(SECOND, ticks_total=200, ticks_busy=100), PLAN, "clean"),
+        (block(SECOND, cpu=0.5, ticks_total=200, ticks_busy=50), PLAN, "contended"),
+        (block(SECOND, ticks_total=200, ticks_busy=100, ticks_steal=20), PLAN, "contended"),
+        (block(SECOND, ticks_total=200, ticks_busy=200), {**PLAN, "threads": 2}, "contended"),
+        (block(SECOND, ticks_total=200, ticks_busy=100, quota=3), PLAN, "contended"),
+        (block(SECOND, ticks_total=200, ticks_busy=100, throttle=1), PLAN, "throttled"),
+        (block(SECOND, ticks_total=200, ticks_busy=100, capped=True), PLAN, "throttled"),
+        (block(SECOND, cpu=0.1), {**PLAN, "provider": "CUDAExecutionProvider"}, "clean"),
+    ],
+)
+def test_verdict_follows_what_the_machine_did(made: dict[str, Any], plan: dict[str, Any], verdict: str) -> None:
+    found = runner.quality([made], plan, 2)
+    assert found["verdict"] == verdict
+    assert bool(found["reasons"]) == (verdict != "clean")
+
+
+def test_counters_of_a_machine_without_proc_are_none_not_zero(tmp_path: Path) -> None:
+    assert set(runner.counters(str(tmp_path)).values()) == {None}
+    nothing = dict.fromkeys(COUNTERS)
+    found = runner.quality([{**block(SECOND), "machine": [nothing, nothing]}], PLAN, 2)
+    assert found["steal_pct"] is None
+    assert found["throttled"] is None
+    assert "throttled" in found["unread"]
+
+
+def test_counters_are_read_from_proc_and_sys(tmp_path: Path) -> None:
+    texts = {
+        "proc/stat": "cpu  10 1 5 100 2 1 1 7 0 0\ncpu0 1 1\n",
+        "sys/fs/cgroup/cpu.stat": "usage_usec 5\nnr_throttled 4\n",
+        "sys/devices/system/cpu/cpu0/thermal_throttle/core_throttle_count": "3\n",
+        "sys/class/thermal/cooling_device0/type": "Processor\n",
+        "sys/class/thermal/cooling_device0/cur_state": "0\n",
+        "sys/devices/platform/soc/soc:firmware/get_throttled": "50004\n",
+    }
+    for rel, text in texts.items():
+        path = tmp_path / rel
+        path.parent.mkdir(parents=True)
+        path.write_text(text)
+    found = runner.counters(str(tmp_path))
+    assert found == {"ticks_total": 127, "ticks_busy": 18, "ticks_steal": 7, "quota": 4, "throttle": 3, "capped": True}
+
+
+def test_memory_is_a_difference_of_fresh_processes_or_null() -> None:
+    bare = [{"peak_rss_bytes": 100, "rss_bytes": 90}] * 3
+    found = runner.memory(bare, PROBES * 3)
+    assert (found["peak_rss_bytes"], found["rss_after_load_bytes"]) == (400, 210)
+    absent = runner.memory([{"peak_rss_bytes": None, "rss_bytes": None}], PROBES)
+    assert absent["peak_rss_bytes"] is None
+    assert absent["why"]
+
+
+def test_external_weights_count_as_disk(tmp_path: Path, no_probes: None) -> None:
+    path = write_plan(tmp_path / "b")
+    plan = json.loads(path.read_text())
+    from profile_bundle import sha256
+
+    digest = tiny_encoder(tmp_path / "b" / "A.onnx", 8, external=True)
+    data = tmp_path / "b" / "A.onnx.data"
+    plan["models"][0].update(sha256=digest, external=[{"file": "A.onnx.data", "sha256": sha256(data)}])
+    path.write_text(json.dumps(plan))
+    first = runner.measure(path, tmp_path / "r.json", quiet)["results"][0]
+    assert first["model"]["disk_bytes"] == data.stat().st_size + (tmp_path / "b" / "A.onnx").stat().st_size
+    data.write_bytes(b"x")
+    with pytest.raises(runner.RunnerError, match=r"A\.onnx\.data"):
+        runner.load_plan(path)
