@@ -1,4 +1,4 @@
-"""What a hardware profile (profiles/*.toml) says, and what this machine is: every key, its meaning, its only default."""
+"""What a hardware profile (profiles/*.toml) says, and what this machine is: every key and its only default."""
 
 from __future__ import annotations
 
@@ -317,7 +317,7 @@ def processor_model(cpuinfo: str) -> str | None:
 
 
 def physical_cores(cpuinfo: str) -> int | None:
-    """Return the distinct (package, core) pairs of /proc/cpuinfo; on Arm, where cores have no siblings, the processors."""
+    """Return the distinct (package, core) pairs of /proc/cpuinfo; on Arm, without siblings, the processors."""
     packages = re.findall(r"^physical id\s*:\s*(\d+)$", cpuinfo, re.MULTILINE)
     cores = re.findall(r"^core id\s*:\s*(\d+)$", cpuinfo, re.MULTILINE)
     if packages and len(packages) == len(cores):
@@ -335,7 +335,7 @@ def instruction_sets(cpuinfo: str) -> tuple[str, ...]:
 
 
 def usable_cores(physical: int | None, root: Path = Path("/")) -> int:
-    """Return how many threads keep one physical core each: topology, affinity and the cgroup's quota, the least of them."""
+    """Return how many threads keep a physical core each: the least of topology, affinity and the cgroup's quota."""
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     limits = [affinity, physical or affinity]
     quota = cgroup_quota(root)

@@ -1,102 +1,124 @@
-"""How long work is shown: the core reports events, and this turns them into lines or a live display."""
+"""What a stage says while it works, and how that looks: a live bar on a terminal, plain lines anywhere else.
+
+A stage calls `reporter.event(kind, **facts)` and knows nothing of the rest. Kinds: stage, teacher_epoch, step, validation,
+cycle_start, site, cycle_end, stop, note, runner; one that is not known is shown as it is.
+"""
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+import time
+from typing import TYPE_CHECKING, Any, Protocol
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from rich.console import Console
+
+PLAIN_STEP_S = 15.0  # seconds between two lines about steps where there is no terminal
 
 
 class Reporter(Protocol):
-    """What a stage reports to; `kind` says what happened, `facts` are plain values."""
+    """What a stage reports to."""
 
-    def event(self, kind: str, /, **facts: Any) -> None: ...
+    def event(self, kind: str, **facts: Any) -> None:
+        """Take note of something that happened."""
 
 
-class Silent:
-    """Reports nothing (`--json`, tests)."""
+class SilentReporter:
+    """Shows nothing."""
 
-    def event(self, kind: str, /, **facts: Any) -> None:
-        """Ignore an event."""
+    def event(self, kind: str, **facts: Any) -> None:
+        """Drop the event."""
 
 
 class ConsoleReporter:
-    """One line an event; optimiser steps as a bar on a terminal, as a line every hundred steps elsewhere."""
+    """Shows events on a console (standard error, so that standard output holds results alone); a context manager."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
-        self.bar: Progress | None = None
-        self.sites: list[dict[str, Any]] = []
+        self._bar: Any = None
+        self._task: Any = None
+        self._said = 0.0
 
-    def event(self, kind: str, /, **facts: Any) -> None:
-        """Show an event; kinds that are not known are shown as they are."""
+    def __enter__(self) -> ConsoleReporter:
+        if self.console.is_terminal:
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+            columns = (TextColumn("  {task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+            self._bar = Progress(*columns, console=self.console, transient=True)
+            self._bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, err: BaseException | None, trace: TracebackType | None) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def event(self, kind: str, **facts: Any) -> None:
+        """Show an event."""
         if kind == "step":
-            self._step(**facts)
+            self._step(facts)
             return
-        self.close()
-        if kind == "site":
-            self.sites.append(facts)
-            return
-        if self.sites:
-            self.console.print(site_table(self.sites))
-            self.sites = []
-        line = LINES.get(kind, lambda **f: f"{kind}: " + ", ".join(f"{k} {v}" for k, v in f.items()))(**facts)
+        if self._bar is not None and self._task is not None and kind in ("stage", "cycle_start", "cycle_end", "stop"):
+            self._bar.remove_task(self._task)
+            self._task = None
+        line = line_of(kind, facts)
         if line:
-            self.console.print(line, highlight=False)
+            self.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
-    def _step(self, step: int, total: int, loss: float, **_: Any) -> None:
-        if not self.console.is_terminal:
-            if step % 100 == 0 or step == total:
-                self.console.print(f"  step {step}/{total}, loss {loss:.4f}", highlight=False)
-            return
-        if self.bar is None:
-            columns = (TextColumn("  training"), BarColumn(), MofNCompleteColumn(), TextColumn("loss {task.fields[loss]:.4f}"), TimeRemainingColumn())
-            self.bar = Progress(*columns, console=self.console, transient=True)
-            self.bar.start()
-            self.bar.add_task("training", total=total, loss=loss)
-        self.bar.update(self.bar.task_ids[0], completed=step, loss=loss)
-
-    def close(self) -> None:
-        """Take the bar off the screen."""
-        if self.bar is not None:
-            self.bar.stop()
-            self.bar = None
+    def _step(self, facts: dict[str, Any]) -> None:
+        text = f"loss {facts['loss']:.3f}"
+        if self._bar is not None:
+            if self._task is None:
+                self._task = self._bar.add_task(text, total=facts["total"])
+            self._bar.update(self._task, completed=facts["step"], total=facts["total"], description=text)
+        elif time.monotonic() - self._said > PLAIN_STEP_S or facts["step"] == facts["total"]:
+            self._said = time.monotonic()
+            self.console.print(f"  step {facts['step']}/{facts['total']} {text}", markup=False, highlight=False)
 
 
-def _cycle_start(index: int, round: int, sites: list[str], quantile: float, retry: bool, **_: Any) -> str:
-    names = ", ".join(sites) if len(sites) <= 6 else f"{len(sites)} sites ({sites[0]} ... {sites[-1]})"
-    return f"\n[bold]cycle {index}[/] (round {round}{', retry' if retry else ''}): {names}; quantile {quantile:g}"
+def line_of(kind: str, facts: dict[str, Any]) -> str:
+    """Return the line that stands for an event; empty where it is shown in another way."""
+    writer = _LINES.get(kind)
+    if writer is not None:
+        return writer(facts)
+    rest = ", ".join(f"{name} {value}" for name, value in facts.items())
+    return f"{kind}: {rest}" if rest else kind
 
 
-def _cycle_end(**f: Any) -> str:
-    verdict = "[green]accepted[/]" if f["accepted"] else "[yellow]rolled back[/]"
+def percent(value: float | None) -> str:
+    """Return a share as a percentage with one decimal; `-` for None."""
+    return "-" if value is None else f"{value:.1%}"
+
+
+def _cycle_start(facts: dict[str, Any]) -> str:
+    sites = facts.get("sites", [])
+    shown = ", ".join(sites[:4]) + (f" and {len(sites) - 4} more" if len(sites) > 4 else "")
+    return f"cycle {facts['index']}: {shown}"
+
+
+def _site(facts: dict[str, Any]) -> str:
+    edge = facts.get("lambda_plus")
+    law = "" if edge is None else f"  lambda+ {edge:.3g}, q {facts.get('q', float('nan')):.3g}, rank {facts.get('rank')}"
+    return f"  {facts['name']:<20} {facts['width_before']:>5} -> {facts['width_after']:<5}{law}"
+
+
+def _cycle_end(facts: dict[str, Any]) -> str:
+    verdict = "accepted" if facts.get("accepted") else f"rolled back: {facts.get('reason') or 'accuracy'}"
     return (
-        f"  {verdict}: {f['parameters_before']:,} -> {f['parameters_after']:,} parameters, accuracy {f['accuracy_before']:.4f}"
-        f" -> closed form {f['accuracy_closed_form']:.4f} -> {f['accuracy_after']:.4f} ({f['chosen'].replace('_', ' ')}"
-        f"{', ' + f['reason'] if f['reason'] else ''})"
+        f"  {facts['parameters_before']:,} -> {facts['parameters_after']:,} parameters, accuracy "
+        f"{percent(facts['accuracy_before'])} -> {percent(facts['accuracy_after'])}, {verdict}"
     )
 
 
-LINES: dict[str, Any] = {
-    "stage": lambda name, **_: f"[bold]{name}[/]",
-    "note": lambda text, **_: f"  {text}",
-    "validation": lambda step, accuracy, **_: f"  step {step}: validation accuracy {accuracy:.4f}",
+_LINES = {
+    "stage": lambda f: f"== {f['name']}",
+    "teacher_epoch": lambda f: f"  teacher, epoch {f.get('epoch', '?')}: accuracy {percent(f.get('accuracy'))}",
+    "validation": lambda f: f"  step {f['step']}: accuracy {percent(f['accuracy'])}",
     "cycle_start": _cycle_start,
+    "site": _site,
     "cycle_end": _cycle_end,
-    "stop": lambda rule, **_: f"\nstopped by: {rule.replace('_', ' ')}",
+    "stop": lambda f: f"stopped by: {str(f['rule']).replace('_', ' ')}",
+    "note": lambda f: f"  note: {f['text']}",
+    "runner": lambda f: f"  {f.get('text', '')}".rstrip(),
 }
-
-
-def site_table(sites: list[dict[str, Any]]) -> Table:
-    """Return the table of a cycle's sites: d -> k, the edge, q."""
-    table = Table(box=None, padding=(0, 2))
-    for name, side in (("site", "left"), ("d", "right"), ("k", "right"), ("heads", "right"), ("lambda+", "right"), ("q", "right"), ("n", "right")):
-        table.add_column(name, justify=side)  # type: ignore[arg-type]
-    for site in sites:
-        table.add_row(
-            site["name"], str(site["width_before"]), str(site["width_after"]), str(site.get("heads", 1)),
-            f"{site['lambda_plus']:.4g}" if site.get("lambda_plus") is not None else "-", f"{site['q']:.4f}", str(site["n"]),
-        )  # fmt: skip
-    return table

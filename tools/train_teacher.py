@@ -11,13 +11,14 @@ import argparse
 import json
 import os
 import platform
+import re
 import time
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig, BertForSequenceClassification
 
 TASKS = {
     "sst2": {"text": ["sentence"], "labels": ["negative", "positive"], "valid": "validation", "max_length": 64},
@@ -87,13 +88,14 @@ def main():
     torch.manual_seed(args.seed)
     rng = np.random.default_rng(args.seed)
     task = TASKS[args.task]
+    shape = re.fullmatch(r"(\d+)x(\d+)", args.model)
     train, valid = (pd.read_parquet(args.data / f"{s}.parquet") for s in ("train", task["valid"]))
     tokenizer = AutoTokenizer.from_pretrained(
-        minilm_folder() if args.model in ("minilm",) or "x" in args.model else args.model
+        minilm_folder() if args.model == "minilm" or shape else args.model
     )
     names = dict(id2label=dict(enumerate(task["labels"])), label2id={n: i for i, n in enumerate(task["labels"])})
-    if "x" in args.model:
-        layers, width = map(int, args.model.split("x"))
+    if shape:
+        layers, width = map(int, shape.groups())
         config = BertConfig(
             vocab_size=len(tokenizer),
             hidden_size=width,
@@ -102,8 +104,6 @@ def main():
             intermediate_size=4 * width,
             **names,
         )
-        from transformers import BertForSequenceClassification
-
         model = BertForSequenceClassification(config)
     else:
         source = minilm_folder() if args.model == "minilm" else args.model

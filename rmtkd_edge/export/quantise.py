@@ -8,7 +8,6 @@ scales cost nothing and give back what the missing bit took. The figures ship wi
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,7 +47,7 @@ def quantise_onnx(source: Path, target: Path, options: QuantiseOptions | None = 
             _quantise_products(model, Path(folder) / target.name, options)
             done = onnx.load(str(Path(folder) / target.name))
             _check(done, target)
-            os.replace(Path(folder) / target.name, target)
+            (Path(folder) / target.name).replace(target)
     except OSError as err:
         raise RunDirError(f"cannot write {target}: {err.strerror or err}", "free space, then export again") from err
     return Counter(node.op_type for node in done.graph.node)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Mapping
 from contextlib import contextmanager
@@ -67,7 +66,7 @@ def _save(program: Any, path: Path, external: bool) -> list[Path]:
                     raise RmtkdError(f"torch wrote an unexpected file {file.name} beside {path.name}")
             written = [path.with_name(file.name) for file in sorted(Path(folder).iterdir())]
             for target in reversed(written):  # the data first, then the model that names them
-                os.replace(Path(folder) / target.name, target)
+                (Path(folder) / target.name).replace(target)
     except OSError as err:
         raise RunDirError(f"cannot write {path}: {err.strerror or err}", "free space, then export again") from err
     return written

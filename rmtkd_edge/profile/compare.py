@@ -49,9 +49,9 @@ class Comparison:
 def ratio_of_medians(candidate: Rounds, baseline: Rounds, seed: int) -> tuple[float, tuple[float, float] | None]:
     """Return the geometric mean over rounds of median(candidate) / median(baseline), and its 95 % interval.
 
-    candidate, baseline: positive values by round, in the same unit; round i of both ran one after the other, so that the
-    machine's drift cancels within a round. The interval (None below 5 rounds) bootstraps whole rounds; its percentiles
-    are spread for the small number of rounds (the expanded percentile interval of Hesterberg, The American Statistician
+    candidate, baseline: positive values by round, in the same unit; round i of both ran one after the other, so that
+    the machine's drift cancels within a round. The interval (None below 5 rounds) bootstraps whole rounds; its
+    percentiles are spread for the small number of rounds (the expanded percentile interval of Hesterberg, The American Statistician
     2015, arXiv 1411.5279). Raises ValueError for unpaired, empty or non-positive rounds.
     """
     sides = [[np.asarray(values, float) for values in side] for side in (candidate, baseline)]

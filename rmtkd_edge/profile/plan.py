@@ -146,8 +146,8 @@ def choose_loads(run: Run, profile: HardwareProfile, asked: Sequence[Load] | Non
 def build_inputs(load: Load, vocab_size: int, seed: int, given: Arrays | None = None) -> dict[str, NDArray[np.int64]]:
     """Return input_ids, attention_mask and token_type_ids, int64 (batch, seq).
 
-    given: real token ids under the same names, (N, T) int64: rows are taken in turn, longer ones cut, shorter ones padded
-    with masked zeros. Without it ids are drawn from [0, vocab_size) with a full mask. Raises UserError for other arrays.
+    given: real token ids under the same names, (N, T) int64: rows are taken in turn, longer ones cut, shorter ones
+    padded with masked zeros. Without it ids are drawn from [0, vocab_size), the mask is full. Raises UserError.
     """
     shape = (load.batch, load.seq)
     if given is None:

@@ -1,4 +1,4 @@
-"""Measure ONNX models with onnxruntime on the machine that this runs on: python3 runner.py plan.json results.json [--json]
+"""Measure ONNX models with onnxruntime, here: python3 runner.py plan.json results.json [--json]
 
 One stand-alone file for Python 3.9+ with onnxruntime and numpy; nothing of the package is needed. A folder `meters`
 beside it adds energy meters; without it energy is null. The results are written after every round, and the same command
@@ -49,14 +49,14 @@ Say = Callable[..., None]
 
 
 class RunnerError(Exception):
-    """A refusal; `kind` is plan, hash, provider, output, meter or probe."""
+    """A refusal; `kind` is plan, hash, provider, model, output, meter or probe."""
 
     def __init__(self, kind: str, message: str) -> None:
         super().__init__(message)
         self.kind = kind
 
 
-# ---- the plan ---------------------------------------------------------------------------------------------------------
+# ---- the plan ----
 
 
 def load_plan(path: Path) -> Json:
@@ -104,7 +104,7 @@ def arrays_of(path: Path, prefix: str) -> dict[str, np.ndarray]:
     return found
 
 
-# ---- one model --------------------------------------------------------------------------------------------------------
+# ---- one model ----
 
 
 def open_session(plan: Json, file: Path) -> Any:
@@ -117,7 +117,10 @@ def open_session(plan: Json, file: Path) -> Any:
     options.intra_op_num_threads, options.inter_op_num_threads = int(plan["threads"]), 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "1" if plan["spinning"] else "0")
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(str(file), options, providers=[asked])
+    try:
+        session = onnxruntime.InferenceSession(str(file), options, providers=[asked])
+    except Exception as err:  # onnxruntime's errors have no common base
+        raise RunnerError("model", f"{file.name} does not load on {asked}: {err}") from err
     if session.get_providers()[0] != asked:
         raise RunnerError("provider", f"{file.name}: {asked} was asked for, {session.get_providers()[0]} is what runs")
     return session
@@ -154,7 +157,7 @@ def verify_outputs(
     return {"max_abs_diff": worst, "max_rel_diff": relative, "tolerance": limit, "outputs": sorted(reference)}
 
 
-# ---- the machine ------------------------------------------------------------------------------------------------------
+# ---- the machine ----
 
 
 def read_text(path: str) -> str | None:
@@ -166,7 +169,7 @@ def read_text(path: str) -> str | None:
 
 
 def counters(root: str = "") -> Json:
-    """Return counters that only grow (`ticks_*` of all processors, `quota`, `throttle`) and the state `capped`; None: unreadable."""
+    """Return counters that only grow (`ticks_*`, `quota`, `throttle`) and the state `capped`; None: unreadable."""
     out: Json = dict.fromkeys(("ticks_total", "ticks_busy", "ticks_steal", "quota", "throttle", "capped"))
     line = re.match(r"cpu +([\d ]+)", read_text(root + "/proc/stat") or "")
     if line:
@@ -184,7 +187,7 @@ def counters(root: str = "") -> Json:
 
 
 def frequency_capped(root: str = "") -> bool | None:
-    """Return whether heat or supply limits the clock now: cooling devices of the processor, Raspberry Pi firmware flags."""
+    """Return whether heat or supply limits the clock now: cooling devices, Raspberry Pi firmware flags."""
     states = []
     for folder in glob.glob(root + "/sys/class/thermal/cooling_device*"):
         if re.match(r"processor|cpufreq|cpu-", (read_text(folder + "/type") or "").lower()):
@@ -259,11 +262,11 @@ def _grown(blocks: list[Json], key: str) -> int | None:
     return None if any(v is None for pair in ends for v in pair) else sum(after - before for before, after in ends)
 
 
-# ---- energy -----------------------------------------------------------------------------------------------------------
+# ---- energy ----
 
 
 def open_meter(plan: Json) -> tuple[Any, Json]:
-    """Return the first meter of the plan that opens (or None) and its facts; `skipped` says why the ones before did not.
+    """Return the first meter of the plan that opens (or None) and its facts; `skipped` says why others did not.
 
     With `meter_required` a meter that is absent is a RunnerError that names two ways out.
     """
@@ -353,11 +356,11 @@ def _withheld(blocks: list[Json], facts: Json, window: float) -> str:
     return ""
 
 
-# ---- measuring --------------------------------------------------------------------------------------------------------
+# ---- measuring ----
 
 
 def run_block(session: Any, feeds: Json, runs: int, seconds: float, meter: Any) -> Json:
-    """Run a model at least `runs` times and `seconds` long; one run before, not recorded, brings its weights back in."""
+    """Run a model at least `runs` times and `seconds` long, after one run that only brings its weights back in."""
     session.run(None, feeds)
     values: list[int] = []
     machine, joules = counters(), read_meter(meter)
@@ -479,9 +482,10 @@ def _measure(plan: Json, plan_path: Path, store: Store, say: Say) -> Json:
     try:
         for load in plan["loads"]:
             inputs = arrays_of(folder / plan["inputs"], load_key(load))
-            feeds = [feeds_of(session, inputs, model["file"]) for session, model in zip(sessions, models)]
-            for model, session, feed in zip(models, sessions, feeds):
-                outputs = dict(zip((node.name for node in session.get_outputs()), session.run(None, feed)))
+            feeds = [feeds_of(session, inputs, model["file"]) for session, model in zip(sessions, models)]  # noqa: B905
+            for model, session, feed in zip(models, sessions, feeds):  # noqa: B905
+                names = [node.name for node in session.get_outputs()]
+                outputs = dict(zip(names, session.run(names, feed)))  # noqa: B905
                 reference = arrays_of(folder / plan["reference"], f"{model['role']}/{load_key(load)}")
                 verified = verify_outputs(model, outputs, reference, plan.get("tolerance", 1e-4))
                 store.cell(model, load)["verification"] = verified
@@ -500,7 +504,7 @@ def _measure(plan: Json, plan_path: Path, store: Store, say: Say) -> Json:
     return store.doc
 
 
-# ---- memory and cold start, each in a fresh process ---------------------------------------------------------------------
+# ---- memory and cold start, each in a fresh process ----
 
 
 def run_probes(plan: Json, plan_path: Path, store: Store, say: Say) -> None:
@@ -570,7 +574,7 @@ def memory(bare: list[Json], probes: list[Json]) -> Json:
     return {**out, "peak_rss_raw": [p["peak_rss_bytes"] for p in probes]}
 
 
-# ---- results ----------------------------------------------------------------------------------------------------------
+# ---- results ----
 
 
 def latency(blocks: list[Json], warmup: int) -> Json:

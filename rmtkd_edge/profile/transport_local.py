@@ -40,8 +40,8 @@ def run_bundle(
 ) -> dict[str, Any]:
     """Run bundle/runner.py on bundle/plan.json and return the results document, which stays at `results`.
 
-    progress: called with every event of the runner ({"event", "text", ...}). What an earlier call left at `results` goes
-    on where it stopped. Raises ProviderError, RunDirError or Finding for the runner's refusals, UserError when it takes
+    progress: called with every event of the runner ({"event", "text", ...}). What an earlier call left at `results` is
+    continued. Raises ProviderError, RunDirError or Finding for the runner's refusals, UserError when it takes
     longer than `timeout_s`, or says nothing for `stall_s`, seconds; what was measured until then stays at `results`.
     """
     results.parent.mkdir(parents=True, exist_ok=True)

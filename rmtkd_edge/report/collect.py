@@ -97,7 +97,7 @@ def _finished(table: Table, cycles: tuple[Cycle, ...], recipe: dict[str, Any]) -
     teacher, student, task = table.table("teacher"), table.table("student"), table.table("task")
     accuracy = teacher.quantity("accuracy")
     return Compression(
-        finished=True,
+        missing=None,
         task=task.text("name"),
         metric=task.text("metric") or "accuracy",
         train_rows=task.quantity("train_rows"),
@@ -124,7 +124,7 @@ def _unfinished(cycles: tuple[Cycle, ...], recipe: dict[str, Any], missing: Miss
     kept = [c for c in cycles if c.accepted]
     teacher = cycles[0].accuracy_before
     return Compression(
-        finished=False,
+        missing=missing,
         task=str(task.get("name", "")),
         metric="accuracy",
         train_rows=no,

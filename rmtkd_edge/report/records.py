@@ -69,9 +69,9 @@ class Cycle:
 
 @dataclass(frozen=True)
 class Compression:
-    """What compress found; `finished` is False while only cycles are there."""
+    """What compress found; `missing` says what is not there yet while only cycles are."""
 
-    finished: bool
+    missing: Missing | None
     task: str
     metric: str
     train_rows: Quantity
@@ -88,6 +88,11 @@ class Compression:
     seconds: Quantity
     cycles: tuple[Cycle, ...]
     floor: Quantity
+
+    @property
+    def finished(self) -> bool:
+        """Whether compress came to its end."""
+        return self.missing is None
 
 
 @dataclass(frozen=True)

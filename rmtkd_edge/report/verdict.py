@@ -169,12 +169,8 @@ def doubts(run: RunFacts) -> tuple[NoteBlock, ...]:
     c = run.compression
     if isinstance(c, Missing):
         notes.append(missing(c))
-    elif not c.finished:
-        notes.append(
-            NoteBlock(
-                f"{c.reduction.why or 'compress has not finished'}; what follows is as far as it got.", tone="warn"
-            )
-        )
+    elif c.missing is not None:
+        notes.append(NoteBlock(f"{c.missing.why}: this is as far as it got. To go on:", c.missing.command, "warn"))
     low = _floor_note(c) if isinstance(c, Compression) else ""
     notes += [NoteBlock(low, tone="warn")] if low else []
     if isinstance(run.exported, Exported):

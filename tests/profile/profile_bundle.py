@@ -48,7 +48,7 @@ def tiny_encoder(path: Path, width: int, seed: int = 0, external: bool = False) 
         str(path),
         save_as_external_data=external,
         location=path.name + ".data" if external else None,
-        size_threshold=0,
+        size_threshold=64,
     )
     return sha256(path)
 
@@ -80,7 +80,8 @@ def write_plan(folder: Path, **changes: Any) -> Path:
     np.savez(folder / "inputs.npz", **inputs)
     np.savez(folder / "reference.npz", **reference)
     plan = {
-        "schema": "rmtkd-edge/plan@1", "provider": "CPUExecutionProvider", "threads": 1, "spinning": False, "models": models,
+        "schema": "rmtkd-edge/plan@1", "provider": "CPUExecutionProvider", "threads": 1, "spinning": False,
+        "models": models,
         "inputs": "inputs.npz", "reference": "reference.npz", "loads": loads, "min_runs": 12, "min_duration_s": 0.0,
         "warmup": 1, "rounds": 6, "seed": 0, "idle_s": 0.0, "meters": ["unavailable"], "probe_repeats": 1, **changes,
     }  # fmt: skip

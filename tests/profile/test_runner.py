@@ -198,10 +198,10 @@ def test_other_settings_start_anew_and_foreign_files_are_left_alone(tmp_path: Pa
 
 def test_explicit_meter_that_is_absent_is_an_error_with_two_ways_out(tmp_path: Path) -> None:
     plan = {"meters": ["modelled"], "provider": "CPUExecutionProvider", "meter_required": True}
-    with pytest.raises(runner.RunnerError, match="Either .*; or ") as caught:
+    with pytest.raises(runner.RunnerError, match=r"Either .*; or ") as caught:
         runner.open_meter(plan)
     assert caught.value.kind == "meter"
-    meter, facts = runner.open_meter({**plan, "meters": ["modelled", "unavailable"], "meter_required": False})
+    _, facts = runner.open_meter({**plan, "meters": ["modelled", "unavailable"], "meter_required": False})
     assert facts["name"] == "unavailable"
     assert facts["skipped"][0].startswith("modelled: ")
 
@@ -218,8 +218,8 @@ def test_percentiles_are_null_without_samples_enough(values: list[int]) -> None:
     assert min(values) / 1e6 <= found["p50"] <= max(values) / 1e6
 
 
-FACTS = {"name": "rapl:package-0", "kind": "measured-counter", "scope": "package", "period_s": 0.001, "needs_window": True,
-         "idle_watts": None, "gross_why": "", "skipped": []}  # fmt: skip
+FACTS = {"name": "rapl:package-0", "kind": "measured-counter", "scope": "package", "period_s": 0.001,
+         "needs_window": True, "idle_watts": None, "gross_why": "", "skipped": []}  # fmt: skip
 
 
 def metered(seconds: float, joules: float | None, count: int = 10) -> list[dict[str, Any]]:
@@ -315,7 +315,7 @@ def test_counters_are_read_from_proc_and_sys(tmp_path: Path) -> None:
     }
     for rel, text in texts.items():
         path = tmp_path / rel
-        path.parent.mkdir(parents=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
     found = runner.counters(str(tmp_path))
     assert found == {"ticks_total": 127, "ticks_busy": 18, "ticks_steal": 7, "quota": 4, "throttle": 3, "capped": True}

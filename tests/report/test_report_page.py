@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from html import unescape
 from html.parser import HTMLParser
+from itertools import pairwise
 
 import pytest
 from report.report_sample import LABELS, build_run, exported, profiled
@@ -84,7 +85,7 @@ def test_headings_tables_and_figures_are_accessible(finished):
     page = Page(finished.html)
     levels = [int(tag[1]) for tag, _ in page.tags if re.fullmatch(r"h[1-6]", tag)]
     assert levels[0] == 1 and levels.count(1) == 1
-    assert all(after <= before + 1 for before, after in zip(levels, levels[1:], strict=False))
+    assert all(after <= before + 1 for before, after in pairwise(levels))
     assert sum(t == "caption" for t, _ in page.tags) == sum(t == "table" for t, _ in page.tags)
     for tag, attrs in page.tags:
         if tag == "svg":
@@ -279,7 +280,7 @@ def test_figures_of_an_earlier_report_do_not_stay(tmp_path):
 def test_a_damaged_file_is_refused(tmp_path):
     run = build_run(tmp_path / "a", stages="compress")
     (run.path / "compress/result.json").write_text("{}")
-    with pytest.raises(RunDirError, match="result.json"):
+    with pytest.raises(RunDirError, match=r"result\.json"):
         report_runs([run])
     assert not (run.path / "report").exists()
 

@@ -33,7 +33,7 @@ class MeterAbsent(Exception):
 
 
 class Meter:
-    """An open meter. `period_s` is the time between two updates, and `idle_watts` the idle power where it is not measured.
+    """An open meter. `period_s` is the time between updates, `idle_watts` the idle power where it is not measured.
 
     `needs_window` is False for meters that no short window can mislead; `gross_why` says why only the net figure holds.
     """

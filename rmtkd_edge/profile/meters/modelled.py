@@ -15,7 +15,7 @@ WAYS_OUT = (
 
 
 class Modelled(Meter):
-    """joules = active watts per core x CPU seconds of this process + idle watts x seconds (where the profile knows them).
+    """joules = active watts per core x CPU seconds of this process + idle watts x seconds (if the profile has them).
 
     What it leaves out: memory, frequency, and everything that the processor does for others.
     """
@@ -40,7 +40,7 @@ class Modelled(Meter):
 
     def read(self) -> Reading:
         """Return the modelled energy since the meter was opened."""
-        cpu, wall = (clock() - start for clock, start in zip(self._clocks, self._start))
+        cpu, wall = self._clocks[0]() - self._start[0], self._clocks[1]() - self._start[1]
         joules = self.active_watts * cpu + (self.idle_watts or 0.0) * wall
         return Reading(joules, self.provenance, self.name, self.scope)
 

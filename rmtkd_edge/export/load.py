@@ -1,0 +1,108 @@
+"""Load an exported folder, or a run, and classify text with it, by onnxruntime or by torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from rmtkd_edge.errors import RunDirError, UserError
+from rmtkd_edge.export.bundle import AGAIN, CONFIG, EXPORT_SCHEMA, FACTS, WEIGHTS, check_file, read_encoder
+from rmtkd_edge.export.folding import run_torch
+from rmtkd_edge.export.sessions import CPU, open_session, run_session
+from rmtkd_edge.families.encoder import Encoder
+from rmtkd_edge.families.store import read_json
+
+Texts = Sequence[str] | Sequence[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Logits float32 (n, labels) and the name of the largest one of each row."""
+
+    logits: np.ndarray
+    labels: list[str]
+
+
+class Classifier:
+    """A text classifier of an exported folder; `session` is set for the backend `onnx`, `model` for `torch`."""
+
+    def __init__(self, folder: Path, facts: dict[str, Any], labels: list[str], model: Encoder | None, session: Any) -> None:
+        from transformers import AutoTokenizer
+
+        self.folder, self.facts, self.labels = folder, facts, labels
+        self.model, self.session = model, session
+        self.tokenizer = AutoTokenizer.from_pretrained(str(folder))
+
+    def predict(self, texts: Texts, batch_size: int = 32) -> Prediction:
+        """Classify texts or pairs of texts; an empty list gives logits (0, labels)."""
+        if isinstance(texts, str):
+            raise UserError("predict takes a list of texts", "predict([text])")
+        parts = [self._logits(list(texts[i : i + batch_size])) for i in range(0, len(texts), batch_size)]
+        logits = np.concatenate(parts) if parts else np.zeros((0, len(self.labels)), np.float32)
+        return Prediction(logits, [self.labels[i] for i in logits.argmax(1)])
+
+    def _logits(self, texts: list[Any]) -> np.ndarray:
+        columns = [list(column) for column in zip(*texts, strict=True)] if isinstance(texts[0], tuple) else [texts]
+        batch = self.tokenizer(
+            *columns, truncation=True, max_length=self.facts["max_length"], padding=True, return_tensors="pt", return_token_type_ids=True
+        )
+        if self.model is None:
+            return run_session(self.session, batch)
+        with torch.no_grad():
+            return run_torch(self.model, batch).numpy()
+
+
+def load(
+    path: Path | str,
+    *,
+    backend: Literal["onnx", "torch"] = "onnx",
+    precision: Literal["fp32", "int8"] = "fp32",
+    provider: str = CPU,
+    threads: int = 1,
+) -> Classifier:
+    """Return the classifier of an exported folder, or of a run's export/, after the sha256 of every file it needs was checked.
+
+    Raises RunDirError naming a file that is missing or altered, UserError for a precision that is not there (int8 that
+    was refused says why) or that torch does not run, ProviderError where another provider would be taken.
+    """
+    folder = exported_folder(Path(path))
+    facts = read_json(folder / FACTS)
+    if facts.get("schema") != EXPORT_SCHEMA:
+        raise RunDirError(f"{folder / FACTS}: schema is {facts.get('schema')!r}, this version reads {EXPORT_SCHEMA!r}", AGAIN)
+    files = facts["files"]
+    for name in files:
+        if not name.startswith("onnx/") and name != WEIGHTS:
+            check_file(folder, name, files)
+    labels = list(read_json(folder / CONFIG)["rmtkd"]["spec"]["labels"])
+    if backend == "torch":
+        if precision != "fp32":
+            raise UserError(f"the backend torch runs fp32, not {precision}", "backend='onnx'")
+        return Classifier(folder, facts, labels, read_encoder(folder, files.get(WEIGHTS)), None)
+    if backend != "onnx":
+        raise UserError(f"there is no backend {backend!r}", "backend='onnx' or backend='torch'")
+    variant = _variant(folder, facts, precision)
+    for name in variant["files"]:
+        check_file(folder, name, files)
+    return Classifier(folder, facts, labels, None, open_session(folder / variant["file"], threads=threads, provider=provider))
+
+
+def exported_folder(path: Path) -> Path:
+    """Return the exported folder that a path names: itself, or export/ of a run."""
+    for folder in (path, path / "export"):
+        if (folder / FACTS).is_file():
+            return folder
+    raise RunDirError(f"{path} holds no exported model (no {FACTS})", f"rmtkd-edge export {path}")
+
+
+def _variant(folder: Path, facts: dict[str, Any], precision: str) -> dict[str, Any]:
+    variant = facts["variants"].get(precision)
+    if variant is None:
+        raise UserError(f"{folder} has no {precision} variant (it has {', '.join(facts['variants'])})", "--set export.int8=true, then export --force")
+    if variant.get("refused"):
+        raise UserError(f"{precision} was refused at export: {variant['refused']}", "load precision='fp32', or raise export.max_accuracy_drop")
+    return variant

@@ -1,0 +1,201 @@
+"""`rmtkd-edge export`: from the checkpoints of a run to two folders that ship, the compressed model and its baseline."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+import tomllib
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rmtkd_edge.errors import DataError, Finding, RunDirError
+from rmtkd_edge.export.audit import Audit, audit_emitted, audit_optimised
+from rmtkd_edge.export.bundle import FACTS, VARIANTS, standardise, write_bundle, write_facts
+from rmtkd_edge.export.folding import Batch, FoldProof, fold_with_proof
+from rmtkd_edge.export.graph import GraphOptions
+from rmtkd_edge.export.quantise import QuantiseOptions, quantise_onnx
+from rmtkd_edge.export.sessions import open_session
+from rmtkd_edge.export.to_onnx import export_onnx
+from rmtkd_edge.export.verify import FLOAT32_TOLERANCE, OnnxProof, Score, compare_onnx, evaluate_onnx, variations, verify_onnx
+from rmtkd_edge.families.encoder import Encoder
+from rmtkd_edge.families.spec import count_parameters, ranks_of
+from rmtkd_edge.families.store import load_encoder
+from rmtkd_edge.recipe import Recipe, parse_recipe
+from rmtkd_edge.run import Run, sha256_file
+from rmtkd_edge.tasks import text
+
+ROLES = {"export": "compress/best", "baseline": "compress/teacher"}
+BATCH = 32
+
+Report = Callable[..., None]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What both folders are made with: recipe, held-out batches (several shapes), validation batches, options, threads."""
+
+    recipe: Recipe
+    held_out: Sequence[Batch]
+    shapes: Sequence[Batch]
+    validation: Sequence[Batch]
+    graph: GraphOptions
+    int8: bool
+    threads: int
+    teacher_parameters: int
+
+
+def export_run(
+    run: Run,
+    *,
+    int8: bool | None = None,
+    opset: int | None = None,
+    data: Path | None = None,
+    task: text.TextTask | None = None,
+    threads: int | None = None,
+    force: bool = False,
+    reporter: Any = None,
+) -> dict[str, Any]:
+    """Export compress/best into export/ and the teacher into baseline/ and return export/rmtkd.json.
+
+    `int8` and `opset` override the recipe, `data` the data that compress used, `task` saves reading it again, `threads`
+    (all cores of this process when None) serve verification. Raises RunDirError where compress has not finished or an
+    export exists and not `force`; Finding where a proof or an audit fails: that folder is removed then.
+    """
+    _ready(run, force)
+    recipe = parse_recipe(tomllib.loads(run.read_text("recipe.toml")), str(run.path / "recipe.toml"))
+    report: Report = reporter.event if reporter is not None else _silent
+    tokenizer = text.load_tokenizer(str(run.path_of("compress/tokenizer")))
+    if task is None:
+        known = run.stage("compress").get("data")
+        task = text.load_text_task(recipe.task, tokenizer, data or (Path(known) if known else None), recipe.seed)
+    teacher = load_encoder(run, ROLES["baseline"])
+    job = make_job(recipe, task, teacher, int8, opset, threads)
+    run.mark("export", "running")
+    start, results = time.monotonic(), {}
+    for folder, source in ROLES.items():
+        report("stage", name=folder)
+        run.remove(folder)
+        try:
+            results[folder] = export_model(run, folder, teacher if folder == "baseline" else load_encoder(run, source), job, report)
+        except Finding:
+            run.remove(folder)  # a file that failed its proof must not lie about
+            raise
+    run.mark("export", "done", seconds=round(time.monotonic() - start, 1), threads=job.threads)
+    return results["export"]
+
+
+def make_job(recipe: Recipe, task: text.TextTask, teacher: Encoder, int8: bool | None, opset: int | None, threads: int | None) -> Job:
+    """Return what both folders are made with; raise DataError where the labels of data and model differ."""
+    spec = teacher.spec
+    if list(task.labels) != list(spec.labels):
+        raise DataError(f"the data have the labels {task.labels}, the model {list(spec.labels)}", "give the data that compress used: --data")
+    count = min(recipe.export.verify_rows, len(task.validation))
+    rows = np.random.default_rng([recipe.seed, 5]).permutation(len(task.validation))[:count]
+    held_out = list(text.batches(task.validation.take(np.sort(rows)), BATCH, spec.pad_id, None))
+    return Job(
+        recipe, held_out, variations(held_out, spec.pad_id, min(recipe.task.max_length, spec.max_length)),
+        list(text.batches(task.validation, BATCH, spec.pad_id, None)),
+        GraphOptions(opset=opset or recipe.export.opset, attention=recipe.export.attention),
+        recipe.export.int8 if int8 is None else int8, threads or len(os.sched_getaffinity(0)), count_parameters(spec),
+    )  # fmt: skip
+
+
+def export_model(run: Run, folder: str, encoder: Encoder, job: Job, report: Report) -> dict[str, Any]:
+    """Export one checkpoint into a folder of the run and return its rmtkd.json."""
+    folded, fold_proof = fold_with_proof(encoder, job.held_out)
+    report("verified", folder=folder, what="fold", relative=fold_proof.float32)
+    shipped, name = standardise(folded), model_id(job.recipe, folder)
+    write_bundle(run, folder, shipped, job.recipe.task.name)
+    path = run.path_of(f"{folder}/{VARIANTS['fp32']}")
+    files = export_onnx(shipped, path, job.graph, _metadata(job, shipped, name))
+    emitted = audit_emitted(path, shipped.spec, job.graph)
+    optimised = {"fp32": audit_optimised(path, shipped.spec, job.graph, "fp32")}
+    onnx_proof = verify_onnx(path, folded, job.shapes, threads=job.threads)
+    report("verified", folder=folder, what="onnx", relative=onnx_proof.relative)
+    score = evaluate_onnx(open_session(path, threads=job.threads), job.validation)
+    variants = {"fp32": _variant(path, files, score, onnx_proof)}
+    report("variant", folder=folder, precision="fp32", accuracy=score.accuracy, size_bytes=variants["fp32"]["size_bytes"])
+    if job.int8:
+        variants["int8"], optimised["int8"] = _int8(run, folder, path, folded, score, job)
+        report("variant", folder=folder, precision="int8", **{k: variants["int8"][k] for k in ("accuracy", "size_bytes", "refused")})
+    parameters = count_parameters(folded.spec)
+    return write_facts(run, folder, {
+        "model_id": name, "task": job.recipe.task.name, "metric": "accuracy", "max_length": job.recipe.task.max_length,
+        "ranks": ranks_of(folded.spec), "parameters": parameters, "teacher_parameters": job.teacher_parameters,
+        "reduction": 1 - parameters / job.teacher_parameters,
+        "verification": _verification(fold_proof, onnx_proof), "variants": variants, "fusion": _fusion(emitted, optimised),
+        "graph": asdict(job.graph), "threads": job.threads,
+    })  # fmt: skip
+
+
+def model_id(recipe: Recipe, folder: str) -> str:
+    """Return the name of a model: task, source, and whether it is compressed."""
+    source = recipe.model.source.removeprefix("package:").rstrip("/").rsplit("/", 1)[-1]
+    if source == "scratch":
+        shape = recipe.model.config
+        source = f"{shape.model_type}-{shape.layers}x{shape.width}"
+    return f"{source}-{recipe.task.name}" + ("-rmt-kd" if folder == "export" else "")
+
+
+def _int8(run: Run, folder: str, path: Path, folded: Encoder, fp32: Score, job: Job) -> tuple[dict[str, Any], Audit]:
+    """Write the int8 file, keep it where it loses no more accuracy than the recipe allows, and return its facts."""
+    target, options = run.path_of(f"{folder}/{VARIANTS['int8']}"), QuantiseOptions()
+    quantise_onnx(path, target, options)
+    session = open_session(target, threads=job.threads)
+    score, proof = evaluate_onnx(session, job.validation), compare_onnx(session, folded, job.shapes)
+    audit = audit_optimised(target, folded.spec, job.graph, "int8")
+    facts = _variant(target, [target], score, proof) | {"quantisation": asdict(options), "refused": None}
+    allowed = job.recipe.export.max_accuracy_drop
+    if fp32.accuracy - score.accuracy > allowed:
+        facts["refused"] = (
+            f"accuracy falls from {fp32.accuracy:.4f} to {score.accuracy:.4f} on {score.rows} validation rows, "
+            f"{fp32.accuracy - score.accuracy:.4f}, export.max_accuracy_drop allows {allowed:.4f}"
+        )
+        target.unlink()
+    return facts, audit
+
+
+def _variant(path: Path, files: Sequence[Path], score: Score, proof: OnnxProof) -> dict[str, Any]:
+    rels = [f"{file.parent.name}/{file.name}" for file in files]
+    return {
+        "file": f"{path.parent.name}/{path.name}", "files": rels, "size_bytes": sum(file.stat().st_size for file in files),
+        "sha256": sha256_file(path), "accuracy": score.accuracy, "n": score.rows,
+        "relative_difference": proof.relative, "argmax_agreement": proof.agreement, "compared_rows": proof.rows,
+    }  # fmt: skip
+
+
+def _verification(fold: FoldProof, onnx: OnnxProof) -> dict[str, Any]:
+    return {
+        "fold_float64": fold.float64, "fold_float32": fold.float32, "onnx_float32": onnx.relative, "rows": onnx.rows,
+        "shapes": [list(shape) for shape in onnx.shapes],
+        "tolerances": {"fold_float64": fold.float64_tolerance, "fold_float32": fold.float32_tolerance, "onnx_float32": FLOAT32_TOLERANCE},
+    }  # fmt: skip
+
+
+def _fusion(emitted: Audit, optimised: dict[str, Audit]) -> dict[str, Any]:
+    return {**asdict(emitted), "optimised": {precision: asdict(audit) for precision, audit in optimised.items()}}
+
+
+def _metadata(job: Job, shipped: Encoder, name: str) -> dict[str, str]:
+    from rmtkd_edge.run import package_version
+
+    return {
+        "rmtkd_version": package_version(), "rmtkd_model_id": name, "rmtkd_task": job.recipe.task.name,
+        "rmtkd_ranks": json.dumps(ranks_of(shipped.spec)), "rmtkd_labels": json.dumps(list(shipped.spec.labels)),
+    }  # fmt: skip
+
+
+def _ready(run: Run, force: bool) -> None:
+    if run.stage("compress").get("state") != "done":
+        raise RunDirError(f"compress has not finished in {run.path}", f"rmtkd-edge compress {run.path}/recipe.toml --out {run.path}")
+    if run.has(f"export/{FACTS}") and not force:
+        raise RunDirError(f"{run.path}/export exists already", f"rmtkd-edge export {run.path} --force replaces it")
+
+
+def _silent(kind: str, **facts: Any) -> None:
+    return None
