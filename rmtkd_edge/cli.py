@@ -37,9 +37,9 @@ RunArgument = Annotated[Path, typer.Argument(help="Run directory, as written by 
 
 def reporter(quiet: bool) -> Any:
     """Return what shows progress: nothing under --json."""
-    from rmtkd_edge.progress import ConsoleReporter, Silent
+    from rmtkd_edge.progress import ConsoleReporter, SilentReporter
 
-    return Silent() if quiet else ConsoleReporter(out)
+    return SilentReporter() if quiet else ConsoleReporter(out)
 
 
 def show_json(value: Any) -> None:

@@ -6,6 +6,7 @@ before that is written again.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -45,7 +46,7 @@ def sha256_file(path: Path) -> str:
 
 
 def atomic_write_bytes(path: Path, data: bytes) -> None:
-    """Write a file so that readers see the old content or the new one, never a part; raise RunDirError if it cannot be."""
+    """Write a file so that readers see the old content or the new one, never a part; raise RunDirError otherwise."""
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -54,14 +55,16 @@ def atomic_write_bytes(path: Path, data: bytes) -> None:
             stream.write(data)
             stream.flush()
             os.fsync(stream.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
+        Path(temporary).chmod(0o644)
+        os.replace(temporary, path)  # noqa: PTH105 (a test makes it fail)
     except OSError as err:
-        if temporary is not None and os.path.exists(temporary):
-            os.unlink(temporary)
         raise RunDirError(
             f"cannot write {path}: {err.strerror or err}", "free space or choose another --out; the run resumes"
         ) from err
+    finally:
+        if temporary is not None:  # gone already where all went well
+            with contextlib.suppress(OSError):
+                Path(temporary).unlink(missing_ok=True)
 
 
 class Run:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rmtkd_edge.compress.seeded import row_uniform
 from rmtkd_edge.families.encoder import Encoder
 from rmtkd_edge.families.spec import Site
 from rmtkd_edge.recipe import Analyse
@@ -22,6 +23,7 @@ from rmtkd_edge.spectral.effect import weighted_matrix
 
 Batch = dict[str, Tensor]
 MEMORY_BYTES = 1_500_000_000  # float64 moments held at a time; more sites than fit are analysed in further passes
+SMALLEST_SHARE = 1e-6  # of variance, for `explained-variance`
 NULL_REPEATS = 5  # sign-flipped replicates of the rule `parallel`
 
 
@@ -33,8 +35,7 @@ class SiteMoments:
     sample: Moments
     full: Moments
     effect: Moments
-    partner_sample: Moments | None = None
-    partner_full: Moments | None = None
+    partner: Moments | None = None
     null: list[Moments] | None = None
     rows: list[Tensor] | None = None
 
@@ -65,7 +66,7 @@ class SiteSpectrum:
                     quantile=quantile,
                     delta=options.delta,
                     n_eff=self.n_eff if options.effective_samples else None,
-                    explained=1.0 - quantile if options.rule == "explained-variance" else options.explained,
+                    explained=max(1.0 - quantile, SMALLEST_SHARE) if options.rule == "explained-variance" else options.explained,
                     null_eigenvalues=null,
                 )
             )
@@ -74,7 +75,7 @@ class SiteSpectrum:
 
 def site_bytes(site: Site) -> int:
     """Return the memory, in bytes, of the float64 moments of a site."""
-    return 8 * site.heads * site.width**2 * (5 if site.kind == "qk" else 3)
+    return 8 * site.heads * site.width**2 * (4 if site.kind == "qk" else 3)
 
 
 def in_passes(sites: Sequence[Site], limit: int = MEMORY_BYTES) -> Iterator[list[Site]]:
@@ -121,73 +122,81 @@ def _empty(site: Site, options: Analyse) -> SiteMoments:
     heads = site.heads if site.heads > 1 else None
     dim = site.width * site.heads
     new = lambda: Moments(dim, heads=heads)  # noqa: E731
-    pair = (new(), new()) if site.kind == "qk" else (None, None)
+    partner = new() if site.kind == "qk" else None
     null = [new() for _ in range(NULL_REPEATS)] if options.rule == "parallel" else None
-    return SiteMoments(site, new(), new(), new(), *pair, null, [] if options.effective_samples else None)
+    return SiteMoments(site, new(), new(), new(), partner, null, [] if options.effective_samples else None)
 
 
 @torch.no_grad()
 def _collect(encoder, moments, batches, options, special_ids, seed, activated) -> None:
-    rng = np.random.default_rng(seed)
     encoder.eval()
     depths = len(encoder.layers) + 1
     special = torch.tensor(list(special_ids), dtype=torch.long)
-    for number, batch in enumerate(batches):
+    for batch in batches:
         taps: dict[str, Tensor] = {}
         encoder(batch["input_ids"], batch["attention_mask"], batch.get("token_type_ids"), tap=taps.__setitem__)
         valid = batch["attention_mask"].bool() & ~torch.isin(batch["input_ids"], special.to(batch["input_ids"].device))
-        empty = ~valid.any(1)
-        valid[empty, 0] = True  # a sequence of special tokens alone is represented by its first
-        picks = _picks(valid.cpu().numpy(), options, rng)
-        depth = rng.integers(0, depths, size=len(picks[0]))
+        valid[~valid.any(1), 0] = True  # a sequence of special tokens alone is represented by its first
+        picked = pick_tokens(valid.cpu().numpy(), batch["index"].cpu().numpy(), depths, options, seed)
         for m in moments.values():
-            _add(m, taps, valid, picks, depth, depths, seed + number, activated and m.site.kind == "ffn")
-            if activated and m.site.kind == "ffn":
+            behind = activated and m.site.kind == "ffn"
+            _add(m, taps, valid, picked, depths, seed, behind)
+            if behind:
                 m.full.add(encoder.layers[m.site.layer].activation(taps[m.site.name][valid]))
 
 
-def _picks(valid: np.ndarray, options: Analyse, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Return row and column numbers of the sampled tokens."""
+@dataclass(frozen=True)
+class Picked:
+    """Sampled tokens of a batch: row, column and depth of each, and the number of its sequence in the data set."""
+
+    rows: np.ndarray
+    columns: np.ndarray
+    depths: np.ndarray
+    sequences: np.ndarray
+
+
+def pick_tokens(valid: np.ndarray, index: np.ndarray, depths: int, options: Analyse, seed: int) -> Picked:
+    """Return random valid tokens of each sequence (or its first token), drawn by the sequence's own number."""
+    depth = (row_uniform(seed + 1, index, 1)[:, 0] * depths).astype(np.int64)
+    rows = np.arange(len(valid))
     if options.sample == "sequence":
-        return np.arange(len(valid)), np.zeros(len(valid), dtype=np.int64)
-    rows, columns = [], []
-    for row, mask in enumerate(valid):
-        places = np.flatnonzero(mask)
-        chosen = rng.permutation(places)[: options.tokens_per_sequence]
-        rows += [row] * len(chosen)
-        columns += chosen.tolist()
-    return np.array(rows), np.array(columns)
+        return Picked(rows, np.zeros_like(rows), depth, index)
+    keys = np.where(valid, row_uniform(seed, index, valid.shape[1]), -1.0)
+    order = np.argsort(-keys, axis=1)[:, : options.tokens_per_sequence]
+    taken = np.take_along_axis(keys, order, 1) >= 0
+    rows, place = np.nonzero(taken)
+    return Picked(rows, order[rows, place], depth[rows], index[rows])
 
 
-def _add(m: SiteMoments, taps, valid, picks, depth, depths, block_seed, activated) -> None:
+def _add(m: SiteMoments, taps, valid, picked, depths, seed, behind) -> None:
     name, kind = m.site.name, m.site.kind
+    place = (picked.rows, picked.columns)
+    blocks = picked.sequences
+    full = None
     if kind == "head":
         sample = full = taps["head"]
+        blocks = np.unique(picked.sequences) if len(sample) != len(blocks) else blocks
     elif kind == "stream":
-        states = [taps[f"stream.{i}"] for i in range(depths)]
-        sample = torch.stack([states[d][r, c] for r, c, d in zip(*picks, depth, strict=True)])
-        for state in states:
-            m.full.add(state[valid])
-        full = None
+        states = torch.stack([taps[f"stream.{i}"] for i in range(depths)])
+        sample = states[(picked.depths, *place)]
+        m.full.add(states[:, valid].flatten(0, 1))
     elif kind == "qk":
-        sample, full = taps[f"{name[:-3]}.q"][picks], taps[f"{name[:-3]}.q"][valid]
-        keys = taps[f"{name[:-3]}.k"]
-        m.partner_sample.add(keys[picks])
-        m.partner_full.add(keys[valid])
+        queries, keys = taps[f"{name[:-3]}.q"], taps[f"{name[:-3]}.k"]
+        sample, full = queries[place], queries[valid]
+        m.partner.add(keys[valid])
     else:
-        sample, full = taps[name][picks], taps[name][valid]
+        sample, full = taps[name][place], taps[name][valid]
     m.sample.add(sample)
-    if full is not None and not activated:
+    if full is not None and not behind:
         m.full.add(full)
     if m.rows is not None:
         m.rows.append(sample.float().cpu())
     for i, null in enumerate(m.null or []):
-        null.add(sign_flipped(sample, torch.arange(len(sample)), block_seed * NULL_REPEATS + i))
+        null.add(sign_flipped(sample, torch.from_numpy(blocks), seed * NULL_REPEATS + i))
 
 
 def _collect_effect(encoder, moments, batches, seed) -> None:
     """Second moment of the gradient of the logits at every site: E of (v^T (z - mean z))' for random signs v."""
-    generator = torch.Generator().manual_seed(seed)
     wanted = [m for m in moments.values() if m.site.kind != "qk"]
     if not wanted:
         return
@@ -195,15 +204,15 @@ def _collect_effect(encoder, moments, batches, seed) -> None:
     for batch in batches:
         taps: dict[str, Tensor] = {}
         logits = encoder(batch["input_ids"], batch["attention_mask"], batch.get("token_type_ids"), tap=taps.__setitem__)
-        signs = torch.randint(0, 2, logits.shape, generator=generator).to(logits) * 2 - 1
+        drawn = row_uniform(seed + 2, batch["index"].cpu().numpy(), logits.shape[1])
+        signs = torch.from_numpy(np.where(drawn < 0.5, -1.0, 1.0)).to(logits)
         output = ((logits - logits.mean(1, keepdim=True)) * signs).sum()
         names = [n for m in wanted for n in _tap_names(m.site, len(encoder.layers))]
         grads = dict(zip(names, torch.autograd.grad(output, [taps[n] for n in names]), strict=True))
         valid = batch["attention_mask"].bool()
         for m in wanted:
             for name in _tap_names(m.site, len(encoder.layers)):
-                grad = grads[name]
-                m.effect.add(grad if grad.ndim == 2 else grad[valid])
+                m.effect.add(grads[name] if grads[name].ndim == 2 else grads[name][valid])
 
 
 def _tap_names(site: Site, layers: int) -> list[str]:
@@ -213,20 +222,18 @@ def _tap_names(site: Site, layers: int) -> list[str]:
 
 
 def _spectrum(m: SiteMoments, options: Analyse, seed: int) -> SiteSpectrum:
-    for moment in (m.sample, m.full, m.effect, m.partner_sample, m.partner_full, *(m.null or [])):
+    for moment in (m.sample, m.full, m.effect, m.partner, *(m.null or [])):
         if moment is not None:
             moment.all_reduce()
     centred = options.center
     sample, full = _blocks(m.sample, centred), _blocks(m.full, centred)
     effect = _blocks(m.effect, False) if m.effect.count else None
-    partner_sample = partner = None
-    if m.partner_sample is not None and m.partner_full is not None:
-        # softmax over keys is blind to what all keys share: the centred key covariance is the query's effect
-        partner_sample, partner = _blocks(m.partner_sample, True), _blocks(m.partner_full, True)
-    values = _eigenvalues(sample, effect, partner_sample, options.blend)
+    # softmax over keys is blind to what all keys share: the centred key covariance is the query's effect
+    partner = None if m.partner is None else _blocks(m.partner, True)
+    values = _eigenvalues(sample, effect, partner, options.blend)
     null = None
     if m.null:
-        null = np.stack([_eigenvalues(_blocks(x, False), effect, partner_sample, options.blend) for x in m.null])
+        null = np.stack([_eigenvalues(_blocks(x, False), effect, partner, options.blend) for x in m.null])
     n_eff = effective_sample_size(torch.cat(m.rows), seed=seed) if m.rows else None
     return SiteSpectrum(m.site, values, m.sample.count, n_eff, full, effect, partner, null)
 

@@ -150,7 +150,7 @@ def _new_cycle(context: Context, state: State, job: Job, number: int) -> tuple[S
         student, new = closed
         student = student.to(context.accelerator.device)
     for site in plan["sites"]:
-        report("site", **site)
+        report("site", **{("site_kind" if key == "kind" else key): value for key, value in site.items()})
     return _tune_and_judge(context, state, job, number, plan, student, new)
 
 
@@ -175,9 +175,10 @@ def _tune_and_judge(context, state, job, number, plan, student, new) -> tuple[St
                 best, score, chosen = tuned, trained.accuracy, "fine_tuned"
             if score >= context.floor:
                 break
-    accepted = score >= context.floor
-    if not accepted:
-        why = f"accuracy {score:.4f} stays under the floor {context.floor:.4f}"
+    above = score >= context.floor
+    accepted = above or context.recipe.compress.one_shot  # one shot has nothing to go back to: it is judged by the user
+    if not above:
+        why = f"accuracy {score:.4f} is under the floor {context.floor:.4f}"
     after = steps.with_new(state, best, new, score) if accepted else state
     record = {
         "index": number, "round": job.round, "retry": job.retry, "saturated": False, "sites": plan["sites"],

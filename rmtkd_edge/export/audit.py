@@ -59,7 +59,9 @@ def expect_optimised(spec: EncoderSpec, options: GraphOptions, precision: str) -
         expected["MatMul or FusedMatMul"] = _products(spec) + scores
         expected["Gemm or FusedGemm"] = 2
     if options.gelu == "fused":
-        expected |= {f"Bias{name}{EITHER}{name}" if name == "Gelu" else name: n for name, n in _activations(spec).items()}
+        expected |= {
+            f"Bias{name}{EITHER}{name}" if name == "Gelu" else name: n for name, n in _activations(spec).items()
+        }
     return expected
 
 
@@ -86,7 +88,9 @@ def _audit(what: str, counts: Mapping[str, int], expected: dict[str, int]) -> Au
     found = {names: sum(counts.get(name, 0) for name in names.split(EITHER)) for names in expected}
     audit = Audit(expected, found)
     if not audit.holds:
-        rows = [[name, str(n), str(found[name]), "ok" if n == found[name] else "DIFFERS"] for name, n in expected.items()]
+        rows = [
+            [name, str(n), str(found[name]), "ok" if n == found[name] else "DIFFERS"] for name, n in expected.items()
+        ]
         wrong = [row[0] for row in rows if row[3] != "ok"]
         raise Finding(
             f"{what}: the number of {', '.join(wrong)} nodes is not the expected one",
@@ -101,5 +105,7 @@ def _products(spec: EncoderSpec) -> int:
 
 
 def _activations(spec: EncoderSpec) -> dict[str, int]:
-    counts = Counter([FUSED_NAMES.get(spec.activation, "")] * len(spec.layers) + [FUSED_NAMES.get(spec.head_activation, "")])
+    counts = Counter(
+        [FUSED_NAMES.get(spec.activation, "")] * len(spec.layers) + [FUSED_NAMES.get(spec.head_activation, "")]
+    )
     return {name: n for name, n in counts.items() if name}

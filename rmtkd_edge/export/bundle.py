@@ -58,25 +58,46 @@ def to_config(spec: EncoderSpec, task: str) -> dict[str, Any]:
 
     heads, ffn = max(layer.heads for layer in spec.layers), max(layer.ffn for layer in spec.layers)
     common: dict[str, Any] = {
-        "vocab_size": spec.vocab, "max_position_embeddings": spec.positions, "pad_token_id": spec.pad_id,
-        "id2label": dict(enumerate(spec.labels)), "label2id": {name: i for i, name in enumerate(spec.labels)},
-    }  # fmt: skip
+        "vocab_size": spec.vocab,
+        "max_position_embeddings": spec.positions,
+        "pad_token_id": spec.pad_id,
+        "id2label": dict(enumerate(spec.labels)),
+        "label2id": {name: i for i, name in enumerate(spec.labels)},
+    }
     if spec.model_type == "distilbert":
-        shape = {"dim": spec.width, "n_layers": len(spec.layers), "n_heads": heads, "hidden_dim": ffn, "activation": spec.activation,
-                 "dropout": spec.dropout, "seq_classif_dropout": spec.dropout}  # fmt: skip
+        shape = {
+            "dim": spec.width,
+            "n_layers": len(spec.layers),
+            "n_heads": heads,
+            "hidden_dim": ffn,
+            "activation": spec.activation,
+            "dropout": spec.dropout,
+            "seq_classif_dropout": spec.dropout,
+        }
     else:
-        shape = {"hidden_size": spec.width, "num_hidden_layers": len(spec.layers), "num_attention_heads": heads,
-                 "intermediate_size": ffn, "type_vocab_size": spec.type_vocab, "hidden_act": spec.activation,
-                 "layer_norm_eps": spec.eps, "hidden_dropout_prob": spec.dropout}  # fmt: skip
+        shape = {
+            "hidden_size": spec.width,
+            "num_hidden_layers": len(spec.layers),
+            "num_attention_heads": heads,
+            "intermediate_size": ffn,
+            "type_vocab_size": spec.type_vocab,
+            "hidden_act": spec.activation,
+            "layer_norm_eps": spec.eps,
+            "hidden_dropout_prob": spec.dropout,
+        }
     if spec.model_type == "electra":
         shape["embedding_size"] = spec.embedding or spec.width
     config = AutoConfig.for_model(spec.model_type, **common, **shape).to_dict()
     config["architectures"] = [CLASSES[spec.model_type] + "ForSequenceClassification"]
     config["id2label"] = {str(i): name for i, name in enumerate(spec.labels)}
     config["rmtkd"] = {
-        "schema": SCHEMA, "spec": spec.to_dict(), "task": task, "version": package_version(),
-        "transformers": fits_transformers(spec), "note": None if fits_transformers(spec) else NOTE,
-    }  # fmt: skip
+        "schema": SCHEMA,
+        "spec": spec.to_dict(),
+        "task": task,
+        "version": package_version(),
+        "transformers": fits_transformers(spec),
+        "note": None if fits_transformers(spec) else NOTE,
+    }
     return config
 
 
@@ -109,8 +130,17 @@ def write_facts(run: Run, rel: str, facts: Mapping[str, Any]) -> dict[str, Any]:
     """Write rmtkd.json, last: hashes of all files of the folder, versions, and `facts`; a folder without it is not whole."""
     run.record(rel)
     prefix = f"{rel}/"
-    files = {name.removeprefix(prefix): digest for name, digest in sorted(run.manifest["files"].items()) if name.startswith(prefix)}
-    whole = {"schema": EXPORT_SCHEMA, **facts, "files": {k: v for k, v in files.items() if k != FACTS}, "versions": versions()}
+    files = {
+        name.removeprefix(prefix): digest
+        for name, digest in sorted(run.manifest["files"].items())
+        if name.startswith(prefix)
+    }
+    whole = {
+        "schema": EXPORT_SCHEMA,
+        **facts,
+        "files": {k: v for k, v in files.items() if k != FACTS},
+        "versions": versions(),
+    }
     run.write_json(f"{rel}/{FACTS}", whole)
     return whole
 
@@ -133,9 +163,13 @@ def versions() -> dict[str, str]:
     import onnxruntime
 
     return {
-        "rmtkd-edge": package_version(), "python": platform.python_version(), "torch": torch.__version__, "onnx": onnx.__version__,
-        "onnxruntime": onnxruntime.__version__, "transformers": version("transformers"),
-    }  # fmt: skip
+        "rmtkd-edge": package_version(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "onnx": onnx.__version__,
+        "onnxruntime": onnxruntime.__version__,
+        "transformers": version("transformers"),
+    }
 
 
 def _rename(name: str, names: Mapping[str, str]) -> str:

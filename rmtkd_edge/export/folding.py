@@ -111,7 +111,9 @@ def difference_table(differences: Iterable[SiteDifference], tolerance: float) ->
     rows, first = [["place", "site", "relative difference", ""]], True
     for item in differences:
         beyond = not item.relative <= tolerance
-        rows.append([item.tap, item.site, f"{item.relative:.2e}", ("FIRST" if first else "differs") if beyond else "ok"])
+        rows.append(
+            [item.tap, item.site, f"{item.relative:.2e}", ("FIRST" if first else "differs") if beyond else "ok"]
+        )
         first = first and not beyond
     return rows
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from rmtkd_edge.errors import UserError
-from rmtkd_edge.families.encoder import Encoder, EncoderLayer, sdpa_attention
+from rmtkd_edge.families.encoder import Encoder, EncoderLayer, Tap, sdpa_attention
 from rmtkd_edge.families.spec import EncoderSpec
 from rmtkd_edge.families.store import assemble
 
@@ -47,9 +47,13 @@ def fused_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, heads: int, s
     """Emit com.microsoft::MultiHeadAttention; q (B, Q, heads * r), k (B, T, heads * r), v (B, T, heads * p), mask (B, T) bool."""
     shape = (q.shape[0], q.shape[1], v.shape[2])
     return torch.onnx.ops.symbolic(
-        f"{CONTRIB}::MultiHeadAttention", [q, k, v, None, mask.to(torch.int32)],
-        attrs={"num_heads": heads, "scale": scale}, dtype=q.dtype, shape=shape, version=1,
-    )  # fmt: skip
+        f"{CONTRIB}::MultiHeadAttention",
+        [q, k, v, None, mask.to(torch.int32)],
+        attrs={"num_heads": heads, "scale": scale},
+        dtype=q.dtype,
+        shape=shape,
+        version=1,
+    )
 
 
 def plain_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, heads: int, scale: float) -> Tensor:
@@ -85,23 +89,28 @@ class InstanceNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Normalise (B, T, d) over d."""
         ones, zeros = torch.ones(x.shape[1], dtype=x.dtype), torch.zeros(x.shape[1], dtype=x.dtype)
-        normal = torch.onnx.ops.symbolic("InstanceNormalization", [x, ones, zeros], attrs={"epsilon": self.eps}, dtype=x.dtype, shape=x.shape)
+        normal = torch.onnx.ops.symbolic(
+            "InstanceNormalization", [x, ones, zeros], attrs={"epsilon": self.eps}, dtype=x.dtype, shape=x.shape
+        )
         return normal * self.weight + self.bias
 
 
-class FirstTokenLayer(nn.Module):
+class FirstTokenLayer(EncoderLayer):
     """The last layer, for the first token alone: keys and values need all tokens, nothing else does."""
 
     def __init__(self, layer: EncoderLayer) -> None:
-        super().__init__()
-        self.layer = layer
+        nn.Module.__init__(self)
+        for name, child in layer.named_children():  # the layer's own modules, under their own names
+            self.add_module(name, child)
+        self.heads, self.scale, self.name = layer.heads, layer.scale, layer.name
+        self.attention, self.activation = layer.attention, layer.activation
 
-    def forward(self, x: Tensor, mask: Tensor, tap: None = None) -> Tensor:
-        """Map a state (B, T, d) to the next one's first token (B, 1, d)."""
-        layer, first = self.layer, x[:, :1]
-        context = layer.attention(layer.query(first), layer.key(x), layer.value(x), mask, layer.heads, layer.scale)
-        first = layer.norm1(first + layer.out(context))
-        return layer.norm2(first + layer.down(layer.activation(layer.up(first))))
+    def forward(self, x: Tensor, mask: Tensor, tap: Tap | None = None) -> Tensor:
+        """Map a state (B, T, d) to the next one's first token (B, 1, d); there is nothing to tap in a graph."""
+        first = x[:, :1]
+        context = self.attention(self.query(first), self.key(x), self.value(x), mask, self.heads, self.scale)
+        first = self.norm1(first + self.out(context))
+        return self.norm2(first + self.down(self.activation(self.up(first))))
 
 
 def build(folded: Encoder, options: GraphOptions) -> Encoder:
@@ -110,7 +119,9 @@ def build(folded: Encoder, options: GraphOptions) -> Encoder:
     Raises UserError for an encoder that still carries projections: only a folded one ships.
     """
     if folded.spec.raw:
-        raise UserError("the encoder still carries fixed projections", "fold it first: rmtkd_edge.export.folding.fold_with_proof")
+        raise UserError(
+            "the encoder still carries fixed projections", "fold it first: rmtkd_edge.export.folding.fold_with_proof"
+        )
     state = {name: tensor.float() for name, tensor in folded.state_dict().items()}  # no copy of what is float32 already
     twin = assemble(folded.spec, state, "the encoder in memory")
     layers: list[EncoderLayer] = list(twin.layers)  # type: ignore[arg-type]

@@ -31,7 +31,9 @@ class Prediction:
 class Classifier:
     """A text classifier of an exported folder; `session` is set for the backend `onnx`, `model` for `torch`."""
 
-    def __init__(self, folder: Path, facts: dict[str, Any], labels: list[str], model: Encoder | None, session: Any) -> None:
+    def __init__(
+        self, folder: Path, facts: dict[str, Any], labels: list[str], model: Encoder | None, session: Any
+    ) -> None:
         from transformers import AutoTokenizer
 
         self.folder, self.facts, self.labels = folder, facts, labels
@@ -49,7 +51,12 @@ class Classifier:
     def _logits(self, texts: list[Any]) -> np.ndarray:
         columns = [list(column) for column in zip(*texts, strict=True)] if isinstance(texts[0], tuple) else [texts]
         batch = self.tokenizer(
-            *columns, truncation=True, max_length=self.facts["max_length"], padding=True, return_tensors="pt", return_token_type_ids=True
+            *columns,
+            truncation=True,
+            max_length=self.facts["max_length"],
+            padding=True,
+            return_tensors="pt",
+            return_token_type_ids=True,
         )
         if self.model is None:
             return run_session(self.session, batch)
@@ -73,7 +80,9 @@ def load(
     folder = exported_folder(Path(path))
     facts = read_json(folder / FACTS)
     if facts.get("schema") != EXPORT_SCHEMA:
-        raise RunDirError(f"{folder / FACTS}: schema is {facts.get('schema')!r}, this version reads {EXPORT_SCHEMA!r}", AGAIN)
+        raise RunDirError(
+            f"{folder / FACTS}: schema is {facts.get('schema')!r}, this version reads {EXPORT_SCHEMA!r}", AGAIN
+        )
     files = facts["files"]
     for name in files:
         if not name.startswith("onnx/") and name != WEIGHTS:
@@ -88,7 +97,9 @@ def load(
     variant = _variant(folder, facts, precision)
     for name in variant["files"]:
         check_file(folder, name, files)
-    return Classifier(folder, facts, labels, None, open_session(folder / variant["file"], threads=threads, provider=provider))
+    return Classifier(
+        folder, facts, labels, None, open_session(folder / variant["file"], threads=threads, provider=provider)
+    )
 
 
 def exported_folder(path: Path) -> Path:
@@ -102,7 +113,13 @@ def exported_folder(path: Path) -> Path:
 def _variant(folder: Path, facts: dict[str, Any], precision: str) -> dict[str, Any]:
     variant = facts["variants"].get(precision)
     if variant is None:
-        raise UserError(f"{folder} has no {precision} variant (it has {', '.join(facts['variants'])})", "--set export.int8=true, then export --force")
+        raise UserError(
+            f"{folder} has no {precision} variant (it has {', '.join(facts['variants'])})",
+            "--set export.int8=true, then export --force",
+        )
     if variant.get("refused"):
-        raise UserError(f"{precision} was refused at export: {variant['refused']}", "load precision='fp32', or raise export.max_accuracy_drop")
+        raise UserError(
+            f"{precision} was refused at export: {variant['refused']}",
+            "load precision='fp32', or raise export.max_accuracy_drop",
+        )
     return variant

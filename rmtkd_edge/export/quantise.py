@@ -59,7 +59,11 @@ def quantise_tables(model: onnx.ModelProto) -> None:
     The scale of a column is max |w| / 127, its zero point 0.
     """
     graph = model.graph
-    tables = {item.name: item for item in graph.initializer if item.data_type == onnx.TensorProto.FLOAT and len(item.dims) == 2}
+    tables = {
+        item.name: item
+        for item in graph.initializer
+        if item.data_type == onnx.TensorProto.FLOAT and len(item.dims) == 2
+    }
     readers = Counter(name for node in graph.node for name in node.input)
     nodes = []
     for node in graph.node:
@@ -71,16 +75,26 @@ def quantise_tables(model: onnx.ModelProto) -> None:
         values = numpy_helper.to_array(tables[name])
         scale = np.maximum(np.abs(values).max(axis=0) / 127, np.finfo(np.float32).tiny).astype(np.float32)
         graph.initializer.remove(tables[name])
-        graph.initializer.extend([
-            numpy_helper.from_array(np.clip(np.rint(values / scale), -127, 127).astype(np.int8), f"{name}_quantized"),
-            numpy_helper.from_array(scale, f"{name}_scale"),
-            numpy_helper.from_array(np.zeros(len(scale), np.int8), f"{name}_zero_point"),
-        ])  # fmt: skip
+        graph.initializer.extend(
+            [
+                numpy_helper.from_array(
+                    np.clip(np.rint(values / scale), -127, 127).astype(np.int8), f"{name}_quantized"
+                ),
+                numpy_helper.from_array(scale, f"{name}_scale"),
+                numpy_helper.from_array(np.zeros(len(scale), np.int8), f"{name}_zero_point"),
+            ]
+        )
         output, rows = node.output[0], f"{node.output[0]}_quantized"
         node.input[0], node.output[0] = f"{name}_quantized", rows
-        nodes.append(helper.make_node(
-            "DequantizeLinear", [rows, f"{name}_scale", f"{name}_zero_point"], [output], f"{node.name}_dequantize", axis=-1,
-        ))  # fmt: skip
+        nodes.append(
+            helper.make_node(
+                "DequantizeLinear",
+                [rows, f"{name}_scale", f"{name}_zero_point"],
+                [output],
+                f"{node.name}_dequantize",
+                axis=-1,
+            )
+        )
     del graph.node[:]
     graph.node.extend(nodes)
 
@@ -102,16 +116,31 @@ def _quantise_products(model: onnx.ModelProto, target: Path, options: QuantiseOp
     root.setLevel(logging.ERROR)  # it warns, on the root logger, that the model was not pre-processed
     try:
         quantize_dynamic(
-            model, str(target), op_types_to_quantize=["MatMul"], per_channel=options.per_channel,
-            reduce_range=options.reduce_range, weight_type=QuantType.QInt8 if options.weight == "int8" else QuantType.QUInt8,
+            model,
+            str(target),
+            op_types_to_quantize=["MatMul"],
+            per_channel=options.per_channel,
+            reduce_range=options.reduce_range,
+            weight_type=QuantType.QInt8 if options.weight == "int8" else QuantType.QUInt8,
             extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT, "MatMulConstBOnly": True},
-        )  # fmt: skip
+        )
     finally:
         root.setLevel(level)
 
 
 def _check(model: onnx.ModelProto, path: Path) -> None:
-    floats = {item.name for item in model.graph.initializer if item.data_type == onnx.TensorProto.FLOAT and len(item.dims) == 2}
-    left = [node.name for node in model.graph.node if node.op_type in ("MatMul", "Gemm", "Gather") and floats & set(node.input)]
+    floats = {
+        item.name
+        for item in model.graph.initializer
+        if item.data_type == onnx.TensorProto.FLOAT and len(item.dims) == 2
+    }
+    left = [
+        node.name
+        for node in model.graph.node
+        if node.op_type in ("MatMul", "Gemm", "Gather") and floats & set(node.input)
+    ]
     if left:
-        raise RmtkdError(f"{path.name}: {len(left)} products kept float weights: {', '.join(left[:5])}", "--set export.int8=false ships fp32 alone")
+        raise RmtkdError(
+            f"{path.name}: {len(left)} products kept float weights: {', '.join(left[:5])}",
+            "--set export.int8=false ships fp32 alone",
+        )

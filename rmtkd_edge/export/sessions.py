@@ -14,7 +14,9 @@ from rmtkd_edge.errors import ProviderError, RunDirError, UserError
 CPU = "CPUExecutionProvider"
 
 
-def open_session(path: Path, *, threads: int, provider: str = CPU, optimised: Path | None = None) -> ort.InferenceSession:
+def open_session(
+    path: Path, *, threads: int, provider: str = CPU, optimised: Path | None = None
+) -> ort.InferenceSession:
     """Return a session on `provider` with `threads` intra-op threads that do not spin.
 
     `optimised` receives the graph as onnxruntime runs it. Raises ProviderError where the provider is not there or
@@ -24,7 +26,9 @@ def open_session(path: Path, *, threads: int, provider: str = CPU, optimised: Pa
         raise UserError(f"threads is {threads}", "--threads 1 or more")
     available = ort.get_available_providers()
     if provider not in available:
-        raise ProviderError(f"{provider} is not in this onnxruntime ({ort.__version__}: {', '.join(available)})", f"--provider {CPU}")
+        raise ProviderError(
+            f"{provider} is not in this onnxruntime ({ort.__version__}: {', '.join(available)})", f"--provider {CPU}"
+        )
     options = ort.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.log_severity_level = 3
@@ -34,10 +38,13 @@ def open_session(path: Path, *, threads: int, provider: str = CPU, optimised: Pa
     try:
         session = ort.InferenceSession(str(path), options, providers=[provider])
     except Exception as err:  # onnxruntime's own exceptions share no base class but Exception
-        raise RunDirError(f"onnxruntime cannot load {path}: {str(err).splitlines()[0]}", "export again with --force") from err
+        raise RunDirError(
+            f"onnxruntime cannot load {path}: {str(err).splitlines()[0]}", "export again with --force"
+        ) from err
     if session.get_providers()[0] != provider:
         raise ProviderError(
-            f"{provider} was asked for, onnxruntime took {session.get_providers()[0]}", "install the libraries of that provider, or --provider " + CPU
+            f"{provider} was asked for, onnxruntime took {session.get_providers()[0]}",
+            "install the libraries of that provider, or --provider " + CPU,
         )
     return session
 

@@ -21,7 +21,15 @@ from rmtkd_edge.export.graph import GraphOptions
 from rmtkd_edge.export.quantise import QuantiseOptions, quantise_onnx
 from rmtkd_edge.export.sessions import open_session
 from rmtkd_edge.export.to_onnx import export_onnx
-from rmtkd_edge.export.verify import FLOAT32_TOLERANCE, OnnxProof, Score, compare_onnx, evaluate_onnx, variations, verify_onnx
+from rmtkd_edge.export.verify import (
+    FLOAT32_TOLERANCE,
+    OnnxProof,
+    Score,
+    compare_onnx,
+    evaluate_onnx,
+    variations,
+    verify_onnx,
+)
 from rmtkd_edge.families.encoder import Encoder
 from rmtkd_edge.families.spec import count_parameters, ranks_of
 from rmtkd_edge.families.store import load_encoder
@@ -81,7 +89,9 @@ def export_run(
         report("stage", name=folder)
         run.remove(folder)
         try:
-            results[folder] = export_model(run, folder, teacher if folder == "baseline" else load_encoder(run, source), job, report)
+            results[folder] = export_model(
+                run, folder, teacher if folder == "baseline" else load_encoder(run, source), job, report
+            )
         except Finding:
             run.remove(folder)  # a file that failed its proof must not lie about
             raise
@@ -89,20 +99,29 @@ def export_run(
     return results["export"]
 
 
-def make_job(recipe: Recipe, task: text.TextTask, teacher: Encoder, int8: bool | None, opset: int | None, threads: int | None) -> Job:
+def make_job(
+    recipe: Recipe, task: text.TextTask, teacher: Encoder, int8: bool | None, opset: int | None, threads: int | None
+) -> Job:
     """Return what both folders are made with; raise DataError where the labels of data and model differ."""
     spec = teacher.spec
     if list(task.labels) != list(spec.labels):
-        raise DataError(f"the data have the labels {task.labels}, the model {list(spec.labels)}", "give the data that compress used: --data")
+        raise DataError(
+            f"the data have the labels {task.labels}, the model {list(spec.labels)}",
+            "give the data that compress used: --data",
+        )
     count = min(recipe.export.verify_rows, len(task.validation))
     rows = np.random.default_rng([recipe.seed, 5]).permutation(len(task.validation))[:count]
     held_out = list(text.batches(task.validation.take(np.sort(rows)), BATCH, spec.pad_id, None))
     return Job(
-        recipe, held_out, variations(held_out, spec.pad_id, min(recipe.task.max_length, spec.max_length)),
+        recipe,
+        held_out,
+        variations(held_out, spec.pad_id, min(recipe.task.max_length, spec.max_length)),
         list(text.batches(task.validation, BATCH, spec.pad_id, None)),
         GraphOptions(opset=opset or recipe.export.opset, attention=recipe.export.attention),
-        recipe.export.int8 if int8 is None else int8, threads or len(os.sched_getaffinity(0)), count_parameters(spec),
-    )  # fmt: skip
+        recipe.export.int8 if int8 is None else int8,
+        threads or len(os.sched_getaffinity(0)),
+        count_parameters(spec),
+    )
 
 
 def export_model(run: Run, folder: str, encoder: Encoder, job: Job, report: Report) -> dict[str, Any]:
@@ -119,18 +138,37 @@ def export_model(run: Run, folder: str, encoder: Encoder, job: Job, report: Repo
     report("verified", folder=folder, what="onnx", relative=onnx_proof.relative)
     score = evaluate_onnx(open_session(path, threads=job.threads), job.validation)
     variants = {"fp32": _variant(path, files, score, onnx_proof)}
-    report("variant", folder=folder, precision="fp32", accuracy=score.accuracy, size_bytes=variants["fp32"]["size_bytes"])
+    report(
+        "variant", folder=folder, precision="fp32", accuracy=score.accuracy, size_bytes=variants["fp32"]["size_bytes"]
+    )
     if job.int8:
         variants["int8"], optimised["int8"] = _int8(run, folder, path, folded, score, job)
-        report("variant", folder=folder, precision="int8", **{k: variants["int8"][k] for k in ("accuracy", "size_bytes", "refused")})
+        report(
+            "variant",
+            folder=folder,
+            precision="int8",
+            **{k: variants["int8"][k] for k in ("accuracy", "size_bytes", "refused")},
+        )
     parameters = count_parameters(folded.spec)
-    return write_facts(run, folder, {
-        "model_id": name, "task": job.recipe.task.name, "metric": "accuracy", "max_length": job.recipe.task.max_length,
-        "ranks": ranks_of(folded.spec), "parameters": parameters, "teacher_parameters": job.teacher_parameters,
-        "reduction": 1 - parameters / job.teacher_parameters,
-        "verification": _verification(fold_proof, onnx_proof), "variants": variants, "fusion": _fusion(emitted, optimised),
-        "graph": asdict(job.graph), "threads": job.threads,
-    })  # fmt: skip
+    return write_facts(
+        run,
+        folder,
+        {
+            "model_id": name,
+            "task": job.recipe.task.name,
+            "metric": "accuracy",
+            "max_length": job.recipe.task.max_length,
+            "ranks": ranks_of(folded.spec),
+            "parameters": parameters,
+            "teacher_parameters": job.teacher_parameters,
+            "reduction": 1 - parameters / job.teacher_parameters,
+            "verification": _verification(fold_proof, onnx_proof),
+            "variants": variants,
+            "fusion": _fusion(emitted, optimised),
+            "graph": asdict(job.graph),
+            "threads": job.threads,
+        },
+    )
 
 
 def model_id(recipe: Recipe, folder: str) -> str:
@@ -163,18 +201,31 @@ def _int8(run: Run, folder: str, path: Path, folded: Encoder, fp32: Score, job: 
 def _variant(path: Path, files: Sequence[Path], score: Score, proof: OnnxProof) -> dict[str, Any]:
     rels = [f"{file.parent.name}/{file.name}" for file in files]
     return {
-        "file": f"{path.parent.name}/{path.name}", "files": rels, "size_bytes": sum(file.stat().st_size for file in files),
-        "sha256": sha256_file(path), "accuracy": score.accuracy, "n": score.rows,
-        "relative_difference": proof.relative, "argmax_agreement": proof.agreement, "compared_rows": proof.rows,
-    }  # fmt: skip
+        "file": f"{path.parent.name}/{path.name}",
+        "files": rels,
+        "size_bytes": sum(file.stat().st_size for file in files),
+        "sha256": sha256_file(path),
+        "accuracy": score.accuracy,
+        "n": score.rows,
+        "relative_difference": proof.relative,
+        "argmax_agreement": proof.agreement,
+        "compared_rows": proof.rows,
+    }
 
 
 def _verification(fold: FoldProof, onnx: OnnxProof) -> dict[str, Any]:
     return {
-        "fold_float64": fold.float64, "fold_float32": fold.float32, "onnx_float32": onnx.relative, "rows": onnx.rows,
+        "fold_float64": fold.float64,
+        "fold_float32": fold.float32,
+        "onnx_float32": onnx.relative,
+        "rows": onnx.rows,
         "shapes": [list(shape) for shape in onnx.shapes],
-        "tolerances": {"fold_float64": fold.float64_tolerance, "fold_float32": fold.float32_tolerance, "onnx_float32": FLOAT32_TOLERANCE},
-    }  # fmt: skip
+        "tolerances": {
+            "fold_float64": fold.float64_tolerance,
+            "fold_float32": fold.float32_tolerance,
+            "onnx_float32": FLOAT32_TOLERANCE,
+        },
+    }
 
 
 def _fusion(emitted: Audit, optimised: dict[str, Audit]) -> dict[str, Any]:
@@ -185,14 +236,19 @@ def _metadata(job: Job, shipped: Encoder, name: str) -> dict[str, str]:
     from rmtkd_edge.run import package_version
 
     return {
-        "rmtkd_version": package_version(), "rmtkd_model_id": name, "rmtkd_task": job.recipe.task.name,
-        "rmtkd_ranks": json.dumps(ranks_of(shipped.spec)), "rmtkd_labels": json.dumps(list(shipped.spec.labels)),
-    }  # fmt: skip
+        "rmtkd_version": package_version(),
+        "rmtkd_model_id": name,
+        "rmtkd_task": job.recipe.task.name,
+        "rmtkd_ranks": json.dumps(ranks_of(shipped.spec)),
+        "rmtkd_labels": json.dumps(list(shipped.spec.labels)),
+    }
 
 
 def _ready(run: Run, force: bool) -> None:
     if run.stage("compress").get("state") != "done":
-        raise RunDirError(f"compress has not finished in {run.path}", f"rmtkd-edge compress {run.path}/recipe.toml --out {run.path}")
+        raise RunDirError(
+            f"compress has not finished in {run.path}", f"rmtkd-edge compress {run.path}/recipe.toml --out {run.path}"
+        )
     if run.has(f"export/{FACTS}") and not force:
         raise RunDirError(f"{run.path}/export exists already", f"rmtkd-edge export {run.path} --force replaces it")
 

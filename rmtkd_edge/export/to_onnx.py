@@ -20,7 +20,9 @@ LIMIT_BYTES = 1_900_000_000  # a protobuf message holds 2 GiB; the graph itself 
 OPSETS = range(18, 24)
 
 
-def export_onnx(folded: Encoder, path: Path, options: GraphOptions | None = None, metadata: Mapping[str, str] | None = None) -> list[Path]:
+def export_onnx(
+    folded: Encoder, path: Path, options: GraphOptions | None = None, metadata: Mapping[str, str] | None = None
+) -> list[Path]:
     """Write a folded encoder as ONNX and return the files: the model, and `<name>_data` where it exceeds protobuf's 2 GiB.
 
     Inputs are int64 (batch, sequence), the output is `logits` float32 (batch, labels). `metadata` goes to metadata_props.
@@ -40,7 +42,14 @@ def export_onnx(folded: Encoder, path: Path, options: GraphOptions | None = None
 def sample_inputs(names: list[str], batch: int = 2, length: int = 16) -> dict[str, Tensor]:
     """Return int64 inputs (batch, length) to trace with; their values do not matter, that they are no 0 or 1 wide does."""
     ids = torch.full((batch, length), 3)
-    return {name: ids if name == "input_ids" else torch.ones_like(ids) if name == "attention_mask" else torch.zeros_like(ids) for name in names}
+    return {
+        name: ids
+        if name == "input_ids"
+        else torch.ones_like(ids)
+        if name == "attention_mask"
+        else torch.zeros_like(ids)
+        for name in names
+    }
 
 
 def _trace(module: torch.nn.Module, names: list[str], opset: int) -> Any:
@@ -48,9 +57,16 @@ def _trace(module: torch.nn.Module, names: list[str], opset: int) -> Any:
     try:
         with torch.no_grad(), _quiet():
             return torch.onnx.export(
-                module, kwargs=sample_inputs(names), dynamo=True, opset_version=opset, output_names=["logits"],
-                dynamic_shapes={name: axes for name in names}, external_data=False, verbose=False, optimize=True,
-            )  # fmt: skip
+                module,
+                kwargs=sample_inputs(names),
+                dynamo=True,
+                opset_version=opset,
+                output_names=["logits"],
+                dynamic_shapes={name: axes for name in names},
+                external_data=False,
+                verbose=False,
+                optimize=True,
+            )
     except torch.onnx.errors.OnnxExporterError as err:
         raise RmtkdError(f"torch could not export the encoder: {err}", "try --set export.attention=plain") from err
 

@@ -14,7 +14,15 @@ import torch
 from torch import Tensor
 
 from rmtkd_edge.errors import DataError, Finding
-from rmtkd_edge.export.folding import Batch, SiteDifference, difference_table, first_site, relative_difference, run_torch, site_of
+from rmtkd_edge.export.folding import (
+    Batch,
+    SiteDifference,
+    difference_table,
+    first_site,
+    relative_difference,
+    run_torch,
+    site_of,
+)
 from rmtkd_edge.export.sessions import open_session, run_session
 from rmtkd_edge.families.encoder import Encoder
 
@@ -76,7 +84,9 @@ def compare_onnx(session: ort.InferenceSession, folded: Encoder, batches: Sequen
     return OnnxProof(difference / max(scale, torch.finfo(torch.float32).tiny), same / rows, rows, shapes)
 
 
-def verify_onnx(path: Path, folded: Encoder, batches: Sequence[Batch], *, threads: int, tolerance: float = FLOAT32_TOLERANCE) -> OnnxProof:
+def verify_onnx(
+    path: Path, folded: Encoder, batches: Sequence[Batch], *, threads: int, tolerance: float = FLOAT32_TOLERANCE
+) -> OnnxProof:
     """Prove that an fp32 file computes what folded torch does.
 
     Raises Finding whose table names, in the order of computation, the difference at every site of the batch that is
@@ -170,7 +180,9 @@ def _row(batch: Batch, i: int) -> dict[str, Tensor]:
 
 def _pad(row: Batch, pad_id: int, length: int) -> dict[str, Tensor]:
     fill = {"input_ids": pad_id}
-    return {name: torch.nn.functional.pad(t, (0, length - t.shape[1]), value=fill.get(name, 0)) for name, t in row.items()}
+    return {
+        name: torch.nn.functional.pad(t, (0, length - t.shape[1]), value=fill.get(name, 0)) for name, t in row.items()
+    }
 
 
 def _stack(rows: Sequence[Batch]) -> dict[str, Tensor]:

@@ -51,8 +51,8 @@ def ratio_of_medians(candidate: Rounds, baseline: Rounds, seed: int) -> tuple[fl
 
     candidate, baseline: positive values by round, in the same unit; round i of both ran one after the other, so that
     the machine's drift cancels within a round. The interval (None below 5 rounds) bootstraps whole rounds; its
-    percentiles are spread for the small number of rounds (the expanded percentile interval of Hesterberg, The American Statistician
-    2015, arXiv 1411.5279). Raises ValueError for unpaired, empty or non-positive rounds.
+    percentiles are spread for the small number of rounds (the expanded percentile interval of Hesterberg,
+    arXiv 1411.5279). Raises ValueError for unpaired, empty or non-positive rounds.
     """
     sides = [[np.asarray(values, float) for values in side] for side in (candidate, baseline)]
     if len(sides[0]) != len(sides[1]) or not sides[0]:

@@ -74,20 +74,21 @@ def load_plan(path: Path) -> Json:
         raise RunnerError("plan", f"{path} wants at least one model, load, thread, round and run")
     for model in plan["models"]:
         for part in [model, *model.get("external", [])]:
-            check_hash(path.parent / part["file"], part["sha256"])
+            check_hash(path.parent, part["file"], part["sha256"])
     return plan
 
 
-def check_hash(path: Path, expected: str) -> None:
+def check_hash(folder: Path, file: str, expected: str) -> None:
     """Raise RunnerError, naming the file and both hashes, unless its sha256 is the expected one."""
+    path = folder / file
     if not path.is_file():
-        raise RunnerError("hash", f"{path} is missing")
+        raise RunnerError("hash", f"{file} is missing")
     digest = hashlib.sha256()
     with path.open("rb") as stream:
         for chunk in iter(lambda: stream.read(1 << 20), b""):
             digest.update(chunk)
     if digest.hexdigest() != expected:
-        raise RunnerError("hash", f"{path.name} has sha256 {digest.hexdigest()}, the plan names {expected}")
+        raise RunnerError("hash", f"{file} has sha256 {digest.hexdigest()}, the plan names {expected}")
 
 
 def load_key(load: Json) -> str:
@@ -113,6 +114,8 @@ def open_session(plan: Json, file: Path) -> Any:
     if asked not in onnxruntime.get_available_providers():
         have = ", ".join(onnxruntime.get_available_providers())
         raise RunnerError("provider", f"{asked} is not in this onnxruntime ({onnxruntime.__version__} has {have})")
+    if asked == "CUDAExecutionProvider" and hasattr(onnxruntime, "preload_dlls"):
+        onnxruntime.preload_dlls()  # finds the CUDA libraries that pip installed, which no search path names
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = int(plan["threads"]), 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "1" if plan["spinning"] else "0")
@@ -383,6 +386,16 @@ def _spent(before: list | None, after: list) -> list:
     return [after[0] - before[0], ""]
 
 
+def write_whole(path: Path, document: Json) -> None:
+    """Replace a file by a JSON document: readers see the old one or the new one, never a part."""
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("w", encoding="utf-8") as stream:
+        json.dump(document, stream, allow_nan=False)
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.replace(temporary, path)
+
+
 def previous(path: Path) -> Json:
     """Return what an earlier run left at `path`; raise RunnerError for a file that no runner wrote."""
     text = read_text(str(path))
@@ -421,12 +434,7 @@ class Store:
 
     def write(self) -> None:
         """Replace the file by the present state."""
-        temporary = self.path.with_name(self.path.name + ".tmp")
-        with temporary.open("w", encoding="utf-8") as stream:
-            json.dump(self.doc, stream, allow_nan=False)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, self.path)
+        write_whole(self.path, self.doc)
 
 
 def cell_key(model: Json, load: Json) -> str:
@@ -443,7 +451,8 @@ def measure_load(plan: Json, load: Json, sessions: list, feeds: list, store: Sto
     if begun >= plan["rounds"]:
         return
     idle = store.doc["idle"].setdefault(load_key(load), [])
-    say("idle", f"{load_key(load)}: idle power")
+    if meter is not None and store.doc["meter"]["needs_window"]:
+        say("idle", f"{load_key(load)}: idle power")
     idle.append(idle_watts(meter, store.doc["meter"], plan["idle_s"]))
     for i, session in enumerate(sessions):
         for _ in range(plan["warmup"]):
@@ -460,13 +469,15 @@ def measure_load(plan: Json, load: Json, sessions: list, feeds: list, store: Sto
 
 def measure(plan_path: Path, results: Path, say: Say) -> Json:
     """Carry out a plan and return the results document, which is also written to `results`."""
-    plan = load_plan(plan_path)
-    store = Store(results, plan)
+    document = previous(results)
     try:
+        plan = load_plan(plan_path)
+        store = Store(results, plan)
+        document = store.doc
         return _measure(plan, plan_path, store, say)
     except RunnerError as err:
-        store.doc["error"] = {"kind": err.kind, "message": str(err)}
-        store.write()
+        error = {"kind": err.kind, "message": str(err)}
+        write_whole(results, {"schema": RESULTS_SCHEMA, "complete": False, **document, "error": error})
         raise
 
 
@@ -500,7 +511,7 @@ def _measure(plan: Json, plan_path: Path, store: Store, say: Say) -> Json:
     store.doc["complete"] = True
     del store.doc["cells"], store.doc["probes"]  # all of it is in the results now
     store.write()
-    say("done", f"{store.path} written")
+    say("done", f"{len(pairs)} results measured")
     return store.doc
 
 

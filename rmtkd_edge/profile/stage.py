@@ -48,9 +48,10 @@ def profile_run(
     """Measure the run's models on this machine under `profile`, write profile/<name>.json and return it.
 
     quick: 50 runs and 10 s a model and load in place of 200 and 60; min_runs and min_duration_s override either.
-    loads: the profile's when None. meter: `auto`, or a name that must be there. inputs: real token ids, see plan.build_inputs.
-    A run that was stopped goes on when called again. Raises UserError for a profile of another device, RunDirError
-    without an export, ProviderError for a provider or meter that is not there, Finding for outputs that differ.
+    loads: the profile's when None. meter: `auto`, or a name that must be there. inputs: real token ids, see
+    plan.build_inputs. A run that was stopped goes on when called again. Raises UserError for a profile of another
+    device, RunDirError without an export, ProviderError for a provider or meter that is not there, Finding for
+    outputs that differ.
     """
     refuse_other_device(profile)
     effort = choose_effort(quick, min_runs, min_duration_s)
@@ -84,7 +85,7 @@ def refuse_other_device(profile: HardwareProfile) -> None:
         raise UserError(
             f"{profile.name} is another device (transport {profile.transport}), and it cannot be measured from here: "
             "this version has neither the ssh nor the folder transport",
-            "measure this machine, under its own name: --on local-cpu; the same works on the device, with the package there",
+            "measure this machine under its own name: --on local-cpu; the same works on the device, with the package",
         )
     have = detect_machine().instruction_sets
     lacking = [name for name in profile.instruction_sets if name not in have]

@@ -118,7 +118,7 @@ def _read(results: Path, code: int, stderr: str) -> dict[str, Any]:
     refused = document.get("error") if isinstance(document, dict) else None
     if code == 0 and isinstance(document, dict) and document.get("complete"):
         return document
-    if refused:
+    if refused and code == 2:
         kind, hint = _KINDS.get(refused["kind"], (RmtkdError, "see the message above"))
         raise kind(refused["message"], hint)
     last = stderr.strip()[-600:] or "it said nothing"

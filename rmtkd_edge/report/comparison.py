@@ -162,7 +162,7 @@ def speed_table(runs: Sequence[RunFacts], name: str) -> TableBlock:
         elif chosen is not None:
             rows.append(_speed_row(run, profile, chosen, foot))
     columns = ("Run", "Original p50", "Variant p50", "Gain", "Load", "Machine")
-    caption = f"Latency of the shipping variant on {name}; times of different machines cannot be compared, gains can."
+    caption = f"Latency of the shipping variant on {name}; times of different machines cannot be compared."
     return TableBlock(caption, columns, tuple(rows), frozenset({4, 5}), foot.notes())
 
 

@@ -44,7 +44,8 @@ def _round_picture(number: int, sites: list[tuple[int, Site]]) -> Picture:
     caption = (
         f"Round {number}: eigenvalues of the second moment per site, relative to its spectral edge λ₊ (dashed). Bars "
         "count directions per bin, grey within the bulk, blue above the edge; ticks mark every eigenvalue above it. "
-        "The line is what the fitted Marchenko–Pastur law expects in a bin for the directions below the edge."
+        "The line is what the fitted Marchenko–Pastur law expects per bin for the directions below the edge, cut off "
+        "at the top of a panel."
     )
     title = f"Activation spectra, round {number}"
     return picture(f"spectra-round-{number}", title, said, caption, lambda narrow: _draw(sites, narrow))
@@ -93,7 +94,8 @@ def _panel(axes: Axes, site: Site, edges: np.ndarray, narrow: bool) -> None:
         ends = edges[: part.sum() + 1] if colour == "bulk" else edges[-part.sum() - 1 :]
         axes.stairs(counts[part], ends, fill=True, color=ink(colour), linewidth=0)
     _law(axes, site, edges)
-    top = axes.get_ylim()[1]
+    # A law much narrower than the spectrum leaves the panel at the top, so that the bars stay readable.
+    top = min(axes.get_ylim()[1], 3.0 * max(int(counts.max()), 1))
     axes.axvline(1.0, color=ink("limit"), linestyle=(0, (3, 2)), linewidth=1.1)
     spikes = values[values > 1]
     ticks = np.column_stack([spikes, spikes, np.full(spikes.size, np.nan)]).ravel()

@@ -25,11 +25,9 @@ def trade_picture(items: Sequence[tuple[str, Compression, Exported | None]]) -> 
         return None
     several = len(items) > 1
     said = "; ".join(f"{name}: {_path_in_words(c)}" for name, c, _ in items)
-    caption = (
-        "From the teacher (right) to the student (left), numbers name the cycles. Hollow: the closed-form model before "
-        "fine-tuning; crosses: rolled back; diamonds: the exported int8 file. Bars: 95 % Wilson interval of the kept "
-        "points."
-    )
+    caption = "From the teacher (right) to the student (left)" + (". " if several else ", numbers name the cycles. ")
+    caption += "Hollow: the closed-form model before fine-tuning; crosses: rolled back; diamonds: the exported int8. "
+    caption += "Bars: 95 % Wilson interval of the kept points."
     title = "Accuracy against parameters" + (", all runs" if several else "")
     return picture("accuracy", title, said, caption, lambda narrow: _draw_trade(items, narrow, several))
 
@@ -81,7 +79,7 @@ def _draw_trade(items: Sequence[tuple[str, Compression, Exported | None]], narro
     axes.yaxis.set_major_locator(MaxNLocator(6))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v * 100:g}{text.NBSP}%"))
     axes.set_xlabel("parameters")
-    axes.yaxis.set_label_coords(-38 / grid.panel_width(narrow), 0.5)
+    axes.yaxis.set_label_coords(-33 / grid.panel_width(narrow), 0.5)
     axes.set_ylabel(f"{items[0][1].metric}, validation")
     axes.spines["left"].set_visible(False)
     axes.tick_params(axis="y", length=0)

@@ -21,7 +21,8 @@ class Bulk:
     """A spectrum ready to be fitted: `values` (p,) descending, exactly null directions left out, q = p / n_eff.
 
     The law gives a spectrum of p values only min(p, n_eff) non-zero ones. `scaled` holds those, ascending, divided by
-    max(1, q): they follow the law of ratio `ratio` = min(q, 1 / q) at the same noise variance, so that one code fits both.
+    max(1, q): they follow the law of ratio `ratio` = min(q, 1 / q) at the same noise variance, so that one code fits
+    both.
     """
 
     values: Array
@@ -50,8 +51,8 @@ class Bulk:
     def bin_edges(self) -> Array:
         """Return the inner edges of the histogram: equal bins of log eigenvalue; below and above them, open bins.
 
-        They depend on the spectrum alone, never on a quantile. From the 5th to the 95th percentile, widened by the law's own
-        width, so that spikes only fill the overflow bin; width by Freedman and Diaconis, 16 to 128 bins.
+        They depend on the spectrum alone, never on a quantile. From the 5th to the 95th percentile, widened by the
+        law's own width, so that spikes only fill the overflow bin; width by Freedman and Diaconis, 16 to 128 bins.
         """
         logs = np.log(self.scaled)
         pad = 2 * np.log1p(np.sqrt(self.ratio))
@@ -110,8 +111,8 @@ def checked_spectrum(eigenvalues: ArrayLike) -> Array:
 def make_bulk(eigenvalues: ArrayLike, n: int, n_eff: float | None = None) -> Bulk:
     """Return the Bulk of a spectrum (d,) of a second moment of n samples, worth `n_eff` independent ones (None: n).
 
-    Zeros that n < d samples explain stay (they are the law's atom); zeros beyond these are null directions and are left out.
-    Raises DataError for a bad spectrum or n < 2, UserError for n_eff outside [1, n].
+    Zeros that n < d samples explain stay (they are the law's atom); zeros beyond these are null directions and are
+    left out. Raises DataError for a bad spectrum or n < 2, UserError for n_eff outside [1, n].
     """
     values = checked_spectrum(eigenvalues)
     if n < 2:

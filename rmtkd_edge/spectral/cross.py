@@ -12,7 +12,8 @@ from rmtkd_edge.spectral.moments import float64_chunks, reduced
 class CrossMoments:
     """Sums of x, y, x x^T, y x^T and |y|^2 per feature over paired rows x (dx,), y (dy,); float64, one pass.
 
-    `solver` says how the last `solve` went: "cholesky", or "eigh" (pseudo-inverse) where the matrix was not positive definite.
+    `solver` says how the last `solve` went: "cholesky", or "eigh" (pseudo-inverse) where the matrix was not positive
+    definite.
     """
 
     def __init__(self, dx: int, dy: int, *, name: str = "activations") -> None:
@@ -43,11 +44,12 @@ class CrossMoments:
             self.count += len(a)
 
     def solve(self, ridge: float = 1e-4) -> tuple[Tensor, Tensor]:
-        """Return (W (dy, dx), b (dy,)), float64, minimising E|y - W x - b|^2 + penalty |W|^2; the intercept is not penalised.
+        """Return (W (dy, dx), b (dy,)), float64, minimising E|y - W x - b|^2 + penalty |W|^2; the intercept is not
+        penalised.
 
-        The penalty is `ridge` times the mean diagonal of the centred E[x x^T]. Where that matrix, penalty included, is not
-        positive definite (ridge 0 with dependent features, or constant x) the minimum-norm solution is taken from its
-        eigen-decomposition, directions below 1e-12 of the largest left out, and `solver` says "eigh".
+        The penalty is `ridge` times the mean diagonal of the centred E[x x^T]. Where that matrix, penalty included,
+        is not positive definite (ridge 0 with dependent features, or constant x) the minimum-norm solution is taken
+        from its eigen-decomposition, directions below 1e-12 of the largest left out, and `solver` says "eigh".
         """
         if not ridge >= 0:
             raise UserError(f"The ridge must be 0 or more, it is {ridge}.")

@@ -53,8 +53,8 @@ def fit_edge(
 ) -> EdgeFit:
     """Return the edge and the number of directions above it, by the named rule.
 
-    `eigenvalues` (d,), any order, of X X^T / n with X (d, n). `margin_level`: Tracy-Widom level added to the edge (None: the
-    plain edge; `bema` then adds its own 0.90; for `parallel` the level of the null's quantile, 0.95).
+    `eigenvalues` (d,), any order, of X X^T / n with X (d, n). `margin_level`: Tracy-Widom level added to the edge
+    (None: the plain edge; `bema` then adds its own 0.90; for `parallel` the level of the null's quantile, 0.95).
     Raises UserError for an unknown rule or a key out of range, DataError for a spectrum that is none.
     """
     if rule not in RULES:

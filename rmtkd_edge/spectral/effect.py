@@ -1,4 +1,4 @@
-"""Spectra weighted by effect on the output, and the sign-flipped null of the rule `parallel`."""
+"""Spectra weighted by effect on the output: variance that moves nothing is not signal."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from rmtkd_edge.spectral.eigen import eigh_descending
 
 
 def effect_weights(gradient: Tensor, blend: float) -> Tensor:
-    """Return G (..., d, d) float64: d ((1 - blend) G / tr G + blend I / d), so that its trace is d and blend = 1 gives I.
+    """Return G (..., d, d) float64: d ((1 - blend) G / tr G + blend I / d), so that its trace is d and blend = 1
+    gives I.
 
     `gradient` is the second moment of the output's gradient at the site. Raises UserError for a blend outside [0, 1],
     DataError for a gradient that is zero or not finite.
@@ -40,8 +41,9 @@ def weighted_matrix(second: Tensor, gradient: Tensor, blend: float) -> Tensor:
 def weighted_spectrum(second: Tensor, gradient: Tensor, blend: float) -> tuple[Tensor, Tensor]:
     """Return eigenvalues (..., d) descending of G^(1/2) S G^(1/2) and orthonormal rows P (..., d, d) to project on.
 
-    The first k rows span the same space as the first k of V G^(1/2), V the eigenvectors as rows: orthonormalised in order, by
-    QR. blend = 1 gives the plain spectrum of S. With blend = 0 and a singular G the rows beyond its rank are arbitrary.
+    The first k rows span the same space as the first k of V G^(1/2), V the eigenvectors as rows: orthonormalised in
+    order, by QR. blend = 1 gives the plain spectrum of S. With blend = 0 and a singular G the rows beyond its rank
+    are arbitrary.
     """
     weights = effect_weights(gradient, blend)
     root = _root(weights)
@@ -59,34 +61,3 @@ def _root(weights: Tensor) -> Tensor:
     if bool((values[..., -1] < -1e-9 * values[..., 0].abs()).any()):
         raise DataError("The gradient's second moment has negative eigenvalues, so it is the second moment of nothing.")
     return (rows.mT * values.clamp_min(0).sqrt()[..., None, :]) @ rows
-
-
-def sign_flipped(x: Tensor, block_ids: Tensor, seed: int) -> Tensor:
-    """Return rows `x` (n, d) with random signs, one for each block and feature; `block_ids` (n,) integers.
-
-    A sign for a whole feature, or for a whole row, would leave the spectrum of X X^T as it is. Drawn independently per feature,
-    constant within a block, they keep every feature's variance and the dependence within blocks (sentences, images), and
-    destroy what features share.
-    """
-    if x.ndim != 2 or block_ids.shape != (len(x),):
-        raise DataError(f"Expected rows (n, d) and block_ids (n,), got {tuple(x.shape)} and {tuple(block_ids.shape)}.")
-    unique, place = torch.unique(block_ids.cpu(), return_inverse=True)
-    generator = torch.Generator().manual_seed(seed)
-    signs = torch.randint(0, 2, (len(unique), x.shape[1]), generator=generator, dtype=torch.int8) * 2 - 1
-    return x * signs[place].to(device=x.device, dtype=x.dtype)
-
-
-def null_spectra(x: Tensor, block_ids: Tensor, draws: int, seed: int, *, deflate: Tensor | None = None) -> Tensor:
-    """Return (draws, d) float64 eigenvalues, descending, of the second moment of sign-flipped rows `x` (n, d).
-
-    Orthonormal rows `deflate` (r, d), directions accepted already, are taken out of x before the flips.
-    """
-    rows = x.to(torch.float64)
-    if deflate is not None:
-        basis = deflate.to(rows)
-        rows = rows - (rows @ basis.T) @ basis
-    out = []
-    for draw in range(draws):
-        flipped = sign_flipped(rows, block_ids, seed * draws + draw)
-        out.append(eigh_descending(flipped.T @ flipped / len(flipped))[0])
-    return torch.stack(out).cpu()

@@ -1,10 +1,10 @@
 """How many independent samples correlated rows are worth: n_eff = n (tr B / n)^2 / (tr B^2 / n).
 
-B is the (n, n) correlation between samples: rows x_i with E x_i x_j^T = B_ij Sigma. The plain Gram K = X X^T estimates B with a
-bias that never goes away: for i != j, E K_ij^2 = T^2 B_ij^2 + T2 (B_ii B_jj + B_ij^2), T = tr Sigma, T2 = tr Sigma^2. For white
-independent rows the second term alone gives tr B^2 / n = 1 + n / d, hence "n_eff = d" whatever n is. So the floor
-r = T2 / T^2 (1 / d for white features, more for real ones) is measured on pairs that are independent by construction and taken
-off the pairs that may depend on each other:
+B is the (n, n) correlation between samples: rows x_i with E x_i x_j^T = B_ij Sigma. The plain Gram K = X X^T
+estimates B with a bias that never goes away: for i != j, E K_ij^2 = T^2 B_ij^2 + T2 (B_ii B_jj + B_ij^2), T = tr
+Sigma, T2 = tr Sigma^2. For white independent rows the second term alone gives tr B^2 / n = 1 + n / d, hence "n_eff =
+d" whatever n is. So the floor r = T2 / T^2 (1 / d for white features, more for real ones) is measured on pairs that
+are independent by construction and taken off the pairs that may depend on each other:
 
 - with `block_ids` (sentences, images): same block may depend, other blocks do not; in any order;
 - without: rows in their stored order; rows up to 64 apart may depend, farther ones do not. Shuffled dependent rows, or blocks

@@ -22,8 +22,8 @@ def eigh_descending(matrix: Array) -> tuple[Array, Array]: ...
 def eigh_descending(matrix: Tensor | Array) -> tuple[Tensor, Tensor] | tuple[Array, Array]:
     """Return eigenvalues (..., d) descending and eigenvectors as rows (..., d, d), float64, of a symmetric matrix.
 
-    The matrix (numpy or torch, the result is of the same kind and device) is symmetrised first. Signs are fixed: the entry
-    of largest magnitude of every row is positive. Raises DataError when it is not square or not finite.
+    The matrix (numpy or torch, the result is of the same kind and device) is symmetrised first. Signs are fixed: the
+    entry of largest magnitude of every row is positive. Raises DataError when it is not square or not finite.
     """
     if not isinstance(matrix, Tensor):
         values, rows = eigh_descending(torch.from_numpy(np.ascontiguousarray(matrix, dtype=np.float64)))
@@ -77,9 +77,10 @@ def bulk_density(
 ) -> tuple[Array, Array]:
     """Return nodes (ascending) and weights (sum 1) of the spectral density, by stochastic Lanczos quadrature.
 
-    sum(weights * f(nodes)) estimates tr f(S) / d, exact for polynomials below degree 2 * steps up to the probes' noise, about
-    (d * probes)^(-1/2). Rows of `deflate` (r, d), orthonormal eigenvectors (as of `top_k`), are left out: the density is then of
-    the other d - r eigenvalues. Full reorthogonalisation. Cost: steps * probes products with S. Ubaru, Chen and Saad 2017.
+    sum(weights * f(nodes)) estimates tr f(S) / d, exact for polynomials below degree 2 * steps up to the probes'
+    noise, about (d * probes)^(-1/2). Rows of `deflate` (r, d), orthonormal eigenvectors (as of `top_k`), are left
+    out: the density is then of the other d - r eigenvalues. Full reorthogonalisation. Cost: steps * probes products
+    with S. Ubaru, Chen and Saad 2017.
     """
     double = _dense(matrix)
     d = len(double)
@@ -123,9 +124,11 @@ def _lanczos(matrix: Array, start: Array, steps: int, out: Array) -> tuple[Array
 
 
 def approximate_spectrum(matrix: Tensor | Array, k: int, *, steps: int = 64, probes: int = 16, seed: int = 0) -> Array:
-    """Return (d,) eigenvalues, descending: the top k by Lanczos, the others as quantiles of the bulk's estimated density.
+    """Return (d,) eigenvalues, descending: the top k by Lanczos, the others as quantiles of the bulk's estimated
+    density.
 
-    For widths whose full decomposition is too slow; `fit_edge` takes it like a spectrum. The bulk's values are smoothed.
+    For widths whose full decomposition is too slow; `fit_edge` takes it like a spectrum. The bulk's values are
+    smoothed.
     """
     top, rows = top_k(matrix, k, seed)
     nodes, weights = bulk_density(matrix, steps=steps, probes=probes, seed=seed, deflate=rows)

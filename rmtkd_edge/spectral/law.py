@@ -1,7 +1,7 @@
 """The Marchenko-Pastur law and what is known around its edge (BBP, Tracy-Widom), as functions of numbers.
 
-`q = d / n` throughout: d features, n independent samples, noise of variance `sigma2` in every entry. For q > 1 the law has
-an atom of mass 1 - 1/q at zero. Not done here: fitting anything, heterogeneous or correlated noise.
+`q = d / n` throughout: d features, n independent samples, noise of variance `sigma2` in every entry. For q > 1 the
+law has an atom of mass 1 - 1/q at zero. Not done here: fitting anything, heterogeneous or correlated noise.
 """
 
 from __future__ import annotations
@@ -45,8 +45,9 @@ def density(x: ArrayLike, sigma2: float, q: float) -> Array:
 def upper_tail(t: ArrayLike, q: float) -> Array:
     """Return the mass above `t` of the law with sigma2 = 1 and q <= 1, in closed form.
 
-    With t = 1 + q + 2 sqrt(q) cos(phi), phi in [0, pi], the mass is (phi - sin(phi) / r + (1 - q) arg(1 + r e^(i phi)) / q) / pi,
-    r = sqrt q. The rounding error is about 2e-16 / sqrt q, so it stays accurate where the textbook form (1 / q) fails.
+    With t = 1 + q + 2 sqrt(q) cos(phi), phi in [0, pi], the mass is (phi - sin(phi) / r + (1 - q) arg(1 + r e^(i
+    phi)) / q) / pi, r = sqrt q. The rounding error is about 2e-16 / sqrt q, so it stays accurate where the textbook
+    form (1 / q) fails.
     """
     r = np.sqrt(q)
     low, high = (1 - r) ** 2, (1 + r) ** 2
@@ -98,7 +99,8 @@ def bbp_threshold(sigma2: float, q: float) -> float:
 
 
 def spike_map(spike: ArrayLike, sigma2: float, q: float) -> Array:
-    """Return where a population eigenvalue ends up in the sample: l (1 + q sigma2 / (l - sigma2)), or lambda_plus below BBP.
+    """Return where a population eigenvalue ends up in the sample: l (1 + q sigma2 / (l - sigma2)), or lambda_plus
+    below BBP.
 
     `spike` is the population eigenvalue l itself, noise included (Paul 2007; Baik and Silverstein 2006).
     """
@@ -111,8 +113,8 @@ def spike_map(spike: ArrayLike, sigma2: float, q: float) -> Array:
 def tracy_widom_quantile(p: float) -> float:
     """Return the p-quantile of the Tracy-Widom law (beta = 1): 0.45 at 0.90, 0.98 at 0.95, 2.02 at 0.99.
 
-    Shifted gamma with matched first three moments, k = 46.446, theta = 0.186054, alpha = 9.84801 (Chiani 2014, Journal of
-    Multivariate Analysis 129); within 0.01 of tables for p from 0.01 to 0.999.
+    Shifted gamma with matched first three moments, k = 46.446, theta = 0.186054, alpha = 9.84801 (Chiani 2014,
+    Journal of Multivariate Analysis 129); within 0.01 of tables for p from 0.01 to 0.999.
     """
     if not 0 < p < 1:
         raise UserError(f"A Tracy-Widom level must lie strictly between 0 and 1, it is {p}.")

@@ -16,10 +16,11 @@ CHUNK = 4096  # rows upcast to float64 at a time, bounds the extra memory
 
 
 class Moments:
-    """Sums of x and x x^T over rows x (dim,), float64, on the device of the first rows (the CPU for MPS, which has no float64).
+    """Sums of x and x x^T over rows x (dim,), float64, on the device of the first rows (the CPU for MPS, which has no
+    float64).
 
-    With `heads`, dim = heads * h and only each head's own block is kept: second moments are (heads, h, h), else (dim, dim).
-    `name` is what error messages call the rows.
+    With `heads`, dim = heads * h and only each head's own block is kept: second moments are (heads, h, h), else (dim,
+    dim). `name` is what error messages call the rows.
     """
 
     def __init__(self, dim: int, *, heads: int | None = None, name: str = "activations") -> None:
@@ -94,7 +95,8 @@ class Moments:
 
 
 def float64_chunks(x: Tensor, dim: int, name: str) -> Iterator[Tensor]:
-    """Yield the rows of `x` (n, dim) in float64 chunks, checked to be finite; all of x is checked before the first is yielded.
+    """Yield the rows of `x` (n, dim) in float64 chunks, checked to be finite; all of x is checked before the first is
+    yielded.
 
     Raises DataError naming the first bad entry.
     """

@@ -10,14 +10,15 @@ from rmtkd_edge.spectral.eigen import signed
 
 
 def varimax(rows: Tensor, iterations: int = 60, tol: float = 1e-3) -> Tensor:
-    """Return O P (k, d), float64, of orthonormal `rows` P (k, d): the same span, the fourth powers of the entries large.
+    """Return O P (k, d), float64, of orthonormal `rows` P (k, d): the same span, the fourth powers of the entries
+    large.
 
-    Kaiser's criterion sum_i [ sum_j a_ij^4 - (sum_j a_ij^2)^2 / d ], which for orthonormal rows is the sum of fourth powers
-    less a constant. Each step takes the polar factor of A^3 A^T (k, k), A = O P: 4 k^2 d flops and one SVD of width k, in
-    float32; the last O is orthonormalised and applied in float64, so that span and orthonormality hold to float64.
-    Stops after `iterations` or when a step gains less than the share `tol` (at 1e-3 after some 25 steps, within 2 % of the
-    criterion after 60). Deterministic; a local maximum. Entries of largest
-    magnitude are made positive. Raises DataError when the rows are not orthonormal to 1e-6.
+    Kaiser's criterion sum_i [ sum_j a_ij^4 - (sum_j a_ij^2)^2 / d ], which for orthonormal rows is the sum of fourth
+    powers less a constant. Each step takes the polar factor of A^3 A^T (k, k), A = O P: 4 k^2 d flops and one SVD of
+    width k, in float32; the last O is orthonormalised and applied in float64, so that span and orthonormality hold to
+    float64. Stops after `iterations` or when a step gains less than the share `tol` (at 1e-3 after some 25 steps,
+    within 2 % of the criterion after 60). Deterministic; a local maximum. Entries of largest magnitude are made
+    positive. Raises DataError when the rows are not orthonormal to 1e-6.
     """
     if rows.ndim != 2 or rows.shape[0] > rows.shape[1] or rows.shape[0] == 0:
         raise DataError(f"varimax needs k <= d orthonormal rows, got shape {tuple(rows.shape)}.")

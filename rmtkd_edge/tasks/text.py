@@ -15,6 +15,7 @@ from torch import Tensor
 
 from rmtkd_edge.errors import DataError
 from rmtkd_edge.recipe import Task
+from rmtkd_edge.tasks.labels import label_names, label_numbers
 from rmtkd_edge.tasks.sources import load_tables
 from rmtkd_edge.tasks.tokenizers import load_tokenizer, resolve_source
 
@@ -73,7 +74,12 @@ def load_text_task(task: Task, tokenizer: Any, data: Path | None, seed: int) -> 
     check_table(task, train, "train")
     if validation is None:
         order = np.random.default_rng(seed).permutation(len(train))
-        held = max(1, round(task.validation_fraction * len(train)))
+        held = round(task.validation_fraction * len(train))
+        if not 0 < held < len(train):
+            raise DataError(
+                f"no validation split, and {task.validation_fraction:g} of {len(train)} rows leaves a side empty",
+                "bring a validation file, or set task.validation_fraction",
+            )
         train, validation = train.take(np.sort(order[held:])), train.take(np.sort(order[:held]))
     check_table(task, validation, "validation")
     names = label_names(task, train)
@@ -110,36 +116,8 @@ def check_table(task: Task, table: pa.Table, where: str) -> None:
         )
 
 
-def label_names(task: Task, train: pa.Table) -> list[str]:
-    """Return the names of the labels in label order: the recipe's, else those in the file's metadata, else the values."""
-    values = [v for v in train[task.label].unique().to_pylist() if v is not None]
-    if len(values) < 2:
-        raise DataError(
-            f"the label column `{task.label}` of train holds a single class ({values})",
-            "classification needs two or more",
-        )
-    if task.labels is not None:
-        return list(task.labels)
-    stored = _stored_names(train, task.label)
-    if stored is not None:
-        return stored
-    if all(isinstance(v, int) for v in values):
-        return [str(i) for i in range(max(values) + 1)]
-    return sorted(str(v) for v in values)
-
-
-def _stored_names(table: pa.Table, column: str) -> list[str] | None:
-    import json
-
-    raw = (table.schema.metadata or {}).get(b"huggingface")
-    if raw is None:
-        return None
-    feature = json.loads(raw).get("info", {}).get("features", {}).get(column, {})
-    return feature.get("names") if isinstance(feature, dict) else None
-
-
 def _encode(task: Task, table: pa.Table, where: str, names: list[str], tokenizer: Any) -> Split:
-    labels = _labels(task, table, where, names)
+    labels = label_numbers(task, table, where, names)
     columns = [_texts(table, column, where) for column in task.text]
     encoded = tokenizer(*columns, truncation=True, max_length=task.max_length)
     types = encoded.get("token_type_ids")
@@ -158,21 +136,6 @@ def _texts(table: pa.Table, column: str, where: str) -> list[str]:
             "fill or drop these rows",
         )
     return values
-
-
-def _labels(task: Task, table: pa.Table, where: str, names: list[str]) -> np.ndarray:
-    values = table[task.label].to_pylist()
-    known: dict[Any, int] = {name: i for i, name in enumerate(names)}
-    known |= {str(i): i for i in range(len(names)) if str(i) not in known}
-    found = [v if isinstance(v, int) and not isinstance(v, bool) else known.get(str(v), -1) for v in values]
-    bad = [i for i, v in enumerate(found) if not 0 <= v < len(names)]
-    if bad:
-        hidden = " (a hidden test split has label -1 throughout)" if len(bad) == len(values) else ""
-        raise DataError(
-            f"{len(bad)} of {len(values)} labels in {where} are none of {names}: row {bad[0]} has {values[bad[0]]!r}{hidden}",
-            "set task.labels, task.label or task.validation_split",
-        )
-    return np.array(found, dtype=np.int64)
 
 
 def check_length(max_length: int, positions: int) -> None:
@@ -195,11 +158,13 @@ def calibration_indices(split: Split, fraction: float, minimum: int, seed: int) 
     return np.sort(np.random.default_rng([seed, 3]).permutation(len(split))[:count])
 
 
-def batches(split: Split, batch_size: int, pad_id: int, seed: int | None) -> Iterator[dict[str, Tensor]]:
+def batches(
+    split: Split, batch_size: int, pad_id: int, seed: int | None, drop_last: bool = False
+) -> Iterator[dict[str, Tensor]]:
     """Yield padded batches: input_ids, attention_mask, token_type_ids, labels (int64) and `index`, the row's number.
 
     With a seed the rows are shuffled and sorted by length within pools of 50 batches, whose order is shuffled again, so
-    that little is padded; without one they come in order of length.
+    that little is padded; without one they come in order of length. `drop_last` leaves out a batch that is not full.
     """
     lengths = np.array([len(i) for i in split.ids])
     if seed is None:
@@ -213,6 +178,8 @@ def batches(split: Split, batch_size: int, pad_id: int, seed: int | None) -> Ite
         groups = [pool[i : i + batch_size] for pool in pools for i in range(0, len(pool), batch_size)]
         groups = [groups[i] for i in rng.permutation(len(groups))]
     for group in groups:
+        if drop_last and len(group) < batch_size:
+            continue
         yield _padded(split, group, int(lengths[group].max()), pad_id)
 
 

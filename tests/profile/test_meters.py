@@ -5,11 +5,12 @@ from __future__ import annotations
 import ast
 import importlib
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rmtkd_edge.profile import meters
@@ -150,10 +151,9 @@ def test_rapl_wraps_and_counts_packages_once(tmp_path: Path) -> None:
     assert [(r.meter, r.joules) for r in meter.also()] == [("rapl:psys", pytest.approx(300 / 1e6))]
 
 
+@settings(deadline=None, max_examples=40)
 @given(st.integers(100, 10**6), st.lists(st.floats(0, 0.99), max_size=30), st.integers(0, 99))
 def test_rapl_total_is_the_sum_of_all_steps(most: int, steps: list[float], first: int) -> None:
-    import tempfile
-
     with tempfile.TemporaryDirectory() as folder:
         root = powercap(Path(folder), {"intel-rapl:0": ("package-0", first)}, most)
         meter = rapl.open_meter({"sysfs": root, "provider": CPU})
@@ -188,6 +188,7 @@ def test_rapl_for_root_only_says_so_and_names_two_ways_out(tmp_path: Path, monke
     assert "--meter" in caught.value.ways_out[1]
 
 
+@settings(deadline=None, max_examples=40)
 @given(st.floats(0.1, 50), st.one_of(st.none(), st.floats(0.1, 50)), st.floats(0, 1e4), st.floats(0, 1e4))
 def test_modelled_is_watts_times_seconds(active: float, idle: float | None, cpu: float, wall: float) -> None:
     clocks = {"cpu": 3.0, "wall": 7.0}

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from profile_bundle import quiet, tiny_encoder, write_plan
 
@@ -206,6 +206,7 @@ def test_explicit_meter_that_is_absent_is_an_error_with_two_ways_out(tmp_path: P
     assert facts["skipped"][0].startswith("modelled: ")
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(1, 10**9), min_size=1, max_size=1200))
 def test_percentiles_are_null_without_samples_enough(values: list[int]) -> None:
     found = runner.latency([block(values)], 0)

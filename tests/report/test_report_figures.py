@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import xml.etree.ElementTree as ET
 
@@ -10,6 +11,7 @@ import pytest
 
 from rmtkd_edge.report.collect import collect
 from rmtkd_edge.report.palette import PALETTE
+from rmtkd_edge.report.records import Quantity
 from rmtkd_edge.report.spectra import spectra_pictures
 from rmtkd_edge.report.svg import inline, recolour
 from rmtkd_edge.report.trade import trade_picture
@@ -99,3 +101,24 @@ def test_drawing_twice_gives_the_same_bytes(drawn):
     facts, spectra, trade = drawn
     assert [p.wide for p in spectra_pictures(facts.compression.cycles)] == [p.wide for p in spectra]
     assert trade_picture([(facts.name, facts.compression, facts.exported)]) == trade
+
+
+@pytest.mark.parametrize(
+    ("values", "q"),
+    [
+        (np.r_[np.geomspace(1e4, 1e-5, 40), 0.0, -1e-17], 0.0003),
+        (np.full(5, 0.2), 0.1),
+        (np.full(5, 30.0), 3.0),
+        (np.zeros(4), 0.5),
+        (np.array([1.0]), 1.0),
+    ],
+    ids=["heavy-tail", "nothing-kept", "all-kept", "null", "one"],
+)
+def test_extreme_spectra_can_be_drawn(drawn, values, q):
+    cycle = drawn[0].compression.cycles[0]
+    edge = (1 + q**0.5) ** 2
+    changed = {"spectrum": tuple(values), "sigma2": Quantity(1.0), "q": Quantity(q), "lambda_plus": Quantity(edge)}
+    site = dataclasses.replace(cycle.sites[0], **changed)
+    (picture,) = spectra_pictures([dataclasses.replace(cycle, sites=(site,))])
+    assert f"{sum(values > edge)} of {len(values)} kept" in picture.wide
+    assert "nan" not in picture.wide.lower() and "inf" not in picture.narrow.lower()

@@ -1,5 +1,7 @@
 """Eigensolvers against each other, and varimax."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -97,7 +99,7 @@ def test_varimax_keeps_the_span_and_never_lowers_the_criterion(k, d):
     torch.testing.assert_close(turned @ turned.T, torch.eye(k, dtype=torch.float64), atol=1e-12, rtol=0)
     torch.testing.assert_close(turned.T @ turned, rows.T @ rows, atol=1e-12, rtol=0)
     scores = [float((varimax(rows, iterations=i) ** 4).sum()) for i in (0, 1, 2, 5, 20, 60)]
-    assert all(b >= a * (1 - 1e-5) for a, b in zip(scores, scores[1:], strict=False))
+    assert all(b >= a * (1 - 1e-5) for a, b in itertools.pairwise(scores))
     assert torch.equal(turned, varimax(rows))
 
 

@@ -1,7 +1,8 @@
 """`bema`: bulk eigenvalue matching analysis (Ke, Ma and Lin, arXiv 2006.00436), for homogeneous noise.
 
-Over the middle 60 % of ranks, sigma2 = sum(q_k lambda_k) / sum(q_k^2), q_k the quantiles of the law at sigma2 = 1: least
-squares through the origin of a Q-Q plot. Spikes sit outside the middle. The margin is part of the rule: 90 % unless given.
+Over the middle 60 % of ranks, sigma2 = sum(q_k lambda_k) / sum(q_k^2), q_k the quantiles of the law at sigma2 = 1:
+least squares through the origin of a Q-Q plot. Spikes sit outside the middle. The margin is part of the rule: 90 %
+unless given.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """`paper`: the rule as printed (arXiv 2509.15724, section II), kept for comparison.
 
-sigma2 starts at the quantile of the eigenvalues and is refined by a free local search (Nelder-Mead on log sigma2) of the l2
-distance between a histogram with equal linear bins and the Marchenko-Pastur law. What it does: it is not monotone in the
-quantile; as q -> 0 the law falls into one bin, the loss is flat and the search mostly stays where it starts; with large spikes
-the linear bins are wider than the bulk, with the same effect; where it does move it may forget the quantile altogether.
+sigma2 starts at the quantile of the eigenvalues and is refined by a free local search (Nelder-Mead on log sigma2) of
+the l2 distance between a histogram with equal linear bins and the Marchenko-Pastur law. What it does: it is not
+monotone in the quantile; as q -> 0 the law falls into one bin, the loss is flat and the search mostly stays where it
+starts; with large spikes the linear bins are wider than the bulk, with the same effect; where it does move it may
+forget the quantile altogether.
 """
 
 from __future__ import annotations

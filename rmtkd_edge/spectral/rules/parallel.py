@@ -1,9 +1,10 @@
 """`parallel`: parallel analysis against spectra of sign-flipped data, deflated (after Dobriban and Owen 2019).
 
-For noise of unequal variances, or correlated within blocks, no closed law fits; the flips keep both and destroy what features
-share. A strong signal leaks into the null through the features' variances and would hide weaker ones, so the null is shrunk by
-the share of energy not yet accepted, one direction at a time: their deflation, done on the spectra alone. Not done: removing
-the accepted directions from the data and flipping again; pass `null_eigenvalues` of deflated data for that.
+For noise of unequal variances, or correlated within blocks, no closed law fits; the flips keep both and destroy what
+features share. A strong signal leaks into the null through the features' variances and would hide weaker ones, so the
+null is shrunk by the share of energy not yet accepted, one direction at a time. That is their deflation done on spectra
+alone, and too little where a very strong signal sits on few features: weaker ones stay hidden (the rank is too low, not
+too high). `flips.deflated_rank` deflates in the data.
 """
 
 from __future__ import annotations

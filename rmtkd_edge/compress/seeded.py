@@ -1,0 +1,22 @@
+"""Random numbers that belong to a row, not to a place in a stream: several processes draw what one would draw."""
+
+from __future__ import annotations
+
+import numpy as np
+
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+
+
+def row_uniform(seed: int, rows: np.ndarray, columns: int) -> np.ndarray:
+    """Return uniforms in [0, 1), (len(rows), columns), that depend on seed, row number and column alone (splitmix64)."""
+    with np.errstate(over="ignore"):
+        state = _mix(np.uint64(seed) * _GOLDEN + rows.astype(np.uint64))
+        state = _mix(state[:, None] + _GOLDEN * np.arange(1, columns + 1, dtype=np.uint64)[None])
+    return (state >> np.uint64(11)).astype(np.float64) / 2.0**53
+
+
+def _mix(z: np.ndarray) -> np.ndarray:
+    """Return splitmix64's output function (Steele, Lea and Flood 2014)."""
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))

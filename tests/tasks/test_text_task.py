@@ -1,0 +1,239 @@
+"""Rows to batches: every row once, little padding, the same order for the same seed; bad data is refused up front."""
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rmtkd_edge.errors import DataError
+from rmtkd_edge.recipe import Task
+from rmtkd_edge.tasks import text
+from rmtkd_edge.tasks.labels import label_names, label_numbers, with_names
+from rmtkd_edge.tasks.text import Split, batches, calibration_indices, load_text_task, steps
+
+PAD = 7
+
+
+def split_of(lengths: list[int], pairs: bool = False) -> Split:
+    ids = [[100 + i] * n for i, n in enumerate(lengths)]
+    types = [[0] * (n // 2) + [1] * (n - n // 2) for n in lengths] if pairs else None
+    return Split(ids, types, np.arange(len(lengths)) % 3, [("x",)] * len(lengths))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.integers(1, 20), min_size=1, max_size=70),
+    st.integers(1, 9),
+    st.one_of(st.none(), st.integers(0, 99)),
+    st.booleans(),
+)
+def test_every_row_comes_once_and_whole(lengths, size, seed, pairs):
+    split = split_of(lengths, pairs)
+    seen, count = [], 0
+    for batch in batches(split, size, PAD, seed):
+        count += 1
+        assert {v.dtype for v in batch.values()} == {torch.int64}
+        longest = max(lengths[i] for i in batch["index"])
+        assert batch["input_ids"].shape == batch["attention_mask"].shape == (len(batch["index"]), longest)
+        for row, i in enumerate(batch["index"].tolist()):
+            n = lengths[i]
+            assert batch["input_ids"][row].tolist() == split.ids[i] + [PAD] * (longest - n)
+            assert batch["attention_mask"][row].tolist() == [1] * n + [0] * (longest - n)
+            assert batch["labels"][row] == split.labels[i]
+            wanted = split.type_ids[i] if split.type_ids else [0] * n
+            assert batch["token_type_ids"][row, :n].tolist() == wanted
+        seen += batch["index"].tolist()
+    assert sorted(seen) == list(range(len(lengths))) and count == steps(split, size)
+
+
+def order(split: Split, size: int, seed: int | None) -> list[list[int]]:
+    return [b["index"].tolist() for b in batches(split, size, PAD, seed)]
+
+
+def test_the_seed_decides_the_order_and_nothing_else_does():
+    lengths = np.random.default_rng(0).integers(3, 60, 500).tolist()
+    split = split_of(lengths)
+    torch.manual_seed(1)
+    first = order(split, 8, 5)
+    torch.manual_seed(2)
+    np.random.seed(3)
+    assert order(split, 8, 5) == first != order(split, 8, 6)
+    assert order(split, 8, None) == order(split, 8, None)
+    flat = [lengths[i] for group in order(split, 8, None) for i in group]
+    assert flat == sorted(flat)
+
+
+def test_batches_of_like_length_pad_far_less_than_random_ones():
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(3, 60, 2000)
+    split = split_of(lengths.tolist())
+    padded = sum(b["input_ids"].numel() for b in batches(split, 16, PAD, 0)) / lengths.sum() - 1
+    shuffled = rng.permutation(2000).reshape(-1, 16)
+    naive = sum(16 * lengths[g].max() for g in shuffled) / lengths.sum() - 1
+    assert padded < 0.2 * naive
+
+
+def test_the_order_of_lengths_is_random_over_an_epoch():
+    lengths = np.random.default_rng(0).integers(3, 60, 2000).tolist()
+    means = [np.mean([lengths[i] for i in group]) for group in order(split_of(lengths), 16, 0)]
+    assert abs(np.corrcoef(means, np.arange(len(means)))[0, 1]) < 0.3
+
+
+def test_drop_last_leaves_full_batches_only():
+    split = split_of([4] * 22)
+    assert [len(b["labels"]) for b in batches(split, 5, PAD, 1, drop_last=True)] == [5] * 4
+
+
+def test_taking_rows_keeps_them_as_they_are():
+    split = split_of([3, 1, 4, 1, 5], pairs=True)
+    part = split.take(np.array([4, 0]))
+    assert part.ids == [split.ids[4], split.ids[0]] and part.labels.tolist() == [1, 0] and len(part) == 2
+    assert part.type_ids == [split.type_ids[4], split.type_ids[0]]
+
+
+@given(st.integers(1, 400), st.floats(0.01, 1), st.integers(1, 500), st.integers(0, 9))
+@settings(max_examples=60, deadline=None)
+def test_the_calibration_subset_is_seeded_sorted_and_large_enough(rows, fraction, minimum, seed):
+    split = split_of([1] * rows)
+    found = calibration_indices(split, fraction, minimum, seed)
+    assert len(found) == min(rows, max(minimum, round(fraction * rows)))
+    assert (np.diff(found) > 0).all() and found[0] >= 0 and found[-1] < rows
+    assert (found == calibration_indices(split, fraction, minimum, seed)).all()
+
+
+# --- from a table to a task ---
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tiny_tokenizer):
+    return text.load_tokenizer(str(tiny_tokenizer))
+
+
+TASK = Task(name="t", text=["text"], max_length=12, validation_fraction=0.25)
+ROWS = [{"text": f"the film was {'great' if i % 2 else 'dull'} " * (1 + i % 9), "label": i % 2} for i in range(40)]
+
+
+def save(path, rows) -> None:
+    pyarrow.parquet.write_table(rows if isinstance(rows, pa.Table) else pa.Table.from_pylist(rows), path)
+
+
+def load(tmp_path, tokenizer, rows, validation=None, task=TASK, seed=0):
+    save(tmp_path / "train.parquet", rows)
+    if validation is not None:
+        save(tmp_path / "validation.parquet", validation)
+    return load_text_task(task, tokenizer, tmp_path, seed)
+
+
+def test_a_held_out_split_is_seeded_and_disjoint(tmp_path, tokenizer):
+    rows = [{**row, "text": f"{row['text']} {'plot ' * i}"} for i, row in enumerate(ROWS)]
+    found = load(tmp_path, tokenizer, rows)
+    assert len(found.validation) == 10 and len(found.train) == 30
+    assert sorted(found.train.texts + found.validation.texts) == sorted((row["text"],) for row in rows)
+    again = load(tmp_path, tokenizer, rows)
+    assert again.validation.texts == found.validation.texts
+    assert load(tmp_path, tokenizer, rows, seed=1).validation.texts != found.validation.texts
+
+
+def test_ids_have_special_tokens_and_are_cut_off(tmp_path, tokenizer):
+    found = load(tmp_path, tokenizer, ROWS, ROWS[:6])
+    for ids in found.train.ids:
+        assert len(ids) <= 12 and ids[0] == tokenizer.cls_token_id and ids[-1] == tokenizer.sep_token_id
+    assert max(map(len, found.train.ids)) == 12 and found.train.type_ids is None
+    assert len(found.validation) == 6 and found.train.labels.dtype == np.int64 and found.metric == "accuracy"
+
+
+def test_pairs_have_type_ids(tmp_path, tokenizer):
+    rows = [{"a": row["text"], "b": "the plot", "label": row["label"]} for row in ROWS]
+    found = load(tmp_path, tokenizer, rows, task=Task(name="t", text=["a", "b"], max_length=16))
+    assert found.train.type_ids is not None and all(t[0] == 0 and t[-1] == 1 for t in found.train.type_ids)
+    assert [len(t) for t in found.train.type_ids] == [len(i) for i in found.train.ids]
+
+
+def test_limits_take_a_seeded_part(tmp_path, tokenizer):
+    task = TASK.model_copy(update={"train_limit": 11, "validation_limit": 3})
+    found = load(tmp_path, tokenizer, ROWS, ROWS, task=task)
+    assert len(found.train) == 11 and len(found.validation) == 3
+
+
+@pytest.mark.parametrize(
+    ("values", "names", "numbers"),
+    [
+        ([0, 1, 2], ["0", "1", "2"], [0, 1, 2]),
+        ([4, 2, 2], ["2", "4"], [1, 0, 0]),
+        (["pos", "neg", "pos"], ["neg", "pos"], [1, 0, 1]),
+        ([10, 9, 9], ["9", "10"], [1, 0, 0]),
+        ([True, False, True], ["False", "True"], [1, 0, 1]),
+    ],
+)
+def test_labels_that_the_recipe_does_not_name_are_sorted(values, names, numbers):
+    table = pa.table({"text": ["a"] * 3, "label": values})
+    assert label_names(TASK, table) == names
+    assert label_numbers(TASK, table, "train", names).tolist() == numbers
+
+
+def test_the_recipe_s_names_come_before_the_file_s_and_both_before_the_values():
+    table = with_names(pa.table({"text": ["a", "b"], "label": [0, 1]}), "label", ["down", "up"])
+    assert label_names(TASK, table) == ["down", "up"]
+    task = TASK.model_copy(update={"labels": ["no", "yes"]})
+    assert label_names(task, table) == ["no", "yes"]
+    for values in ([1, 0], ["yes", "no"], ["1", "0"]):
+        assert label_numbers(task, pa.table({"label": values}), "train", ["no", "yes"]).tolist() == [1, 0]
+
+
+def test_names_that_are_numbers_are_never_taken_for_places():
+    task = TASK.model_copy(update={"labels": ["1", "2", "3"]})
+    assert label_numbers(task, pa.table({"label": [1, 3]}), "train", ["1", "2", "3"]).tolist() == [0, 2]
+    with pytest.raises(DataError):
+        label_numbers(task, pa.table({"label": [0, 1]}), "train", ["1", "2", "3"])
+
+
+def changed(**kw):
+    return [{**row, **{k: v(i) for k, v in kw.items()}} for i, row in enumerate(ROWS)]
+
+
+@pytest.mark.parametrize(
+    ("rows", "says"),
+    [
+        (
+            [{"txt": "a", "lable": 0}, {"txt": "b", "lable": 1}],
+            r"`text`; did you mean `txt`.*(?s:.)*`label`; did you mean `lable`",
+        ),
+        (pa.table({"text": pa.array([], pa.string()), "label": pa.array([], pa.int64())}), "no rows"),
+        (changed(label=lambda i: 1), "fewer than two classes"),
+        (changed(label=lambda i: -1), "hidden"),
+        (changed(label=lambda i: None if i == 3 else i % 2), "None"),
+        (changed(label=lambda i: None), "fewer than two classes"),
+        (changed(text=lambda i: None if i % 2 else "fine"), r"20 of|15 of|are no text"),
+        (changed(text=lambda i: i), "is a int"),
+        (changed(text=lambda i: float("nan")), "is a float"),
+        (changed(text=lambda i: ["a", "b"]), "is a list"),
+    ],
+)
+def test_data_that_cannot_be_used_is_refused_with_a_reason(tmp_path, tokenizer, rows, says):
+    with pytest.raises(DataError, match=says) as caught:
+        load(tmp_path, tokenizer, rows)
+    assert caught.value.hint
+
+
+def test_labels_out_of_range_name_the_row(tmp_path, tokenizer):
+    task = TASK.model_copy(update={"labels": ["no", "yes"]})
+    with pytest.raises(DataError, match=r"1 of 6 labels in validation .* row 4 has 2"):
+        load(tmp_path, tokenizer, ROWS, [{**row, "label": 2 if i == 4 else 0} for i, row in enumerate(ROWS[:6])], task)
+    with pytest.raises(DataError, match="labels are hidden"):
+        load(tmp_path, tokenizer, ROWS, [{**row, "label": -1} for row in ROWS[:6]], task)
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.001, 1.0])
+def test_a_held_out_split_with_an_empty_side_is_refused(tmp_path, tokenizer, fraction):
+    with pytest.raises(DataError, match="leaves a side empty"):
+        load(tmp_path, tokenizer, ROWS, task=TASK.model_copy(update={"validation_fraction": fraction}))
+
+
+def test_sequences_longer_than_the_model_are_refused_before_training():
+    text.check_length(512, 512)
+    with pytest.raises(DataError) as caught:
+        text.check_length(513, 512)
+    assert caught.value.hint == "--set task.max_length=512"
