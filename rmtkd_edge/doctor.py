@@ -11,7 +11,18 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution, requires, version
 from typing import Literal
 
-PACKAGES = ("torch", "torchvision", "transformers", "datasets", "accelerate", "onnx", "onnxscript", "numpy", "scipy", "safetensors")
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "transformers",
+    "datasets",
+    "accelerate",
+    "onnx",
+    "onnxscript",
+    "numpy",
+    "scipy",
+    "safetensors",
+)
 INSTALL = "pip install -c constraints.txt -e '.[demo]'"
 IMPORT_TIMEOUT_S = 180
 PROBE = """
@@ -42,7 +53,6 @@ def examine() -> list[Check]:
 def machine() -> list[Check]:
     """Return the processor, its instruction sets, cores and memory."""
     from rmtkd_edge.hardware import alignment_of, detect_machine
-    
 
     found = detect_machine()
     sets = ", ".join(found.instruction_sets) or "unknown"
@@ -82,7 +92,9 @@ def onnxruntime_packages(found: dict[str, str] | None = None) -> Check:
     found = installed(("onnxruntime", "onnxruntime-gpu")) if found is None else found
     text = ", ".join(f"{name} {number}" for name, number in found.items())
     if len(found) == 2:
-        advice = f"pip uninstall -y onnxruntime onnxruntime-gpu && pip install onnxruntime-gpu=={found['onnxruntime-gpu']}"
+        advice = (
+            f"pip uninstall -y onnxruntime onnxruntime-gpu && pip install onnxruntime-gpu=={found['onnxruntime-gpu']}"
+        )
         return Check("onnxruntime", "problem", f"{text}: they overwrite each other's files", advice)
     if not found:
         return Check("onnxruntime", "problem", "not installed", INSTALL)
@@ -98,8 +110,16 @@ def torch_pair() -> Check:
     pin = wanted.partition("==")[2].split(";")[0].strip()
     have = version("torch").split("+")[0]
     if pin and pin.split("+")[0] != have:
-        return Check("torch pair", "problem", f"torchvision {version('torchvision')} wants torch {pin}, here is {have}", INSTALL)
-    done = subprocess.run([sys.executable, "-c", "import torchvision"], capture_output=True, text=True, timeout=IMPORT_TIMEOUT_S, check=False)
+        return Check(
+            "torch pair", "problem", f"torchvision {version('torchvision')} wants torch {pin}, here is {have}", INSTALL
+        )
+    done = subprocess.run(
+        [sys.executable, "-c", "import torchvision"],
+        capture_output=True,
+        text=True,
+        timeout=IMPORT_TIMEOUT_S,
+        check=False,
+    )
     if done.returncode:
         last = done.stderr.strip().splitlines()[-1] if done.stderr.strip() else f"exit code {done.returncode}"
         return Check("torch pair", "problem", f"torchvision does not import: {last}", INSTALL)
@@ -119,7 +139,11 @@ def providers() -> list[Check]:
         if actual:
             checks.append(Check(name, "ok", "loads"))
         else:
-            advice = "" if name != "CUDAExecutionProvider" else "needs an NVIDIA GPU with a driver for CUDA 13; not needed for the CPU"
+            advice = (
+                ""
+                if name != "CUDAExecutionProvider"
+                else "needs an NVIDIA GPU with a driver for CUDA 13; not needed for the CPU"
+            )
             checks.append(Check(name, "note", f"is in the package but does not load here: {reason}", advice))
     return checks
 
@@ -129,7 +153,9 @@ def loads(model: bytes, provider: str) -> tuple[bool, str]:
 
     It is tried in a process of its own: a provider without its libraries writes to the terminal, and may take it down.
     """
-    done = subprocess.run([sys.executable, "-c", PROBE, provider], input=model, capture_output=True, timeout=IMPORT_TIMEOUT_S, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", PROBE, provider], input=model, capture_output=True, timeout=IMPORT_TIMEOUT_S, check=False
+    )
     if done.returncode:
         last = done.stderr.decode(errors="replace").strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
         return False, last[0][:160]

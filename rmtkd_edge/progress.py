@@ -49,7 +49,9 @@ class ConsoleReporter:
             self._bar.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, err: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, err: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
@@ -57,7 +59,10 @@ class ConsoleReporter:
     def event(self, kind: str, **facts: Any) -> None:
         """Show an event."""
         if kind == "step":
-            self._step(facts)
+            self._count(f"loss {facts['loss']:.3f}", facts["step"], facts["total"])
+            return
+        if kind == "runner" and "total" in facts:
+            self._count(str(facts.get("text", "")), facts.get("done", 0), facts["total"])
             return
         if self._bar is not None and self._task is not None and kind in ("stage", "cycle_start", "cycle_end", "stop"):
             self._bar.remove_task(self._task)
@@ -66,15 +71,14 @@ class ConsoleReporter:
         if line:
             self.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
-    def _step(self, facts: dict[str, Any]) -> None:
-        text = f"loss {facts['loss']:.3f}"
+    def _count(self, text: str, done: int, total: int) -> None:
         if self._bar is not None:
             if self._task is None:
-                self._task = self._bar.add_task(text, total=facts["total"])
-            self._bar.update(self._task, completed=facts["step"], total=facts["total"], description=text)
-        elif time.monotonic() - self._said > PLAIN_STEP_S or facts["step"] == facts["total"]:
+                self._task = self._bar.add_task(text, total=total)
+            self._bar.update(self._task, completed=done, total=total, description=text)
+        elif time.monotonic() - self._said > PLAIN_STEP_S or done == total:
             self._said = time.monotonic()
-            self.console.print(f"  step {facts['step']}/{facts['total']} {text}", markup=False, highlight=False)
+            self.console.print(f"  {done}/{total} {text}", markup=False, highlight=False, soft_wrap=True)
 
 
 def line_of(kind: str, facts: dict[str, Any]) -> str:
@@ -99,7 +103,9 @@ def _cycle_start(facts: dict[str, Any]) -> str:
 
 def _site(facts: dict[str, Any]) -> str:
     edge = facts.get("lambda_plus")
-    law = "" if edge is None else f"  lambda+ {edge:.3g}, q {facts.get('q', float('nan')):.3g}, rank {facts.get('rank')}"
+    law = (
+        "" if edge is None else f"  lambda+ {edge:.3g}, q {facts.get('q', float('nan')):.3g}, rank {facts.get('rank')}"
+    )
     return f"  {facts['name']:<20} {facts['width_before']:>5} -> {facts['width_after']:<5}{law}"
 
 

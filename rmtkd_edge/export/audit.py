@@ -1,4 +1,4 @@
-"""Op counts of a graph against what the encoder's shape demands: a fusion that was lost is a finding, not a slow file."""
+"""Op counts of a graph against what the encoder's shape demands: a lost fusion is a finding, not a slow file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The exported folder: what transformers, Optimum and transformers.js look for, with what is ours under the key `rmtkd`."""
+"""The exported folder: what transformers, Optimum and transformers.js look for, and what is ours under `rmtkd`."""
 
 from __future__ import annotations
 
@@ -102,13 +102,13 @@ def to_config(spec: EncoderSpec, task: str) -> dict[str, Any]:
 
 
 def to_tensors(encoder: Encoder) -> dict[str, Tensor]:
-    """Return the weights under transformers' names: a loader that expects other widths then fails instead of guessing."""
+    """Return the weights under transformers' names: a loader that expects other widths fails instead of guessing."""
     names = names_from_transformers(encoder.spec)
     return {_rename(name, names): tensor.detach().cpu().contiguous() for name, tensor in encoder.state_dict().items()}
 
 
 def read_encoder(folder: Path, sha256: str | None) -> Encoder:
-    """Return the folded encoder of an exported folder, in eval mode; raise RunDirError naming the file that is at fault."""
+    """Return the folded encoder of an exported folder, in eval mode; raise RunDirError naming a file at fault."""
     shape = read_json(folder / CONFIG).get("rmtkd")
     if not isinstance(shape, dict):
         raise RunDirError(f"{folder / CONFIG} has no key `rmtkd`", AGAIN)
@@ -127,7 +127,7 @@ def write_bundle(run: Run, rel: str, encoder: Encoder, task: str, tokenizer: str
 
 
 def write_facts(run: Run, rel: str, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Write rmtkd.json, last: hashes of all files of the folder, versions, and `facts`; a folder without it is not whole."""
+    """Write rmtkd.json, the last file: `facts`, hashes of the others, versions; a folder without it is not whole."""
     run.record(rel)
     prefix = f"{rel}/"
     files = {

@@ -144,8 +144,9 @@ def _valid(found: Tensor, reference: Tensor, mask: Tensor) -> tuple[Tensor, Tens
 
 def _finding(proof: FoldProof, differences: list[SiteDifference], tolerance: float) -> Finding:
     return Finding(
-        f"the folded model differs from the projected one: {proof.float64:.1e} in float64 (allowed {FLOAT64_TOLERANCE:.0e}), "
-        f"{proof.float32:.1e} in float32 (allowed {FLOAT32_TOLERANCE:.0e}); the first site that differs is {first_site(differences, tolerance)}",
+        f"the folded model differs from the projected one: {proof.float64:.1e} in float64 (allowed "
+        f"{FLOAT64_TOLERANCE:.0e}), {proof.float32:.1e} in float32 (allowed {FLOAT32_TOLERANCE:.0e}); "
+        f"the first site that differs is {first_site(differences, tolerance)}",
         "the checkpoint of that site was altered or trained with another projection: compress again with --force",
         difference_table(differences, tolerance),
     )

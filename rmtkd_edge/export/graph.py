@@ -25,10 +25,10 @@ class GraphOptions:
     """How the graph is emitted.
 
     `attention`: one com.microsoft::MultiHeadAttention a layer, or plain operators. `norm`: `instance` writes a layer
-    norm as InstanceNormalization over (B, T, d), scale and shift: the same function, and on CPUs onnxruntime's kernel is
-    vectorised where LayerNormalization's and SkipLayerNormalization's are not (128 x 288: 22 against 200 us a node, see
-    tools/bench_shapes.py). `gelu`: one com.microsoft::Gelu, which the optimiser finds in none of torch's patterns.
-    `first_token`: the last layer computes the first token alone, since the classifier reads no other.
+    norm as InstanceNormalization over (B, T, d), scale and shift: the same function, and on CPUs onnxruntime's kernel
+    is vectorised where LayerNormalization's and SkipLayerNormalization's are not (tools/bench_shapes.py compares).
+    `gelu`: one com.microsoft::Gelu, which the optimiser does not find in torch's pattern. `first_token`: the last layer
+    computes the first token alone, since the classifier reads no other.
     """
 
     opset: int = 18
@@ -44,7 +44,10 @@ def input_names(spec: EncoderSpec) -> list[str]:
 
 
 def fused_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, heads: int, scale: float) -> Tensor:
-    """Emit com.microsoft::MultiHeadAttention; q (B, Q, heads * r), k (B, T, heads * r), v (B, T, heads * p), mask (B, T) bool."""
+    """Emit com.microsoft::MultiHeadAttention.
+
+    q (B, Q, heads * r), k (B, T, heads * r), v (B, T, heads * p), mask (B, T) bool; returns (B, Q, heads * p).
+    """
     shape = (q.shape[0], q.shape[1], v.shape[2])
     return torch.onnx.ops.symbolic(
         f"{CONTRIB}::MultiHeadAttention",
@@ -57,7 +60,7 @@ def fused_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, heads: int, s
 
 
 def plain_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, heads: int, scale: float) -> Tensor:
-    """Emit attention as MatMul, Softmax, MatMul; shapes as in `fused_attention`, the query may be shorter than the keys."""
+    """Emit attention as MatMul, Softmax, MatMul; shapes as in `fused_attention`."""
     if q.shape[1] == k.shape[1]:
         return sdpa_attention(q, k, v, mask, heads, scale)
     q, k, v = (x.view(x.shape[0], x.shape[1], heads, -1).transpose(1, 2) for x in (q, k, v))

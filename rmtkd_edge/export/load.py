@@ -72,7 +72,7 @@ def load(
     provider: str = CPU,
     threads: int = 1,
 ) -> Classifier:
-    """Return the classifier of an exported folder, or of a run's export/, after the sha256 of every file it needs was checked.
+    """Return the classifier of an exported folder, or of a run's export/; the sha256 of every file it needs is checked.
 
     Raises RunDirError naming a file that is missing or altered, UserError for a precision that is not there (int8 that
     was refused says why) or that torch does not run, ProviderError where another provider would be taken.

@@ -50,6 +50,6 @@ def open_session(
 
 
 def run_session(session: ort.InferenceSession, batch: Mapping[str, Any]) -> np.ndarray:
-    """Return the logits (B, C) of a batch of int64 (B, T) tensors or arrays; inputs that the graph lacks are left out."""
+    """Return the logits (B, C) of int64 (B, T) tensors or arrays; what the graph does not read is left out."""
     feed = {item.name: np.asarray(batch[item.name], dtype=np.int64) for item in session.get_inputs()}
     return session.run(["logits"], feed)[0]

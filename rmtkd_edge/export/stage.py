@@ -1,4 +1,4 @@
-"""`rmtkd-edge export`: from the checkpoints of a run to two folders that ship, the compressed model and its baseline."""
+"""`rmtkd-edge export`: from the checkpoints of a run to two folders, the compressed model and its baseline."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ Report = Callable[..., None]
 
 @dataclass(frozen=True)
 class Job:
-    """What both folders are made with: recipe, held-out batches (several shapes), validation batches, options, threads."""
+    """What both folders are made with; `shapes` holds the held-out rows in several batch sizes and lengths."""
 
     recipe: Recipe
     held_out: Sequence[Batch]

@@ -23,11 +23,11 @@ OPSETS = range(18, 24)
 def export_onnx(
     folded: Encoder, path: Path, options: GraphOptions | None = None, metadata: Mapping[str, str] | None = None
 ) -> list[Path]:
-    """Write a folded encoder as ONNX and return the files: the model, and `<name>_data` where it exceeds protobuf's 2 GiB.
+    """Write a folded encoder as ONNX and return the files: the model, and `<name>.data` beyond protobuf's 2 GiB.
 
-    Inputs are int64 (batch, sequence), the output is `logits` float32 (batch, labels). `metadata` goes to metadata_props.
-    Weights are not held twice: peak memory is about three times the model's size. Raises UserError for an opset that is
-    not supported, RmtkdError where torch cannot export, RunDirError where the file cannot be written.
+    Inputs are int64 (batch, sequence), the output is `logits` float32 (batch, labels). `metadata`: metadata_props.
+    Raises UserError for an opset that is not supported, RmtkdError where torch cannot export, RunDirError where the
+    file cannot be written. tools/bench_export.py shows time and peak memory.
     """
     options = options or GraphOptions()
     if options.opset not in OPSETS:
@@ -40,7 +40,7 @@ def export_onnx(
 
 
 def sample_inputs(names: list[str], batch: int = 2, length: int = 16) -> dict[str, Tensor]:
-    """Return int64 inputs (batch, length) to trace with; their values do not matter, that they are no 0 or 1 wide does."""
+    """Return int64 inputs (batch, length) to trace with; sizes of 0 and 1 would be taken for constants."""
     ids = torch.full((batch, length), 3)
     return {
         name: ids

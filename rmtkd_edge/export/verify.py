@@ -100,8 +100,9 @@ def verify_onnx(
     shape = tuple(worst["input_ids"].shape)
     sites = bisect(path, folded, worst, threads=threads)
     raise Finding(
-        f"{path.name} differs from folded torch by {proof.relative:.1e} of the largest logit (allowed {tolerance:.0e}), "
-        f"worst at (batch, sequence) {shape}; the first site that differs is {first_site(sites, tolerance)}",
+        f"{path.name} differs from folded torch by {proof.relative:.1e} of the largest logit "
+        f"(allowed {tolerance:.0e}), worst at (batch, sequence) {shape}; "
+        f"the first site that differs is {first_site(sites, tolerance)}",
         "try --set export.attention=plain, and report the table",
         difference_table(sites, tolerance),
     )

@@ -53,7 +53,7 @@ def save_folder(path: Path, encoder: Encoder, **facts: Any) -> None:
 
 
 def load_folder(path: Path) -> Encoder:
-    """Return the encoder that `save_folder` or `save_encoder` wrote, in eval mode, after the hash of its weights was checked.
+    """Return the encoder that `save_folder` or `save_encoder` wrote, in eval mode; the hash of its weights is checked.
 
     Raises RunDirError naming the file that is missing, truncated, altered, or does not fit the shape.
     """

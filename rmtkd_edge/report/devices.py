@@ -40,8 +40,9 @@ def devices_section(run: RunFacts, prefix: str) -> Section:
 def device_section(profile: Profile, prefix: str) -> Section:
     """Return the figures and tables of one device."""
     own = f"{prefix}{slug(profile.name)}"
+    said = [NoteBlock(f"{'. '.join(profile.conditions)}.")] if profile.conditions else []
     latency, energy = latency_picture(profile), energy_picture(profile)
-    blocks: list[Block] = [PictureBlock(p, own) for p in (latency, energy) if p]
+    blocks: list[Block] = [*said, *(PictureBlock(p, own) for p in (latency, energy) if p)]
     if energy is None:
         blocks.append(NoteBlock(f"Energy on {profile.name} is {_no_energy(profile)}.", tone="missing"))
     blocks.append(latency_table(profile))

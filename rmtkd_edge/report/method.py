@@ -97,7 +97,7 @@ def _student_row(c: Compression, foot: Footnotes) -> Row:
 
 def _cycle_row(k: Cycle, c: Compression, foot: Footnotes) -> Row:
     teacher = c.teacher_parameters.value
-    sites = tuple(f"{s.name} {s.width_before} → {s.width_after}" for s in k.sites)
+    sites = tuple(f"{s.name} {_heads(s)}{s.width_before} → {s.width_after}" for s in k.sites)
     share = (text.percent(k.parameters_after / teacher - 1),) if teacher else ()
     steps = CHOSEN.get(k.chosen, k.chosen) + (f", {text.plural(int(k.steps.value), 'step')}" if k.steps.value else "")
     decision = tuple(part for part in (steps if k.chosen else "", k.reason) if part)
@@ -114,6 +114,10 @@ def _cycle_row(k: Cycle, c: Compression, foot: Footnotes) -> Row:
             Cell(text.seconds(sum(k.seconds.values())), parts if len(parts) > 1 else ()) if parts else Cell(""),
         )
     )
+
+
+def _heads(s: Site) -> str:
+    return f"{s.heads} × " if s.heads > 1 else ""
 
 
 def spectra_section(run: RunFacts, prefix: str) -> Section:
@@ -200,7 +204,11 @@ def _site_row(k: Cycle, s: Site, ranks: dict[str, int], foot: Footnotes) -> Row:
 
     rank = str(s.rank) if s.rank is not None else "not recorded"
     aligned = str(s.aligned_rank) if s.aligned_rank is not None else "not recorded"
-    before = str(s.width_before) if s.width_before == s.raw_width else f"{s.width_before} of {s.raw_width}"
+    before = (
+        _heads(s) + str(s.width_before)
+        if s.width_before == s.raw_width
+        else f"{_heads(s)}{s.width_before} of {s.raw_width}"
+    )
     rule = s.rule if s.weighting in ("", "none") else f"{s.rule}, {s.weighting}"
     mark = foot.mark(s.note) if s.note else ""
     fits = (s.lambda_plus, s.lambda_minus, s.sigma2, s.q)

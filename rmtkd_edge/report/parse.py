@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 from rmtkd_edge.errors import RunDirError
@@ -77,6 +79,7 @@ def read_site(table: Table, spectrum: tuple[float, ...] | None) -> Site:
     return Site(
         name=str(table.need("name")),
         kind=table.text("kind"),
+        heads=int(table.data.get("heads") or 1),
         width_before=int(table.need("width_before")),
         width_after=int(table.need("width_after")),
         raw_width=int(table.data.get("raw_width") or table.need("width_before")),
@@ -133,8 +136,7 @@ def read_exported(table: Table) -> Exported:
         tolerances=tolerances,
         verification_rows=check.quantity("rows"),
         variants={k: read_variant(k, variants.table(k)) for k in variants.data if variants.data[k] is not None},
-        fusion_expected={k: int(v) for k, v in fusion.table("expected").data.items()},
-        fusion_found={k: int(v) for k, v in fusion.table("found").data.items()},
+        fusion=tuple(read_fusion(fusion)),
         versions={k: str(v) for k, v in table.table("versions").data.items()},
     )
 
@@ -152,8 +154,20 @@ def read_variant(precision: str, table: Table) -> Variant:
         sha256=table.text("sha256"),
         accuracy=table.quantity("accuracy"),
         n=table.quantity("n"),
+        difference=table.quantity("relative_difference"),
+        agreement=table.quantity("argmax_agreement"),
         refused=table.text("refused"),
     )
+
+
+def read_fusion(table: Table) -> Iterator[tuple[str, dict[str, int], dict[str, int]]]:
+    """Yield (graph, expected, found) for the emitted graph and for each variant as onnxruntime runs it."""
+    optimised = table.table("optimised")
+    audits = [("as exported", table), *((f"{k} as onnxruntime runs it", optimised.table(k)) for k in optimised.data)]
+    for graph, audit in audits:
+        expected, found = audit.table("expected").data, audit.table("found").data
+        if expected or found:
+            yield graph, {k: int(v) for k, v in expected.items()}, {k: int(v) for k, v in found.items()}
 
 
 def read_load(table: Table, scenario: str = "") -> Load:
@@ -169,7 +183,23 @@ def read_profile(table: Table) -> Profile:
     measurements = tuple(read_measurement(r) for r in results)
     pairs = [Table(c, f"{table.where} comparison {i}") for i, c in enumerate(table.list("comparisons"), 1)]
     scenarios = {(m.load.batch, m.load.seq): m.load.scenario for m in reversed(measurements)}
-    return Profile(str(table.need("profile")), measurements, tuple(read_comparison(p, scenarios) for p in pairs))
+    return Profile(
+        str(table.need("profile")),
+        measurements,
+        tuple(read_comparison(p, scenarios) for p in pairs),
+        read_conditions(table),
+    )
+
+
+def read_conditions(table: Table) -> tuple[str, ...]:
+    """Return what the figures of a profile stand under: device, inputs, effort, notes, comparability."""
+    inputs = table.text("inputs")
+    found = [table.text("title"), f"Inputs: {inputs}" if inputs else "", *(str(note) for note in table.list("notes"))]
+    if table.data.get("quick"):
+        found.append("Quick effort: fewer runs and shorter windows than a full profile")
+    if table.data.get("comparable") is False:
+        found.append("Figures under this name are not comparable between two machines")
+    return tuple(f[0].upper() + f[1:] for f in found if f)
 
 
 def read_comparison(table: Table, scenarios: dict[tuple[int, int | None], str]) -> Comparison:
@@ -243,8 +273,12 @@ def read_latency(table: Table) -> dict[str, Quantity]:
 
 
 def read_rounds(table: Table) -> tuple[tuple[float, ...], ...]:
-    """Return the raw times in ms, one tuple a round, where the profile holds them (`rounds_ns`)."""
-    return tuple(tuple(float(ns) / 1e6 for ns in block) for block in table.list("rounds_ns"))
+    """Return the raw times in ms, one tuple a round; empty where the profile holds no raw times or no rounds."""
+    values, sizes = [float(v) for v in table.list("values")], [int(n) for n in table.list("round_sizes")]
+    if sum(sizes) != len(values):
+        raise RunDirError(f"{table.where}: {len(values)} values, rounds of {sum(sizes)}", "profile the run again")
+    ends = list(accumulate(sizes))
+    return tuple(tuple(values[end - size : end]) for end, size in zip(ends, sizes, strict=True))
 
 
 def read_quality(table: Table) -> dict[str, Any]:

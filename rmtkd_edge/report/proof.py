@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Callable
 
 from rmtkd_edge.report import text
 from rmtkd_edge.report.blocks import (
@@ -17,7 +18,7 @@ from rmtkd_edge.report.blocks import (
     missing,
     words,
 )
-from rmtkd_edge.report.records import Exported, Missing, RunFacts
+from rmtkd_edge.report.records import Exported, Missing, Quantity, RunFacts
 from rmtkd_edge.report.summary import models
 
 CHECKS = {
@@ -70,13 +71,22 @@ def file_table(run: RunFacts) -> TableBlock:
         v = model.variant
         if v is None:
             continue
-        size = foot.cell(v.size_bytes.why) if v.size_bytes.value is None else Cell(text.count(v.size_bytes.value))
-        accuracy = foot.cell(v.accuracy.why) if v.accuracy.value is None else Cell(text.percent(v.accuracy.value, 2))
-        n = foot.cell(v.n.why) if v.n.value is None else Cell(text.count(v.n.value))
         state = Cell("refused", (v.refused,), "bad") if v.refused else Cell(*_state(model.role))
-        rows.append(Row((Cell(model.label), Cell(v.file), size, accuracy, n, state, Cell(v.sha256 or "not recorded"))))
-    columns = ("Model", "File", "Bytes", "Accuracy", "Rows", "State", "sha256")
-    return TableBlock("The ONNX files.", columns, tuple(rows), frozenset({1, 5, 6}), foot.notes())
+        cells = (
+            _cell(v.size_bytes, text.count, foot),
+            _cell(v.accuracy, lambda share: text.percent(share, 2), foot),
+            _cell(v.n, text.count, foot),
+            _cell(v.difference, text.scientific, foot),
+            _cell(v.agreement, text.percent, foot),
+        )
+        rows.append(Row((Cell(model.label), Cell(v.file), *cells, state, Cell(v.sha256 or "not recorded"))))
+    caption = "The ONNX files; difference (relative, largest) and share of rows with the same class are against torch."
+    columns = ("Model", "File", "Bytes", "Accuracy", "Rows", "Difference", "Same class", "State", "sha256")
+    return TableBlock(caption, columns, tuple(rows), frozenset({1, 7, 8}), foot.notes())
+
+
+def _cell(found: Quantity, write: Callable[[float], str], foot: Footnotes) -> Cell:
+    return foot.cell(found.why) if found.value is None else Cell(write(found.value))
 
 
 def _state(role: str) -> tuple[str, tuple[str, ...], str]:
@@ -88,11 +98,15 @@ def fusion_section(run: RunFacts, prefix: str) -> Section:
     title = "Fusion audit"
     if isinstance(run.exported, Missing):
         return Section(f"{prefix}fusion", title, (missing(run.exported),))
-    expected, found = run.exported.fusion_expected, run.exported.fusion_found
-    if not expected and not found:
-        return Section(
-            f"{prefix}fusion", title, (NoteBlock("Not measured: the export recorded no op counts.", tone="missing"),)
-        )
+    if not run.exported.fusion:
+        nothing = NoteBlock("Not measured: the export recorded no op counts.", tone="missing")
+        return Section(f"{prefix}fusion", title, (nothing,))
+    tables = tuple(fusion_table(*audit) for audit in run.exported.fusion)
+    return Section(f"{prefix}fusion", title, tables)
+
+
+def fusion_table(graph: str, expected: dict[str, int], found: dict[str, int]) -> TableBlock:
+    """Return expected against found counts of one graph; operators that nothing was expected of are listed too."""
     rows = []
     for op in dict.fromkeys([*expected, *found]):
         wanted, seen = expected.get(op), found.get(op, 0)
@@ -100,12 +114,8 @@ def fusion_section(run: RunFacts, prefix: str) -> Section:
         if wanted is None:
             state = Cell("not required")
         rows.append(Row((Cell(op), Cell("–" if wanted is None else text.count(wanted)), Cell(text.count(seen)), state)))
-    caption = "Operators that onnxruntime runs as one kernel, in the exported graph."
-    return Section(
-        f"{prefix}fusion",
-        title,
-        (TableBlock(caption, ("Operator", "Expected", "Found", "Verdict"), tuple(rows), frozenset({3})),),
-    )
+    columns = ("Operator", "Expected", "Found", "Verdict")
+    return TableBlock(f"Operators in the graph {graph}.", columns, tuple(rows), frozenset({3}))
 
 
 def reproduce_section(run: RunFacts, prefix: str) -> Section:

@@ -26,10 +26,11 @@ class Missing:
 
 @dataclass(frozen=True)
 class Site:
-    """A width that was analysed in one cycle; `spectrum` holds its eigenvalues, descending, or None."""
+    """A width that was analysed in one cycle; `spectrum` holds the eigenvalues of all `heads`, descending, or None."""
 
     name: str
     kind: str
+    heads: int
     width_before: int
     width_after: int
     raw_width: int
@@ -97,7 +98,10 @@ class Compression:
 
 @dataclass(frozen=True)
 class Variant:
-    """One ONNX file: size in bytes, accuracy in [0, 1] on `n` rows; `refused` says why it must not ship."""
+    """One ONNX file: size in bytes, accuracy in [0, 1] on `n` rows; `refused` says why it must not ship.
+
+    difference: largest relative one of its outputs from torch's; agreement: share of rows with the same class.
+    """
 
     precision: str
     file: str
@@ -105,12 +109,17 @@ class Variant:
     sha256: str
     accuracy: Quantity
     n: Quantity
+    difference: Quantity
+    agreement: Quantity
     refused: str
 
 
 @dataclass(frozen=True)
 class Exported:
-    """An exported folder: the compressed model or the original that it is compared with."""
+    """An exported folder: the compressed model or the original that it is compared with.
+
+    fusion: (graph, expected op counts, found op counts), as emitted and as onnxruntime runs each variant.
+    """
 
     model_id: str
     parameters: Quantity
@@ -121,8 +130,7 @@ class Exported:
     tolerances: dict[str, float]
     verification_rows: Quantity
     variants: dict[str, Variant]
-    fusion_expected: dict[str, int]
-    fusion_found: dict[str, int]
+    fusion: tuple[tuple[str, dict[str, int], dict[str, int]], ...]
     versions: dict[str, str]
 
 
@@ -213,6 +221,7 @@ class Profile:
     name: str
     results: tuple[Measurement, ...]
     comparisons: tuple[Comparison, ...]
+    conditions: tuple[str, ...]
 
     @property
     def loads(self) -> tuple[Load, ...]:

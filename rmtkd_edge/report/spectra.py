@@ -1,7 +1,7 @@
 """Spectra as small multiples: eigenvalues, the fitted Marchenko-Pastur law and the edge of every analysed site.
 
-Every panel counts directions over log(eigenvalue / lambda_plus), so that the edge stands at 1 everywhere and spikes
-decades above it stay in sight; ticks below the axis are the single eigenvalues above the edge.
+Every panel counts directions over log(eigenvalue / lambda_plus), so that the edge is 1 everywhere and spikes decades above
+it stay in sight; ticks below the axis are the single eigenvalues above the edge. Ranges differ from panel to panel.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from rmtkd_edge.report.records import Cycle, Site
 from rmtkd_edge.spectral import law
 
 NULL_SHARE = 1e-6  # of lambda_plus: directions that are zero up to rounding, such as the one LayerNorm removes
-BINS_PER_DECADE = 9
+BINS = 34  # about as many as a panel has room for
 
 
 def spectra_pictures(cycles: Sequence[Cycle]) -> list[Picture]:
@@ -44,9 +44,12 @@ def _round_picture(number: int, sites: list[tuple[int, Site]]) -> Picture:
     caption = (
         f"Round {number}: eigenvalues of the second moment per site, relative to its spectral edge λ₊ (dashed). Bars "
         "count directions per bin, grey within the bulk, blue above the edge; ticks mark every eigenvalue above it. "
-        "The line is what the fitted Marchenko–Pastur law expects per bin for the directions below the edge, cut off "
-        "at the top of a panel."
+        "The line is the fitted Marchenko–Pastur law, scaled to the directions within its support."
     )
+    if any(s.heads > 1 for _, s in sites):
+        caption += (
+            " Sites with heads show the eigenvalues of all heads together; the edge is the one that was recorded."
+        )
     title = f"Activation spectra, round {number}"
     return picture(f"spectra-round-{number}", title, said, caption, lambda narrow: _draw(sites, narrow))
 
@@ -60,10 +63,8 @@ def _draw(sites: list[tuple[int, Site]], narrow: bool) -> Figure:
     columns = min(2 if narrow else 4, len(sites))
     grid = Grid(len(sites), columns, 66 if narrow else 76, left=24, bottom=15, top=30, below=20)
     figure, places = grid.subplots(narrow)
-    edges = _bins([s for _, s in sites])
-    for index, axes in enumerate(places):
-        _panel(axes, sites[index][1], edges, narrow)
-        axes.tick_params(axis="x", labelbottom=index + columns >= len(sites))
+    for axes, (_, site) in zip(places, sites, strict=True):
+        _panel(axes, site, narrow)
     x = grid.left / (columns * (grid.left + grid.right + grid.panel_width(narrow)))
     figure.text(x, 0.004, "eigenvalue / λ₊, log scale", fontsize=8.5, color=ink("muted"), va="bottom")
     return figure
@@ -75,17 +76,19 @@ def _relative(site: Site) -> np.ndarray:
     return values[values > NULL_SHARE]
 
 
-def _bins(sites: Sequence[Site]) -> np.ndarray:
-    """Return log-spaced bin ends, shared by all panels, with one end exactly on the edge."""
-    pooled = [_relative(s) for s in sites]
-    low = min((float(np.quantile(v, 0.01)) for v in pooled if v.size), default=0.1)
-    high = max((float(v.max()) for v in pooled if v.size), default=10.0)
-    first = math.floor(math.log10(max(min(low, 0.3), 1e-4)) * BINS_PER_DECADE) - 1
-    last = math.ceil(math.log10(max(high, 3.0)) * BINS_PER_DECADE) + 1
-    return np.asarray(10.0 ** (np.arange(first, last + 1) / BINS_PER_DECADE))
+def _bins(site: Site) -> np.ndarray:
+    """Return log-spaced bin ends over the site's eigenvalues relative to its edge, one of them exactly on the edge."""
+    values = _relative(site)
+    low = float(np.quantile(values, 0.01)) if values.size else 0.1
+    high = float(values.max()) if values.size else 10.0
+    low, high = math.log10(min(max(low, 1e-4), 0.3)), math.log10(max(high, 3.0))
+    per_decade = BINS / (high - low)
+    ends = np.arange(math.floor(low * per_decade) - 1, math.ceil(high * per_decade) + 2)
+    return np.asarray(10.0 ** (ends / per_decade))
 
 
-def _panel(axes: Axes, site: Site, edges: np.ndarray, narrow: bool) -> None:
+def _panel(axes: Axes, site: Site, narrow: bool) -> None:
+    edges = _bins(site)
     values = np.clip(_relative(site), edges[0] * 1.0001, None)
     counts, _ = np.histogram(values, edges)
     above = edges[:-1] >= 1 - 1e-9
@@ -94,8 +97,7 @@ def _panel(axes: Axes, site: Site, edges: np.ndarray, narrow: bool) -> None:
         ends = edges[: part.sum() + 1] if colour == "bulk" else edges[-part.sum() - 1 :]
         axes.stairs(counts[part], ends, fill=True, color=ink(colour), linewidth=0)
     _law(axes, site, edges)
-    # A law much narrower than the spectrum leaves the panel at the top, so that the bars stay readable.
-    top = min(axes.get_ylim()[1], 3.0 * max(int(counts.max()), 1))
+    top = axes.get_ylim()[1]
     axes.axvline(1.0, color=ink("limit"), linestyle=(0, (3, 2)), linewidth=1.1)
     spikes = values[values > 1]
     ticks = np.column_stack([spikes, spikes, np.full(spikes.size, np.nan)]).ravel()
@@ -116,14 +118,21 @@ def _panel(axes: Axes, site: Site, edges: np.ndarray, narrow: bool) -> None:
 
 
 def _law(axes: Axes, site: Site, edges: np.ndarray) -> None:
-    """Draw how many of the directions below the edge the fitted law puts into a bin centred at x."""
+    """Draw how many directions the fitted law puts into a bin centred at x, scaled to those within its support.
+
+    The law claims nothing about directions outside of (lambda_minus, lambda_plus): drawn against all of them it would
+    tower over the bars wherever the spectrum is wider than it.
+    """
     edge, sigma2, q = site.lambda_plus.value, site.sigma2.value, site.q.value
-    if not edge or not sigma2 or not q:
+    if not edge or not sigma2 or not q or sigma2 <= 0 or q <= 0:
         return
-    half = 0.5 / BINS_PER_DECADE * math.log(10)
-    x = np.geomspace(edges[0], edges[-1], 240)
+    low, high = law.edges(sigma2, q)
+    values = _relative(site) * edge
+    within = int(((values >= low) & (values <= high)).sum())
+    half = 0.5 * math.log(edges[1] / edges[0])
+    x = np.geomspace(edges[0], edges[-1], 400)
     mass = law.cdf(x * math.exp(half) * edge, sigma2, q) - law.cdf(x * math.exp(-half) * edge, sigma2, q)
-    expected = (len(site.spectrum or ()) - _kept(site)) * mass
+    expected = within * mass / min(1.0, 1 / q)
     inside = expected > 1e-3 * max(float(expected.max()), 1e-12)
     axes.plot(x[inside], expected[inside], color=ink("ink"), linewidth=1.1)
 
@@ -138,8 +147,8 @@ def _dress(axes: Axes, site: Site, edges: np.ndarray, narrow: bool) -> None:
         fontsize=8.5,
         fontweight="bold",
     )
-    kept = f"{_kept(site)} of {len(site.spectrum or ())} kept"
-    edge = "" if narrow else f", λ₊ {text.number(site.lambda_plus.value or 0, 3)}"
+    kept = f"{_kept(site)} of {len(site.spectrum or ())} above λ₊"
+    edge = "" if narrow else f" = {text.number(site.lambda_plus.value or 0, 3)}"
     axes.annotate(
         kept + edge,
         (0, 1),
@@ -154,10 +163,18 @@ def _dress(axes: Axes, site: Site, edges: np.ndarray, narrow: bool) -> None:
     ticks = [10.0**d for d in decades if d % step == 0]
     axes.xaxis.set_major_locator(FixedLocator(ticks))
     axes.xaxis.set_minor_locator(FixedLocator([]))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}" if v < 1e4 else f"{v / 1e3:g}k"))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: _power(v)))
     axes.yaxis.set_major_locator(MaxNLocator(3, integer=True))
     axes.tick_params(length=2.5, pad=2, labelsize=7.5)
     axes.spines["left"].set_visible(False)
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="y", color=ink("grid"), linewidth=0.7)
     axes.set_axisbelow(True)
+
+
+def _power(value: float) -> str:
+    """Return a power of ten as a tick: plain from 0.01 to 100, else 10 with a raised exponent."""
+    exponent = round(math.log10(value))
+    if -2 <= exponent <= 2:
+        return f"{value:g}"
+    return "10" + str(exponent).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))

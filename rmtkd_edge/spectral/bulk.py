@@ -74,7 +74,7 @@ class Bulk:
 
 
 def distance(histogram: Array, bin_edges: Array, sigma2: Array, ratio: float) -> Array:
-    """Return (s,) l2 distances: `histogram` (b + 2,) with open ends against the law at `sigma2` (s,), `bin_edges` (b + 1,)."""
+    """Return (s,) l2 distances of `histogram` (b + 2,), open at both ends, to the law at each `sigma2` (s,)."""
     out = np.empty(len(sigma2))
     for start in range(0, len(sigma2), 512):  # bounds the memory at d = 3072 and above
         part = sigma2[start : start + 512, None]

@@ -23,7 +23,7 @@ class CrossMoments:
         self._sums = [torch.zeros(shape, dtype=torch.float64) for shape in ((dx,), (dy,), (dx, dx), (dy, dx), (dy,))]
 
     def add(self, x: Tensor, y: Tensor) -> None:
-        """Add paired rows x (n, dx), y (n, dy) of any float dtype. Raises DataError for other shapes, NaN or infinity."""
+        """Add paired rows x (n, dx), y (n, dy), any float dtype. Raises DataError for other shapes, NaN or infinity."""
         if len(x) != len(y):
             raise DataError(f"{self.name}: {len(x)} rows of inputs against {len(y)} rows of targets.")
         # Both sides are checked before a sum is touched.
@@ -71,7 +71,7 @@ class CrossMoments:
         return weight.contiguous(), my - weight @ mx
 
     def explained(self, weight: Tensor, bias: Tensor) -> float:
-        """Return the share of E|y|^2 that y = weight x + bias explains: 1 - `residual`; at most 1, negative for a bad map."""
+        """Return the share of E|y|^2 that weight x + bias explains: 1 - `residual`; negative for a bad map."""
         return 1.0 - self.residual(weight, bias)
 
     def residual(self, weight: Tensor, bias: Tensor) -> float:

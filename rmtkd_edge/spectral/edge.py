@@ -98,8 +98,8 @@ def _notes(bulk: Bulk, choice: Choice) -> list[str]:
     if bulk.q < POINT:
         tail = " and the rank follows the quantile alone" if choice.quantile is not None else ""
         notes.append(
-            f"q = {bulk.q:.2g}: with n >> d the law has shrunk to a point, the edge is {choice.lambda_plus / choice.sigma2:.3f} "
-            f"sigma2{tail}"
+            f"q = {bulk.q:.2g}: with n >> d the law has shrunk to a point, "
+            f"the edge is {choice.lambda_plus / choice.sigma2:.3f} sigma2{tail}"
         )
     if bulk.q > 1:
         notes.append(

@@ -7,8 +7,8 @@ d" whatever n is. So the floor r = T2 / T^2 (1 / d for white features, more for 
 are independent by construction and taken off the pairs that may depend on each other:
 
 - with `block_ids` (sentences, images): same block may depend, other blocks do not; in any order;
-- without: rows in their stored order; rows up to 64 apart may depend, farther ones do not. Shuffled dependent rows, or blocks
-  much longer than that, go unseen: pass `block_ids`.
+- without: rows in their stored order; rows up to 64 apart may depend, farther ones do not. Shuffled dependent rows,
+  or blocks much longer than that, go unseen: pass `block_ids`.
 
 Rows of unequal norm (heavy tails) also lower n_eff, as the definition says: they are the diagonal of B.
 """

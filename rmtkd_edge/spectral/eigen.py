@@ -101,7 +101,7 @@ def bulk_density(
 
 
 def _lanczos(matrix: Array, start: Array, steps: int, out: Array) -> tuple[Array, Array]:
-    """Return Ritz values and the squared first entries of their vectors, of the matrix restricted to the complement of `out`."""
+    """Return Ritz values and squared first entries of their vectors, of the matrix on the complement of `out`."""
     basis = np.zeros((steps, len(start)))
     alpha, beta = np.zeros(steps), np.zeros(steps)
     basis[0] = start / np.linalg.norm(start)

@@ -41,9 +41,11 @@ def deflated_rank(x: Tensor, block_ids: Tensor, *, draws: int = 10, seed: int = 
     `parallel` only approximates from spectra. Cost: draws + 1 decompositions a round. Dobriban and Owen 2019.
     """
     rows, rank = x.to(torch.float64), 0
-    while rank < min(rows.shape):
+    energy = float((rows * rows).sum())
+    while rank < min(rows.shape) and float((rows * rows).sum()) > 1e-12 * energy:
         values, vectors = eigh_descending(rows.T @ rows / len(rows))
-        null = null_spectra(rows, block_ids, draws, seed + rank).numpy()
+        # The flips spread the energy of the d - rank directions left over all d again.
+        null = null_spectra(rows, block_ids, draws, seed + rank).numpy() * (rows.shape[1] / (rows.shape[1] - rank))
         more = fit_edge(
             values.cpu().numpy(), len(rows), rule="parallel", null_eigenvalues=null, margin_level=level
         ).rank

@@ -45,7 +45,7 @@ class Moments:
             self.count += len(rows)
 
     def second(self) -> Tensor:
-        """Return X X^T / n, not centred: (dim, dim) or (heads, h, h), float64, exactly symmetric. DataError when empty."""
+        """Return X X^T / n, not centred: (dim, dim) or (heads, h, h), float64, symmetric. DataError when empty."""
         mean = self._outer / self._counted()
         return (mean + mean.mT) / 2
 
@@ -116,7 +116,7 @@ def float64_chunks(x: Tensor, dim: int, name: str) -> Iterator[Tensor]:
 
 
 def reduced(count: int, sums: list[Tensor]) -> tuple[int, list[Tensor]]:
-    """Return count and sums added up over all processes of torch.distributed; as they are when it is not initialised."""
+    """Return count and sums added over all processes of torch.distributed; unchanged when it is not initialised."""
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return count, sums
     # NCCL moves CUDA tensors only, and a process without rows still holds its sums on the CPU.

@@ -145,9 +145,9 @@ def test_explicit_ranks_are_kept(tiny_recipe_dict, tiny_data, tmp_path):
     ("text", "message"),
     [
         ("text,label\n", "no rows"),
-        ("text,label\na film,1\nthe plot,1\n", "single class"),
+        ("text,label\n" + "a film,1\n" * 20, "single class"),
         ("txt,label\na film,1\nthe plot,0\n", "did you mean `txt`"),
-        ("text,label\n,1\nthe plot,0\na film,1\n", "no text"),
+        ("text,label\n" + ",1\nthe plot,0\na film,1\n" * 20, "no text"),
     ],
 )
 def test_bad_data_is_refused_before_work_starts(text, message, tiny_recipe_dict, tmp_path):

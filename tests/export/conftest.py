@@ -48,10 +48,8 @@ def exported(tmp_path_factory):
 @pytest.fixture
 def traced(exported, monkeypatch):
     """The export stage takes the graphs of `exported`, of which its bytes would be the same, in place of tracing again."""
-    known = {
-        width: exported.run.path / folder / "onnx/model.onnx"
-        for folder, width in (("export", UNEVEN["stream"]), ("baseline", 16))
-    }
+    folders = {UNEVEN["stream"]: "export", make_spec().width: "baseline"}
+    known = {width: exported.run.path / folder / "onnx/model.onnx" for width, folder in folders.items()}
 
     def copy(encoder, path, options, metadata):
         path.parent.mkdir(parents=True, exist_ok=True)

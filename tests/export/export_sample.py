@@ -31,9 +31,10 @@ UNEVEN = {
 def make_spec(kind: str = "bert", layers: int = 2, heads: int = 2) -> EncoderSpec:
     """Return an uncompressed shape of a model type."""
     layer = LayerSpec(heads, 8, 8, 32, 8**-0.5)
+    types = {"bert": 2, "electra": 2, "roberta": 1, "distilbert": 0}[kind]
     return EncoderSpec(
-        kind, len(WORDS), 40, {"bert": 2, "electra": 2, "roberta": 1, "distilbert": 0}[kind], 8 * heads, (layer,) * layers,
-        8 * heads, LABELS, embedding=12 if kind == "electra" else None,
+        kind, len(WORDS), 40, types, 8 * heads, (layer,) * layers, 8 * heads, LABELS,
+        embedding=12 if kind == "electra" else None,
         head_activation={"bert": "tanh", "roberta": "tanh", "electra": "gelu", "distilbert": "relu"}[kind],
         pad_id=0, position_offset=1 if kind == "roberta" else 0, dropout=0.0,
     )  # fmt: skip

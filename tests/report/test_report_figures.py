@@ -120,5 +120,5 @@ def test_extreme_spectra_can_be_drawn(drawn, values, q):
     changed = {"spectrum": tuple(values), "sigma2": Quantity(1.0), "q": Quantity(q), "lambda_plus": Quantity(edge)}
     site = dataclasses.replace(cycle.sites[0], **changed)
     (picture,) = spectra_pictures([dataclasses.replace(cycle, sites=(site,))])
-    assert f"{sum(values > edge)} of {len(values)} kept" in picture.wide
+    assert f"{sum(values > edge)} of {len(values)} above λ₊" in picture.wide
     assert "nan" not in picture.wide.lower() and "inf" not in picture.narrow.lower()

@@ -123,7 +123,7 @@ def test_every_figure_of_the_cycles_is_shown(finished):
         for s in cycle["sites"]:
             wanted += [text.number(s[k]) for k in ("lambda_plus", "lambda_minus", "sigma2", "q", "quantile")]
             wanted += [
-                f"{s['name']} {s['width_before']} → {s['width_after']}",
+                f"{s['width_before']} → {s['width_after']}",
                 text.count(s["n"]),
                 text.count(s["n_eff"]),
             ]

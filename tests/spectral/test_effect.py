@@ -34,7 +34,7 @@ def test_first_rows_span_the_weighted_directions(blend):
     second, gradient = moment(12, 50, 0), moment(12, 40, 1)
     values, rows = weighted_spectrum(second, gradient, blend)
     torch.testing.assert_close(rows @ rows.T, torch.eye(12, dtype=torch.float64), atol=1e-12, rtol=0)
-    weights = 12 * ((1 - blend) * gradient / gradient.trace() + blend * torch.eye(12) / 12)
+    weights = 12 * ((1 - blend) * gradient / gradient.trace() + blend * torch.eye(12, dtype=torch.float64) / 12)
     w, v = torch.linalg.eigh(weights)
     root = v @ torch.diag(w.sqrt()) @ v.T
     torch.testing.assert_close(values, torch.linalg.eigvalsh(root @ second @ root).flip(0))

@@ -1,4 +1,4 @@
-"""`explained-variance`: the fewest directions that hold a share of the energy; the customary heuristic, as a baseline."""
+"""`explained-variance`: the fewest directions that hold a share of the energy: the usual heuristic, a baseline."""
 
 from __future__ import annotations
 

@@ -2,9 +2,9 @@
 
 For noise of unequal variances, or correlated within blocks, no closed law fits; the flips keep both and destroy what
 features share. A strong signal leaks into the null through the features' variances and would hide weaker ones, so the
-null is shrunk by the share of energy not yet accepted, one direction at a time. That is their deflation done on spectra
-alone, and too little where a very strong signal sits on few features: weaker ones stay hidden (the rank is too low, not
-too high). `flips.deflated_rank` deflates in the data.
+null is shrunk with the mean eigenvalue of the directions not yet accepted, one at a time. That is their deflation done
+on spectra alone, and too little where a very strong signal sits on few features: weaker ones stay hidden (the rank is
+too low, not too high). `flips.deflated_rank` deflates in the data.
 """
 
 from __future__ import annotations
@@ -36,12 +36,14 @@ def fit(bulk: Bulk, options: Options) -> Choice:
     level = LEVEL if options.margin_level is None else options.margin_level
     top = float(np.quantile(null.max(axis=1), level))
     values = bulk.values
-    left = np.append(np.cumsum(values[::-1])[::-1], 0.0) / values.sum()  # share of energy in the directions from k on
-    beats = values > top * left[:-1]
+    # Mean eigenvalue from direction k on, relative to that of all. The energy alone would shrink with the width as well,
+    # and the null would fall below the noise that is left.
+    left = np.cumsum(values[::-1])[::-1] / np.arange(len(values), 0, -1) / values.mean()
+    beats = values > top * left
     rank = len(values) if beats.all() else int(np.argmin(beats))
     noise = values[rank:]
     sigma2 = float(noise.mean()) if len(noise) else 0.0
-    shrink = float(left[rank])
+    shrink = float(left[min(rank, len(values) - 1)])
     note = (
         f"largest null eigenvalue {top:.4g} at level {level:g} over {len(null)} draws, deflated to {top * shrink:.4g}"
     )

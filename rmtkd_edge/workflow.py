@@ -1,0 +1,220 @@
+"""The four stages, put together: which run they work on, in which order they may run, and what goes from one to the next.
+
+Stages meet in the run directory alone; what needs two of them (the latency budget of compress is measured on an exported
+model) is here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from rmtkd_edge.errors import RecipeError, RunDirError, UserError
+from rmtkd_edge.hardware import HardwareProfile, load_profile, resolve_threads
+from rmtkd_edge.progress import Reporter
+from rmtkd_edge.recipe import Recipe, load_recipe
+from rmtkd_edge.run import MANIFEST, Run
+
+BUDGET_RUNS, BUDGET_SECONDS, BUDGET_WARMUP = 30, 1.0, 5
+
+
+def resolve_recipe(
+    name: str,
+    overrides: Sequence[str] = (),
+    *,
+    one_shot: bool = False,
+    seed: int | None = None,
+    budget: str | None = None,
+) -> Recipe:
+    """Return a recipe with what the command line adds to it.
+
+    `budget` names a hardware profile: its alignment holds, and its latency and disk limits where the recipe has none.
+    Raises RecipeError listing all faults.
+    """
+    items = [
+        *overrides,
+        *(["compress.one_shot=true"] if one_shot else []),
+        *([f"seed={seed}"] if seed is not None else []),
+    ]
+    recipe = load_recipe(name, items)
+    if budget is None:
+        return recipe
+    profile = load_profile(budget)
+    limits = {key: getattr(profile.budgets, key) for key in ("latency_ms", "disk_mb")}
+    if not any([*limits.values(), recipe.stop.latency_ms, recipe.stop.disk_mb]):
+        raise RecipeError(
+            f"the profile {budget} has no [budgets], and the recipe none of its own",
+            "add --set stop.latency_ms=20 or --set stop.disk_mb=10",
+        )
+    mine = [f"stop.{key}={value}" for key, value in limits.items() if value and getattr(recipe.stop, key) is None]
+    return load_recipe(name, [*items, f'stop.profile="{budget}"', *mine])
+
+
+def run_compress(recipe: Recipe, path: Path, data: Path | None, force: bool, reporter: Reporter) -> dict[str, Any]:
+    """Run or continue the compress stage and return its result; the main process makes the run directory."""
+    run = open_or_create(recipe, path, force)
+    known = run.stage("compress")
+    if known.get("state") == "done":
+        raise RunDirError(
+            f"{path} holds a finished run of this recipe", f"rmtkd-edge export {path}, or add --force to compress again"
+        )
+    given = str(data.resolve()) if data else None
+    if known and known.get("data") != given:
+        raise RunDirError(
+            f"{path} was begun with {known.get('data') or 'the data of its recipe'}, not with {given or 'those'}",
+            f"give the same --data to continue, or add --force to begin again ({path})",
+        )
+    from rmtkd_edge.compress.stage import compress_run
+
+    return compress_run(run, recipe, data=data, reporter=reporter, measure_latency_ms=latency_measure(recipe))
+
+
+def open_or_create(recipe: Recipe, path: Path, force: bool) -> Run:
+    """Return the run to continue, or a new one; raise RunDirError where another recipe's run is there and not `force`."""
+    text = recipe.to_toml()
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    there = (path / MANIFEST).is_file()
+    if force and there and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise RunDirError(
+            f"{path} holds a run, and several processes cannot replace it", f"remove it first: rm -r {path}"
+        )
+    if not is_main_process():
+        wait_for_run(path, digest)
+        return Run.open(path)
+    if not there or force:
+        return Run.create(path, text, recipe.seed, force)
+    run = Run.open(path)
+    if run.manifest.get("recipe_sha256") != digest:
+        raise RunDirError(
+            f"{path} holds a run of another recipe (its own is in {path / 'recipe.toml'})",
+            "choose another --out, or add --force to replace it",
+        )
+    return run
+
+
+def is_main_process() -> bool:
+    """Return whether this is the process that writes (of those that `accelerate launch` or torchrun started)."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def wait_for_run(path: Path, recipe_sha256: str, seconds: float = 120.0) -> None:
+    """Wait until the main process has made the run directory; raise RunDirError where it does not."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        file = path / MANIFEST
+        if file.is_file() and recipe_sha256 in file.read_text(encoding="utf-8"):
+            return
+        time.sleep(0.1)
+    raise RunDirError(
+        f"{path} was not made by the main process within {seconds:.0f} s", "is --out on a shared file system?"
+    )
+
+
+def latency_measure(recipe: Recipe) -> Callable[[Any], float] | None:
+    """Return what measures a folded encoder's latency in ms for the budget, or None where the recipe has no such budget.
+
+    Batch 1 at the profile's shortest sequence, median of the runs. Raises UserError where this machine is not the
+    profile's device (a budget is kept by measuring, not by guessing).
+    """
+    if recipe.stop.latency_ms is None or recipe.stop.profile is None:
+        return None
+    from rmtkd_edge.profile.stage import refuse_other_device
+
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError("a latency budget is measured in one process", "compress without `accelerate launch`")
+    profile = load_profile(recipe.stop.profile)
+    refuse_other_device(profile)
+    return lambda encoder: latency_ms(encoder, recipe, profile)
+
+
+def latency_ms(encoder: Any, recipe: Recipe, profile: HardwareProfile) -> float:
+    """Return the median latency of an encoder as it would be exported in fp32, in ms, on this machine."""
+    from statistics import median
+    from tempfile import TemporaryDirectory
+
+    import numpy as np
+
+    from rmtkd_edge.export.graph import GraphOptions
+    from rmtkd_edge.export.sessions import open_session, run_session
+    from rmtkd_edge.export.to_onnx import export_onnx
+
+    length = min(*profile.loads.seq, encoder.spec.max_length)
+    ids = np.random.default_rng(0).integers(0, encoder.spec.vocab, (1, length))
+    batch = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
+    with TemporaryDirectory(prefix="rmtkd-budget-") as folder:
+        file = Path(folder) / "model.onnx"
+        export_onnx(
+            encoder.cpu().eval(), file, GraphOptions(opset=recipe.export.opset, attention=recipe.export.attention)
+        )
+        session = open_session(file, threads=resolve_threads(profile), provider=profile.provider)
+        for _ in range(BUDGET_WARMUP):
+            run_session(session, batch)
+        values: list[int] = []
+        start = time.perf_counter()
+        while len(values) < BUDGET_RUNS or time.perf_counter() - start < BUDGET_SECONDS:
+            before = time.perf_counter_ns()
+            run_session(session, batch)
+            values.append(time.perf_counter_ns() - before)
+    return median(values) / 1e6
+
+
+def run_export(
+    path: Path, int8: bool | None, opset: int | None, data: Path | None, force: bool, reporter: Reporter
+) -> dict[str, Any]:
+    """Run the export stage and return its result; None leaves `int8` and `opset` to the recipe."""
+    run = Run.open(path)
+    require(run, "compress", f"rmtkd-edge compress {path / 'recipe.toml'} --out {path}")
+    from rmtkd_edge.export.stage import export_run
+
+    return export_run(run, int8=int8, opset=opset, data=data, reporter=reporter, force=force)
+
+
+def run_profile(
+    path: Path,
+    name: str,
+    reporter: Reporter,
+    *,
+    force: bool = False,
+    threads: int | None = None,
+    batches: Sequence[int] = (),
+    lengths: Sequence[int] = (),
+    **options: Any,
+) -> dict[str, Any]:
+    """Measure a run on one hardware profile; what is left out comes from the profile, `options` go to profile_run."""
+    hardware = load_profile(name)
+    run = Run.open(path)
+    require(run, "export", f"rmtkd-edge export {path}")
+    if run.has(f"profile/{hardware.name}.json") and not force:
+        raise RunDirError(f"{path} was measured on {hardware.name} already", "add --force to measure again")
+    from rmtkd_edge.profile.plan import Load
+    from rmtkd_edge.profile.stage import profile_run
+
+    if threads is not None:
+        hardware = hardware.model_copy(update={"threads": threads})
+    loads = None
+    if batches or lengths:
+        loads = [
+            Load(batch, seq) for seq in lengths or hardware.loads.seq for batch in batches or hardware.loads.batches
+        ]
+
+    def progress(event: dict[str, Any]) -> None:
+        reporter.event("runner", **{key: value for key, value in event.items() if key != "event"})
+
+    return profile_run(run, hardware, loads=loads, seed=run.manifest["seed"], progress=progress, **options)
+
+
+def run_report(paths: Sequence[Path], out: Path | None) -> dict[str, Any]:
+    """Write the report of one or several runs and return where it is."""
+    from rmtkd_edge.report.stage import report_runs
+
+    return report_runs([Run.open(path) for path in paths], out)
+
+
+def require(run: Run, stage: str, command: str) -> None:
+    """Raise RunDirError with the command to type where a stage has not finished."""
+    if run.stage(stage).get("state") != "done":
+        raise RunDirError(f"the stage {stage} has not finished in {run.path}", command)
