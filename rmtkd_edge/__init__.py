@@ -1,4 +1,4 @@
-"""rmtkd-edge: compress encoders by random-matrix-guided self-distillation, export them to ONNX, measure them on devices."""
+"""Compress encoders by random-matrix-guided self-distillation, export them to ONNX, measure them on devices."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["__version__", "load"]
 
 
 def load(folder: Any, **options: Any) -> Any:
-    """Load an exported folder (or a run directory) as a torch module or an onnxruntime session; see export.load.load."""
+    """Return the classifier of an exported folder or a run, on onnxruntime or torch; see export.load.load."""
     from rmtkd_edge.export.load import load as load_exported  # torch and onnxruntime only when they are needed
 
     return load_exported(folder, **options)

@@ -20,10 +20,11 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
-    help="Shrink encoders by random-matrix-guided self-distillation (RMT-KD), export them to ONNX, measure them on a device.",
+    help="Shrink encoders by random-matrix-guided self-distillation (RMT-KD), export to ONNX, measure on the device.",
     epilog="Start here: [bold]rmtkd-edge demo[/] runs all four stages offline in a few minutes.",
 )
 
+INTERRUPTED = 130
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Run directory, as written by compress.")]
 OutOption = Annotated[Path, typer.Option("--out", "--output", "-o", help="Run directory to write.")]
 DataOption = Annotated[Path | None, typer.Option(help="Folder (train.*, validation.*) or file; overrides the hub.")]
@@ -168,7 +169,7 @@ def profile(
                     min_runs=iterations,
                     min_duration_s=duration,
                     meter=meter,
-                )  # fmt: skip
+                )
             )
     if as_json:
         show_json(results[0] if len(results) == 1 else results)
@@ -207,16 +208,6 @@ def report(
         say(str(paths["html"]), str(paths["markdown"]))
 
 
-HUB_DEMO = (
-    'title="Demo: MiniLM-L6 on SST-2"',
-    'task.name="sst2"',
-    'task.hub="nyu-mll/glue"',
-    'task.hub_config="sst2"',
-    'task.text=["sentence"]',
-    'task.labels=["negative", "positive"]',
-)
-
-
 @app.command()
 def demo(
     hub: Annotated[bool, typer.Option("--hub", help="SST-2 from the hub in place of the packaged sentences.")] = False,
@@ -236,29 +227,16 @@ def demo(
         raise UserError(
             "--data goes with --hub: it is a copy of that data set", "rmtkd-edge compress RECIPE --data ... takes yours"
         )
-    recipe = workflow.resolve_recipe("demo", HUB_DEMO if hub else ())
-    run = workflow.open_or_create(recipe, out, force)
-    device = "local-cpu"
-    load = {"batches": [1], "lengths": [recipe.task.max_length]}
     with progress() as reporter:
-        for name, step in (
-            ("compress", lambda: workflow.run_compress(recipe, out, data, False, reporter)),
-            ("export", lambda: workflow.run_export(out, None, None, data, True, reporter)),
-            ("profile", lambda: workflow.run_profile(out, device, reporter, force=True, quick=True, **load)),
-        ):
-            done = run.stage(name).get("state") == "done"
-            reporter.event("stage", name=f"{name}: done before" if done else name)
-            if not done:
-                step()
-            run = workflow.Run.open(out)
-        paths = workflow.run_report([out], None)
+        run, paths = workflow.run_demo(out, hub, data, force, reporter)
+    device = workflow.DEMO_DEVICE
     show(summary_table(run, device))
     say(*comparison_lines(run.read_json(f"profile/{device}.json")), f"report: {paths['html']}")
 
 
 @app.command()
 def doctor(as_json: JsonOption = False) -> None:
-    """Say what is installed, which providers and energy meters this machine really has, what conflicts, and what to do."""
+    """Say what is installed, which providers and meters this machine really has, what conflicts, and what to do."""
     from dataclasses import asdict
 
     from rmtkd_edge.doctor import examine
@@ -333,8 +311,7 @@ def main(argv: list[str] | None = None) -> None:
         explain(error)
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
-        complain("interrupted; run the same command again to resume")
-        sys.exit(130)
+        code = INTERRUPTED
     except Exception as error:
         if hasattr(error, "format_message"):  # typer's own: a wrong option or argument
             error.show()  # type: ignore[attr-defined]
@@ -342,6 +319,8 @@ def main(argv: list[str] | None = None) -> None:
         traceback.print_exc()
         complain("this is a fault of rmtkd-edge; please report it with the lines above")
         sys.exit(3)
+    if code == INTERRUPTED:  # typer turns the signal into this code
+        complain("interrupted; run the same command again to resume")
     sys.exit(code if isinstance(code, int) else 0)
 
 

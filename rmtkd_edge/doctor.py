@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution, requires, version
 from typing import Literal
 
+from packaging.requirements import Requirement
+
 PACKAGES = (
     "torch",
     "torchvision",
@@ -103,16 +105,14 @@ def onnxruntime_packages(found: dict[str, str] | None = None) -> Check:
 
 def torch_pair() -> Check:
     """Return whether torch and torchvision are built for each other (the import is tried in a process of its own)."""
-    try:
-        wanted = next((r for r in requires("torchvision") or [] if r.split("=")[0].strip() == "torch"), "")
-    except PackageNotFoundError:
-        return Check("torch pair", "problem", "torchvision is not installed", INSTALL)
-    pin = wanted.partition("==")[2].split(";")[0].strip()
-    have = version("torch").split("+")[0]
-    if pin and pin.split("+")[0] != have:
-        return Check(
-            "torch pair", "problem", f"torchvision {version('torchvision')} wants torch {pin}, here is {have}", INSTALL
-        )
+    found = installed(("torch", "torchvision"))
+    for name in ("torch", "torchvision"):
+        if name not in found:
+            return Check("torch pair", "problem", f"{name} is not installed", INSTALL)
+    text = f"torch {found['torch']}, torchvision {found['torchvision']}"
+    wanted = [r.specifier for r in map(Requirement, requires("torchvision") or []) if r.name == "torch"]
+    if not all(specifier.contains(found["torch"], prereleases=True) for specifier in wanted):
+        return Check("torch pair", "problem", f"{text}: this torchvision wants torch {wanted[0]}", INSTALL)
     done = subprocess.run(
         [sys.executable, "-c", "import torchvision"],
         capture_output=True,
@@ -123,7 +123,7 @@ def torch_pair() -> Check:
     if done.returncode:
         last = done.stderr.strip().splitlines()[-1] if done.stderr.strip() else f"exit code {done.returncode}"
         return Check("torch pair", "problem", f"torchvision does not import: {last}", INSTALL)
-    return Check("torch pair", "ok", f"torch {version('torch')}, torchvision {version('torchvision')} match and import")
+    return Check("torch pair", "ok", f"{text}: they match and import")
 
 
 def providers() -> list[Check]:

@@ -12,7 +12,7 @@ from rmtkd_edge.run import Run
 
 
 def table_of(header: Sequence[str], rows: Iterable[Sequence[Any]], title: str | None = None) -> Table:
-    """Return a table of plain texts (no markup is read from them); columns after the first that hold numbers go right."""
+    """Return a table of plain texts (no markup is read from them); columns of numbers after the first go right."""
     cells = [[str(cell) for cell in row] for row in rows]
     table = Table(box=None, padding=(0, 2), title=title, title_justify="left")
     for place, name in enumerate(header):
@@ -51,18 +51,24 @@ def profile_table(result: dict[str, Any]) -> Table:
     """Return the table of one profile's results."""
     rows = []
     for item in result["results"]:
-        latency, energy, load = item["latency"], item.get("energy") or {}, item["load"]
-        net = energy.get("j_per_inf_net")
-        joules = energy.get("j_per_inf_gross") if net is None else net
-        memory = (item.get("memory") or {}).get("peak_rss_bytes")
-        rows.append([
-            item["label"], load["batch"], load.get("seq") or "-", figure(latency.get("p50"), ".2f"), figure(latency.get("p90"), ".2f"),
-            figure(item.get("throughput_per_s"), ".1f"), figure(memory, ".0f", 1e-6), figure(item["model"].get("disk_bytes"), ".1f", 1e-6),
-            "-" if joules is None else f"{joules * 1e3:.1f} ({energy.get('kind')}, {'gross' if net is None else 'net'})",
-            (item.get("quality") or {}).get("verdict") or "-",
-        ])  # fmt: skip
+        latency, load, model = item["latency"], item["load"], item["model"]
+        row = [item["label"], load["batch"], load.get("seq") or "-"]
+        row += [figure(latency.get("p50"), ".2f"), figure(latency.get("p90"), ".2f")]
+        row += [figure(item.get("throughput_per_s"), ".1f")]
+        row += [figure((item.get("memory") or {}).get("peak_rss_bytes"), ".0f", 1e-6)]
+        row += [figure(model.get("disk_bytes"), ".1f", 1e-6), energy_cell(item.get("energy") or {})]
+        rows.append([*row, (item.get("quality") or {}).get("verdict") or "-"])
     header = ["model", "batch", "tokens", "p50 ms", "p90 ms", "per s", "RSS MB", "disk MB", "mJ", "verdict"]
     return table_of(header, rows, result["profile"])
+
+
+def energy_cell(energy: dict[str, Any]) -> str:
+    """Return millijoules per inference with their provenance, net of idle where that is known."""
+    for kind in ("net", "gross"):
+        joules = energy.get(f"j_per_inf_{kind}")
+        if joules is not None:
+            return f"{joules * 1e3:.1f} ({energy.get('kind')}, {kind})"
+    return "-"
 
 
 def comparison_lines(result: dict[str, Any]) -> list[str]:
@@ -94,9 +100,8 @@ def summary_table(run: Run, profile: str) -> Table:
     for folder, who, side in (("baseline", "original", "teacher"), ("export", "rmt-kd", "student")):
         for precision, variant in run.read_json(f"{folder}/rmtkd.json")["variants"].items():
             label, refused = f"{who} {precision}", variant.get("refused")
-            rows.append([
-                label, f"{result[side]['parameters']:,}", "-" if refused else figure(variant["size_bytes"], ".1f", 1e-6),
-                "refused" if refused else figure(variant.get("accuracy"), ".4f"), figure(p50.get(label), ".2f"),
-            ])  # fmt: skip
+            size = "-" if refused else figure(variant["size_bytes"], ".1f", 1e-6)
+            accuracy = "refused" if refused else figure(variant.get("accuracy"), ".4f")
+            rows.append([label, f"{result[side]['parameters']:,}", size, accuracy, figure(p50.get(label), ".2f")])
     header = ["model", "parameters", "disk MB", "accuracy", f"p50 ms (batch {load['batch']}, {load.get('seq')} tokens)"]
     return table_of(header, rows, result.get("title") or None)

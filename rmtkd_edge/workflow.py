@@ -1,6 +1,6 @@
-"""The four stages, put together: which run they work on, in which order they may run, and what goes from one to the next.
+"""The four stages, put together: which run they work on, in which order they may run, what goes from one to the next.
 
-Stages meet in the run directory alone; what needs two of them (the latency budget of compress is measured on an exported
+Stages meet in the run directory alone; what needs two of them (compress measures its latency budget on an exported
 model) is here.
 """
 
@@ -19,6 +19,15 @@ from rmtkd_edge.progress import Reporter
 from rmtkd_edge.recipe import Recipe, load_recipe
 from rmtkd_edge.run import MANIFEST, Run
 
+DEMO_DEVICE = "local-cpu"
+HUB_DEMO = (
+    'title="Demo: MiniLM-L6 on SST-2"',
+    'task.name="sst2"',
+    'task.hub="nyu-mll/glue"',
+    'task.hub_config="sst2"',
+    'task.text=["sentence"]',
+    'task.labels=["negative", "positive"]',
+)
 BUDGET_RUNS, BUDGET_SECONDS, BUDGET_WARMUP = 30, 1.0, 5
 
 
@@ -74,7 +83,7 @@ def run_compress(recipe: Recipe, path: Path, data: Path | None, force: bool, rep
 
 
 def open_or_create(recipe: Recipe, path: Path, force: bool) -> Run:
-    """Return the run to continue, or a new one; raise RunDirError where another recipe's run is there and not `force`."""
+    """Return the run to continue, or a new one; raise RunDirError where another recipe's is there without `force`."""
     text = recipe.to_toml()
     digest = hashlib.sha256(text.encode()).hexdigest()
     there = (path / MANIFEST).is_file()
@@ -115,7 +124,7 @@ def wait_for_run(path: Path, recipe_sha256: str, seconds: float = 120.0) -> None
 
 
 def latency_measure(recipe: Recipe) -> Callable[[Any], float] | None:
-    """Return what measures a folded encoder's latency in ms for the budget, or None where the recipe has no such budget.
+    """Return what measures a folded encoder's latency in ms for the budget, or None where the recipe has none.
 
     Batch 1 at the profile's shortest sequence, median of the runs. Raises UserError where this machine is not the
     profile's device (a budget is kept by measuring, not by guessing).
@@ -209,12 +218,36 @@ def run_profile(
 
 def run_report(paths: Sequence[Path], out: Path | None) -> dict[str, Any]:
     """Write the report of one or several runs and return where it is."""
+    runs = [Run.open(path) for path in paths]
     from rmtkd_edge.report.stage import report_runs
 
-    return report_runs([Run.open(path) for path in paths], out)
+    return report_runs(runs, out)
 
 
 def require(run: Run, stage: str, command: str) -> None:
     """Raise RunDirError with the command to type where a stage has not finished."""
     if run.stage(stage).get("state") != "done":
         raise RunDirError(f"the stage {stage} has not finished in {run.path}", command)
+
+
+def run_demo(path: Path, hub: bool, data: Path | None, force: bool, reporter: Reporter) -> tuple[Run, dict[str, Any]]:
+    """Run what is left of the four stages of the demo; return the run and where its report is."""
+    recipe = resolve_recipe("demo", HUB_DEMO if hub else ())
+    run = open_or_create(recipe, path, force)
+
+    def measure() -> dict[str, Any]:
+        length = [recipe.task.max_length]
+        return run_profile(path, DEMO_DEVICE, reporter, force=True, quick=True, batches=[1], lengths=length)
+
+    steps: list[tuple[str, Callable[[], Any]]] = [
+        ("compress", lambda: run_compress(recipe, path, data, False, reporter)),
+        ("export", lambda: run_export(path, None, None, data, True, reporter)),
+        ("profile", measure),
+    ]
+    for name, step in steps:
+        done = run.stage(name).get("state") == "done"
+        reporter.event("stage", name=f"{name} (done before)" if done else name)
+        if not done:
+            step()
+        run = Run.open(path)
+    return run, run_report([path], None)

@@ -13,7 +13,23 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 GOOD = ["great", "fine", "lovely", "bright", "warm"]
 BAD = ["awful", "dull", "bleak", "cold", "poor"]
-PLAIN = ["the", "film", "was", "a", "very", "plot", "and", "cast", "of", "story", "this", "with", "some", "scenes", "music"]
+PLAIN = [
+    "the",
+    "film",
+    "was",
+    "a",
+    "very",
+    "plot",
+    "and",
+    "cast",
+    "of",
+    "story",
+    "this",
+    "with",
+    "some",
+    "scenes",
+    "music",
+]
 
 
 def sentences(count: int, seed: int) -> list[tuple[str, str]]:

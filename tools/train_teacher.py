@@ -90,9 +90,7 @@ def main():
     task = TASKS[args.task]
     shape = re.fullmatch(r"(\d+)x(\d+)", args.model)
     train, valid = (pd.read_parquet(args.data / f"{s}.parquet") for s in ("train", task["valid"]))
-    tokenizer = AutoTokenizer.from_pretrained(
-        minilm_folder() if args.model == "minilm" or shape else args.model
-    )
+    tokenizer = AutoTokenizer.from_pretrained(minilm_folder() if args.model == "minilm" or shape else args.model)
     names = dict(id2label=dict(enumerate(task["labels"])), label2id={n: i for i, n in enumerate(task["labels"])})
     if shape:
         layers, width = map(int, shape.groups())

@@ -1,8 +1,8 @@
-"""Analyse: stream the activations of every site into second moments and fit the Marchenko-Pastur edge.
+"""Analyse: stream the activations of every site into a second moment, from which edge and directions come.
 
-Two moments are kept for a site. The edge is fitted on a *sample* (by default one random valid, non-special token of each
-sequence), because q = d / n is the resolution of the test and must not depend on how long the sentences are. The
-directions are taken from *all* valid tokens of the same pass, which costs nothing more and estimates them better.
+The columns are a *sample*: by default one random valid, non-special token of each sequence of the calibration subset
+(for the stream at a random depth), because q = d / n is the resolution of the edge and must not depend on how long the
+sentences are. Where sites are weighted by effect, the gradient of the logits is streamed over a few more sequences.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ NULL_REPEATS = 5  # sign-flipped replicates of the rule `parallel`
 
 @dataclass
 class SiteMoments:
-    """What one pass leaves of a site: moments of the sample, of all tokens, and of the output's gradient there."""
+    """What one pass leaves of a site: moments of its sample and of the output's gradient there."""
 
     site: Site
     sample: Moments
-    full: Moments
+    directions: Moments | None
     effect: Moments
     partner: Moments | None = None
     null: list[Moments] | None = None
@@ -42,7 +42,7 @@ class SiteMoments:
 
 @dataclass(frozen=True)
 class SiteSpectrum:
-    """Eigenvalues of a site, descending: (heads, d); `basis_matrix` (heads, d, d) float64 is what directions come from."""
+    """Eigenvalues of a site, descending, (heads, d), and the float64 moments (heads, d, d) directions come from."""
 
     site: Site
     eigenvalues: np.ndarray
@@ -66,7 +66,9 @@ class SiteSpectrum:
                     quantile=quantile,
                     delta=options.delta,
                     n_eff=self.n_eff if options.effective_samples else None,
-                    explained=max(1.0 - quantile, SMALLEST_SHARE) if options.rule == "explained-variance" else options.explained,
+                    explained=max(1.0 - quantile, SMALLEST_SHARE)
+                    if options.rule == "explained-variance"
+                    else options.explained,
                     null_eigenvalues=null,
                 )
             )
@@ -75,7 +77,7 @@ class SiteSpectrum:
 
 def site_bytes(site: Site) -> int:
     """Return the memory, in bytes, of the float64 moments of a site."""
-    return 8 * site.heads * site.width**2 * (4 if site.kind == "qk" else 3)
+    return 8 * site.heads * site.width**2 * 3
 
 
 def in_passes(sites: Sequence[Site], limit: int = MEMORY_BYTES) -> Iterator[list[Site]]:
@@ -110,25 +112,26 @@ def analyse_sites(
     """
     spectra = []
     for group in in_passes(sites):
-        moments = {site.name: _empty(site, options) for site in group}
-        _collect(encoder, moments, batches(), options, special_ids, seed, activated)
+        moments = {site.name: _empty(site, options, activated and site.kind == "ffn") for site in group}
+        _collect(encoder, moments, batches(), options, special_ids, seed)
         if options.weighting == "effect" and effect_batches is not None:
             _collect_effect(encoder, moments, effect_batches(), seed)
         spectra += [_spectrum(m, options, seed) for m in moments.values()]
     return spectra
 
 
-def _empty(site: Site, options: Analyse) -> SiteMoments:
+def _empty(site: Site, options: Analyse, behind: bool) -> SiteMoments:
     heads = site.heads if site.heads > 1 else None
     dim = site.width * site.heads
     new = lambda: Moments(dim, heads=heads)  # noqa: E731
     partner = new() if site.kind == "qk" else None
+    directions = new() if behind else None
     null = [new() for _ in range(NULL_REPEATS)] if options.rule == "parallel" else None
-    return SiteMoments(site, new(), new(), new(), partner, null, [] if options.effective_samples else None)
+    return SiteMoments(site, new(), directions, new(), partner, null, [] if options.effective_samples else None)
 
 
 @torch.no_grad()
-def _collect(encoder, moments, batches, options, special_ids, seed, activated) -> None:
+def _collect(encoder, moments, batches, options, special_ids, seed) -> None:
     encoder.eval()
     depths = len(encoder.layers) + 1
     special = torch.tensor(list(special_ids), dtype=torch.long)
@@ -139,10 +142,9 @@ def _collect(encoder, moments, batches, options, special_ids, seed, activated) -
         valid[~valid.any(1), 0] = True  # a sequence of special tokens alone is represented by its first
         picked = pick_tokens(valid.cpu().numpy(), batch["index"].cpu().numpy(), depths, options, seed)
         for m in moments.values():
-            behind = activated and m.site.kind == "ffn"
-            _add(m, taps, valid, picked, depths, seed, behind)
-            if behind:
-                m.full.add(encoder.layers[m.site.layer].activation(taps[m.site.name][valid]))
+            sample = _add(m, taps, picked, depths, seed)
+            if m.directions is not None:
+                m.directions.add(encoder.layers[m.site.layer].activation(sample))
 
 
 @dataclass(frozen=True)
@@ -168,31 +170,29 @@ def pick_tokens(valid: np.ndarray, index: np.ndarray, depths: int, options: Anal
     return Picked(rows, order[rows, place], depth[rows], index[rows])
 
 
-def _add(m: SiteMoments, taps, valid, picked, depths, seed, behind) -> None:
+def _add(m: SiteMoments, taps, picked, depths, seed) -> Tensor:
     name, kind = m.site.name, m.site.kind
     place = (picked.rows, picked.columns)
     blocks = picked.sequences
-    full = None
     if kind == "head":
-        sample = full = taps["head"]
+        sample = taps["head"]
         blocks = np.unique(picked.sequences) if len(sample) != len(blocks) else blocks
     elif kind == "stream":
         states = torch.stack([taps[f"stream.{i}"] for i in range(depths)])
         sample = states[(picked.depths, *place)]
-        m.full.add(states[:, valid].flatten(0, 1))
     elif kind == "qk":
         queries, keys = taps[f"{name[:-3]}.q"], taps[f"{name[:-3]}.k"]
-        sample, full = queries[place], queries[valid]
-        m.partner.add(keys[valid])
+        sample = queries[place]
+        assert m.partner is not None, "a query/key site keeps its keys"
+        m.partner.add(keys[place])
     else:
-        sample, full = taps[name][place], taps[name][valid]
+        sample = taps[name][place]
     m.sample.add(sample)
-    if full is not None and not behind:
-        m.full.add(full)
     if m.rows is not None:
         m.rows.append(sample.float().cpu())
     for i, null in enumerate(m.null or []):
         null.add(sign_flipped(sample, torch.from_numpy(blocks), seed * NULL_REPEATS + i))
+    return sample
 
 
 def _collect_effect(encoder, moments, batches, seed) -> None:
@@ -222,11 +222,12 @@ def _tap_names(site: Site, layers: int) -> list[str]:
 
 
 def _spectrum(m: SiteMoments, options: Analyse, seed: int) -> SiteSpectrum:
-    for moment in (m.sample, m.full, m.effect, m.partner, *(m.null or [])):
+    for moment in (m.sample, m.directions, m.effect, m.partner, *(m.null or [])):
         if moment is not None:
             moment.all_reduce()
     centred = options.center
-    sample, full = _blocks(m.sample, centred), _blocks(m.full, centred)
+    sample = _blocks(m.sample, centred)
+    full = sample if m.directions is None else _blocks(m.directions, centred)
     effect = _blocks(m.effect, False) if m.effect.count else None
     # softmax over keys is blind to what all keys share: the centred key covariance is the query's effect
     partner = None if m.partner is None else _blocks(m.partner, True)

@@ -43,7 +43,7 @@ class LeastSquares:
 
 
 class NormFit:
-    """Streaming fit of t_j = gamma_j n_j + beta_j, channel by channel (n, t: rows of the norm's input and its target)."""
+    """Streaming fit of t_j = gamma_j n_j + beta_j, channel by channel (n: the plain norm's output, t: its target)."""
 
     def __init__(self, dim: int) -> None:
         self.sums = torch.zeros(6, dim, dtype=torch.float64)

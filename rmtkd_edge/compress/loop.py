@@ -1,7 +1,7 @@
 """The RMT-KD loop: cycles over sites, shallow to deep, round after round, until a stop rule fires.
 
-The loop itself keeps nothing in memory that it could not read again: every finished step of every cycle is in a `Store`,
-so a run that was killed replays what is there and goes on with what is not.
+The loop itself keeps nothing in memory that it could not read again: every finished step of every cycle is in a
+`Store`, so a run that was killed replays what is there and goes on with what is not.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Context:
 
 
 def jobs(recipe: Recipe, state: State) -> deque[Job]:
-    """Return the planned cycles: all sites at once for `one_shot`, else groups of `sites_per_cycle`, for every round."""
+    """Return the planned cycles: all sites at once for `one_shot`, else groups of sites, round after round."""
     names = [site.name for site in list_sites(state.folded.spec, list(recipe.compress.sites))]
     options = recipe.compress
     if options.one_shot:
@@ -108,9 +108,9 @@ def stop_rule(context: Context, state: State) -> str | None:
         return "target_reduction"
     if rules.disk_mb is not None and steps.parameters(state) * 4 / MEGABYTE <= rules.disk_mb:
         return "disk_budget"
-    if rules.latency_ms is not None and context.measure_latency_ms is not None:
-        if context.measure_latency_ms(state.folded) <= rules.latency_ms:
-            return "latency_budget"
+    measure = context.measure_latency_ms
+    if rules.latency_ms is not None and measure is not None and measure(state.folded) <= rules.latency_ms:
+        return "latency_budget"
     return None
 
 
@@ -134,7 +134,9 @@ def _new_cycle(context: Context, state: State, job: Job, number: int) -> tuple[S
     if plan is None or closed is None:
         sites = [s for s in list_sites(state.folded.spec) if s.name in job.sites]
         spectra = steps.spectra_of(state, sites, context.data, recipe, context.accelerator)
-        quantile, chosen = steps.pick_ranks(state, spectra, recipe, job.quantile, context.multiple, context.teacher_parameters)
+        quantile, chosen = steps.pick_ranks(
+            state, spectra, recipe, job.quantile, context.multiple, context.teacher_parameters
+        )
         facts = [c.facts(quantile, recipe.analyse.weighting) for c in chosen]
         if not steps.shrinks(chosen, recipe.stop.saturation):
             report("note", text=f"cycle {number}: no site would shrink by more than {recipe.stop.saturation:.0%}")
@@ -158,7 +160,12 @@ def spectra_tensors(chosen: list[SiteRank]) -> dict[str, Tensor]:
     """Return what the report draws: the eigenvalues of every site, descending (heads joined)."""
     import torch
 
-    return {f"{c.spectrum.site.name}.eigenvalues": torch.from_numpy(c.spectrum.eigenvalues.copy()).flatten().sort(descending=True)[0] for c in chosen}
+    return {
+        f"{c.spectrum.site.name}.eigenvalues": torch.from_numpy(c.spectrum.eigenvalues.copy())
+        .flatten()
+        .sort(descending=True)[0]
+        for c in chosen
+    }
 
 
 def _tune_and_judge(context, state, job, number, plan, student, new) -> tuple[State, dict[str, Any]]:
@@ -182,8 +189,9 @@ def _tune_and_judge(context, state, job, number, plan, student, new) -> tuple[St
     after = steps.with_new(state, best, new, score) if accepted else state
     record = {
         "index": number, "round": job.round, "retry": job.retry, "saturated": False, "sites": plan["sites"],
-        "parameters_before": steps.parameters(state), "parameters_after": steps.parameters(after) if accepted else best.parameter_count(),
-        "accuracy_before": state.accuracy, "accuracy_closed_form": plan["accuracy_closed_form"], "accuracy_after": score,
+        "parameters_before": steps.parameters(state), "parameters_after": best.parameter_count(),
+        "accuracy_before": state.accuracy, "accuracy_closed_form": plan["accuracy_closed_form"],
+        "accuracy_after": score,
         "chosen": chosen, "accepted": accepted, "reason": why, "steps": taken,
         "seconds": {**plan["seconds"], "fine_tune": clock.lap()},
     }  # fmt: skip

@@ -73,7 +73,7 @@ def land_on_target(
 ) -> tuple[float, list[SiteRank]]:
     """Return the lowest quantile (at most `highest`), with its ranks, that removes the target share of the parameters.
 
-    The edge is monotone in the quantile, so bisection finds it; where even `highest` is not enough, `highest` is returned.
+    The edge is monotone in the quantile, so bisection finds it; where even `highest` is not enough, it is returned.
     """
 
     def at(quantile: float) -> tuple[float, list[SiteRank]]:

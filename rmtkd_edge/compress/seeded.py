@@ -8,7 +8,7 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 def row_uniform(seed: int, rows: np.ndarray, columns: int) -> np.ndarray:
-    """Return uniforms in [0, 1), (len(rows), columns), that depend on seed, row number and column alone (splitmix64)."""
+    """Return uniforms in [0, 1), (len(rows), columns): functions of seed, row number and column alone (splitmix64)."""
     with np.errstate(over="ignore"):
         state = _mix(np.uint64(seed) * _GOLDEN + rows.astype(np.uint64))
         state = _mix(state[:, None] + _GOLDEN * np.arange(1, columns + 1, dtype=np.uint64)[None])

@@ -40,7 +40,8 @@ def compress_run(
 ) -> dict[str, Any]:
     """Run (or continue) the RMT-KD loop of a recipe in a run directory and return its result (compress/result.json).
 
-    `data` overrides the hub; `measure_latency_ms` serves the latency budget. Raises DataError, UserError, TrainingError.
+    `data` overrides the hub; `measure_latency_ms` serves the latency budget. Raises DataError, UserError or
+    TrainingError.
     """
     start = time.monotonic()
     accelerator = make_accelerator(recipe.train.precision)
@@ -132,9 +133,11 @@ def _train_teacher(run, recipe, task, tokenizer, encoder, validate, accelerator,
     per_epoch = text.steps(task.train, size)
     plan = trainer.Schedule(
         steps=options.epochs * per_epoch, learning_rate=options.learning_rate, weight_decay=options.weight_decay,
-        warmup=options.warmup, max_grad_norm=options.max_grad_norm, evaluate_every=per_epoch, dropout=encoder.spec.dropout,
+        warmup=options.warmup, max_grad_norm=options.max_grad_norm, evaluate_every=per_epoch,
+        dropout=encoder.spec.dropout,
     )  # fmt: skip
-    epoch = lambda number: text.batches(task.train, size, tokenizer.pad_token_id, hash_seed(recipe.seed, number))  # noqa: E731
+    pad = tokenizer.pad_token_id
+    epoch = lambda number: text.batches(task.train, size, pad, hash_seed(recipe.seed, number))  # noqa: E731
     old = trainer.OldLogits(None, 0, 0)
     checkpoints = RunCheckpoints(run, "compress/teacher-training")
     return trainer.train(encoder, old, epoch, validate, plan, accelerator, checkpoints, recipe.seed, report).accuracy
@@ -143,7 +146,9 @@ def _train_teacher(run, recipe, task, tokenizer, encoder, validate, accelerator,
 def _multiple(recipe: Recipe) -> int:
     """Return the multiple that widths are rounded up to: the profile's, where the recipe names one."""
     if recipe.stop.latency_ms is not None and recipe.stop.profile is None:
-        raise RecipeError("stop.latency_ms needs stop.profile, the device that it holds on", "--set stop.profile=local-cpu")
+        raise RecipeError(
+            "stop.latency_ms needs stop.profile, the device that it holds on", "--set stop.profile=local-cpu"
+        )
     return load_profile(recipe.stop.profile).alignment.gemm if recipe.stop.profile else DEFAULT_ALIGNMENT
 
 
@@ -177,5 +182,3 @@ def _logger(run: Run, reporter: Any) -> Callable[..., None]:
                 handle.write(json.dumps({"event": event, "time": round(time.time(), 1), **facts}, default=str) + "\n")
 
     return report
-
-

@@ -1,7 +1,8 @@
 """Train an encoder by cross-entropy or self-distillation, keep its best state, and continue after a kill.
 
-Everything that the next step depends on (weights, optimiser moments, dropout's random state, the best state so far) is in
-one safetensors file a checkpoint; the order of the batches is a function of seed and epoch. So a run that is killed and
+Everything that the next step depends on (weights, optimiser moments, dropout's random state, the best state so far) is
+in one safetensors file a checkpoint; the order of the batches is a function of seed and epoch.
+So a run that is killed and
 started again takes the same steps as one that was not.
 """
 
@@ -103,7 +104,9 @@ def train(
     torch.manual_seed(seed + accelerator.process_index)
     model.set_dropout(plan.dropout)
     optimizer = torch.optim.AdamW(_groups(model, plan.weight_decay), lr=plan.learning_rate, betas=(0.9, 0.999))
-    best, history, done = (-1.0, {}), [], 0
+    best: tuple[float, dict[str, Tensor]] = (-1.0, {})
+    history: list[tuple[int, float]] = []
+    done = 0
     saved = checkpoints.load()
     if saved is not None:
         best, history, done = _restore(model, optimizer, saved)
@@ -147,7 +150,7 @@ def _step(wrapped, model, optimizer, old, batch, plan, step, accelerator) -> flo
     if not math.isfinite(total(float(loss.detach()), accelerator)):
         raise TrainingError(
             f"the loss is {float(loss.detach())} at step {step} of {plan.steps}",
-            "the last good checkpoint is kept; lower the learning rate (--set distil.learning_rate=... or train.learning_rate=...)",
+            "the last good checkpoint is kept; try a lower rate: --set distil.learning_rate=1e-5",
         )
     optimizer.zero_grad()
     accelerator.backward(loss)

@@ -2,8 +2,8 @@
 
 Teacher and student walk through the layers side by side on the calibration batches. Every consumer is decoded from the
 student's *own* input by least squares, every producer of the stream is fitted to the teacher's projected residual sum
-minus what the student's stream already holds (so errors are corrected, not stacked), every norm gets its scale and shift,
-and query/key pairs are cut by the singular values of their bilinear form. Rows are weighted by their effect on the logits.
+minus what the student's stream already holds (so errors are corrected, not stacked), every norm gets its scale and
+shift, and query/key pairs are cut by the singular values of their bilinear form. Tokens are weighted by their effect.
 """
 
 from __future__ import annotations
@@ -209,8 +209,7 @@ def _cut_query_key(wide: EncoderLayer, narrow: EncoderLayer, decode, walks) -> N
         x = torch.cat([x, torch.ones_like(x[:, :1])], 1)
         second += x.T @ x
     _sum_over_processes(second)
-    total = second[-1, -1]
-    second = second / total
+    second = second / second[-1, -1].clone()
     mean = second[-1, :-1]
     covariance = second[:-1, :-1] - torch.outer(mean, mean)
     query = torch.cat([wq, bq[:, None]], 1)

@@ -167,7 +167,8 @@ def _scratch_config(transformers: Any, shape: Any, tokenizer: Any, names: dict[s
     if shape.model_type == "distilbert":
         return transformers.DistilBertConfig(
             dim=shape.width, n_layers=shape.layers, n_heads=shape.heads, hidden_dim=shape.ffn,
-            max_position_embeddings=shape.max_positions, dropout=shape.dropout, attention_dropout=shape.dropout, **common,
+            max_position_embeddings=shape.max_positions, dropout=shape.dropout,
+            attention_dropout=shape.dropout, **common,
         )  # fmt: skip
     kinds = {"bert": "BertConfig", "roberta": "RobertaConfig", "electra": "ElectraConfig"}
     extra = {"embedding_size": shape.width} if shape.model_type == "electra" else {}

@@ -1,4 +1,4 @@
-"""A BERT-like sequence classifier with free widths: the one torch module that is trained, narrowed, folded and exported.
+"""A BERT-like sequence classifier with free widths: the one module that is trained, narrowed, folded and exported.
 
 It computes what transformers' BERT, RoBERTa, DistilBERT and ELECTRA classifiers compute (tests compare them), but a
 layer may have its own query/key, value and FFN widths, and the residual stream need not be a multiple of the heads.
@@ -6,14 +6,14 @@ layer may have its own query/key, value and FFN widths, and the residual stream 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rmtkd_edge.errors import UserError
-from rmtkd_edge.families.spec import EncoderSpec, LayerSpec, with_ranks
+from rmtkd_edge.families.spec import EncoderSpec, LayerSpec, list_sites, with_ranks
 
 Tap = Callable[[str, Tensor], None]
 Attention = Callable[[Tensor, Tensor, Tensor, Tensor, int, float], Tensor]
@@ -146,7 +146,9 @@ class Encoder(nn.Module):
                 raise UserError(f"the activation `{name}` is not known", f"known: {', '.join(ACTIVATIONS)}")
         self.spec = spec
         self.embeddings = Embeddings(spec)
-        self.layers = nn.ModuleList(EncoderLayer(spec, s, f"layer.{i}") for i, s in enumerate(spec.layers))
+        self.layers: Sequence[EncoderLayer] = nn.ModuleList(  # type: ignore[assignment]
+            EncoderLayer(spec, s, f"layer.{i}") for i, s in enumerate(spec.layers)
+        )
         self.head = ProjectedLinear(spec.width, spec.head_width, spec.raw.get("head"))
         self.head_activation = ACTIVATIONS[spec.head_activation]
         self.classifier = ProjectedLinear(spec.head_width, len(spec.labels))
@@ -225,10 +227,8 @@ def unfold(folded: Encoder, projections: dict[str, Tensor]) -> Encoder:
 
     `projections` holds, by site, P (k x d); for qk and value sites the block-diagonal one over all heads.
     """
-    raw = {
-        name: p.shape[1] // (folded.layers[int(name.split(".")[1])].heads if name.endswith((".qk", ".value")) else 1)  # type: ignore[operator]
-        for name, p in projections.items()
-    }
+    heads = {site.name: site.heads for site in list_sites(folded.spec)}
+    raw = {name: p.shape[1] // heads[name] for name, p in projections.items()}
     wide = Encoder(EncoderSpec.from_dict({**folded.spec.to_dict(), "raw": raw})).to(next(folded.parameters()).dtype)
     state = folded.state_dict()
     names = {id(module): name for name, module in wide.named_modules()}

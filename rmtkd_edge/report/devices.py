@@ -157,11 +157,13 @@ def resource_table(profile: Profile) -> TableBlock:
 
 def _meter(r: Measurement) -> str:
     scope = r.energy_facts.get("scope")
-    return ", ".join(p for p in (r.energy_kind, r.energy_meter, f"scope {shown(scope)}" if scope else "") if p)
+    parts = (r.energy_kind, r.energy_meter, f"scope {shown(scope)}" if scope else "")
+    return ", ".join(dict.fromkeys(part for part in parts if part))
 
 
 def _beside(r: Measurement) -> tuple[str, ...]:
-    skip = ("window_s", "idle_w", "scope")
+    # Meters that were skipped are the reason itself where nothing was measured.
+    skip = ("window_s", "idle_w", "scope") + (("skipped",) if r.energy_kind == "unavailable" else ())
     return tuple(_fact(k, v) for k, v in r.energy_facts.items() if k not in skip and v is not None)
 
 
@@ -225,9 +227,10 @@ def quality_table(profile: Profile) -> TableBlock:
             )
         )
 
+    words_in = frozenset({1} | {2 + keys.index(k) for k in ("reasons", "unread") if k in keys})
     columns = ("Model", "Verdict", *(_title(k) for k in keys))
     caption = f"How quiet {profile.name} was while each result was taken."
-    return TableBlock(caption, columns, tuple(_by_load(profile, row)), frozenset({1}), label="Quality of every result")
+    return TableBlock(caption, columns, tuple(_by_load(profile, row)), words_in, label="Quality of every result")
 
 
 def environment_table(profile: Profile) -> TableBlock:

@@ -5,7 +5,6 @@ Nothing is drawn that was not measured. Spectra are in spectra.py, accuracy agai
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -98,15 +97,14 @@ def latency_picture(profile: Profile) -> Picture | None:
     if not panels:
         return None
     whiskers = (
-        "95 % interval of the median over the rounds" if medians else "from the median to p90 where it could be taken"
+        "95 % interval of the median, by resampling rounds" if medians else "from the median to p90 where there is one"
     )
     caption = f"Median latency on {profile.name}, one panel per load, lower is better. Whiskers: {whiskers}."
     return bars_picture("latency", f"Latency on {profile.name}", caption, panels)
 
 
 def _whisker(result: Measurement, p50: float) -> tuple[tuple[float, float] | None, bool]:
-    # Runs of one round share what the machine was doing: rounds are the sample, not runs.
-    interval = median_interval([statistics.median(r) for r in result.latency_rounds if r])
+    interval = median_interval(result.latency_rounds)
     if interval is not None:
         return interval, True
     p90 = result.latency["p90"].value

@@ -191,7 +191,7 @@ def site_table(cycles: tuple[Cycle, ...], exported: Exported | Missing) -> Table
     )
     rows = [_site_row(k, s, ranks, foot) for k in cycles for s in k.sites]
     caption = (
-        "Width d, directions above the edge, rank after rounding up to the device's multiple, and the fit behind them."
+        "Width d, directions above the edge, rank rounded up to the device's multiple, and the fit (of the first head)."
     )
     return TableBlock(caption, columns, tuple(rows), frozenset({14}), foot.notes())
 
@@ -204,11 +204,7 @@ def _site_row(k: Cycle, s: Site, ranks: dict[str, int], foot: Footnotes) -> Row:
 
     rank = str(s.rank) if s.rank is not None else "not recorded"
     aligned = str(s.aligned_rank) if s.aligned_rank is not None else "not recorded"
-    before = (
-        _heads(s) + str(s.width_before)
-        if s.width_before == s.raw_width
-        else f"{_heads(s)}{s.width_before} of {s.raw_width}"
-    )
+    before = f"{_heads(s)}{s.width_before}" + ("" if s.width_before == s.raw_width else f" of {s.raw_width}")
     rule = s.rule if s.weighting in ("", "none") else f"{s.rule}, {s.weighting}"
     mark = foot.mark(s.note) if s.note else ""
     fits = (s.lambda_plus, s.lambda_minus, s.sigma2, s.q)

@@ -224,7 +224,7 @@ def read_measurement(table: Table) -> Measurement:
     model, memory, energy = table.table("model"), table.table("memory"), table.table("energy")
     latency, accuracy = table.table("latency"), table.table("accuracy")
     meter, kind = energy.text("meter"), energy.text("kind") or "unavailable"
-    source = ", ".join(part for part in (kind, meter) if part)
+    source = ", ".join(dict.fromkeys(part for part in (kind, meter) if part))
     return Measurement(
         label=str(table.need("label")),
         role=table.text("role"),

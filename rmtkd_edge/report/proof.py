@@ -15,6 +15,7 @@ from rmtkd_edge.report.blocks import (
     Row,
     Section,
     TableBlock,
+    group,
     missing,
     words,
 )
@@ -101,21 +102,24 @@ def fusion_section(run: RunFacts, prefix: str) -> Section:
     if not run.exported.fusion:
         nothing = NoteBlock("Not measured: the export recorded no op counts.", tone="missing")
         return Section(f"{prefix}fusion", title, (nothing,))
-    tables = tuple(fusion_table(*audit) for audit in run.exported.fusion)
-    return Section(f"{prefix}fusion", title, tables)
+    return Section(f"{prefix}fusion", title, (fusion_table(run.exported),))
 
 
-def fusion_table(graph: str, expected: dict[str, int], found: dict[str, int]) -> TableBlock:
-    """Return expected against found counts of one graph; operators that nothing was expected of are listed too."""
+def fusion_table(exported: Exported) -> TableBlock:
+    """Return expected against found counts, graph by graph; operators that nothing was expected of are listed too."""
     rows = []
-    for op in dict.fromkeys([*expected, *found]):
-        wanted, seen = expected.get(op), found.get(op, 0)
-        state = Cell("as expected" if wanted == seen else "differs", tone="good" if wanted == seen else "bad")
-        if wanted is None:
-            state = Cell("not required")
-        rows.append(Row((Cell(op), Cell("–" if wanted is None else text.count(wanted)), Cell(text.count(seen)), state)))
+    for graph, expected, found in exported.fusion:
+        rows.append(group(graph.capitalize()))
+        for op in dict.fromkeys([*expected, *found]):
+            wanted, seen = expected.get(op), found.get(op, 0)
+            state = Cell("as expected" if wanted == seen else "differs", tone="good" if wanted == seen else "bad")
+            if wanted is None:
+                state = Cell("not required")
+            rows.append(
+                Row((Cell(op), Cell("–" if wanted is None else text.count(wanted)), Cell(text.count(seen)), state))
+            )
     columns = ("Operator", "Expected", "Found", "Verdict")
-    return TableBlock(f"Operators in the graph {graph}.", columns, tuple(rows), frozenset({3}))
+    return TableBlock("Operators in the exported graphs.", columns, tuple(rows), frozenset({3}))
 
 
 def reproduce_section(run: RunFacts, prefix: str) -> Section:

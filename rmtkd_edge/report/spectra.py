@@ -1,7 +1,7 @@
 """Spectra as small multiples: eigenvalues, the fitted Marchenko-Pastur law and the edge of every analysed site.
 
-Every panel counts directions over log(eigenvalue / lambda_plus), so that the edge is 1 everywhere and spikes decades above
-it stay in sight; ticks below the axis are the single eigenvalues above the edge. Ranges differ from panel to panel.
+Every panel counts directions over log(eigenvalue / lambda_plus), so that the edge is 1 everywhere and spikes decades
+above it stay in sight; ticks below the axis are the single eigenvalues above it. Ranges differ from panel to panel.
 """
 
 from __future__ import annotations
@@ -44,12 +44,11 @@ def _round_picture(number: int, sites: list[tuple[int, Site]]) -> Picture:
     caption = (
         f"Round {number}: eigenvalues of the second moment per site, relative to its spectral edge λ₊ (dashed). Bars "
         "count directions per bin, grey within the bulk, blue above the edge; ticks mark every eigenvalue above it. "
-        "The line is the fitted Marchenko–Pastur law, scaled to the directions within its support."
+        "The line is the fitted Marchenko–Pastur law, scaled to the directions within its support; "
+        "directions that are zero up to rounding are left out."
     )
     if any(s.heads > 1 for _, s in sites):
-        caption += (
-            " Sites with heads show the eigenvalues of all heads together; the edge is the one that was recorded."
-        )
+        caption += " Sites with heads show all heads together, relative to the edge of the first."
     title = f"Activation spectra, round {number}"
     return picture(f"spectra-round-{number}", title, said, caption, lambda narrow: _draw(sites, narrow))
 

@@ -6,6 +6,10 @@ import math
 from collections.abc import Sequence
 from statistics import NormalDist
 
+import numpy as np
+
+LEAST_ROUNDS = 5
+
 
 def wilson_interval(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
     """Return the Wilson score interval of a proportion, without continuity correction.
@@ -29,21 +33,18 @@ def accuracy_interval(accuracy: float, n: int) -> tuple[float, float]:
     return wilson_interval(round(accuracy * n), n)
 
 
-def median_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float] | None:
-    """Return the distribution-free interval of the median from order statistics, in the unit of `values`.
+def median_interval(
+    rounds: Sequence[Sequence[float]], seed: int = 0, resamples: int = 1000
+) -> tuple[float, float] | None:
+    """Return a 95 % interval of the median of all values, in their unit, by resampling whole rounds.
 
-    The k-th smallest and k-th largest value, k the largest rank whose coverage 1 - 2 P(Bin(n, 1/2) < k) reaches
-    `confidence`. None where there are too few values for any such rank (fewer than 6 at 95 %).
-    Source: David and Nagaraja, Order Statistics, 3rd ed., section 7.1.
+    Runs of one round share what the machine was doing, so rounds are the sample, not runs. None below 5 rounds.
+    Source: percentile bootstrap of clusters, Davison and Hinkley, Bootstrap Methods, section 3.8.
     """
-    n = len(values)
-    tail, rank = 0.0, 0
-    for k in range(n // 2):
-        tail += math.exp(math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1) - n * math.log(2))
-        if 1 - 2 * tail < confidence:
-            break
-        rank = k + 1
-    if rank == 0:
+    blocks = [np.asarray(r, dtype=np.float64) for r in rounds if len(r)]
+    if len(blocks) < LEAST_ROUNDS:
         return None
-    ordered = sorted(values)
-    return ordered[rank - 1], ordered[n - rank]
+    draws = np.random.default_rng(seed).integers(0, len(blocks), (resamples, len(blocks)))
+    medians = [float(np.median(np.concatenate([blocks[i] for i in draw]))) for draw in draws]
+    low, high = np.percentile(medians, (2.5, 97.5))
+    return float(low), float(high)

@@ -250,4 +250,4 @@ def _latency_row(profile: Profile, columns: Sequence[Model], load: Load, foot: F
         if len(counts) > 1
         else "".join(text.plural(n, "run") for n in counts)
     )
-    return _row("Latency p50", cells, f"{runs} each, interleaved" if runs else "", foot, load)
+    return _row("Latency p50", cells, f"{runs}, interleaved" if runs else "", foot, load)

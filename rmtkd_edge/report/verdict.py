@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import textwrap
+
 from rmtkd_edge.report import text
 from rmtkd_edge.report.blocks import NoteBlock, Tile, missing
 from rmtkd_edge.report.records import Compression, Exported, Missing, Profile, RunFacts
@@ -60,7 +62,9 @@ def _speed(profile: Profile, chosen: Model) -> str:
     if gain is None:
         return ""
     interval = f"; {text.gain_interval(*gain[1])}" if gain[1] else ""
-    return f"{text.gain(gain[0], 'faster', 'slower')} (p50, {load}, {profile.name}{interval})"
+    pair = (profile.find(label, load) for label in (chosen.label, BASELINE) if load)
+    doubt = "".join(f", {v}" for v in dict.fromkeys(r.quality.get("verdict") for r in pair if r and not r.clean) if v)
+    return f"{text.gain(gain[0], 'faster', 'slower')} (p50, {load}, {profile.name}{doubt}{interval})"
 
 
 def _accuracy(run: RunFacts, chosen: Model) -> str:
@@ -84,7 +88,7 @@ def tiles(run: RunFacts) -> tuple[Tile, ...]:
 
 
 def _absent(name: str, why: str) -> Tile:
-    return Tile(name, "not measured", why, "missing")
+    return Tile(name, "not measured", textwrap.shorten(why, 72, placeholder=" …"), "missing")
 
 
 def _parameter_tile(run: RunFacts) -> Tile:

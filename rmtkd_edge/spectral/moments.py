@@ -95,8 +95,7 @@ class Moments:
 
 
 def float64_chunks(x: Tensor, dim: int, name: str) -> Iterator[Tensor]:
-    """Yield the rows of `x` (n, dim) in float64 chunks, checked to be finite; all of x is checked before the first is
-    yielded.
+    """Yield the rows of `x` (n, dim) in float64 chunks; all of x is checked to be finite before the first.
 
     Raises DataError naming the first bad entry.
     """

@@ -86,10 +86,12 @@ def load_text_task(task: Task, tokenizer: Any, data: Path | None, seed: int) -> 
     rng = np.random.default_rng([seed, 2])
     train = _limit(train, task.train_limit, rng)
     validation = _limit(validation, task.validation_limit, rng)
-    splits = [
-        _encode(task, table, where, names, tokenizer) for table, where in ((train, "train"), (validation, "validation"))
-    ]
-    return TextTask(task.name, names, *splits)
+    return TextTask(
+        task.name,
+        names,
+        _encode(task, train, "train", names, tokenizer),
+        _encode(task, validation, "validation", names, tokenizer),
+    )
 
 
 def _limit(table: pa.Table, limit: int | None, rng: np.random.Generator) -> pa.Table:

@@ -62,7 +62,13 @@ def test_records_hold_what_the_report_needs(finished):
     path, result = finished
     opened = Run.open(path)
     for cycle in result["cycles"]:
-        assert {"parameters_before", "parameters_after", "accuracy_before", "accuracy_closed_form", "accuracy_after"} <= set(cycle)
+        assert {
+            "parameters_before",
+            "parameters_after",
+            "accuracy_before",
+            "accuracy_closed_form",
+            "accuracy_after",
+        } <= set(cycle)
         spectra = opened.read_tensors(f"compress/cycles/{cycle['index']:03d}/spectra.safetensors")
         for site in cycle["sites"]:
             assert {"width_before", "width_after", "lambda_plus", "q", "n", "sigma2"} <= set(site)
@@ -83,13 +89,20 @@ def test_killed_anywhere_it_ends_as_if_it_had_not_been(tiny_recipe_file, tiny_da
     out = tmp_path / "killed"
     marks = ["teacher/teacher.json", "cycles/001/plan.json", "cycles/002/training-0", "cycles/002/cycle.json"]
     for mark in marks:
-        process = subprocess.Popen(command(tiny_recipe_file, tiny_data, out), env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        process = subprocess.Popen(
+            command(tiny_recipe_file, tiny_data, out),
+            env=environment(),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
         end = time.monotonic() + 240
         while process.poll() is None and time.monotonic() < end and not (out / "compress" / mark).exists():
             time.sleep(0.005)
         process.send_signal(signal.SIGKILL)
         process.communicate()
-    done = subprocess.run(command(tiny_recipe_file, tiny_data, out), env=environment(), capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command(tiny_recipe_file, tiny_data, out), env=environment(), capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0 or "finished run" in done.stderr, done.stderr
     killed = Run.open(out).read_json("compress/result.json")
     assert comparable(killed) == comparable(finished[1])
@@ -97,10 +110,16 @@ def test_killed_anywhere_it_ends_as_if_it_had_not_been(tiny_recipe_file, tiny_da
 
 def test_two_processes_find_the_ranks_of_one(tiny_recipe_file, tiny_data, tmp_path, finished):
     out = tmp_path / "two"
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", *command(tiny_recipe_file, tiny_data, out)[2:]]
-    done = subprocess.run(
-        launch, env={**environment(), "ACCELERATE_USE_CPU": "true"}, capture_output=True, text=True, check=False, timeout=400,
-    )  # fmt: skip
+    launch = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node=2",
+        "-m",
+        *command(tiny_recipe_file, tiny_data, out)[2:],
+    ]
+    done = subprocess.run(launch, env=environment(), capture_output=True, text=True, check=False, timeout=400)
     assert done.returncode == 0, done.stderr[-3000:]
     both = Run.open(out).read_json("compress/result.json")
     assert both["processes"] == 2
@@ -109,8 +128,9 @@ def test_two_processes_find_the_ranks_of_one(tiny_recipe_file, tiny_data, tmp_pa
 
 
 def test_a_floor_that_cannot_be_kept_rolls_back_retries_and_leaves_alone(tiny_recipe_dict, tiny_data, tmp_path):
-    recipe = recipe_of(tiny_recipe_dict, stop__max_accuracy_drop=0.0, distil__steps=1, distil__learning_rate=1e-9, analyse__quantile=0.97,
-                       compress__warm_start="random", compress__sites=["stream"])  # fmt: skip
+    changes = {"stop__max_accuracy_drop": 0.0, "distil__steps": 1, "distil__learning_rate": 1e-9}
+    changes |= {"analyse__quantile": 0.97, "compress__warm_start": "random", "compress__sites": ["stream"]}
+    recipe = recipe_of(tiny_recipe_dict, **changes)
     result = run(tmp_path / "r", recipe, tiny_data)
     assert [c["accepted"] for c in result["cycles"]] == [False, False]
     assert [c["retry"] for c in result["cycles"]] == [False, True]
@@ -120,7 +140,13 @@ def test_a_floor_that_cannot_be_kept_rolls_back_retries_and_leaves_alone(tiny_re
 
 @pytest.mark.parametrize("rule", ["window", "paper", "bema", "parallel", "explained-variance"])
 def test_one_shot_under_every_edge_rule(rule, tiny_recipe_dict, tiny_data, tmp_path):
-    changes = {"compress__one_shot": True, "analyse__rule": rule, "train__epochs": 1, "analyse__weighting": "none", "stop__target_reduction": 0.6}
+    changes = {
+        "compress__one_shot": True,
+        "analyse__rule": rule,
+        "train__epochs": 1,
+        "analyse__weighting": "none",
+        "stop__target_reduction": 0.6,
+    }
     result = run(tmp_path / "r", recipe_of(tiny_recipe_dict, **changes), tiny_data)
     assert len(result["cycles"]) == 1 and result["cycles"][0]["steps"] == 0
     assert result["cycles"][0]["chosen"] == "closed_form"
@@ -128,8 +154,17 @@ def test_one_shot_under_every_edge_rule(rule, tiny_recipe_dict, tiny_data, tmp_p
         assert 0.6 <= result["reduction"] < 0.85
 
 
-@pytest.mark.parametrize("change", [{"compress__ffn": "select"}, {"compress__warm_start": "fold"}, {"distil__through_projection": True},
-                                    {"analyse__effective_samples": True}, {"analyse__center": True}, {"analyse__sample": "sequence"}])  # fmt: skip
+CHOICES = [
+    {"compress__ffn": "select"},
+    {"compress__warm_start": "fold"},
+    {"distil__through_projection": True},
+    {"analyse__effective_samples": True},
+    {"analyse__center": True},
+    {"analyse__sample": "sequence"},
+]
+
+
+@pytest.mark.parametrize("change", CHOICES)
 def test_every_choice_runs(change, tiny_recipe_dict, tiny_data, tmp_path):
     changes = {"train__epochs": 1, "compress__sites_per_cycle": 20, "distil__steps": 4, "stop__max_accuracy_drop": 1.0}
     result = run(tmp_path / "r", recipe_of(tiny_recipe_dict, **changes, **change), tiny_data)
@@ -137,8 +172,16 @@ def test_every_choice_runs(change, tiny_recipe_dict, tiny_data, tmp_path):
 
 
 def test_explicit_ranks_are_kept(tiny_recipe_dict, tiny_data, tmp_path):
-    recipe = recipe_of(tiny_recipe_dict, train__epochs=1, compress__one_shot=True, compress__ranks={"stream": 10, "ffn": 12, "layer.1.ffn": 7})
-    assert run(tmp_path / "r", recipe, tiny_data)["ranks"] | {"stream": 10, "layer.0.ffn": 12, "layer.1.ffn": 7} == Run.open(tmp_path / "r").read_json("compress/result.json")["ranks"]
+    recipe = recipe_of(
+        tiny_recipe_dict,
+        train__epochs=1,
+        compress__one_shot=True,
+        compress__ranks={"stream": 10, "ffn": 12, "layer.1.ffn": 7},
+    )
+    assert (
+        run(tmp_path / "r", recipe, tiny_data)["ranks"] | {"stream": 10, "layer.0.ffn": 12, "layer.1.ffn": 7}
+        == Run.open(tmp_path / "r").read_json("compress/result.json")["ranks"]
+    )
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,17 @@ from rmtkd_edge.families.encoder import Encoder
 from rmtkd_edge.families.spec import EncoderSpec, LayerSpec
 
 SPEC = EncoderSpec("bert", 40, 16, 0, 16, (LayerSpec(2, 8, 8, 32, 8**-0.5),), 16, ("a", "b"), dropout=0.1)
-PLAN = Schedule(steps=30, learning_rate=3e-3, weight_decay=0.01, warmup=0.1, max_grad_norm=1.0, evaluate_every=10, alpha=0.5, temperature=2.0, dropout=0.1)
+PLAN = Schedule(
+    steps=30,
+    learning_rate=3e-3,
+    weight_decay=0.01,
+    warmup=0.1,
+    max_grad_norm=1.0,
+    evaluate_every=10,
+    alpha=0.5,
+    temperature=2.0,
+    dropout=0.1,
+)
 
 
 class Memory:
@@ -47,7 +57,12 @@ def epoch(number):
     for start in range(0, 64, 8):
         ids = torch.tensor(rng.integers(1, 40, (8, 6)))
         labels = (ids[:, 1] > 20).long()
-        yield {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels, "index": torch.arange(start, start + 8)}
+        yield {
+            "input_ids": ids,
+            "attention_mask": torch.ones_like(ids),
+            "labels": labels,
+            "index": torch.arange(start, start + 8),
+        }
 
 
 def run(checkpoints, report=lambda *a, **k: None, plan=PLAN, model=None):
@@ -55,7 +70,17 @@ def run(checkpoints, report=lambda *a, **k: None, plan=PLAN, model=None):
     accelerator = make_accelerator("no")
     old = OldLogits(encoder(1), 64, 2)
     batches = list(epoch(99))
-    trained = train(model, old, lambda n: epoch(0), lambda m: accuracy(m, batches, accelerator), plan, accelerator, checkpoints, 7, report)
+    trained = train(
+        model,
+        old,
+        lambda n: epoch(0),
+        lambda m: accuracy(m, batches, accelerator),
+        plan,
+        accelerator,
+        checkpoints,
+        7,
+        report,
+    )
     return model, trained
 
 

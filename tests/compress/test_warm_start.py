@@ -1,5 +1,7 @@
 """The closed form: exact where it can be, better with more rank, better than folding alone."""
 
+import itertools
+
 import pytest
 import torch
 
@@ -58,7 +60,9 @@ def eigen_projections(teacher, ranks, batches):
             generator = torch.Generator().manual_seed(len(site.name))
             blocks = []
             for _ in range(site.heads):
-                basis = torch.linalg.qr(torch.randn(site.width, site.width, generator=generator, dtype=torch.float64))[0]
+                basis = torch.linalg.qr(torch.randn(site.width, site.width, generator=generator, dtype=torch.float64))[
+                    0
+                ]
                 blocks.append(basis[:k])
             found[site.name] = torch.block_diag(*blocks)
     return found
@@ -107,9 +111,11 @@ def test_more_rank_never_means_more_error():
     errors = []
     for k in (2, 6, 10, 12):
         head = max(1, k // 2)
-        projections = eigen_projections(teacher, {"stream": k, "ffn": 20 * k // 12, "value": head, "qk": head, "head": k}, batches)
+        projections = eigen_projections(
+            teacher, {"stream": k, "ffn": 20 * k // 12, "value": head, "qk": head, "head": k}, batches
+        )
         errors.append(error(warm_start(teacher, projections, batches, ridge=1e-6, token_blend=1.0), teacher, batches))
-    assert all(a > b - 0.02 for a, b in zip(errors, errors[1:], strict=False)), errors
+    assert all(a > b - 0.02 for a, b in itertools.pairwise(errors)), errors
 
 
 def test_the_fit_beats_folding_alone():

@@ -47,7 +47,7 @@ def exported(tmp_path_factory):
 
 @pytest.fixture
 def traced(exported, monkeypatch):
-    """The export stage takes the graphs of `exported`, of which its bytes would be the same, in place of tracing again."""
+    """The export stage copies the graphs of `exported`, whose bytes would be the same, in place of tracing again."""
     folders = {UNEVEN["stream"]: "export", make_spec().width: "baseline"}
     known = {width: exported.run.path / folder / "onnx/model.onnx" for width, folder in folders.items()}
 

@@ -68,7 +68,7 @@ def test_the_recipe_s_split_names_come_first(tmp_path: Path):
         ("train.json", b"[1, 2]", "list of something else"),
         ("train.json", b'[{"text": ', "cannot be read"),
         ("train.csv", b"", "cannot be read"),
-        ("train.csv", b"text,label\n\xff\xfe,1\n", "two classes|text|UTF"),
+        ("train.csv", b"text,label\n" + b"\xff\xfe,1\nb,0\n" * 9, "is a bytes"),
         ("train.xlsx", b"PK", "ending"),
     ],
 )

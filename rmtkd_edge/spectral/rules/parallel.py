@@ -36,7 +36,7 @@ def fit(bulk: Bulk, options: Options) -> Choice:
     level = LEVEL if options.margin_level is None else options.margin_level
     top = float(np.quantile(null.max(axis=1), level))
     values = bulk.values
-    # Mean eigenvalue from direction k on, relative to that of all. The energy alone would shrink with the width as well,
+    # Mean eigenvalue from direction k on, relative to all. The energy alone would shrink with the width as well,
     # and the null would fall below the noise that is left.
     left = np.cumsum(values[::-1])[::-1] / np.arange(len(values), 0, -1) / values.mean()
     beats = values > top * left

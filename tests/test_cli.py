@@ -1,0 +1,196 @@
+"""The command line: quick to start, and every fault ends with a message, a way out and the right exit code."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from rmtkd_edge import __version__, cli, workflow
+from rmtkd_edge.errors import Finding, TrainingError
+from rmtkd_edge.recipe import list_recipes, load_recipe
+from rmtkd_edge.run import Run
+
+# typer itself imports pydantic when it reads an option
+HEAVY = ("torch", "transformers", "onnxruntime", "onnx", "datasets", "pyarrow", "scipy", "matplotlib", "numpy")
+
+
+def call(capsys, *argv: str | Path) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as left:
+        cli.main([str(part) for part in argv])
+    out, err = capsys.readouterr()
+    return left.value.code, out, err
+
+
+def test_help_and_version_load_nothing_heavy():
+    program = (
+        "import sys\nfrom rmtkd_edge.cli import main\n"
+        "for argv in (['--help'], ['compress', '--help'], ['--version']):\n"
+        "    try:\n        main(argv)\n    except SystemExit as left:\n        assert not left.code, left.code\n"
+        f"print('LOADED', [name for name in {HEAVY!r} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.rstrip().endswith("LOADED []"), done.stdout[-300:]
+    assert __version__ in done.stdout
+
+
+def test_every_command_has_help():
+    runner = CliRunner()
+    for name in ("compress", "export", "profile", "report", "demo", "doctor", "recipes", "profiles"):
+        result = runner.invoke(cli.app, [name, "--help"])
+        assert result.exit_code == 0 and name in result.output
+
+
+def test_lists_name_what_ships(capsys):
+    code, out, _ = call(capsys, "recipes")
+    assert code == 0 and all(name in out for name in list_recipes())
+    code, out, _ = call(capsys, "recipes", "--keys")
+    assert code == 0 and "distil.temperature" in out and "stop.target_reduction" in out
+    code, out, _ = call(capsys, "profiles", "--json")
+    assert code == 0 and {"local-cpu", "raspberry-pi-5"} <= {row["profile"] for row in json.loads(out)}
+    code, out, _ = call(capsys, "profiles")
+    assert code == 0 and "raspberry-pi-5" in out
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        (["compress", "no-such-recipe", "--out", "x"], "no recipe"),
+        (["compress", "demo", "--out", "x", "--set", "distil.alhpa=1"], "did you mean `alpha`"),
+        (["compress", "demo", "--out", "x", "--set", "alpha"], "key=value"),
+        (["compress", "demo", "--out", "x", "--budget", "local-cpuu"], "local-cpu"),
+        (["compress", "demo", "--out", "x", "--budget", "local-cpu"], "budget"),
+        (["compress", "demo"], "--out"),
+        (["compress", "demo", "--out", "x", "--seed", "many"], "--seed"),
+        (["export", "none"], "no run directory"),
+        (["profile", "none"], "no run directory"),
+        (["profile", "none", "--on", "raspberry-pi-9"], "raspberry-pi-5"),
+        (["profile", "none", "--batch-size", "1,x"], "--batch-size"),
+        (["profile", "none", "--threads", "0"], "threads"),
+        (["report", "none"], "no run directory"),
+        (["demo", "--data", "x"], "--hub"),
+        (["wibble"], "wibble"),
+    ],
+)
+def test_a_user_s_fault_is_exit_code_2_and_leaves_nothing_behind(capsys, tmp_path, monkeypatch, argv, says):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = call(capsys, *argv)
+    assert code == 2 and says in err and "Traceback" not in err and not out
+    assert not list(tmp_path.iterdir())
+
+
+def raising(error: BaseException):
+    def broken(*_, **__):
+        raise error
+
+    return broken
+
+
+def test_a_finding_prints_its_table_and_is_exit_code_1(capsys, monkeypatch):
+    error = Finding("int8 differs", "look at [this]", [["site", "difference"], ["layer.0.ffn", "[0.5]"]])
+    monkeypatch.setattr(workflow, "run_export", raising(error))
+    code, _, err = call(capsys, "export", "runs/a")
+    assert code == 1 and all(part in err for part in ("int8 differs", "layer.0.ffn", "[0.5]", "look at [this]"))
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "says"),
+    [
+        (TrainingError("the loss is nan at step 3", "lower it"), 1, "try: lower it"),
+        (KeyboardInterrupt(), 130, "same command again to resume"),
+        (ZeroDivisionError("ours"), 3, "ZeroDivisionError: ours"),
+    ],
+)
+def test_other_ends_have_their_codes(capsys, monkeypatch, error, code, says):
+    monkeypatch.setattr(workflow, "run_report", raising(error))
+    found, out, err = call(capsys, "report", "runs/a")
+    assert found == code and says in err and not out
+    assert ("Traceback" in err) == (code == 3)
+
+
+def test_doctor_says_everything_as_json(capsys, monkeypatch):
+    from rmtkd_edge import doctor
+
+    checks = [doctor.Check("a", "ok", "fine"), doctor.Check("b", "note", "[absent]", "do [this]")]
+    monkeypatch.setattr(doctor, "examine", lambda: checks)
+    code, out, _ = call(capsys, "doctor", "--json")
+    assert code == 0 and json.loads(out)[1] == {
+        "name": "b",
+        "state": "note",
+        "found": "[absent]",
+        "advice": "do [this]",
+    }
+    code, out, _ = call(capsys, "doctor")
+    assert code == 0 and "[absent]" in out and "do [this]" in out
+    checks.append(doctor.Check("c", "problem", "broken", "mend it"))
+    assert call(capsys, "doctor")[0] == 1
+
+
+# --- which run a command works on ---
+
+
+@pytest.fixture
+def recipe(tiny_recipe_file):
+    return load_recipe(str(tiny_recipe_file))
+
+
+def test_the_same_recipe_continues_and_another_needs_force(tmp_path: Path, recipe):
+    path = tmp_path / "a"
+    workflow.open_or_create(recipe, path, False).write_text("compress/x.txt", "kept")
+    assert workflow.open_or_create(recipe, path, False).has("compress/x.txt")
+    other = recipe.model_copy(update={"seed": 9})
+    with pytest.raises(workflow.RunDirError, match="another recipe") as caught:
+        workflow.open_or_create(other, path, False)
+    assert "--force" in caught.value.hint
+    assert not workflow.open_or_create(other, path, True).has("compress/x.txt")
+
+
+def test_a_finished_run_and_other_data_are_not_continued(tmp_path: Path, recipe):
+    path = tmp_path / "a"
+    run = workflow.open_or_create(recipe, path, False)
+    run.mark("compress", "running", data=str((tmp_path / "mine").resolve()))
+    with pytest.raises(workflow.RunDirError, match="begun with"):
+        workflow.run_compress(recipe, path, tmp_path / "yours", False, None)
+    run.mark("compress", "done")
+    with pytest.raises(workflow.RunDirError, match="finished") as caught:
+        workflow.run_compress(recipe, path, tmp_path / "mine", False, None)
+    assert f"rmtkd-edge export {path}" in caught.value.hint
+
+
+def test_stages_come_in_their_order(capsys, tmp_path: Path, recipe):
+    path = tmp_path / "a"
+    run = workflow.open_or_create(recipe, path, False)
+    code, _, err = call(capsys, "export", path)
+    assert code == 2 and f"try: rmtkd-edge compress {path}/recipe.toml --out {path}" in err
+    run.mark("compress", "done")
+    code, _, err = call(capsys, "profile", path)
+    assert code == 2 and f"try: rmtkd-edge export {path}" in err
+
+
+def test_processes_that_do_not_write_wait_for_the_one_that_does(tmp_path: Path, recipe, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(workflow.RunDirError, match="main process"):
+        workflow.wait_for_run(tmp_path / "a", "0" * 64, seconds=0.2)
+    Run.create(tmp_path / "a", recipe.to_toml(), 0)
+    assert workflow.open_or_create(recipe, tmp_path / "a", False).manifest["seed"] == 0
+    with pytest.raises(workflow.RunDirError, match="several processes"):
+        workflow.open_or_create(recipe, tmp_path / "a", True)
+
+
+def test_a_budget_brings_the_profile_s_limits_where_the_recipe_has_none(tmp_path: Path):
+    profile = tmp_path / "board.toml"
+    profile.write_text(
+        'name = "board"\ntitle = "A board"\ntransport = "local"\ncomparable = false\n'
+        "[alignment]\ngemm = 4\nconv = 4\n[budgets]\nlatency_ms = 12.5\ndisk_mb = 9.0\n",
+        encoding="utf-8",
+    )
+    found = workflow.resolve_recipe("demo", ["stop.disk_mb=3"], one_shot=True, seed=5, budget=str(profile))
+    assert (found.stop.profile, found.stop.latency_ms, found.stop.disk_mb) == (str(profile), 12.5, 3.0)
+    assert found.compress.one_shot and found.seed == 5
+    with pytest.raises(workflow.UserError, match="one process"), pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WORLD_SIZE", "2")
+        workflow.latency_measure(found)
+    assert workflow.latency_measure(load_recipe("demo")) is None

@@ -1,0 +1,43 @@
+"""The doctor: two onnxruntimes are a conflict, and a provider counts when a session really gets it."""
+
+import onnx
+import pytest
+
+from rmtkd_edge import doctor
+
+
+def test_two_onnxruntimes_are_a_conflict_with_a_command():
+    both = doctor.onnxruntime_packages({"onnxruntime": "1.30.0", "onnxruntime-gpu": "1.31.1"})
+    assert both.state == "problem" and "overwrite" in both.found
+    assert both.advice.startswith("pip uninstall") and "onnxruntime-gpu==1.31.1" in both.advice
+    assert doctor.onnxruntime_packages({}).state == "problem"
+    assert doctor.onnxruntime_packages({"onnxruntime": "1.30.0"}).state == "ok"
+
+
+def test_the_tiny_model_is_valid_and_the_cpu_gets_it():
+    onnx.checker.check_model(onnx.load_from_string(doctor.tiny_model()))
+    assert doctor.loads(doctor.tiny_model(), "CPUExecutionProvider")[0]
+
+
+def test_a_provider_that_is_not_there_is_said_not_to_load():
+    found, reason = doctor.loads(doctor.tiny_model(), "NoSuchExecutionProvider")
+    assert not found and reason
+
+
+def test_every_meter_is_looked_at():
+    names = {check.name for check in doctor.meters()}
+    assert {"meter rapl", "meter nvml"} <= names and not any("modelled" in name or "base" in name for name in names)
+
+
+def test_a_pair_of_other_versions_is_told_without_importing_it(monkeypatch):
+    monkeypatch.setattr(doctor, "installed", lambda names: {"torch": "2.0.1", "torchvision": "0.29.1"})
+    monkeypatch.setattr(doctor.subprocess, "run", lambda *_, **__: pytest.fail("imported"))
+    check = doctor.torch_pair()
+    assert check.state == "problem" and "2.0.1" in check.found and "pip install" in check.advice
+
+
+@pytest.mark.slow
+def test_every_line_has_what_was_found():
+    for check in doctor.examine():
+        assert check.name and check.found and check.state in ("ok", "note", "problem")
+        assert check.state != "problem" or check.advice

