@@ -152,6 +152,17 @@ def cpu_facts() -> dict[str, object]:
     return {"model": fields.get("model name", platform.processor()), "sets": [name for name in wanted if name in flags]}
 
 
+def print_table(rows: list[dict]) -> None:
+    """Print one line a model."""
+    print(
+        f"{'model':32s} {'params':>7s} {'MB':>7s} {'smaller':>8s} {'cpu ms':>8s} {'min ms':>8s} {'cpu':>7s} {'min':>7s}"
+    )
+    for row in rows:
+        size = f"{row['parameters'] / 1e6:6.1f}M {row['bytes'] / 1e6:7.1f} {row['bytes_ratio']:7.1f}x"
+        speed = f"{row['cpu_median_ms']:8.1f} {row['wall_min_ms']:8.1f}"
+        print(f"{row['model']:32s} {size} {speed} {row['cpu_ratio']:6.2f}x {row['wall_ratio_min']:6.2f}x")
+
+
 def main() -> None:
     """Write the models, time them, print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -168,14 +179,7 @@ def main() -> None:
         models = prepare(Path(folder), args.reduction, args.alignment, args.all)
         times = measure({label: path for label, (_, path) in models.items()}, args.rounds, args.seq, args.threads)
         rows = summarise(models, times, args.reduction, args.alignment)
-    print(
-        f"{'model':32s} {'params':>7s} {'MB':>7s} {'smaller':>8s} {'cpu ms':>8s} {'min ms':>8s} {'x cpu':>7s} {'x min':>7s}"
-    )
-    for row in rows:
-        print(
-            f"{row['model']:32s} {row['parameters'] / 1e6:6.1f}M {row['bytes'] / 1e6:7.1f} {row['bytes_ratio']:7.1f}x "
-            f"{row['cpu_median_ms']:8.1f} {row['wall_min_ms']:8.1f} {row['cpu_ratio']:6.2f}x {row['wall_ratio_min']:6.2f}x"
-        )
+    print_table(rows)
     if args.out:
         ranks = {name: ranks_of(spec) for name, spec in shapes(args.reduction, args.alignment).items()}
         facts = {"machine": cpu_facts(), "versions": versions(), "options": vars(args) | {"out": str(args.out)}}

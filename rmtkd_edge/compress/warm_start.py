@@ -14,9 +14,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from rmtkd_edge.compress.least_squares import LeastSquares, NormFit
+from rmtkd_edge.compress.norm_fit import NormFit
 from rmtkd_edge.compress.plain_fold import ranks_from
 from rmtkd_edge.families.encoder import Encoder, EncoderLayer, ProjectedLinear, narrow_like
+from rmtkd_edge.spectral import CrossMoments
 
 Batch = dict[str, Tensor]
 
@@ -134,7 +135,7 @@ def _attention(wide: EncoderLayer, narrow: EncoderLayer, p, walks, projections, 
             _set(getattr(narrow, name), weight, bias)
     if f"{wide.name}.qk" in projections:
         _cut_query_key(wide, narrow, decode, walks)
-    fit = LeastSquares(narrow.value.weight.shape[0], len(p))
+    fit = CrossMoments(narrow.value.weight.shape[0], len(p))
     parts = []
     for walk in walks:
         t, s = walk.teacher, walk.student
@@ -143,7 +144,7 @@ def _attention(wide: EncoderLayer, narrow: EncoderLayer, p, walks, projections, 
         own = narrow.attention(narrow.query(s), narrow.key(s), narrow.value(s), walk.mask, narrow.heads, narrow.scale)
         fit.add(walk.rows(own), walk.rows(total @ q.T - s), walk.weight(depth + 1))
         parts.append((wide.norm1(total), own))
-    _set(narrow.out, *fit.solve(ridge))
+    _set(narrow.out, *_solved(fit, ridge))
     _norm_step(narrow.norm1, narrow.out, walks, parts, q, depth + 1)
 
 
@@ -155,14 +156,14 @@ def _feed_forward(wide: EncoderLayer, narrow: EncoderLayer, p, walks, projection
     if inner is not None:
         weight, bias = inner @ weight, inner @ bias
     _set(narrow.up, weight, bias)
-    fit = LeastSquares(narrow.up.weight.shape[0], len(p))
+    fit = CrossMoments(narrow.up.weight.shape[0], len(p))
     parts = []
     for walk in walks:
         total = walk.teacher + wide.down(wide.activation(wide.up(walk.teacher)))
         own = narrow.activation(narrow.up(walk.student))
         fit.add(walk.rows(own), walk.rows(total @ q.T - walk.student), walk.weight(depth + 1))
         parts.append((wide.norm2(total), own))
-    _set(narrow.down, *fit.solve(ridge))
+    _set(narrow.down, *_solved(fit, ridge))
     _norm_step(narrow.norm2, narrow.down, walks, parts, q, depth + 1)
 
 
@@ -180,10 +181,10 @@ def _norm_step(norm: nn.LayerNorm, producer: ProjectedLinear, walks, parts, q, d
 
 def _decoder(walks: list[Walk], ridge: float, depth: int) -> tuple[Tensor, Tensor]:
     """Return R (d, k) and r (d,) with the teacher's state close to R x' + r for the student's x'."""
-    fit = LeastSquares(walks[0].student.shape[-1], walks[0].teacher.shape[-1])
+    fit = CrossMoments(walks[0].student.shape[-1], walks[0].teacher.shape[-1])
     for walk in walks:
         fit.add(walk.rows(walk.student), walk.rows(walk.teacher), walk.weight(depth))
-    return fit.solve(ridge)
+    return _solved(fit, ridge)
 
 
 def _compose(module: ProjectedLinear, decode: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
@@ -199,11 +200,7 @@ def _cut_query_key(wide: EncoderLayer, narrow: EncoderLayer, decode, walks) -> N
     """
     (wq, bq), (wk, bk) = _compose(wide.query, *decode), _compose(wide.key, *decode)
     size = wq.shape[1]
-    second, total, mean = (
-        torch.zeros(size + 1, size + 1, dtype=torch.float64),
-        0,
-        torch.zeros(size, dtype=torch.float64),
-    )
+    second = torch.zeros(size + 1, size + 1, dtype=torch.float64)
     for walk in walks:
         x = walk.rows(walk.student).double().cpu()
         x = torch.cat([x, torch.ones_like(x[:, :1])], 1)
@@ -237,18 +234,25 @@ def _root(matrix: Tensor) -> tuple[Tensor, Tensor]:
 
 def _head(teacher: Encoder, student: Encoder, walks, projections, ridge) -> None:
     first = [(walk.teacher[:, 0], walk.student[:, 0]) for walk in walks]
-    fit = LeastSquares(student.spec.width, teacher.spec.width)
+    fit = CrossMoments(student.spec.width, teacher.spec.width)
     for t, s in first:
         fit.add(s, t)
-    weight, bias = _compose(teacher.head, *fit.solve(ridge))
+    weight, bias = _compose(teacher.head, *_solved(fit, ridge))
     block = projections.get("head")
     if block is not None:
         weight, bias = block @ weight, block @ bias
     _set(student.head, weight, bias)
-    fit = LeastSquares(student.spec.head_width, len(student.spec.labels))
+    fit = CrossMoments(student.spec.head_width, len(student.spec.labels))
     for t, s in first:
         fit.add(student.head_activation(student.head(s)), teacher.classifier(teacher.head_activation(teacher.head(t))))
-    _set(student.classifier, *fit.solve(ridge))
+    _set(student.classifier, *_solved(fit, ridge))
+
+
+def _solved(fit: CrossMoments, ridge: float) -> tuple[Tensor, Tensor]:
+    """Return the map over the rows of all processes."""
+    fit.all_reduce()
+    weight, bias = fit.solve(ridge)
+    return weight.cpu(), bias.cpu()
 
 
 def _plain(x: Tensor, norm: nn.LayerNorm) -> Tensor:

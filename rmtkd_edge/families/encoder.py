@@ -6,7 +6,7 @@ layer may have its own query/key, value and FFN widths, and the residual stream 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -146,7 +146,7 @@ class Encoder(nn.Module):
                 raise UserError(f"the activation `{name}` is not known", f"known: {', '.join(ACTIVATIONS)}")
         self.spec = spec
         self.embeddings = Embeddings(spec)
-        self.layers: Sequence[EncoderLayer] = nn.ModuleList(  # type: ignore[assignment]
+        self.layers: list[EncoderLayer] = nn.ModuleList(  # type: ignore[assignment]
             EncoderLayer(spec, s, f"layer.{i}") for i, s in enumerate(spec.layers)
         )
         self.head = ProjectedLinear(spec.width, spec.head_width, spec.raw.get("head"))

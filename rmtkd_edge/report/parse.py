@@ -163,7 +163,7 @@ def read_variant(precision: str, table: Table) -> Variant:
 def read_fusion(table: Table) -> Iterator[tuple[str, dict[str, int], dict[str, int]]]:
     """Yield (graph, expected, found) for the emitted graph and for each variant as onnxruntime runs it."""
     optimised = table.table("optimised")
-    audits = [("as exported", table), *((f"{k} as onnxruntime runs it", optimised.table(k)) for k in optimised.data)]
+    audits = [("As exported", table), *((f"{k} as onnxruntime runs it", optimised.table(k)) for k in optimised.data)]
     for graph, audit in audits:
         expected, found = audit.table("expected").data, audit.table("found").data
         if expected or found:

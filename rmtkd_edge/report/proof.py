@@ -109,7 +109,7 @@ def fusion_table(exported: Exported) -> TableBlock:
     """Return expected against found counts, graph by graph; operators that nothing was expected of are listed too."""
     rows = []
     for graph, expected, found in exported.fusion:
-        rows.append(group(graph.capitalize()))
+        rows.append(group(graph))
         for op in dict.fromkeys([*expected, *found]):
             wanted, seen = expected.get(op), found.get(op, 0)
             state = Cell("as expected" if wanted == seen else "differs", tone="good" if wanted == seen else "bad")

@@ -44,7 +44,15 @@ def median_interval(
     blocks = [np.asarray(r, dtype=np.float64) for r in rounds if len(r)]
     if len(blocks) < LEAST_ROUNDS:
         return None
+    ordered = np.sort(np.concatenate(blocks))
+    below = np.stack([np.searchsorted(np.sort(block), ordered, side="right") for block in blocks])
     draws = np.random.default_rng(seed).integers(0, len(blocks), (resamples, len(blocks)))
-    medians = [float(np.median(np.concatenate([blocks[i] for i in draw]))) for draw in draws]
-    low, high = np.percentile(medians, (2.5, 97.5))
-    return float(low), float(high)
+    half = below[:, -1][draws].sum(axis=1) / 2
+    # The median of a draw is the smallest value with half of the drawn values at or below it: bisection, all draws at once.
+    low, high = np.zeros(resamples, dtype=np.int64), np.full(resamples, len(ordered) - 1)
+    while (low < high).any():
+        middle = (low + high) // 2
+        enough = below[draws, middle[:, None]].sum(axis=1) >= half
+        low, high = np.where(enough, low, middle + 1), np.where(enough, middle, high)
+    ends = np.percentile(ordered[low], (2.5, 97.5))
+    return float(ends[0]), float(ends[1])

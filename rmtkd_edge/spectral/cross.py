@@ -18,30 +18,41 @@ class CrossMoments:
 
     def __init__(self, dx: int, dy: int, *, name: str = "activations") -> None:
         self.dx, self.dy, self.name = dx, dy, name
-        self.count = 0
+        self.count: float = 0  # rows, or the sum of their weights
         self.solver: str | None = None
         self._sums = [torch.zeros(shape, dtype=torch.float64) for shape in ((dx,), (dy,), (dx, dx), (dy, dx), (dy,))]
 
-    def add(self, x: Tensor, y: Tensor) -> None:
-        """Add paired rows x (n, dx), y (n, dy), any float dtype. Raises DataError for other shapes, NaN or infinity."""
-        if len(x) != len(y):
-            raise DataError(f"{self.name}: {len(x)} rows of inputs against {len(y)} rows of targets.")
+    def add(self, x: Tensor, y: Tensor, weights: Tensor | None = None) -> None:
+        """Add paired rows x (n, dx), y (n, dy) of any float dtype, each counted `weights` (n,) times (once when None).
+
+        Raises DataError for other shapes, NaN, infinity or a negative weight.
+        """
+        if len(x) != len(y) or (weights is not None and weights.shape != (len(x),)):
+            raise DataError(
+                f"{self.name}: {len(x)} rows of inputs against {len(y)} rows of targets (or other weights)."
+            )
+        if weights is not None and not bool((weights >= 0).all()):
+            raise DataError(f"{self.name}: a weight is negative or not a number.")
         # Both sides are checked before a sum is touched.
         pairs = zip(
             list(float64_chunks(x, self.dx, f"{self.name} (inputs)")),
             list(float64_chunks(y, self.dy, f"{self.name} (targets)")),
             strict=True,
         )
+        place = 0
         for a, b in pairs:
             if self.count == 0:
                 self._sums = [value.to(a.device) for value in self._sums]
+            w = None if weights is None else weights[place : place + len(a)].to(a)[:, None]
+            wa, wb = (a, b) if w is None else (a * w, b * w)
             sx, sy, sxx, syx, syy = self._sums
-            sx += a.sum(0)
-            sy += b.sum(0)
-            sxx.addmm_(a.T, a)
-            syx.addmm_(b.T, a)
-            syy += (b * b).sum(0)
-            self.count += len(a)
+            sx += wa.sum(0)
+            sy += wb.sum(0)
+            sxx.addmm_(wa.T, a)
+            syx.addmm_(wb.T, a)
+            syy += (wb * b).sum(0)
+            self.count += len(a) if w is None else float(w.sum())
+            place += len(a)
 
     def solve(self, ridge: float = 1e-4) -> tuple[Tensor, Tensor]:
         """Return (W (dy, dx), b (dy,)), float64, minimising E|y - W x - b|^2 + penalty |W|^2; the intercept is not

@@ -70,7 +70,8 @@ class Moments:
 
     def all_reduce(self) -> None:
         """Sum over all processes of torch.distributed, where initialised; else do nothing. Call it once, at the end."""
-        self.count, (self._sum, self._outer) = reduced(self.count, [self._sum, self._outer])
+        count, (self._sum, self._outer) = reduced(self.count, [self._sum, self._outer])
+        self.count = int(count)
 
     def state(self) -> dict[str, Tensor]:
         """Return the sums as tensors, for safetensors: `count` (int64), `sum` (dim,), `outer`."""
@@ -114,20 +115,20 @@ def float64_chunks(x: Tensor, dim: int, name: str) -> Iterator[Tensor]:
             yield (rows.cpu() if rows.device.type == "mps" else rows).to(torch.float64)
 
 
-def reduced(count: int, sums: list[Tensor]) -> tuple[int, list[Tensor]]:
+def reduced(count: float, sums: list[Tensor]) -> tuple[float, list[Tensor]]:
     """Return count and sums added over all processes of torch.distributed; unchanged when it is not initialised."""
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return count, sums
     # NCCL moves CUDA tensors only, and a process without rows still holds its sums on the CPU.
     device = torch.device("cuda") if torch.distributed.get_backend() == "nccl" else torch.device("cpu")
-    total = torch.tensor(count, dtype=torch.int64, device=device)
+    total = torch.tensor(count, dtype=torch.float64, device=device)
     torch.distributed.all_reduce(total)
     out = []
     for value in sums:
         moved = value.to(device).clone()
         torch.distributed.all_reduce(moved)
         out.append(moved.to(value.device))
-    return int(total), out
+    return float(total), out
 
 
 def norm_scaled(x: Tensor) -> Tensor:

@@ -5,11 +5,12 @@ import itertools
 import pytest
 import torch
 
-from rmtkd_edge.compress.least_squares import LeastSquares, NormFit
+from rmtkd_edge.compress.norm_fit import NormFit
 from rmtkd_edge.compress.plain_fold import plain_fold
 from rmtkd_edge.compress.warm_start import token_weights, warm_start
 from rmtkd_edge.families.encoder import Encoder
 from rmtkd_edge.families.spec import EncoderSpec, LayerSpec, list_sites
+from rmtkd_edge.spectral import CrossMoments
 
 
 def make_teacher(embedding=None, seed=0) -> Encoder:
@@ -147,7 +148,7 @@ def test_least_squares_is_numpys_and_norm_fit_is_polyfit():
 
     rng = np.random.default_rng(0)
     x, y, w = rng.normal(size=(200, 5)), rng.normal(size=(200, 3)), rng.uniform(0.1, 2, 200)
-    fit = LeastSquares(5, 3)
+    fit = CrossMoments(5, 3)
     for part in np.array_split(np.arange(200), 7):
         fit.add(torch.tensor(x[part]), torch.tensor(y[part]), torch.tensor(w[part]))
     weight, bias = fit.solve(1e-12)

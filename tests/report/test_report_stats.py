@@ -60,3 +60,12 @@ def test_rounds_all_alike_have_no_spread():
 def test_too_few_rounds_have_no_interval():
     assert median_interval([[1.0, 2.0]] * 4) is None
     assert median_interval([]) is None
+
+
+def test_median_interval_agrees_with_resampling_one_by_one():
+    rng = np.random.default_rng(5)
+    rounds = [rng.normal(i % 4, 1, size=2 * int(rng.integers(2, 30)) + 1) for i in range(9)]
+    draws = np.random.default_rng(7).integers(0, 9, (400, 9))
+    pooled = [np.sort(np.concatenate([rounds[i] for i in draw])) for draw in draws]
+    medians = [values[(len(values) - 1) // 2] for values in pooled]
+    assert median_interval(rounds, seed=7, resamples=400) == pytest.approx(tuple(np.percentile(medians, (2.5, 97.5))))
