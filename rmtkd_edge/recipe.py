@@ -84,9 +84,13 @@ class Analyse(Section):
     """Which directions are signal (Marchenko-Pastur)."""
 
     rule: Literal["window", "paper", "bema", "parallel", "explained-variance"] = "window"
-    quantile: Fraction = 0.5
-    delta: Fraction = 0.05
-    explained: Fraction = Field(0.95, description="Share of variance kept by the rule `explained-variance`")
+    quantile: Fraction = Field(
+        0.5, description="Where the noise variance starts; higher cuts more (`explained-variance`: share left out)"
+    )
+    delta: Fraction = Field(0.05, description="Half width of the rule `window`, as a share of the eigenvalues")
+    margin: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        None, description="Tracy-Widom level that is added to the edge"
+    )
     calibration: Annotated[float, Field(gt=0, le=1)] = Field(
         0.1, description="Share of train that the spectra are taken from"
     )
@@ -95,7 +99,8 @@ class Analyse(Section):
     )
     sample: Literal["token", "sequence"] = "token"
     tokens_per_sequence: Positive = Field(1, description="Random valid tokens of each sequence: fixes q = d / n")
-    center: bool = False
+    center: bool = Field(False, description="Subtract the mean of the activations (the paper does not)")
+    scale_columns: bool = Field(False, description="Scale every sampled token to the same norm (heavy tails)")
     effective_samples: bool = Field(False, description="Use n_eff instead of n in q")
     weighting: Literal["none", "effect"] = "effect"
     blend: Fraction = Field(0.5, description="Share of the identity in the effect weights")

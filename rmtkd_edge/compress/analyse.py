@@ -18,7 +18,7 @@ from rmtkd_edge.compress.seeded import row_uniform
 from rmtkd_edge.families.encoder import Encoder
 from rmtkd_edge.families.spec import Site
 from rmtkd_edge.recipe import Analyse
-from rmtkd_edge.spectral import EdgeFit, Moments, effective_sample_size, fit_edge, sign_flipped
+from rmtkd_edge.spectral import EdgeFit, Moments, effective_sample_size, fit_edge, norm_scaled, sign_flipped
 from rmtkd_edge.spectral.effect import weighted_matrix
 
 Batch = dict[str, Tensor]
@@ -54,7 +54,7 @@ class SiteSpectrum:
     null_eigenvalues: np.ndarray | None
 
     def fit(self, options: Analyse, quantile: float) -> list[EdgeFit]:
-        """Return one edge fit a head at the given quantile (or share of variance, for `explained-variance`)."""
+        """Return one edge fit a head at the given quantile (`explained-variance`: the share left out)."""
         fits = []
         for head in range(self.eigenvalues.shape[0]):
             null = None if self.null_eigenvalues is None else self.null_eigenvalues[:, head]
@@ -66,9 +66,8 @@ class SiteSpectrum:
                     quantile=quantile,
                     delta=options.delta,
                     n_eff=self.n_eff if options.effective_samples else None,
-                    explained=max(1.0 - quantile, SMALLEST_SHARE)
-                    if options.rule == "explained-variance"
-                    else options.explained,
+                    margin_level=options.margin,
+                    explained=max(1.0 - quantile, SMALLEST_SHARE),
                     null_eigenvalues=null,
                 )
             )
@@ -142,7 +141,7 @@ def _collect(encoder, moments, batches, options, special_ids, seed) -> None:
         valid[~valid.any(1), 0] = True  # a sequence of special tokens alone is represented by its first
         picked = pick_tokens(valid.cpu().numpy(), batch["index"].cpu().numpy(), depths, options, seed)
         for m in moments.values():
-            sample = _add(m, taps, picked, depths, seed)
+            sample = _add(m, taps, picked, depths, seed, options.scale_columns)
             if m.directions is not None:
                 m.directions.add(encoder.layers[m.site.layer].activation(sample))
 
@@ -170,7 +169,7 @@ def pick_tokens(valid: np.ndarray, index: np.ndarray, depths: int, options: Anal
     return Picked(rows, order[rows, place], depth[rows], index[rows])
 
 
-def _add(m: SiteMoments, taps, picked, depths, seed) -> Tensor:
+def _add(m: SiteMoments, taps, picked, depths, seed, scaled) -> Tensor:
     name, kind = m.site.name, m.site.kind
     place = (picked.rows, picked.columns)
     blocks = picked.sequences
@@ -187,7 +186,7 @@ def _add(m: SiteMoments, taps, picked, depths, seed) -> Tensor:
         m.partner.add(keys[place])
     else:
         sample = taps[name][place]
-    m.sample.add(sample)
+    m.sample.add(norm_scaled(sample) if scaled else sample)
     if m.rows is not None:
         m.rows.append(sample.float().cpu())
     for i, null in enumerate(m.null or []):

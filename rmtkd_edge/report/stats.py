@@ -48,7 +48,7 @@ def median_interval(
     below = np.stack([np.searchsorted(np.sort(block), ordered, side="right") for block in blocks])
     draws = np.random.default_rng(seed).integers(0, len(blocks), (resamples, len(blocks)))
     half = below[:, -1][draws].sum(axis=1) / 2
-    # The median of a draw is the smallest value with half of the drawn values at or below it: bisection, all draws at once.
+    # The median of a draw is the smallest value with half of the drawn values at or below it: bisection, all at once.
     low, high = np.zeros(resamples, dtype=np.int64), np.full(resamples, len(ordered) - 1)
     while (low < high).any():
         middle = (low + high) // 2

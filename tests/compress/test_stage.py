@@ -163,6 +163,7 @@ CHOICES = [
     {"distil__through_projection": True},
     {"analyse__effective_samples": True},
     {"analyse__center": True},
+    {"analyse__scale_columns": True, "analyse__margin": 0.95},
     {"analyse__sample": "sequence"},
 ]
 
