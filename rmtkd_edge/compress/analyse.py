@@ -141,7 +141,7 @@ def _collect(encoder, moments, batches, options, special_ids, seed) -> None:
         valid[~valid.any(1), 0] = True  # a sequence of special tokens alone is represented by its first
         picked = pick_tokens(valid.cpu().numpy(), batch["index"].cpu().numpy(), depths, options, seed)
         for m in moments.values():
-            sample = _add(m, taps, picked, depths, seed, options.scale_columns)
+            sample = _add(m, taps, valid, picked, depths, seed, options.scale_columns)
             if m.directions is not None:
                 m.directions.add(encoder.layers[m.site.layer].activation(sample))
 
@@ -169,7 +169,7 @@ def pick_tokens(valid: np.ndarray, index: np.ndarray, depths: int, options: Anal
     return Picked(rows, order[rows, place], depth[rows], index[rows])
 
 
-def _add(m: SiteMoments, taps, picked, depths, seed, scaled) -> Tensor:
+def _add(m: SiteMoments, taps, valid, picked, depths, seed, scaled) -> Tensor:
     name, kind = m.site.name, m.site.kind
     place = (picked.rows, picked.columns)
     blocks = picked.sequences
@@ -183,7 +183,7 @@ def _add(m: SiteMoments, taps, picked, depths, seed, scaled) -> Tensor:
         queries, keys = taps[f"{name[:-3]}.q"], taps[f"{name[:-3]}.k"]
         sample = queries[place]
         assert m.partner is not None, "a query/key site keeps its keys"
-        m.partner.add(keys[place])
+        m.partner.add(keys[valid])
     else:
         sample = taps[name][place]
     m.sample.add(norm_scaled(sample) if scaled else sample)

@@ -32,6 +32,11 @@ def export_onnx(
     options = options or GraphOptions()
     if options.opset not in OPSETS:
         raise UserError(f"opset {options.opset} is not supported", f"export.opset: {OPSETS.start} to {OPSETS.stop - 1}")
+    if options.attention == "plain" and options.opset >= 23:
+        raise UserError(
+            "from opset 23 on torch writes plain attention as ai.onnx.Attention, whose CPU kernel refuses padding masks",
+            "--opset 22 or less, or --set export.attention=fused",
+        )
     program = _trace(build(folded, options), input_names(folded.spec), options.opset)
     for key, value in (metadata or {}).items():
         program.model.metadata_props[key] = value

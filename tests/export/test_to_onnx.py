@@ -126,6 +126,8 @@ def test_what_cannot_be_exported_is_refused(tmp_path):
     encoder = make_encoder(make_spec(layers=1))
     with pytest.raises(UserError, match="opset 7"):
         export_onnx(encoder, tmp_path / "model.onnx", GraphOptions(opset=7))
+    with pytest.raises(UserError, match="opset 23"):
+        export_onnx(encoder, tmp_path / "model.onnx", GraphOptions(opset=23, attention="plain"))
     narrow = make_encoder(with_ranks(make_spec(layers=1), {"stream": 5}))
     with pytest.raises(UserError, match="projections"):
         export_onnx(project(narrow, make_spec(layers=1)), tmp_path / "model.onnx")
