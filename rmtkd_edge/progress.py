@@ -125,6 +125,11 @@ _LINES = {
     "site": _site,
     "cycle_end": _cycle_end,
     "stop": lambda f: f"stopped by: {str(f['rule']).replace('_', ' ')}",
+    "verified": lambda f: f"  {f['folder']}: {str(f['what']).replace('_', ' ')} agrees to {f['relative']:.1e}",
+    "variant": lambda f: (
+        f"  {f['folder']} {f['precision']}: {f['size_bytes'] / 1e6:.1f} MB, accuracy {percent(f['accuracy'])}"
+        + (f", refused: {f['refused']}" if f.get("refused") else "")
+    ),
     "note": lambda f: f"  note: {f['text']}",
     "runner": lambda f: f"  {f.get('text', '')}".rstrip(),
 }

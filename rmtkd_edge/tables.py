@@ -95,13 +95,17 @@ def summary_table(run: Run, profile: str) -> Table:
     """Return a run's last table: the original against the compressed model, at the first load that was measured."""
     result, measured = run.read_json("compress/result.json"), run.read_json(f"profile/{profile}.json")["results"]
     load = measured[0]["load"] if measured else {"batch": None}
-    p50 = {item["label"]: item["latency"].get("p50") for item in measured if item["load"] == load}
+    found = {item["label"]: item for item in measured if item["load"] == load}
     rows = []
     for folder, who, side in (("baseline", "original", "teacher"), ("export", "rmt-kd", "student")):
         for precision, variant in run.read_json(f"{folder}/rmtkd.json")["variants"].items():
             label, refused = f"{who} {precision}", variant.get("refused")
             size = "-" if refused else figure(variant["size_bytes"], ".1f", 1e-6)
             accuracy = "refused" if refused else figure(variant.get("accuracy"), ".4f")
-            rows.append([label, f"{result[side]['parameters']:,}", size, accuracy, figure(p50.get(label), ".2f")])
+            item = found.get(label, {})
+            p50 = figure(item.get("latency", {}).get("p50"), ".2f")
+            verdict = item.get("quality", {}).get("verdict") or "-"
+            rows.append([label, f"{result[side]['parameters']:,}", size, accuracy, p50, verdict])
     header = ["model", "parameters", "disk MB", "accuracy", f"p50 ms (batch {load['batch']}, {load.get('seq')} tokens)"]
+    header.append("verdict")
     return table_of(header, rows, result.get("title") or None)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from rmtkd_edge.errors import UserError
@@ -143,12 +144,7 @@ def build(source: str, labels: Sequence[str], seed: int, scratch: Any, tokenizer
     if source == "scratch":
         config = _scratch_config(transformers, scratch, tokenizer, names)
         return from_transformers(transformers.AutoModelForSequenceClassification.from_config(config), labels), False
-    try:
-        config = transformers.AutoConfig.from_pretrained(source)
-    except (OSError, ValueError) as err:
-        raise UserError(
-            f"cannot load a model from `{source}`: {str(err).splitlines()[0]}", "give a local folder as model.source"
-        ) from err
+    config = _loaded(transformers.AutoConfig, source)
     spec_from_config(config, labels)  # refuse an unsupported type before its weights are read
     trained = any("ForSequenceClassification" in name for name in config.architectures or [])
     if trained and config.num_labels != len(labels):
@@ -156,10 +152,29 @@ def build(source: str, labels: Sequence[str], seed: int, scratch: Any, tokenizer
             f"`{source}` classifies {config.num_labels} labels, the data have {len(labels)}",
             "check task.labels and task.label",
         )
-    model = transformers.AutoModelForSequenceClassification.from_pretrained(
-        source, num_labels=len(labels), use_safetensors=True, **names
-    )
-    return from_transformers(model, labels), trained
+    model, info = _loaded(
+        transformers.AutoModelForSequenceClassification, source,
+        num_labels=len(labels), use_safetensors=True, output_loading_info=True, **names,
+    )  # fmt: skip
+    missing = sorted(info["missing_keys"])
+    heads = tuple(f"{part}." for part in _HEADS[config.model_type][:2])
+    odd = [key for key in missing if not key.startswith(heads)]
+    if odd or info.get("mismatched_keys"):
+        named = ", ".join((odd or sorted(map(str, info["mismatched_keys"])))[:5])
+        raise UserError(f"`{source}` lacks weights, or has them in other shapes: {named}", "use a complete checkpoint")
+    return from_transformers(model, labels), trained and not missing
+
+
+def _loaded(kind: Any, source: str, **options: Any) -> Any:
+    """Return what `kind.from_pretrained` loads; its many kinds of errors become one that says what to do."""
+    try:
+        return kind.from_pretrained(source, **options)
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as err:
+        reason = (str(err).splitlines() or [type(err).__name__])[0]
+        raise UserError(
+            f"cannot load a model from `{source}`: {reason}",
+            "give a local folder with config.json and model.safetensors as model.source",
+        ) from err
 
 
 def _scratch_config(transformers: Any, shape: Any, tokenizer: Any, names: dict[str, Any]) -> Any:

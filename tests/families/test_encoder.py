@@ -6,7 +6,8 @@ import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rmtkd_edge.families.bert import MODEL_TYPES, from_transformers
+from rmtkd_edge.errors import UserError
+from rmtkd_edge.families.bert import MODEL_TYPES, build, from_transformers
 from rmtkd_edge.families.encoder import Encoder, fold, projections_of, unfold
 from rmtkd_edge.families.spec import EncoderSpec, LayerSpec, count_parameters, list_sites, ranks_of, with_ranks
 
@@ -89,3 +90,43 @@ def test_fold_and_unfold_are_exact(seed):
     again = Encoder(EncoderSpec.from_dict(wide.spec.to_dict())).double()
     again.load_state_dict(wide.state_dict())
     assert set(projections_of(again)) == set(ranks)
+
+
+LABELS = ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("kind", MODEL_TYPES)
+def test_a_saved_classifier_is_loaded_as_trained(kind, tmp_path):
+    tiny(kind).save_pretrained(tmp_path)
+    encoder, trained = build(str(tmp_path), LABELS, 0, None, None)
+    assert trained and encoder.spec.model_type == kind
+
+
+def test_an_encoder_without_a_head_is_loaded_as_untrained(tmp_path):
+    tiny("bert").bert.save_pretrained(tmp_path)
+    assert build(str(tmp_path), LABELS, 0, None, None)[1] is False
+
+
+def test_a_checkpoint_that_lacks_encoder_weights_is_refused(tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    tiny("bert").save_pretrained(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    tensors.pop("bert.encoder.layer.1.output.dense.weight")
+    save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match=r"lacks weights.*layer\.1\.output"):
+        build(str(tmp_path), LABELS, 0, None, None)
+
+
+def test_a_truncated_checkpoint_is_refused(tmp_path):
+    tiny("bert").save_pretrained(tmp_path)
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(UserError, match="cannot load"):
+        build(str(tmp_path), LABELS, 0, None, None)
+
+
+def test_other_labels_than_the_checkpoint_are_refused(tmp_path):
+    tiny("bert").save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="3 labels, the data have 2"):
+        build(str(tmp_path), ["a", "b"], 0, None, None)
