@@ -34,7 +34,7 @@ def export_onnx(
         raise UserError(f"opset {options.opset} is not supported", f"export.opset: {OPSETS.start} to {OPSETS.stop - 1}")
     if options.attention == "plain" and options.opset >= 23:
         raise UserError(
-            "from opset 23 on torch writes plain attention as ai.onnx.Attention, whose CPU kernel refuses padding masks",
+            "torch writes plain attention from opset 23 on as ai.onnx.Attention, whose CPU kernel refuses the mask",
             "--opset 22 or less, or --set export.attention=fused",
         )
     program = _trace(build(folded, options), input_names(folded.spec), options.opset)
