@@ -18,8 +18,17 @@ from rmtkd_edge.compress.seeded import row_uniform
 from rmtkd_edge.families.encoder import Encoder
 from rmtkd_edge.families.spec import Site
 from rmtkd_edge.recipe import Analyse
-from rmtkd_edge.spectral import EdgeFit, Moments, effective_sample_size, fit_edge, norm_scaled, sign_flipped
-from rmtkd_edge.spectral.effect import weighted_matrix
+from rmtkd_edge.spectral import (
+    EdgeFit,
+    Moments,
+    effective_sample_size,
+    eigh_descending,
+    fit_edge,
+    norm_scaled,
+    sign_flipped,
+    weighted_matrix,
+    weighted_spectrum,
+)
 
 Batch = dict[str, Tensor]
 MEMORY_BYTES = 1_500_000_000  # float64 moments held at a time; more sites than fit are analysed in further passes
@@ -42,16 +51,20 @@ class SiteMoments:
 
 @dataclass(frozen=True)
 class SiteSpectrum:
-    """Eigenvalues of a site, descending, (heads, d), and the float64 moments (heads, d, d) directions come from."""
+    """Eigenvalues of a site, descending, (heads, d), and orthonormal rows (heads, d, d) in their order, float64.
+
+    `behind` (d, d) and `weights` (d,) are there where channels are to be selected: the moment behind the nonlinearity,
+    and the gradient's.
+    """
 
     site: Site
     eigenvalues: np.ndarray
     n: int
     n_eff: float | None
-    second: Tensor
-    effect: Tensor | None
-    partner: Tensor | None
+    directions: Tensor
     null_eigenvalues: np.ndarray | None
+    behind: Tensor | None
+    weights: Tensor | None
 
     def fit(self, options: Analyse, quantile: float) -> list[EdgeFit]:
         """Return one edge fit a head at the given quantile (`explained-variance`: the share left out)."""
@@ -224,18 +237,23 @@ def _spectrum(m: SiteMoments, options: Analyse, seed: int) -> SiteSpectrum:
     for moment in (m.sample, m.directions, m.effect, m.partner, *(m.null or [])):
         if moment is not None:
             moment.all_reduce()
-    centred = options.center
-    sample = _blocks(m.sample, centred)
-    full = sample if m.directions is None else _blocks(m.directions, centred)
+    sample = _blocks(m.sample, options.center)
     effect = _blocks(m.effect, False) if m.effect.count else None
     # softmax over keys is blind to what all keys share: the centred key covariance is the query's effect
     partner = None if m.partner is None else _blocks(m.partner, True)
-    values = _eigenvalues(sample, effect, partner, options.blend)
-    null = None
-    if m.null:
-        null = np.stack([_eigenvalues(_blocks(x, False), effect, partner, options.blend) for x in m.null])
+    if partner is not None:
+        values, _ = weighted_spectrum(sample, partner, 0.0)
+        directions = eigh_descending(sample / _traces(sample) + partner / _traces(partner))[1]
+    elif effect is not None:
+        values, directions = weighted_spectrum(sample, effect, options.blend)
+    else:
+        values, directions = eigh_descending(sample)
+    null = np.stack([_null(x, effect, partner, options.blend) for x in m.null]) if m.null else None
     n_eff = effective_sample_size(torch.cat(m.rows), seed=seed) if m.rows else None
-    return SiteSpectrum(m.site, values, m.sample.count, n_eff, full, effect, partner, null)
+    behind = None if m.directions is None else _blocks(m.directions, options.center)[0]
+    weights = None if effect is None or behind is None else effect[0].diagonal().clone()
+    eigenvalues = values.clamp_min(0.0).cpu().numpy()
+    return SiteSpectrum(m.site, eigenvalues, m.sample.count, n_eff, directions.cpu(), null, behind, weights)
 
 
 def _blocks(moments: Moments, centred: bool) -> Tensor:
@@ -243,13 +261,15 @@ def _blocks(moments: Moments, centred: bool) -> Tensor:
     return matrix if matrix.ndim == 3 else matrix[None]
 
 
-def _eigenvalues(second: Tensor, effect: Tensor | None, partner: Tensor | None, blend: float) -> np.ndarray:
-    rows = []
-    for head in range(len(second)):
-        matrix = second[head]
-        if partner is not None:
-            matrix = weighted_matrix(matrix, partner[head], 0.0)
-        elif effect is not None:
-            matrix = weighted_matrix(matrix, effect[head], blend)
-        rows.append(np.sort(np.linalg.eigvalsh(matrix.numpy()))[::-1].clip(min=0.0))
-    return np.stack(rows)
+def _traces(matrices: Tensor) -> Tensor:
+    return matrices.diagonal(dim1=-2, dim2=-1).sum(-1)[:, None, None]
+
+
+def _null(moments: Moments, effect: Tensor | None, partner: Tensor | None, blend: float) -> np.ndarray:
+    """Return the eigenvalues (heads, d) of a sign-flipped replicate, weighted as the sample is."""
+    matrix = _blocks(moments, False)
+    if partner is not None:
+        matrix = weighted_matrix(matrix, partner, 0.0)
+    elif effect is not None:
+        matrix = weighted_matrix(matrix, effect, blend)
+    return torch.linalg.eigvalsh(matrix).flip(-1).clamp_min(0.0).cpu().numpy()

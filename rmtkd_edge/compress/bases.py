@@ -6,48 +6,38 @@ import torch
 from torch import Tensor
 
 from rmtkd_edge.compress.analyse import SiteSpectrum
-from rmtkd_edge.recipe import Analyse, Compress
-from rmtkd_edge.spectral import eigh_descending, varimax, weighted_spectrum
+from rmtkd_edge.recipe import Compress
+from rmtkd_edge.spectral import varimax
 
 
-def projection(spectrum: SiteSpectrum, rank: int, analyse: Analyse, options: Compress) -> Tensor:
+def projection(spectrum: SiteSpectrum, rank: int, options: Compress) -> Tensor:
     """Return P for a site, float64: (k, d), or block-diagonal (heads k, heads d) for sites with heads.
 
     The rows are orthonormal. Behind a nonlinearity or norm the basis is turned towards the axes (varimax) and every row
     is signed to a positive sum, since an elementwise function is only blind to permutations; a value or query/key site
     has none in between, and keeps its eigenvectors.
     """
+    kind = spectrum.site.kind
+    if spectrum.behind is not None:
+        return selection(spectrum.behind, spectrum.weights, rank)
     blocks = []
-    for head in range(len(spectrum.second)):
-        effect = None if spectrum.effect is None else spectrum.effect[head]
-        partner = None if spectrum.partner is None else spectrum.partner[head]
-        if spectrum.site.kind == "ffn" and options.ffn == "select":
-            rows = selection(spectrum.second[head], effect, rank)
-        else:
-            rows = _directions(spectrum.second[head], effect, partner, analyse.blend)[:rank]
-            if options.basis == "varimax" and spectrum.site.kind in ("stream", "ffn", "head"):
-                rows = varimax(rows)
-                rows = rows * torch.where(rows.sum(1, keepdim=True) < 0, -1.0, 1.0)
+    for directions in spectrum.directions:
+        rows = directions[:rank]
+        if options.basis == "varimax" and kind in ("stream", "ffn", "head"):
+            rows = varimax(rows)
+            rows = rows * torch.where(rows.sum(1, keepdim=True) < 0, -1.0, 1.0)
         blocks.append(rows)
     return torch.block_diag(*blocks)
 
 
-def _directions(second: Tensor, effect: Tensor | None, partner: Tensor | None, blend: float) -> Tensor:
-    if partner is not None:
-        return eigh_descending(second / second.trace() + partner / partner.trace())[1]
-    if effect is not None:
-        return weighted_spectrum(second, effect, blend)[1]
-    return eigh_descending(second)[1]
-
-
-def selection(second: Tensor, effect: Tensor | None, rank: int) -> Tensor:
+def selection(second: Tensor, weights: Tensor | None, rank: int) -> Tensor:
     """Return rows of the identity for `rank` channels chosen by pivoted Cholesky of the (effect-scaled) moment (d, d).
 
     Pivoted Cholesky of X X^T takes the columns that pivoted QR of X^T takes (Higham 1990).
     """
     matrix = second.clone()
-    if effect is not None:
-        scale = effect.diagonal().clamp_min(0).sqrt()
+    if weights is not None:
+        scale = weights.clamp_min(0).sqrt()
         scale = scale / scale.mean() + 0.1
         matrix = matrix * scale[:, None] * scale[None, :]
     left = matrix.diagonal().clone()

@@ -91,7 +91,7 @@ def closed_form(
 ) -> tuple[Encoder, dict[str, Tensor]]:
     """Return the narrowed folded model and its new projections by site, without any training."""
     cut = [c for c in chosen if c.width_after < c.spectrum.site.width]
-    new = {c.spectrum.site.name: projection(c.spectrum, c.width_after, recipe.analyse, recipe.compress) for c in cut}
+    new = {c.spectrum.site.name: projection(c.spectrum, c.width_after, recipe.compress) for c in cut}
     options, teacher = recipe.compress, state.folded.to(accelerator.device)
     if options.warm_start == "least-squares":
         batches = own_rows(data.warm(), accelerator)

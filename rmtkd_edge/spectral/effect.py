@@ -46,13 +46,24 @@ def weighted_spectrum(second: Tensor, gradient: Tensor, blend: float) -> tuple[T
     are arbitrary.
     """
     weights = effect_weights(gradient, blend)
-    root = _root(weights)
-    values, vectors = eigh_descending(root @ second.to(torch.float64) @ root)
     if blend == 1:
-        return values, vectors
-    q, r = torch.linalg.qr((vectors @ root).mT)
+        return eigh_descending(second.to(torch.float64))
+    factor = _factor(weights)
+    product = factor.mT @ second.to(torch.float64) @ factor
+    values, vectors = eigh_descending((product + product.mT) / 2)
+    q, r = torch.linalg.qr((vectors @ factor.mT).mT)
     diagonal = r.diagonal(dim1=-2, dim2=-1)
     return values, (q * torch.where(diagonal < 0, -1.0, 1.0)[..., None, :]).mT.contiguous()
+
+
+def _factor(weights: Tensor) -> Tensor:
+    """Return F with F F^T = `weights`: Cholesky's where it exists (a third of an eigen-decomposition), else the root.
+
+    F = G^(1/2) Q with Q orthogonal, so F^T S F has the eigenvalues of G^(1/2) S G^(1/2), and F times its eigenvectors
+    is G^(1/2) times theirs: spectrum and directions do not depend on which factor is taken.
+    """
+    factor, info = torch.linalg.cholesky_ex(weights)
+    return _root(weights) if bool((info != 0).any()) else factor
 
 
 def _root(weights: Tensor) -> Tensor:
