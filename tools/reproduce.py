@@ -41,7 +41,10 @@ VARIANTS = {  # name: (overrides, what it shows)
     "other weighting": (["analyse.weighting={other}"], "the loop, weighting by effect switched"),
     "explained variance": (["analyse.rule=explained-variance"], "PCA's rule in place of the edge, same budget"),
     "no warm start": (["compress.warm_start=fold"], "P W and W P^T, then the same fine-tuning"),
-    "plain kd": (["compress.warm_start=random"], "random weights at the same ranks, same steps"),
+    "plain kd": (
+        ["compress.warm_start=random"],
+        "random weights at the loop's final ranks, all of its steps in one go",
+    ),
 }
 COMMON = ["compress.rounds=3", "stop.max_accuracy_drop=1.0"]  # no rollback: every variant shows its figure
 
@@ -63,6 +66,9 @@ def run_variant(study: str, variant: str, seed: int, args: argparse.Namespace) -
         f"stop.target_reduction={target}",
     ]
     recipe = load_recipe(recipe_name, [*fixed, *COMMON, *changes, *args.set])
+    if variant == "plain kd":
+        changes = [*changes, *as_one_cycle(args.out / study / "rmt-kd" / f"seed-{seed}")]
+        recipe = load_recipe(recipe_name, [*fixed, *COMMON, *changes, *args.set])
     path = args.out / study / variant.replace(" ", "-").replace(",", "").replace("'", "") / f"seed-{seed}"
     run = Run.open(path) if (path / MANIFEST).is_file() else Run.create(path, recipe.to_toml(), seed)
     if run.stage("compress").get("state") == "done":
@@ -70,6 +76,14 @@ def run_variant(study: str, variant: str, seed: int, args: argparse.Namespace) -
     result = compress_run(run, recipe, data=args.data / folder, reporter=SilentReporter())
     run.write_json("variant.json", {"study": study, "variant": variant})
     show(study, variant, seed, result)
+
+
+def as_one_cycle(loop: Path) -> list[str]:
+    """Return the overrides that give one cycle the final ranks, and all optimiser steps, of a finished loop."""
+    result = json.loads((loop / "compress/result.json").read_text())
+    ranks = ", ".join(f'"{name}" = {rank}' for name, rank in result["ranks"].items())
+    steps = sum(cycle["steps"] for cycle in result["cycles"])
+    return [f"compress.ranks={{{ranks}}}", "compress.rounds=1", f"distil.steps={steps}"]
 
 
 def show(study: str, variant: str, seed: int, result: dict) -> None:
