@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rmtkd_edge.compress.linear_moments import LinearMoments
 from rmtkd_edge.compress.seeded import row_uniform
 from rmtkd_edge.families.encoder import Encoder
 from rmtkd_edge.families.spec import Site
@@ -47,11 +48,12 @@ class SiteMoments:
     partner: Moments | None = None
     null: list[Moments] | None = None
     rows: list[Tensor] | None = None
+    linear: LinearMoments | None = None
 
 
 @dataclass(frozen=True)
 class SiteSpectrum:
-    """Eigenvalues of a site, descending, (heads, d), and orthonormal rows (heads, d, d) in their order, float64.
+    """Eigenvalues of a site, descending, (heads, d), and orthonormal rows (heads, up to d, d) in their order, float64.
 
     `behind` (d, d) and `weights` (d,) are there where channels are to be selected: the moment behind the nonlinearity,
     and the gradient's.
@@ -124,7 +126,7 @@ def analyse_sites(
     """
     spectra = []
     for group in in_passes(sites):
-        moments = {site.name: _empty(site, options, activated and site.kind == "ffn") for site in group}
+        moments = {site.name: _empty(site, options, activated and site.kind == "ffn", encoder) for site in group}
         _collect(encoder, moments, batches(), options, special_ids, seed)
         if options.weighting == "effect" and effect_batches is not None:
             _collect_effect(encoder, moments, effect_batches(), seed)
@@ -132,14 +134,25 @@ def analyse_sites(
     return spectra
 
 
-def _empty(site: Site, options: Analyse, behind: bool) -> SiteMoments:
+def _empty(site: Site, options: Analyse, behind: bool, encoder: Encoder) -> SiteMoments:
     heads = site.heads if site.heads > 1 else None
     dim = site.width * site.heads
     new = lambda: Moments(dim, heads=heads)  # noqa: E731
     partner = new() if site.kind == "qk" else None
     directions = new() if behind else None
     null = [new() for _ in range(NULL_REPEATS)] if options.rule == "parallel" else None
-    return SiteMoments(site, new(), directions, new(), partner, null, [] if options.effective_samples else None)
+    rows: list[Tensor] | None = [] if options.effective_samples else None
+    if linear_is_enough(site, options, behind, encoder):
+        up = encoder.layers[site.layer or 0].up
+        nothing = Moments(1)
+        return SiteMoments(site, nothing, None, nothing, None, None, rows, LinearMoments(*up.folded()))
+    return SiteMoments(site, new(), directions, new(), partner, null, rows)
+
+
+def linear_is_enough(site: Site, options: Analyse, behind: bool, encoder: Encoder) -> bool:
+    """Return whether an FFN site's spectrum may come from the moments of its narrower input."""
+    plain = site.kind == "ffn" and options.rule != "parallel" and not options.scale_columns and not behind
+    return plain and site.width > encoder.spec.width + 1
 
 
 @torch.no_grad()
@@ -199,7 +212,10 @@ def _add(m: SiteMoments, taps, valid, picked, depths, seed, scaled) -> Tensor:
         m.partner.add(keys[valid])
     else:
         sample = taps[name][place]
-    m.sample.add(norm_scaled(sample) if scaled else sample)
+    if m.linear is not None:
+        m.linear.add(taps[f"{name[: -len('.ffn')]}.mid"][place])
+    else:
+        m.sample.add(norm_scaled(sample) if scaled else sample)
     if m.rows is not None:
         m.rows.append(sample.float().cpu())
     for i, null in enumerate(m.null or []):
@@ -224,7 +240,11 @@ def _collect_effect(encoder, moments, batches, seed) -> None:
         valid = batch["attention_mask"].bool()
         for m in wanted:
             for name in _tap_names(m.site, len(encoder.layers)):
-                m.effect.add(grads[name] if grads[name].ndim == 2 else grads[name][valid])
+                grad = grads[name] if grads[name].ndim == 2 else grads[name][valid]
+                if m.linear is not None:
+                    m.linear.add_gradient(grad)
+                else:
+                    m.effect.add(grad)
 
 
 def _tap_names(site: Site, layers: int) -> list[str]:
@@ -234,6 +254,12 @@ def _tap_names(site: Site, layers: int) -> list[str]:
 
 
 def _spectrum(m: SiteMoments, options: Analyse, seed: int) -> SiteSpectrum:
+    n_eff = effective_sample_size(torch.cat(m.rows), seed=seed) if m.rows else None
+    if m.linear is not None:
+        m.linear.all_reduce()
+        values, directions = m.linear.spectrum(options.blend, options.center)
+        count = m.linear.inputs.count
+        return SiteSpectrum(m.site, values[None].numpy(), count, n_eff, directions[None], None, None, None)
     for moment in (m.sample, m.directions, m.effect, m.partner, *(m.null or [])):
         if moment is not None:
             moment.all_reduce()
@@ -249,7 +275,6 @@ def _spectrum(m: SiteMoments, options: Analyse, seed: int) -> SiteSpectrum:
     else:
         values, directions = eigh_descending(sample)
     null = np.stack([_null(x, effect, partner, options.blend) for x in m.null]) if m.null else None
-    n_eff = effective_sample_size(torch.cat(m.rows), seed=seed) if m.rows else None
     behind = None if m.directions is None else _blocks(m.directions, options.center)[0]
     weights = None if effect is None or behind is None else effect[0].diagonal().clone()
     eigenvalues = values.clamp_min(0.0).cpu().numpy()

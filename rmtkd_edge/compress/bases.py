@@ -22,12 +22,22 @@ def projection(spectrum: SiteSpectrum, rank: int, options: Compress) -> Tensor:
         return selection(spectrum.behind, spectrum.weights, rank)
     blocks = []
     for directions in spectrum.directions:
-        rows = directions[:rank]
+        rows = completed(directions, rank)[:rank]
         if options.basis == "varimax" and kind in ("stream", "ffn", "head"):
             rows = varimax(rows)
             rows = rows * torch.where(rows.sum(1, keepdim=True) < 0, -1.0, 1.0)
         blocks.append(rows)
     return torch.block_diag(*blocks)
+
+
+def completed(rows: Tensor, rank: int) -> Tensor:
+    """Return at least `rank` orthonormal rows: those given, then arbitrary ones (where a recipe asks for more)."""
+    if len(rows) >= rank:
+        return rows
+    generator = torch.Generator().manual_seed(rank)
+    more = torch.randn(rank - len(rows), rows.shape[1], generator=generator, dtype=rows.dtype)
+    more = more - (more @ rows.T) @ rows
+    return torch.cat([rows, torch.linalg.qr(more.T)[0].T])
 
 
 def selection(second: Tensor, weights: Tensor | None, rank: int) -> Tensor:

@@ -1,0 +1,80 @@
+"""Analysis: the short way to an FFN's spectrum is the long way's, and draws belong to rows."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rmtkd_edge.compress.analyse import pick_tokens
+from rmtkd_edge.compress.bases import completed, selection
+from rmtkd_edge.compress.linear_moments import LinearMoments
+from rmtkd_edge.compress.seeded import row_uniform
+from rmtkd_edge.errors import DataError
+from rmtkd_edge.recipe import Analyse
+from rmtkd_edge.spectral import weighted_spectrum
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 2**31), st.floats(0.05, 1.0), st.booleans())
+def test_the_spectrum_through_the_input_is_the_outputs_own(seed, blend, centred):
+    generator = torch.Generator().manual_seed(seed)
+    draw = lambda *shape: torch.randn(*shape, generator=generator, dtype=torch.float64)
+    weight, bias, x, g = draw(23, 6), draw(23), draw(60, 6) + 0.5, draw(40, 23) * torch.linspace(0.1, 2, 23)
+    short = LinearMoments(weight, bias)
+    for part in x.split(17):
+        short.add(part)
+    for part in g.split(9):
+        short.add_gradient(part)
+    values, rows = short.spectrum(blend, centred)
+    inner = x @ weight.T + bias
+    inner = inner - inner.mean(0) if centred else inner
+    wanted, directions = weighted_spectrum(inner.T @ inner / len(x), g.T @ g / len(g), blend)
+    torch.testing.assert_close(values, wanted.clamp_min(0), rtol=1e-7, atol=1e-9 * float(wanted[0]))
+    torch.testing.assert_close(rows @ rows.T, torch.eye(len(rows), dtype=torch.float64), rtol=0, atol=1e-9)
+    for k in (1, 3, len(rows)):
+        torch.testing.assert_close(rows[:k].T @ rows[:k], directions[:k].T @ directions[:k], rtol=0, atol=1e-5)
+
+
+def test_a_dead_layer_is_named():
+    short = LinearMoments(torch.zeros(5, 2), torch.zeros(5))
+    short.add(torch.randn(10, 2))
+    with pytest.raises(DataError, match="zero on the whole"):
+        short.spectrum(0.5, False)
+
+
+@given(st.integers(0, 10**6), st.integers(1, 30), st.integers(1, 4))
+def test_draws_do_not_depend_on_how_rows_are_shared_out(seed, count, world):
+    index = np.arange(7, 7 + count)
+    valid = row_uniform(1, index, 9) < 0.7
+    valid[:, 0] = True
+    options = Analyse()
+    whole = pick_tokens(valid, index, 5, options, seed)
+    assert valid[whole.rows, whole.columns].all() and (whole.depths < 5).all()
+    for rank in range(world):
+        part = pick_tokens(valid[rank::world], index[rank::world], 5, options, seed)
+        assert part.columns.tolist() == whole.columns[rank::world].tolist()
+        assert part.depths.tolist() == whole.depths[rank::world].tolist()
+
+
+def test_uniforms_are_uniform():
+    drawn = row_uniform(3, np.arange(4000), 5)
+    assert abs(drawn.mean() - 0.5) < 0.01 and abs(drawn.var() - 1 / 12) < 0.005
+    assert abs(np.corrcoef(drawn.T)[0, 1:]).max() < 0.06
+
+
+def test_selected_channels_carry_what_the_rest_repeats():
+    torch.manual_seed(0)
+    few = torch.randn(500, 4, dtype=torch.float64)
+    x = torch.cat([few, few @ torch.randn(4, 6, dtype=torch.float64) * 0.1], 1)
+    rows = selection(x.T @ x / len(x), None, 4)
+    kept = x @ rows.T
+    rest = torch.linalg.lstsq(kept, x).solution
+    assert float((kept @ rest - x).abs().max()) < 1e-8
+
+
+def test_completed_rows_stay_orthonormal():
+    rows = torch.linalg.qr(torch.randn(12, 5, dtype=torch.float64))[0].T
+    full = completed(rows, 9)
+    assert len(full) == 9 and torch.equal(full[:5], rows)
+    torch.testing.assert_close(full @ full.T, torch.eye(9, dtype=torch.float64), rtol=0, atol=1e-10)
