@@ -89,21 +89,23 @@ class SiteSpectrum:
         return fits
 
 
-def site_bytes(site: Site) -> int:
-    """Return the memory, in bytes, of the float64 moments of a site."""
-    return 8 * site.heads * site.width**2 * 3
+def site_bytes(site: Site, linear: bool, inputs: int) -> int:
+    """Return the memory, in bytes, of the float64 moments of a site (`linear`: through an input of that width)."""
+    if linear:
+        return 8 * (2 * (inputs + 1) ** 2 + 2 * site.width * (inputs + 1))
+    return 8 * 3 * site.heads * site.width**2
 
 
-def in_passes(sites: Sequence[Site], limit: int = MEMORY_BYTES) -> Iterator[list[Site]]:
-    """Yield groups of sites whose moments fit into `limit` bytes together."""
+def in_passes(sites: Sequence[Site], sizes: Sequence[int], limit: int = MEMORY_BYTES) -> Iterator[list[Site]]:
+    """Yield groups of sites whose moments, of `sizes` bytes, fit into `limit` bytes together."""
     group: list[Site] = []
     used = 0
-    for site in sites:
-        if group and used + site_bytes(site) > limit:
+    for site, size in zip(sites, sizes, strict=True):
+        if group and used + size > limit:
             yield group
             group, used = [], 0
         group.append(site)
-        used += site_bytes(site)
+        used += size
     if group:
         yield group
 
@@ -125,7 +127,9 @@ def analyse_sites(
     Raises DataError for degenerate activations (not finite, fewer than two samples).
     """
     spectra = []
-    for group in in_passes(sites):
+    linear = [linear_is_enough(s, options, activated and s.kind == "ffn", encoder) for s in sites]
+    sizes = [site_bytes(s, short, encoder.spec.width) for s, short in zip(sites, linear, strict=True)]
+    for group in in_passes(sites, sizes):
         moments = {site.name: _empty(site, options, activated and site.kind == "ffn", encoder) for site in group}
         _collect(encoder, moments, batches(), options, special_ids, seed)
         if options.weighting == "effect" and effect_batches is not None:
