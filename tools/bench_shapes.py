@@ -104,16 +104,21 @@ def prepare(folder: Path, target: float, alignment: int, every: bool) -> dict[st
         fp32 = next(reversed(found.values()))[1]
         for kind, how in INT8.items() if every and name == "all sites" else [("int8", INT8["int8"])]:
             path = folder / f"{stem}-{len(found)}.onnx"
-            quantise_onnx(fp32, path, how)
+            quantise_onnx(fp32, path, how, calibration=[random_batch(64)])
             found[f"{name}, {kind}"] = (name, path)
     return found
+
+
+def random_batch(seq: int) -> dict[str, np.ndarray]:
+    """Return one sequence of random tokens, int64 (1, seq)."""
+    ids = np.random.default_rng(0).integers(5, 30000, (1, seq))
+    return {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
 
 
 def measure(files: dict[str, Path], rounds: int, seq: int, threads: int) -> dict[str, dict[str, list[float]]]:
     """Return wall and CPU seconds of every round by label; models take turns, each runs once unmeasured in front."""
     sessions = {label: open_session(path, threads=threads) for label, path in files.items()}
-    ids = np.random.default_rng(0).integers(5, 30000, (1, seq))
-    feed = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
+    feed = random_batch(seq)
     times: dict[str, dict[str, list[float]]] = {label: {"wall": [], "cpu": []} for label in files}
     for turn in range(rounds + 2):
         for label, session in sessions.items():

@@ -10,6 +10,7 @@ took, and tables with a scale per column have a third of the error of those with
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,27 +20,43 @@ import onnx
 from onnx import helper, numpy_helper
 
 from rmtkd_edge.errors import RmtkdError, RunDirError
+from rmtkd_edge.export.folding import Batch
+from rmtkd_edge.export.smooth import smooth
 
 
 @dataclass(frozen=True)
 class QuantiseOptions:
-    """How weights become int8; activations are always uint8 with a scale per tensor and run."""
+    """How weights become int8; activations are always uint8 with a scale per tensor and run.
+
+    `smoothing`: how much of the range of the FFNs' inner channels moves into the weights (see smooth.py).
+    """
 
     per_channel: bool = True
     reduce_range: bool = True
     weight: str = "int8"
     tables: bool = True
+    smoothing: float = 0.85
 
 
-def quantise_onnx(source: Path, target: Path, options: QuantiseOptions | None = None) -> Counter[str]:
+def quantise_onnx(
+    source: Path,
+    target: Path,
+    options: QuantiseOptions | None = None,
+    *,
+    calibration: Sequence[Batch] = (),
+    threads: int = 1,
+) -> Counter[str]:
     """Write the dynamic int8 form of an ONNX encoder and return its op counts.
 
     Products with constant weights (MatMul, Gemm) become MatMulInteger, embedding tables int8 with a scale per column.
-    Raises RmtkdError naming the weights that stayed float, RunDirError where the file cannot be written.
+    `calibration` batches (int64 (B, T)) serve smoothing, on `threads` threads; without any, nothing is smoothed. Raises
+    RmtkdError naming the weights that stayed float, RunDirError where the file cannot be written.
     """
     options = options or QuantiseOptions()
     model = onnx.load(str(source))
     _drop_initialiser_types(model)
+    if calibration:
+        smooth(model, calibration, options.smoothing, threads=threads)
     if options.tables:
         quantise_tables(model)
     try:

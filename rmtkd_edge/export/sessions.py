@@ -29,10 +29,7 @@ def open_session(
         raise ProviderError(
             f"{provider} is not in this onnxruntime ({ort.__version__}: {', '.join(available)})", f"--provider {CPU}"
         )
-    options = ort.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    options.log_severity_level = 3
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options = session_options(threads)
     if optimised is not None:
         options.optimized_model_filepath = str(optimised)
     try:
@@ -47,6 +44,15 @@ def open_session(
             "install the libraries of that provider, or --provider " + CPU,
         )
     return session
+
+
+def session_options(threads: int) -> ort.SessionOptions:
+    """Return options with explicit threads that do not spin, and errors alone on the log."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return options
 
 
 def run_session(session: ort.InferenceSession, batch: Mapping[str, Any]) -> np.ndarray:

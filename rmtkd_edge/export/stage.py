@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from rmtkd_edge.errors import DataError, Finding, RunDirError
 from rmtkd_edge.export.audit import Audit, audit_emitted, audit_optimised
@@ -49,6 +50,7 @@ class Job:
 
     recipe: Recipe
     held_out: Sequence[Batch]
+    calibration: Sequence[Batch]
     shapes: Sequence[Batch]
     validation: Sequence[Batch]
     graph: GraphOptions
@@ -109,12 +111,13 @@ def make_job(
             f"the data have the labels {task.labels}, the model {list(spec.labels)}",
             "give the data that compress used: --data",
         )
-    count = min(recipe.export.verify_rows, len(task.validation))
-    rows = np.random.default_rng([recipe.seed, 5]).permutation(len(task.validation))[:count]
-    held_out = list(text.batches(task.validation.take(np.sort(rows)), BATCH, spec.pad_id, None))
+    held_out = _sample(task.validation, recipe, spec.pad_id, 5)
     return Job(
         recipe,
         held_out,
+        _sample(
+            task.train, recipe, spec.pad_id, 6
+        ),  # validation rows must not choose the scales that they are to judge
         variations(held_out, spec.pad_id, min(recipe.task.max_length, spec.max_length)),
         list(text.batches(task.validation, BATCH, spec.pad_id, None)),
         GraphOptions(opset=opset or recipe.export.opset, attention=recipe.export.attention),
@@ -122,6 +125,12 @@ def make_job(
         threads or len(os.sched_getaffinity(0)),
         count_parameters(spec),
     )
+
+
+def _sample(split: text.Split, recipe: Recipe, pad_id: int, salt: int) -> list[dict[str, Tensor]]:
+    count = min(recipe.export.verify_rows, len(split))
+    rows = np.random.default_rng([recipe.seed, salt]).permutation(len(split))[:count]
+    return list(text.batches(split.take(np.sort(rows)), BATCH, pad_id, None))
 
 
 def export_model(run: Run, folder: str, encoder: Encoder, job: Job, report: Report) -> dict[str, Any]:
@@ -183,11 +192,15 @@ def model_id(recipe: Recipe, folder: str) -> str:
 def _int8(run: Run, folder: str, path: Path, folded: Encoder, fp32: Score, job: Job) -> tuple[dict[str, Any], Audit]:
     """Write the int8 file, keep it where it loses no more accuracy than the recipe allows, and return its facts."""
     target, options = run.path_of(f"{folder}/{VARIANTS['int8']}"), QuantiseOptions()
-    quantise_onnx(path, target, options)
+    quantise_onnx(path, target, options, calibration=job.calibration, threads=job.threads)
     session = open_session(target, threads=job.threads)
     score, proof = evaluate_onnx(session, job.validation), compare_onnx(session, folded, job.shapes)
     audit = audit_optimised(target, folded.spec, job.graph, "int8")
-    facts = _variant(target, [target], score, proof) | {"quantisation": asdict(options), "refused": None}
+    facts = _variant(target, [target], score, proof) | {
+        "quantisation": asdict(options)
+        | {"calibration_rows": sum(len(batch["input_ids"]) for batch in job.calibration)},
+        "refused": None,
+    }
     allowed = job.recipe.export.max_accuracy_drop
     if fp32.accuracy - score.accuracy > allowed:
         facts["refused"] = (

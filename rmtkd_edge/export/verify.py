@@ -23,7 +23,7 @@ from rmtkd_edge.export.folding import (
     run_torch,
     site_of,
 )
-from rmtkd_edge.export.sessions import open_session, run_session
+from rmtkd_edge.export.sessions import open_session, run_session, session_options
 from rmtkd_edge.families.encoder import Encoder
 
 FLOAT32_TOLERANCE = 1e-4
@@ -122,9 +122,9 @@ def bisect(path: Path, folded: Encoder, batch: Batch, *, threads: int) -> list[S
     for value in dict.fromkeys(places.values()):
         if value not in present:
             model.graph.output.append(onnx.helper.make_tensor_value_info(value, onnx.TensorProto.FLOAT, None))
-    options = ort.SessionOptions()
-    options.intra_op_num_threads, options.log_severity_level = threads, 3
-    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(
+        model.SerializeToString(), session_options(threads), providers=["CPUExecutionProvider"]
+    )
     feed = {item.name: np.asarray(batch[item.name]) for item in session.get_inputs()}
     outputs = dict(zip(places, session.run(list(places.values()), feed), strict=True))
     mask, found = batch["attention_mask"].bool(), []

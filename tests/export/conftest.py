@@ -6,7 +6,7 @@ import shutil
 from types import SimpleNamespace
 
 import pytest
-from export.export_sample import KINDS, UNEVEN, make_encoder, make_run, make_spec, make_task
+from export.export_sample import KINDS, UNEVEN, make_batch, make_encoder, make_run, make_spec, make_task
 
 from rmtkd_edge.export import stage
 from rmtkd_edge.export.graph import GraphOptions
@@ -24,7 +24,7 @@ def exports(tmp_path_factory):
         encoder = make_encoder(with_ranks(make_spec(kind), UNEVEN))
         path, int8 = folder / f"{kind}.onnx", folder / f"{kind}-int8.onnx"
         export_onnx(encoder, path, metadata={"rmtkd_task": "toy"})
-        quantise_onnx(path, int8)
+        quantise_onnx(path, int8, calibration=[make_batch(8, 20, seed=5)])
         found[kind] = SimpleNamespace(encoder=encoder, path=path, int8=int8)
     return found
 

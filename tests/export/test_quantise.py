@@ -2,14 +2,19 @@
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from export.export_sample import KINDS, make_batch, make_run, make_task
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 
 from rmtkd_edge.errors import UserError
 from rmtkd_edge.export import stage
 from rmtkd_edge.export.load import load
 from rmtkd_edge.export.quantise import QuantiseOptions, quantise_onnx
 from rmtkd_edge.export.sessions import open_session, run_session
+from rmtkd_edge.export.smooth import second_products, smooth, smoothing_scale
 from rmtkd_edge.export.verify import Score
 
 
@@ -40,6 +45,37 @@ def test_a_table_is_within_half_a_step_of_its_column(exports):
     step = rough[f"{name}_scale"]
     error = np.abs(rough[f"{name}_quantized"] * step - exact[name])
     assert (error <= step * (0.5 + 1e-5)).all()
+
+
+def test_smoothing_changes_no_logit_and_evens_out_the_weights(exports):
+    case, batch = exports["bert"], make_batch(8, 20)
+    model = onnx.load(str(case.path))
+    weights = {item.name: item for item in model.graph.initializer}
+    last = list(second_products(model))[-1]
+    (name,) = [node.input[1] for node in model.graph.node if node.name == last]
+    uneven = onnx.numpy_helper.to_array(weights[name]) * np.geomspace(1e-3, 1e3, weights[name].dims[0])[:, None]
+    weights[name].CopyFrom(onnx.numpy_helper.from_array(uneven.astype(np.float32), name))
+    before = run_session(session_of(model), batch)
+    assert smooth(model, [batch], 0.5) == 2
+    np.testing.assert_allclose(run_session(session_of(model), batch), before, rtol=1e-3, atol=1e-4)
+    even = onnx.numpy_helper.to_array(weights[name])
+    assert spread(even) < 0.01 * spread(uneven)
+
+
+def spread(matrix):
+    rows = np.abs(matrix).max(axis=1)
+    return rows.max() / rows.min()
+
+
+def session_of(model):
+    return onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+
+
+@given(hnp.arrays(np.float32, (2, 7), elements=st.floats(0, 2.0**12, width=32)), st.floats(0, 1))
+def test_smoothing_scales_are_finite_positive_and_of_mean_one(maxima, alpha):
+    scale = smoothing_scale(maxima[0], maxima[1], alpha)
+    assert np.isfinite(scale).all() and (scale > 0).all()
+    assert np.log(scale).mean() == pytest.approx(0, abs=1e-4)
 
 
 @pytest.mark.parametrize(
