@@ -115,7 +115,9 @@ class Compress(Section):
     rounds: Positive = 2
     one_shot: bool = Field(False, description="Closed form only: analyse, project, warm start; nothing is trained")
     basis: Literal["varimax", "eigen"] = "varimax"
-    ffn: Literal["project", "select"] = "project"
+    ffn: Literal["project", "select"] = Field(
+        "select", description="Inner FFN width: keep channels (pivoted Cholesky behind the GELU), or project"
+    )
     warm_start: Literal["least-squares", "fold", "random"] = "least-squares"
     warm_start_rows: Positive = 1536
     ridge: Rate = 1e-4

@@ -43,7 +43,6 @@ class SiteMoments:
 
     site: Site
     sample: Moments
-    directions: Moments | None
     effect: Moments
     partner: Moments | None = None
     null: list[Moments] | None = None
@@ -92,7 +91,7 @@ class SiteSpectrum:
 def site_bytes(site: Site, linear: bool, inputs: int) -> int:
     """Return the memory, in bytes, of the float64 moments of a site (`linear`: through an input of that width)."""
     if linear:
-        return 8 * (2 * (inputs + 1) ** 2 + 2 * site.width * (inputs + 1))
+        return 8 * (site.width**2 + 2 * (inputs + 1) ** 2 + 2 * site.width * (inputs + 1))
     return 8 * 3 * site.heads * site.width**2
 
 
@@ -123,14 +122,13 @@ def analyse_sites(
     """Return the spectrum of every site, from calibration batches (and their gradients, where weighted by effect).
 
     `batches` and `effect_batches` are called once a pass; `special_ids` never enter a sample. With `activated` the
-    directions of an FFN site come from behind its nonlinearity (for a selection of channels); its edge never does.
+    channels of an FFN site are to be selected. Its edge always comes from behind the nonlinearity, unweighted.
     Raises DataError for degenerate activations (not finite, fewer than two samples).
     """
     spectra = []
-    linear = [linear_is_enough(s, options, activated and s.kind == "ffn", encoder) for s in sites]
-    sizes = [site_bytes(s, short, encoder.spec.width) for s, short in zip(sites, linear, strict=True)]
+    sizes = [site_bytes(site, is_linear(site, activated), encoder.spec.width) for site in sites]
     for group in in_passes(sites, sizes):
-        moments = {site.name: _empty(site, options, activated and site.kind == "ffn", encoder) for site in group}
+        moments = {site.name: _empty(site, options, activated, encoder) for site in group}
         _collect(encoder, moments, batches(), options, special_ids, seed)
         if options.weighting == "effect" and effect_batches is not None:
             _collect_effect(encoder, moments, effect_batches(), seed)
@@ -138,25 +136,21 @@ def analyse_sites(
     return spectra
 
 
-def _empty(site: Site, options: Analyse, behind: bool, encoder: Encoder) -> SiteMoments:
+def _empty(site: Site, options: Analyse, activated: bool, encoder: Encoder) -> SiteMoments:
     heads = site.heads if site.heads > 1 else None
     dim = site.width * site.heads
     new = lambda: Moments(dim, heads=heads)  # noqa: E731
     partner = new() if site.kind == "qk" else None
-    directions = new() if behind else None
     null = [new() for _ in range(NULL_REPEATS)] if options.rule == "parallel" else None
     rows: list[Tensor] | None = [] if options.effective_samples else None
-    if linear_is_enough(site, options, behind, encoder):
-        up = encoder.layers[site.layer or 0].up
-        nothing = Moments(1)
-        return SiteMoments(site, nothing, None, nothing, None, None, rows, LinearMoments(*up.folded()))
-    return SiteMoments(site, new(), directions, new(), partner, null, rows)
+    linear = LinearMoments(*encoder.layers[site.layer or 0].up.folded()) if is_linear(site, activated) else None
+    effect = Moments(dim, heads=dim) if site.kind == "ffn" else new()  # of an FFN only the diagonal is used
+    return SiteMoments(site, new(), effect, partner, null, rows, linear)
 
 
-def linear_is_enough(site: Site, options: Analyse, behind: bool, encoder: Encoder) -> bool:
-    """Return whether an FFN site's spectrum may come from the moments of its narrower input."""
-    plain = site.kind == "ffn" and options.rule != "parallel" and not options.scale_columns and not behind
-    return plain and site.width > encoder.spec.width + 1
+def is_linear(site: Site, activated: bool) -> bool:
+    """Return whether a site's directions come through its narrower input: an FFN's, unless channels are selected."""
+    return site.kind == "ffn" and not activated
 
 
 @torch.no_grad()
@@ -171,9 +165,7 @@ def _collect(encoder, moments, batches, options, special_ids, seed) -> None:
         valid[~valid.any(1), 0] = True  # a sequence of special tokens alone is represented by its first
         picked = pick_tokens(valid.cpu().numpy(), batch["index"].cpu().numpy(), depths, options, seed)
         for m in moments.values():
-            sample = _add(m, taps, valid, picked, depths, seed, options.scale_columns)
-            if m.directions is not None:
-                m.directions.add(encoder.layers[m.site.layer].activation(sample))
+            _add(m, taps, valid, picked, encoder, seed, options.scale_columns)
 
 
 @dataclass(frozen=True)
@@ -199,7 +191,7 @@ def pick_tokens(valid: np.ndarray, index: np.ndarray, depths: int, options: Anal
     return Picked(rows, order[rows, place], depth[rows], index[rows])
 
 
-def _add(m: SiteMoments, taps, valid, picked, depths, seed, scaled) -> Tensor:
+def _add(m: SiteMoments, taps, valid, picked, encoder, seed, scaled) -> None:
     name, kind = m.site.name, m.site.kind
     place = (picked.rows, picked.columns)
     blocks = picked.sequences
@@ -207,24 +199,24 @@ def _add(m: SiteMoments, taps, valid, picked, depths, seed, scaled) -> Tensor:
         sample = taps["head"]
         blocks = np.unique(picked.sequences) if len(sample) != len(blocks) else blocks
     elif kind == "stream":
-        states = torch.stack([taps[f"stream.{i}"] for i in range(depths)])
+        states = torch.stack([taps[f"stream.{i}"] for i in range(len(encoder.layers) + 1)])
         sample = states[(picked.depths, *place)]
     elif kind == "qk":
         queries, keys = taps[f"{name[:-3]}.q"], taps[f"{name[:-3]}.k"]
         sample = queries[place]
         assert m.partner is not None, "a query/key site keeps its keys"
         m.partner.add(keys[valid])
+    elif kind == "ffn":  # the edge belongs to what the consumer reads: in front of the GELU there are d + 1 directions
+        sample = encoder.layers[m.site.layer].activation(taps[name][place])
+        if m.linear is not None:
+            m.linear.add(taps[f"{name[: -len('.ffn')]}.mid"][place])
     else:
         sample = taps[name][place]
-    if m.linear is not None:
-        m.linear.add(taps[f"{name[: -len('.ffn')]}.mid"][place])
-    else:
-        m.sample.add(norm_scaled(sample) if scaled else sample)
+    m.sample.add(norm_scaled(sample) if scaled else sample)
     if m.rows is not None:
         m.rows.append(sample.float().cpu())
     for i, null in enumerate(m.null or []):
         null.add(sign_flipped(sample, torch.from_numpy(blocks), seed * NULL_REPEATS + i))
-    return sample
 
 
 def _collect_effect(encoder, moments, batches, seed) -> None:
@@ -259,19 +251,22 @@ def _tap_names(site: Site, layers: int) -> list[str]:
 
 def _spectrum(m: SiteMoments, options: Analyse, seed: int) -> SiteSpectrum:
     n_eff = effective_sample_size(torch.cat(m.rows), seed=seed) if m.rows else None
-    if m.linear is not None:
-        m.linear.all_reduce()
-        values, directions = m.linear.spectrum(options.blend, options.center)
-        count = m.linear.inputs.count
-        return SiteSpectrum(m.site, values[None].numpy(), count, n_eff, directions[None], None, None, None)
-    for moment in (m.sample, m.directions, m.effect, m.partner, *(m.null or [])):
+    for moment in (m.sample, m.effect, m.partner, m.linear, *(m.null or [])):
         if moment is not None:
             moment.all_reduce()
     sample = _blocks(m.sample, options.center)
-    effect = _blocks(m.effect, False) if m.effect.count else None
+    effect = _blocks(m.effect, False) if m.effect.count and m.site.kind != "ffn" else None
     # softmax over keys is blind to what all keys share: the centred key covariance is the query's effect
     partner = None if m.partner is None else _blocks(m.partner, True)
-    if partner is not None:
+    behind = weights = None
+    if m.site.kind == "ffn":
+        values = torch.linalg.eigvalsh(sample).flip(-1)
+        if m.linear is not None:
+            directions = m.linear.spectrum(options.blend, options.center)[1][None]
+        else:
+            behind, directions = sample[0], sample[:, :0]
+            weights = m.effect.second().flatten() if m.effect.count else None
+    elif partner is not None:
         values, _ = weighted_spectrum(sample, partner, 0.0)
         directions = eigh_descending(sample / _traces(sample) + partner / _traces(partner))[1]
     elif effect is not None:
@@ -279,8 +274,6 @@ def _spectrum(m: SiteMoments, options: Analyse, seed: int) -> SiteSpectrum:
     else:
         values, directions = eigh_descending(sample)
     null = np.stack([_null(x, effect, partner, options.blend) for x in m.null]) if m.null else None
-    behind = None if m.directions is None else _blocks(m.directions, options.center)[0]
-    weights = None if effect is None or behind is None else effect[0].diagonal().clone()
     eigenvalues = values.clamp_min(0.0).cpu().numpy()
     return SiteSpectrum(m.site, eigenvalues, m.sample.count, n_eff, directions.cpu(), null, behind, weights)
 

@@ -137,7 +137,9 @@ def _new_cycle(context: Context, state: State, job: Job, number: int) -> tuple[S
         quantile, chosen = steps.pick_ranks(
             state, spectra, recipe, job.quantile, context.multiple, context.teacher_parameters
         )
-        facts = [c.facts(quantile, recipe.analyse.weighting) for c in chosen]
+        facts = [
+            c.facts(quantile, recipe.analyse.weighting if c.spectrum.site.kind != "ffn" else "none") for c in chosen
+        ]
         if not steps.shrinks(chosen, recipe.stop.saturation):
             report("note", text=f"cycle {number}: no site would shrink by more than {recipe.stop.saturation:.0%}")
             return state, {"saturated": True, "sites": facts}

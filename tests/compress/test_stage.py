@@ -159,7 +159,7 @@ def test_one_shot_under_every_edge_rule(rule, tiny_recipe_dict, tiny_data, tmp_p
 
 
 CHOICES = [
-    {"compress__ffn": "select"},
+    {"compress__ffn": "project"},
     {"compress__warm_start": "fold"},
     {"distil__through_projection": True},
     {"analyse__effective_samples": True},
