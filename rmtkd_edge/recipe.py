@@ -168,6 +168,9 @@ class Export(Section):
     max_accuracy_drop: Fraction = Field(0.01, description="int8 that loses more than this against fp32 is refused")
     verify_rows: Positive = 64
     attention: Literal["fused", "plain"] = "fused"
+    norm: Literal["instance", "layer"] = Field(
+        "instance", description="How layer norms are written; `instance` is faster in onnxruntime on a CPU"
+    )
 
 
 class Recipe(Section):

@@ -120,7 +120,7 @@ def make_job(
         ),  # validation rows must not choose the scales that they are to judge
         variations(held_out, spec.pad_id, min(recipe.task.max_length, spec.max_length)),
         list(text.batches(task.validation, BATCH, spec.pad_id, None)),
-        GraphOptions(opset=opset or recipe.export.opset, attention=recipe.export.attention),
+        GraphOptions(opset=opset or recipe.export.opset, attention=recipe.export.attention, norm=recipe.export.norm),
         recipe.export.int8 if int8 is None else int8,
         threads or len(os.sched_getaffinity(0)),
         count_parameters(spec),
