@@ -54,7 +54,8 @@ def examine() -> list[Check]:
 
 def machine() -> list[Check]:
     """Return the processor, its instruction sets, cores and memory."""
-    from rmtkd_edge.hardware import alignment_of, detect_machine
+    from rmtkd_edge.hardware import alignment_of
+    from rmtkd_edge.machine import detect_machine
 
     found = detect_machine()
     sets = ", ".join(found.instruction_sets) or "unknown"

@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-import difflib
 import tomllib
-from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from rmtkd_edge.errors import RecipeError
+from rmtkd_edge.settings import Section, describe_faults, did_you_mean, shipped_folder
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0.0)]
-
-
-class Section(BaseModel):
-    """A table of a recipe: unknown keys are refused, values cannot be changed afterwards."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class ScratchConfig(Section):
@@ -110,7 +103,7 @@ class Analyse(Section):
 class Compress(Section):
     """What is cut, in which order, and how the narrowed model starts."""
 
-    sites: list[Literal["stream", "qk", "value", "ffn", "head"]] = ["stream", "qk", "value", "ffn", "head"]
+    sites: tuple[Literal["stream", "qk", "value", "ffn", "head"], ...] = ("stream", "qk", "value", "ffn", "head")
     sites_per_cycle: Positive = 4
     rounds: Positive = 2
     one_shot: bool = Field(False, description="Closed form only: analyse, project, warm start; nothing is trained")
@@ -194,8 +187,7 @@ class Recipe(Section):
 
 def recipes_folder() -> Path:
     """Return the folder of the recipes that ship: inside the wheel, or models/ of a checkout."""
-    shipped = Path(str(resources.files("rmtkd_edge"))) / "_data" / "models"
-    return shipped if shipped.is_dir() else Path(__file__).resolve().parent.parent / "models"
+    return shipped_folder("models")
 
 
 def list_recipes() -> list[str]:
@@ -211,9 +203,10 @@ def find_recipe(name: str) -> Path:
     shipped = recipes_folder() / f"{path.stem}.toml"
     if shipped.is_file() and (path.suffix in ("", ".toml")):
         return shipped
-    near = difflib.get_close_matches(path.stem, list_recipes(), n=1)
-    guess = f" Did you mean `{near[0]}`?" if near else ""
-    raise RecipeError(f"there is no recipe `{name}`.{guess}", f"recipes that ship: {', '.join(list_recipes())}")
+    names = list_recipes()
+    raise RecipeError(
+        f"there is no recipe `{name}`.{did_you_mean(path.stem, names)}", f"recipes that ship: {', '.join(names)}"
+    )
 
 
 def load_recipe(name: str, overrides: list[str] | None = None) -> Recipe:
@@ -256,33 +249,6 @@ def apply_override(data: dict[str, Any], item: str) -> None:
         if not isinstance(data, dict):
             raise RecipeError(f"--set {item!r}: `{name}` is a value, not a table")
     data[last] = value
-
-
-def describe_faults(err: ValidationError, root: type[BaseModel]) -> str:
-    """Return one line a fault, with a near match for every unknown key."""
-    lines = []
-    for fault in err.errors():
-        path = [str(part) for part in fault["loc"]]
-        line = f"  {'.'.join(path)}: {fault['msg']}"
-        if fault["type"] == "extra_forbidden":
-            names = _keys_at(root, path[:-1])
-            near = difflib.get_close_matches(path[-1], names, n=1, cutoff=0.5)
-            line = f"  {'.'.join(path)}: unknown key" + (
-                f"; did you mean `{near[0]}`?" if near else f" (known: {', '.join(names)})"
-            )
-        elif "input" in fault and not isinstance(fault["input"], dict):
-            line += f" (got {fault['input']!r})"
-        lines.append(line)
-    return "\n".join(lines)
-
-
-def _keys_at(model: type[BaseModel], path: list[str]) -> list[str]:
-    for part in path:
-        field = model.model_fields.get(part)
-        if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
-            return []
-        model = field.annotation
-    return list(model.model_fields)
 
 
 def describe_keys(model: type[BaseModel] = Recipe, prefix: str = "") -> list[dict[str, str]]:

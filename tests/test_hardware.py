@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from rmtkd_edge import hardware
 from rmtkd_edge.errors import RecipeError
 from rmtkd_edge.hardware import ALIGNMENT, HardwareProfile, list_profiles, load_profile, parse_profile, resolve_threads
+from rmtkd_edge.machine import cgroup_quota, detect_machine, instruction_sets, physical_cores, usable_cores
 
 METERS = {p.stem for p in (Path(hardware.__file__).parent / "profile" / "meters").glob("*.py")} - {"base", "__init__"}
 MINIMAL = {"name": "x", "title": "X", "transport": "local", "comparable": False, "alignment": {"gemm": 8, "conv": 8}}
@@ -67,7 +68,7 @@ def test_all_faults_at_once_with_near_matches(tmp_path: Path) -> None:
 
 
 def test_unknown_profile_lists_names_and_guesses() -> None:
-    with pytest.raises(RecipeError, match="Did you mean `raspberry-pi-5`") as caught:
+    with pytest.raises(RecipeError, match="did you mean `raspberry-pi-5`") as caught:
         load_profile("rasberry-pi-5")
     assert all(name in caught.value.hint for name in list_profiles())
 
@@ -93,7 +94,7 @@ def test_profiles_are_frozen() -> None:
 
 
 def test_a_machine_without_files_is_none_and_says_why(tmp_path: Path) -> None:
-    machine = hardware.detect_machine(tmp_path)
+    machine = detect_machine(tmp_path)
     assert machine.processor_model is None
     assert machine.physical_cores is None
     assert machine.memory_bytes is None
@@ -111,7 +112,7 @@ def test_what_the_profile_says_stands_over_what_was_detected(tmp_path: Path) -> 
     (tmp_path / "proc").mkdir()
     (tmp_path / "proc/cpuinfo").write_text("\n".join(X86.format(i=i, package=0, core=i // 2) for i in range(4)))
     (tmp_path / "proc/meminfo").write_text("MemTotal:       1024 kB\n")
-    machine = hardware.detect_machine(tmp_path)
+    machine = detect_machine(tmp_path)
     assert machine.physical_cores == 2
     assert machine.memory_bytes == 2**20
     found = parse_profile({"detect": True, "processor": {"cores": 7}} | MINIMAL, "here", machine)
@@ -126,22 +127,22 @@ def test_what_the_profile_says_stands_over_what_was_detected(tmp_path: Path) -> 
 def test_physical_cores_are_counted_once(packages: int, cores: int, siblings: int) -> None:
     entries = [(p, c) for p in range(packages) for c in range(cores) for _ in range(siblings)]
     text = "\n".join(X86.format(i=i, package=p, core=c) for i, (p, c) in enumerate(entries))
-    assert hardware.physical_cores(text) == packages * cores
+    assert physical_cores(text) == packages * cores
 
 
 def test_arm_and_instruction_sets() -> None:
-    assert hardware.physical_cores(PI) == 2
-    assert hardware.instruction_sets(PI) == ("neon", "dotprod")
+    assert physical_cores(PI) == 2
+    assert instruction_sets(PI) == ("neon", "dotprod")
     assert hardware.alignment_of(("neon", "dotprod"))[0] == 4
-    assert hardware.instruction_sets(X86)[0] == "avx512"
+    assert instruction_sets(X86)[0] == "avx512"
 
 
 @pytest.mark.parametrize(("text", "cores"), [("max 100000", None), ("150000 100000", 1.5), ("", None)])
 def test_cgroup_quota(tmp_path: Path, text: str, cores: float | None) -> None:
     (tmp_path / "sys/fs/cgroup").mkdir(parents=True)
     (tmp_path / "sys/fs/cgroup/cpu.max").write_text(text)
-    assert hardware.cgroup_quota(tmp_path) == cores
-    assert hardware.usable_cores(64, tmp_path) == (1 if cores else hardware.usable_cores(64, tmp_path / "none"))
+    assert cgroup_quota(tmp_path) == cores
+    assert usable_cores(64, tmp_path) == (1 if cores else usable_cores(64, tmp_path / "none"))
 
 
 def test_detect_local_is_this_machine() -> None:

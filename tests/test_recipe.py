@@ -99,7 +99,7 @@ def test_a_recipe_is_found_by_name_or_path_and_a_near_name_is_offered(tmp_path: 
     mine = tmp_path / "mine.toml"
     mine.write_text('[model]\nsource = "scratch"\n[task]\nname = "t"\ntext = ["a"]\n', encoding="utf-8")
     assert load_recipe(str(mine)).task.text == ["a"]
-    with pytest.raises(RecipeError, match="Did you mean `demo`"):
+    with pytest.raises(RecipeError, match="did you mean `demo`"):
         find_recipe("demmo")
 
 

@@ -81,6 +81,7 @@ def main():
     ap.add_argument("--lr", type=float, default=3e-4)
     ap.add_argument("--batch-size", type=int, default=64)
     ap.add_argument("--seed", type=int, default=0)
+    ap.add_argument("--evaluate-every", type=int, help="steps; the best state is kept (default: the last state is)")
     ap.add_argument("--threads", type=int, default=2)
     ap.add_argument("--out", type=Path, required=True)
     args = ap.parse_args()
@@ -118,7 +119,7 @@ def main():
     plan = torch.optim.lr_scheduler.LambdaLR(
         opt, lambda s: min(s / (0.06 * steps), max(0.0, (steps - s) / (0.94 * steps)))
     )
-    step, start, log = 0, time.time(), []
+    step, start, log, best = 0, time.time(), [], (-1.0, {})
     for epoch in range(args.epochs):
         for x, mask, labels in batches(ids, y, args.batch_size, rng):
             model.train()
@@ -133,8 +134,16 @@ def main():
                 print(
                     f"epoch {epoch} step {step}/{steps} loss {loss.item():.3f} {time.time() - start:.0f} s", flush=True
                 )
+            if args.evaluate_every and step % args.evaluate_every == 0:
+                score = accuracy(model, valid_ids, valid_y)
+                print(f"step {step} validation {score:.4f}", flush=True)
+                if score >= best[0]:
+                    best = (score, {k: v.clone() for k, v in model.state_dict().items()})
         log.append(accuracy(model, valid_ids, valid_y))
         print(f"epoch {epoch} validation {log[-1]:.4f}", flush=True)
+    if best[0] > log[-1]:
+        model.load_state_dict(best[1])
+        log.append(best[0])
     args.out.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(args.out)
     tokenizer.save_pretrained(args.out)

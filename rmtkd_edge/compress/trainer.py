@@ -103,7 +103,7 @@ def train(
     """
     torch.manual_seed(seed + accelerator.process_index)
     model.set_dropout(plan.dropout)
-    optimizer = torch.optim.AdamW(_groups(model, plan.weight_decay), lr=plan.learning_rate, betas=(0.9, 0.999))
+    optimizer = torch.optim.AdamW(_groups(model, plan.weight_decay), lr=plan.learning_rate, fused=True)
     best: tuple[float, dict[str, Tensor]] = (-1.0, {})
     history: list[tuple[int, float]] = []
     done = 0
@@ -192,7 +192,8 @@ def _restore(model, optimizer, saved):
     step = int(saved["step"])
     for i, p in enumerate(p for group in optimizer.param_groups for p in group["params"]):
         first, second = saved[f"adam.{i}.first"].to(p), saved[f"adam.{i}.second"].to(p)
-        optimizer.state[p] = {"step": torch.tensor(float(step)), "exp_avg": first, "exp_avg_sq": second}
+        count = torch.tensor(float(step), device=p.device)  # the fused step keeps its counter beside the weights
+        optimizer.state[p] = {"step": count, "exp_avg": first, "exp_avg_sq": second}
     torch.set_rng_state(saved["random"])
     best = (float(saved["best_accuracy"]), {k[5:]: v for k, v in saved.items() if k.startswith("best.")})
     history = [(int(a), b) for a, b in saved["history"].tolist()]

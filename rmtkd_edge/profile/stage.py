@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rmtkd_edge.errors import UserError
-from rmtkd_edge.hardware import HardwareProfile, detect_machine
+from rmtkd_edge.hardware import HardwareProfile
+from rmtkd_edge.machine import detect_machine
 from rmtkd_edge.profile.compare import Comparison, compare
 from rmtkd_edge.profile.plan import (
     FULL,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from rmtkd_edge.errors import DataError
 from rmtkd_edge.recipe import Task
+from rmtkd_edge.settings import did_you_mean
 from rmtkd_edge.tasks.labels import label_names, label_numbers
 from rmtkd_edge.tasks.sources import load_tables
 from rmtkd_edge.tasks.tokenizers import load_tokenizer, resolve_source
@@ -105,8 +105,7 @@ def check_table(task: Task, table: pa.Table, where: str) -> None:
     lines = []
     for column in (*task.text, task.label):
         if column not in table.column_names:
-            near = difflib.get_close_matches(column, table.column_names, n=1)
-            lines.append(f"{where} has no column `{column}`" + (f"; did you mean `{near[0]}`?" if near else ""))
+            lines.append(f"{where} has no column `{column}`{did_you_mean(column, table.column_names)}")
     if lines:
         raise DataError(
             "\n".join(lines) + f"\ncolumns there: {', '.join(table.column_names)}",
