@@ -1,0 +1,213 @@
+"""A residual convolutional classifier with free widths: what torchvision's ResNets compute, layer by layer.
+
+The fixed projection of a site stands directly behind each convolution that produces it, in front of the norm, so that
+folding is exact algebra. All producers of one residual stream share one projection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from rmtkd_edge.families.convnet_spec import CHANNELS, BlockSpec, ConvNetSpec
+from rmtkd_edge.families.encoder import ProjectedLinear
+
+MOMENTUM = 0.1  # torch's default
+
+Tap = Callable[[str, Tensor], None]
+
+
+class ProjectedConv(nn.Module):
+    """A convolution without bias and, where its output site was cut, a fixed projection P (k x d) behind it."""
+
+    projection: Tensor | None
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, raw: int | None = None) -> None:
+        super().__init__()
+        wide = outputs if raw is None else raw
+        self.stride, self.padding = stride, kernel // 2
+        self.weight = nn.Parameter(torch.empty(wide, inputs, kernel, kernel))
+        self.register_buffer("projection", None if raw is None else torch.empty(outputs, wide))
+
+    def folded(self) -> Tensor:
+        """Return the weight (k, in, h, w) of the one narrow convolution that this one equals."""
+        if self.projection is None:
+            return self.weight
+        return torch.einsum("kd,dihw->kihw", self.projection, self.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, in, H, W) to (B, k, H', W'); P W is formed first, which costs less than projecting every pixel."""
+        return F.conv2d(x, self.folded(), stride=self.stride, padding=self.padding)
+
+
+class BatchNorm(nn.Module):
+    """Batch norm without torch's integer counter of batches, so that a state holds one dtype."""
+
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight, self.bias = nn.Parameter(torch.ones(width)), nn.Parameter(torch.zeros(width))
+        self.register_buffer("running_mean", torch.zeros(width))
+        self.register_buffer("running_var", torch.ones(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise (B, C, H, W) by the batch's moments in training (kept with momentum 0.1), else by the kept ones."""
+        return F.batch_norm(
+            x, self.running_mean, self.running_var, self.weight, self.bias, self.training, MOMENTUM, self.eps
+        )
+
+
+class ConvNorm(nn.Module):
+    """A convolution and the batch norm behind it."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, raw: int | None, eps: float) -> None:
+        super().__init__()
+        self.conv = ProjectedConv(inputs, outputs, kernel, stride, raw)
+        self.norm = BatchNorm(outputs, eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, in, H, W) to (B, k, H', W'), normalised."""
+        return self.norm(self.conv(x))
+
+
+class Block(nn.Module):
+    """A basic block (3x3, 3x3) or a bottleneck (1x1, 3x3 with the stride, 1x1), added to its shortcut."""
+
+    def __init__(self, spec: ConvNetSpec, block: BlockSpec, before: int, after: int, stage: str, name: str) -> None:
+        super().__init__()
+        raw, self.name = spec.raw, name
+        kernels = (3, 3) if spec.block == "basic" else (1, 3, 1)
+        strides = (block.stride, 1) if spec.block == "basic" else (1, block.stride, 1)
+        widths = [before, *block.inner, after]
+        sites = [*(f"{name}.conv{k}" for k in range(1, len(kernels))), stage]
+        self.convs: list[ConvNorm] = nn.ModuleList(  # type: ignore[assignment]
+            ConvNorm(widths[k], widths[k + 1], kernels[k], strides[k], raw.get(sites[k]), spec.eps)
+            for k in range(len(kernels))
+        )
+        self.downsample = (
+            ConvNorm(before, after, 1, block.stride, raw.get(stage), spec.eps) if block.downsample else None
+        )
+
+    def forward(self, x: Tensor, tap: Tap | None = None) -> Tensor:
+        """Map a stream (B, C, H, W) to the next one; `tap(name, tensor)` sees what stands in front of every ReLU."""
+        inner = x
+        for k, layer in enumerate(self.convs[:-1], 1):
+            inner = layer(inner)
+            if tap is not None:
+                tap(f"{self.name}.conv{k}", inner)
+            inner = F.relu(inner)
+        shortcut = x if self.downsample is None else self.downsample(x)
+        total = self.convs[-1](inner) + shortcut
+        if tap is not None:
+            tap(f"{self.name}.sum", total)
+        return F.relu(total)
+
+
+class ConvNet(nn.Module):
+    """The classifier: stem, stages of residual blocks, mean over the pixels, a linear classifier."""
+
+    inputs = ("pixel_values",)
+
+    def __init__(self, spec: ConvNetSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        first = "layer.1.stream" if spec.stem_is_shared else "stem"
+        kernel, stride = (3, 1) if spec.stem == "cifar" else (7, 2)
+        self.stem = ConvNorm(CHANNELS, spec.stem_width, kernel, stride, spec.raw.get(first), spec.eps)
+        self.pool = nn.MaxPool2d(3, stride=2, padding=1) if spec.stem == "imagenet" else nn.Identity()
+        stages, before = [], spec.stem_width
+        for i, stage in enumerate(spec.stages, 1):
+            blocks = []
+            for j, block in enumerate(stage.blocks):
+                names = (f"layer.{i}.stream", f"layer.{i}.block.{j}")
+                blocks.append(Block(spec, block, before, stage.width, *names))
+                before = stage.width
+            stages.append(nn.ModuleList(blocks))
+        self.stages: list[list[Block]] = nn.ModuleList(stages)  # type: ignore[assignment]
+        self.classifier = ProjectedLinear(before, len(spec.labels))
+
+    def forward(self, pixel_values: Tensor, tap: Tap | None = None) -> Tensor:
+        """Return logits (B, labels) for normalised images (B, 3, H, W), float."""
+        state = self.stem(pixel_values)
+        if tap is not None:
+            tap("stem.sum", state)
+        state = self.pool(F.relu(state))
+        for blocks in self.stages:
+            for block in blocks:
+                state = block(state, tap)
+        pooled = F.adaptive_avg_pool2d(state, 1).flatten(1)
+        if tap is not None:
+            tap("pooled", pooled)
+        return self.classifier(pooled)
+
+    def set_dropout(self, p: float) -> None:
+        """Do nothing: a ResNet has no dropout."""
+
+    def parameter_count(self) -> int:
+        """Return the number of trained parameters of the folded model."""
+        return self.spec.count_parameters()
+
+
+def producers(net: ConvNet) -> dict[str, list[ProjectedConv]]:
+    """Return, for every site, the convolutions whose output lives in it."""
+    first = "layer.1.stream" if net.spec.stem_is_shared else "stem"
+    sites: dict[str, list[ProjectedConv]] = {first: [net.stem.conv]}
+    for i, blocks in enumerate(net.stages, 1):
+        stream = sites.setdefault(f"layer.{i}.stream", [])
+        for block in blocks:
+            for k, layer in enumerate(block.convs[:-1], 1):
+                sites[f"{block.name}.conv{k}"] = [layer.conv]
+            stream.append(block.convs[-1].conv)
+            if block.downsample is not None:
+                stream.append(block.downsample.conv)
+    return sites
+
+
+@torch.no_grad()
+def fold(net: ConvNet) -> ConvNet:
+    """Return the plain narrow model that `net` equals exactly: P W in place of W and P (dtype kept)."""
+    folded = ConvNet(ConvNetSpec.from_dict({**net.spec.to_dict(), "raw": {}})).to(next(net.parameters()).dtype)
+    state = net.state_dict()
+    for name, module in net.named_modules():
+        if isinstance(module, ProjectedConv):
+            state[f"{name}.weight"] = module.folded()
+            state.pop(f"{name}.projection", None)
+    folded.load_state_dict({k: v.clone() for k, v in state.items()})
+    return folded.train(net.training)
+
+
+@torch.no_grad()
+def unfold(folded: ConvNet, projections: dict[str, Tensor]) -> ConvNet:
+    """Return `folded` with the fixed projections put back behind its producers: W becomes P^T W', since P P^T = I."""
+    raw = {name: p.shape[1] for name, p in projections.items()}
+    kind = next(folded.parameters()).dtype
+    wide = ConvNet(ConvNetSpec.from_dict({**folded.spec.to_dict(), "raw": raw})).to(kind)
+    state = folded.state_dict()
+    names = {id(module): name for name, module in wide.named_modules()}
+    for site, modules in producers(wide).items():
+        if site in projections:
+            p = projections[site].to(state["stem.conv.weight"])
+            for name in (names[id(module)] for module in modules):
+                state[f"{name}.weight"] = torch.einsum("kd,kihw->dihw", p, state[f"{name}.weight"])
+                state[f"{name}.projection"] = p
+    wide.load_state_dict({k: v.clone() for k, v in state.items()})
+    return wide.train(folded.training)
+
+
+def projections_of(net: ConvNet) -> dict[str, Tensor]:
+    """Return the fixed projections by site (all producers of a site share one)."""
+    return {
+        site: modules[0].projection for site, modules in producers(net).items() if modules[0].projection is not None
+    }
+
+
+def narrow_like(net: ConvNet, ranks: dict[str, int]) -> ConvNet:
+    """Return an untrained folded net of the given ranks (its weights are not set)."""
+    spec = ConvNetSpec.from_dict({**net.spec.to_dict(), "raw": {}})
+    return ConvNet(spec.with_ranks(ranks))

@@ -1,0 +1,112 @@
+"""ResNets: the same logits and parameters as torchvision's, exact folding, and clear refusals."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import torchvision
+from safetensors.torch import save_file
+
+from rmtkd_edge.errors import UserError
+from rmtkd_edge.families import convnet, resnet
+from rmtkd_edge.families.convnet import ConvNet
+from rmtkd_edge.families.convnet_spec import ConvNetSpec
+
+LABELS = tuple("abcdefghij")
+
+
+def torchvision_net(depth: int) -> torch.nn.Module:
+    """A ResNet with running statistics that are not the ones a new norm has."""
+    torch.manual_seed(depth)
+    net = getattr(torchvision.models, f"resnet{depth}")(num_classes=len(LABELS))
+    with torch.no_grad():
+        for module in net.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.running_mean.uniform_(-0.1, 0.1)
+                module.running_var.uniform_(0.5, 1.5)
+                module.weight.uniform_(0.5, 1.5)
+    return net.eval()
+
+
+def small(kind: str = "basic", stem: str = "cifar") -> ConvNet:
+    """A narrow ResNet with random weights and norms."""
+    torch.manual_seed(1)
+    spec = resnet.resnet_spec(18 if kind == "basic" else 50, LABELS, width=8, stem=stem, image_size=16)
+    net = resnet.initialise(ConvNet(spec))
+    for module in net.modules():
+        if isinstance(module, convnet.BatchNorm):
+            module.running_mean.uniform_(-0.1, 0.1)
+            module.running_var.uniform_(0.5, 1.5)
+    return net.eval()
+
+
+@pytest.mark.parametrize("depth", [18, 50])
+def test_a_state_dict_gives_torchvisions_logits(depth: int, tmp_path: Path) -> None:
+    theirs = torchvision_net(depth)
+    save_file(theirs.state_dict(), tmp_path / "net.safetensors")
+    ours, trained = resnet.build(str(tmp_path / "net.safetensors"), LABELS, 0, None, 64)
+    x = torch.randn(2, 3, 64, 64)
+    assert trained
+    with torch.no_grad():
+        assert torch.allclose(ours.eval()(x), theirs(x), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("depth", sorted(resnet.DEPTHS))
+def test_parameters_are_those_of_torchvision(depth: int) -> None:
+    with torch.device("meta"):
+        theirs = getattr(torchvision.models, f"resnet{depth}")(num_classes=10)
+    spec = resnet.resnet_spec(depth, LABELS)
+    assert spec.count_parameters() == sum(p.numel() for p in theirs.parameters())
+    with torch.device("meta"):
+        assert spec.count_parameters() == sum(p.numel() for p in ConvNet(spec).parameters())
+
+
+@pytest.mark.parametrize(("kind", "stem"), [("basic", "cifar"), ("bottleneck", "cifar"), ("bottleneck", "imagenet")])
+def test_folding_is_exact_for_every_site_at_once(kind: str, stem: str) -> None:
+    net = small(kind, stem).double()
+    narrow = {s.name: max(2, s.width // 2) for s in net.spec.sites()}
+    folded = resnet.initialise(convnet.narrow_like(net, narrow)).double().eval()
+    projections = {}
+    for site in net.spec.sites():
+        square = torch.linalg.qr(torch.randn(site.width, site.width, dtype=torch.float64))[0]
+        projections[site.name] = square[: narrow[site.name]]
+    projected = convnet.unfold(folded, projections)
+    x = torch.randn(3, 3, 16, 16, dtype=torch.float64)
+    assert set(convnet.projections_of(projected)) == {s.name for s in net.spec.sites()}
+    assert sum(p.numel() for p in projected.parameters()) > folded.parameter_count()
+    assert sum(p.numel() for p in folded.parameters()) == folded.parameter_count()
+    with torch.no_grad():
+        wanted = projected(x)
+        assert torch.allclose(folded(x), wanted, rtol=1e-9)
+        assert torch.allclose(convnet.fold(projected)(x), wanted, rtol=1e-9)
+
+
+def test_the_spec_survives_json() -> None:
+    spec = small("bottleneck").spec
+    assert ConvNetSpec.from_dict(spec.to_dict()) == spec
+
+
+def test_a_basic_net_shares_its_stem_with_the_first_stream() -> None:
+    assert "stem" not in {s.name for s in small("basic").spec.sites()}
+    assert "stem" in {s.name for s in small("bottleneck").spec.sites()}
+
+
+def test_other_classes_are_refused(tmp_path: Path) -> None:
+    save_file(torchvision_net(18).state_dict(), tmp_path / "net.safetensors")
+    with pytest.raises(UserError, match="classifies 10 labels, the data have 3"):
+        resnet.build(str(tmp_path / "net.safetensors"), ("a", "b", "c"), 0, None, 64)
+
+
+@pytest.mark.parametrize("state", [{"weight": torch.zeros(2)}, {"conv1.weight": torch.zeros(4, 3, 3, 3)}])
+def test_what_is_no_resnet_is_refused(state: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    save_file(state, tmp_path / "net.safetensors")
+    with pytest.raises(UserError, match="no state dict of a ResNet"):
+        resnet.build(str(tmp_path / "net.safetensors"), LABELS, 0, None, 64)
+
+
+def test_a_pickle_is_refused(tmp_path: Path) -> None:
+    torch.save({}, tmp_path / "net.pth")
+    with pytest.raises(UserError, match="never unpickled"):
+        resnet.build(str(tmp_path / "net.pth"), LABELS, 0, None, 64)
