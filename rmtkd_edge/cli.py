@@ -146,13 +146,11 @@ def profile(
 ) -> None:
     """Measure the exported models with onnxruntime, in turn with the uncompressed ones."""
     from rmtkd_edge import workflow
-    from rmtkd_edge.hardware import load_profile
     from rmtkd_edge.tables import comparison_lines, profile_table
 
     names = [name.strip() for name in on.split(",") if name.strip()]
     batches, lengths = numbers("--batch-size", batch_size), numbers("--seq-len", seq_len)
-    for name in names:
-        load_profile(name)  # a wrong name is told before anything is measured
+    workflow.refuse_profile(run, names, force)  # before anything is measured
     results = []
     with progress(as_json) as reporter:
         for name in names:

@@ -29,6 +29,8 @@ INSTALL = "pip install -c constraints.txt -e '.[demo]'"
 IMPORT_TIMEOUT_S = 180
 PROBE = """
 import sys, onnxruntime as ort
+if sys.argv[1] == "CUDAExecutionProvider" and hasattr(ort, "preload_dlls"):
+    ort.preload_dlls()
 options = ort.SessionOptions()
 options.log_severity_level = 4
 session = ort.InferenceSession(sys.stdin.buffer.read(), options, providers=[sys.argv[1]])
@@ -114,13 +116,16 @@ def torch_pair() -> Check:
     wanted = [r.specifier for r in map(Requirement, requires("torchvision") or []) if r.name == "torch"]
     if not all(specifier.contains(found["torch"], prereleases=True) for specifier in wanted):
         return Check("torch pair", "problem", f"{text}: this torchvision wants torch {wanted[0]}", INSTALL)
-    done = subprocess.run(
-        [sys.executable, "-c", "import torchvision"],
-        capture_output=True,
-        text=True,
-        timeout=IMPORT_TIMEOUT_S,
-        check=False,
-    )
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", "import torchvision"],
+            capture_output=True,
+            text=True,
+            timeout=IMPORT_TIMEOUT_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return Check("torch pair", "problem", f"{text}: import torchvision takes over {IMPORT_TIMEOUT_S} s", INSTALL)
     if done.returncode:
         last = done.stderr.strip().splitlines()[-1] if done.stderr.strip() else f"exit code {done.returncode}"
         return Check("torch pair", "problem", f"torchvision does not import: {last}", INSTALL)
@@ -154,9 +159,11 @@ def loads(model: bytes, provider: str) -> tuple[bool, str]:
 
     It is tried in a process of its own: a provider without its libraries writes to the terminal, and may take it down.
     """
-    done = subprocess.run(
-        [sys.executable, "-c", PROBE, provider], input=model, capture_output=True, timeout=IMPORT_TIMEOUT_S, check=False
-    )
+    command = [sys.executable, "-c", PROBE, provider]
+    try:
+        done = subprocess.run(command, input=model, capture_output=True, timeout=IMPORT_TIMEOUT_S, check=False)
+    except subprocess.TimeoutExpired:
+        return False, f"no session within {IMPORT_TIMEOUT_S} s"
     if done.returncode:
         last = done.stderr.decode(errors="replace").strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
         return False, last[0][:160]

@@ -149,7 +149,8 @@ def parse_profile(data: dict[str, Any], where: str, machine: Machine | None = No
 
     Raises RecipeError with every fault of it, each with a near match where a key is unknown.
     """
-    if data.get("detect") is True:
+    tables = all(isinstance(data.get(key, {}), dict) for key in ("processor", "whys"))
+    if data.get("detect") is True and tables and isinstance(data.get("instruction_sets", []), list):
         data = fill_from_machine(data, machine or detect_machine())
     try:
         return HardwareProfile.model_validate(data)

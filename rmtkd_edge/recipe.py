@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tomli_w
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from rmtkd_edge.errors import RecipeError
 from rmtkd_edge.settings import Section, describe_faults, did_you_mean, shipped_folder
@@ -28,11 +28,17 @@ class ScratchConfig(Section):
     max_positions: Positive = 512
     dropout: Fraction = 0.1
 
+    @model_validator(mode="after")
+    def _heads_divide_width(self) -> ScratchConfig:
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is no multiple of heads {self.heads}")
+        return self
+
 
 class Model(Section):
     """Where the teacher comes from."""
 
-    family: str = "bert"
+    family: Literal["bert"] = "bert"
     source: str = Field(
         description="`scratch`, a hub id, a local folder, or `package:NAME` for a model that a package ships"
     )
@@ -99,11 +105,19 @@ class Analyse(Section):
     blend: Fraction = Field(0.5, description="Share of the identity in the effect weights")
     weighting_rows: Positive = 512
 
+    @model_validator(mode="after")
+    def _null_is_not_centred(self) -> Analyse:
+        if self.rule == "parallel" and self.center:
+            raise ValueError("the rule `parallel` compares with copies that are not centred: center must be false")
+        return self
+
 
 class Compress(Section):
     """What is cut, in which order, and how the narrowed model starts."""
 
-    sites: tuple[Literal["stream", "qk", "value", "ffn", "head"], ...] = ("stream", "qk", "value", "ffn", "head")
+    sites: tuple[Literal["stream", "qk", "value", "ffn", "head"], ...] = Field(
+        ("stream", "qk", "value", "ffn", "head"), min_length=1
+    )
     sites_per_cycle: Positive = 4
     rounds: Positive = 2
     one_shot: bool = Field(False, description="Closed form only: analyse, project, warm start; nothing is trained")
@@ -170,7 +184,7 @@ class Recipe(Section):
     """A whole recipe."""
 
     title: str = ""
-    seed: int = 0
+    seed: int = Field(0, ge=0, lt=2**32)
     model: Model
     task: Task
     train: Train = Train()
@@ -196,16 +210,19 @@ def list_recipes() -> list[str]:
 
 
 def find_recipe(name: str) -> Path:
-    """Return the file of a recipe given by path or by the name of one that ships; raise RecipeError otherwise."""
+    """Return the file of a recipe given by path, or by the name of one that ships (`demo`, `models/demo.toml`).
+
+    Raises RecipeError where there is none: a path that is not there never becomes a recipe that ships.
+    """
     path = Path(name)
     if path.is_file():
         return path
     shipped = recipes_folder() / f"{path.stem}.toml"
-    if shipped.is_file() and (path.suffix in ("", ".toml")):
+    if shipped.is_file() and name in (path.stem, path.name, f"models/{path.name}") and path.suffix in ("", ".toml"):
         return shipped
     names = list_recipes()
     raise RecipeError(
-        f"there is no recipe `{name}`.{did_you_mean(path.stem, names)}", f"recipes that ship: {', '.join(names)}"
+        f"there is no recipe `{name}`{did_you_mean(path.stem, names)}", f"recipes that ship: {', '.join(names)}"
     )
 
 

@@ -103,11 +103,12 @@ class Run:
         """Open a run directory; raise RunDirError where there is none, or one of another schema."""
         path = Path(path)
         file = path / MANIFEST
-        if not file.is_file():
-            raise RunDirError(
-                f"{path} is no run directory (it has no {MANIFEST})", "rmtkd-edge compress RECIPE --out DIR makes one"
-            )
         try:
+            if not file.is_file():
+                raise RunDirError(
+                    f"{path} is no run directory (it has no {MANIFEST})",
+                    "rmtkd-edge compress RECIPE --out DIR makes one",
+                )
             manifest = json.loads(file.read_text(encoding="utf-8"))
         except (OSError, ValueError) as err:
             raise RunDirError(f"{file} cannot be read: {err}", "restore it, or start anew with --force") from err
@@ -118,8 +119,10 @@ class Run:
                 f"{file} has schema {manifest.get('schema')!r}, this version reads {SCHEMA!r}",
                 f"use the version that made it ({manifest.get('version', '?')}), or compress again with --force",
             )
-        if not all(isinstance(manifest.get(key), dict) for key in ("files", "stages")):
-            raise RunDirError(f"{file} has no table of files or of stages", "restore it, or start anew with --force")
+        stages = manifest.get("stages")
+        tables = isinstance(stages, dict) and all(isinstance(stage, dict) for stage in stages.values())
+        if not (tables and isinstance(manifest.get("files"), dict) and isinstance(manifest.get("seed"), int)):
+            raise RunDirError(f"{file} lacks files, stages or seed", "restore it, or start anew with --force")
         return Run(path, manifest)
 
     def path_of(self, rel: str) -> Path:

@@ -88,7 +88,7 @@ def comparison_lines(result: dict[str, Any]) -> list[str]:
             f"{pair['candidate']} is {1 / pair['ratio']:.2f} times as fast as {pair['baseline']}"
             f" (batch {load['batch']}, {load.get('seq')} tokens{interval})"
         )
-    return lines
+    return [*lines, *(note for note in result.get("notes", []) if " is refused " in note)]
 
 
 def summary_table(run: Run, profile: str) -> Table:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from rmtkd_edge.errors import RecipeError, RunDirError, UserError
+from rmtkd_edge.freshness import stale_profiles
 from rmtkd_edge.hardware import HardwareProfile, load_profile, resolve_threads
 from rmtkd_edge.progress import Reporter
 from rmtkd_edge.recipe import Recipe, load_recipe
@@ -64,22 +65,32 @@ def resolve_recipe(
 
 
 def run_compress(recipe: Recipe, path: Path, data: Path | None, force: bool, reporter: Reporter) -> dict[str, Any]:
-    """Run or continue the compress stage and return its result; the main process makes the run directory."""
+    """Run or continue the compress stage and return its result; the main process makes the run directory.
+
+    Settings and data are read before a run directory is made, and before `force` replaces one.
+    """
+    if not force and (path / MANIFEST).is_file():
+        refuse_other_run(open_or_create(recipe, path, False), data)
+    from rmtkd_edge.compress.stage import compress_run, prepare
+
+    measure, prepared = latency_measure(recipe), prepare(recipe, data)
     run = open_or_create(recipe, path, force)
-    known = run.stage("compress")
+    return compress_run(run, recipe, data=data, reporter=reporter, measure_latency_ms=measure, prepared=prepared)
+
+
+def refuse_other_run(run: Run, data: Path | None) -> None:
+    """Raise RunDirError for a run whose compress stage has finished, or was begun with other data."""
+    known, given = run.stage("compress"), str(data.resolve()) if data else None
     if known.get("state") == "done":
         raise RunDirError(
-            f"{path} holds a finished run of this recipe", f"rmtkd-edge export {path}, or add --force to compress again"
+            f"{run.path} holds a finished run of this recipe",
+            f"rmtkd-edge export {run.path}, or add --force to compress again",
         )
-    given = str(data.resolve()) if data else None
     if known and known.get("data") != given:
         raise RunDirError(
-            f"{path} was begun with {known.get('data') or 'the data of its recipe'}, not with {given or 'those'}",
-            f"give the same --data to continue, or add --force to begin again ({path})",
+            f"{run.path} was begun with {known.get('data') or 'the data of its recipe'}, not with {given or 'those'}",
+            f"give the same --data to continue, or add --force to begin again ({run.path})",
         )
-    from rmtkd_edge.compress.stage import compress_run
-
-    return compress_run(run, recipe, data=data, reporter=reporter, measure_latency_ms=latency_measure(recipe))
 
 
 def open_or_create(recipe: Recipe, path: Path, force: bool) -> Run:
@@ -156,9 +167,9 @@ def latency_ms(encoder: Any, recipe: Recipe, profile: HardwareProfile) -> float:
     batch = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
     with TemporaryDirectory(prefix="rmtkd-budget-") as folder:
         file = Path(folder) / "model.onnx"
-        export_onnx(
-            encoder.cpu().eval(), file, GraphOptions(opset=recipe.export.opset, attention=recipe.export.attention)
-        )
+        options = recipe.export
+        graph = GraphOptions(opset=options.opset, attention=options.attention, norm=options.norm)
+        export_onnx(encoder.cpu().eval(), file, graph)
         session = open_session(file, threads=resolve_threads(profile), provider=profile.provider)
         for _ in range(BUDGET_WARMUP):
             run_session(session, batch)
@@ -195,10 +206,7 @@ def run_profile(
 ) -> dict[str, Any]:
     """Measure a run on one hardware profile; what is left out comes from the profile, `options` go to profile_run."""
     hardware = load_profile(name)
-    run = Run.open(path)
-    require(run, "export", f"rmtkd-edge export {path}")
-    if run.has(f"profile/{hardware.name}.json") and not force:
-        raise RunDirError(f"{path} was measured on {hardware.name} already", "add --force to measure again")
+    run = refuse_profile(path, [name], force)
     from rmtkd_edge.profile.plan import Load
     from rmtkd_edge.profile.stage import profile_run
 
@@ -214,6 +222,23 @@ def run_profile(
         reporter.event("runner", **{key: value for key, value in event.items() if key != "event"})
 
     return profile_run(run, hardware, loads=loads, seed=run.manifest["seed"], progress=progress, **options)
+
+
+def refuse_profile(path: Path, names: Sequence[str], force: bool) -> Run:
+    """Return the run to measure; raise UserError or RunDirError for devices that cannot be measured, before any is."""
+    from rmtkd_edge.profile.stage import refuse_other_device
+
+    if not names or len(set(names)) < len(names):
+        raise UserError(f"--on {','.join(names)!r}: every device once, and at least one", "--on local-cpu")
+    profiles = [load_profile(name) for name in names]
+    run = Run.open(path)
+    require(run, "export", f"rmtkd-edge export {run.path}")
+    stale = stale_profiles(run)
+    for hardware in profiles:
+        refuse_other_device(hardware)
+        if run.has(f"profile/{hardware.name}.json") and hardware.name not in stale and not force:
+            raise RunDirError(f"{run.path} was measured on {hardware.name} already", "add --force to measure again")
+    return run
 
 
 def run_report(paths: Sequence[Path], out: Path | None) -> dict[str, Any]:
@@ -245,7 +270,7 @@ def run_demo(path: Path, hub: bool, data: Path | None, force: bool, reporter: Re
         ("profile", measure),
     ]
     for name, step in steps:
-        done = run.stage(name).get("state") == "done"
+        done = run.stage(name).get("state") == "done" and not (name == "profile" and stale_profiles(run))
         reporter.event("stage", name=f"{name} (done before)" if done else name)
         if not done:
             step()

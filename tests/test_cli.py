@@ -64,10 +64,19 @@ def test_lists_name_what_ships(capsys):
         (["compress", "demo", "--out", "x", "--budget", "local-cpu"], "budget"),
         (["compress", "demo"], "--out"),
         (["compress", "demo", "--out", "x", "--seed", "many"], "--seed"),
+        (["compress", "demo", "--out", "x", "--seed", "-1"], "seed"),
+        (["compress", "no/such/folder/demo.toml", "--out", "x"], "no recipe"),
+        (["compress", "demo", "--out", "x", "--data", "nowhere"], "nowhere"),
+        (["compress", "demo", "--out", "x", "--set", "stop.profile=local-cpuu"], "local-cpu"),
+        (["compress", "demo", "--out", "x", "--set", "model.family=resnet"], "family"),
+        (["compress", "demo", "--out", "x", "--set", "compress.sites=[]"], "sites"),
+        (["compress", "demo", "--out", "x", "--set", "train.precision=fp16"], "GPU"),
         (["export", "none"], "no run directory"),
         (["profile", "none"], "no run directory"),
         (["profile", "none", "--on", "raspberry-pi-9"], "raspberry-pi-5"),
         (["profile", "none", "--batch-size", "1,x"], "--batch-size"),
+        (["profile", "none", "--on", ","], "--on"),
+        (["profile", "none", "--on", "local-cpu,local-cpu"], "once"),
         (["profile", "none", "--threads", "0"], "threads"),
         (["report", "none"], "no run directory"),
         (["demo", "--data", "x"], "--hub"),
@@ -194,3 +203,16 @@ def test_a_budget_brings_the_profile_s_limits_where_the_recipe_has_none(tmp_path
         patch.setenv("WORLD_SIZE", "2")
         workflow.latency_measure(found)
     assert workflow.latency_measure(load_recipe("demo")) is None
+
+
+def test_force_replaces_nothing_before_the_call_has_been_checked(capsys, tmp_path, tiny_recipe_file, tiny_data):
+    out = tmp_path / "run"
+    code, _, err = call(
+        capsys, "compress", str(tiny_recipe_file), "--out", str(out), "--data", str(tiny_data), "--one-shot"
+    )
+    assert code == 0, err
+    before = sorted(p.relative_to(out) for p in out.rglob("*"))
+    argv = ["compress", str(tiny_recipe_file), "--out", str(out), "--one-shot", "--force"]
+    assert call(capsys, *argv, "--data", str(tmp_path / "nowhere"))[0] == 2
+    assert call(capsys, *argv, "--data", str(tiny_data), "--set", "stop.profile=none")[0] == 2
+    assert sorted(p.relative_to(out) for p in out.rglob("*")) == before

@@ -72,6 +72,22 @@ def accuracy(model, ids, labels):
     return hits / len(ids)
 
 
+def average(args):
+    """Write the mean of the weights of fine-tunings of one checkpoint (a model soup, Wortsman et al. 2022)."""
+    task, count = TASKS[args.task], len(args.average)
+    tokenizer = AutoTokenizer.from_pretrained(args.average[0])
+    models = [AutoModelForSequenceClassification.from_pretrained(folder) for folder in args.average]
+    states = [model.state_dict() for model in models]
+    models[0].load_state_dict({name: sum(state[name] for state in states) / count for name in states[0]})
+    valid = pd.read_parquet(args.data / f"{task['valid']}.parquet")
+    score = accuracy(models[0], encode(tokenizer, valid, task["text"], task["max_length"]), valid["label"].to_numpy())
+    print(f"validation {score:.4f}", flush=True)
+    models[0].save_pretrained(args.out)
+    tokenizer.save_pretrained(args.out)
+    facts = {"task": args.task, "average_of": [folder.name for folder in args.average], "accuracy": score}
+    (args.out / "teacher.json").write_text(json.dumps(facts, indent=1))
+
+
 def main():
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ap.add_argument("--task", choices=TASKS, required=True)
@@ -83,9 +99,12 @@ def main():
     ap.add_argument("--seed", type=int, default=0)
     ap.add_argument("--evaluate-every", type=int, help="steps; the best state is kept (default: the last state is)")
     ap.add_argument("--threads", type=int, default=2)
+    ap.add_argument("--average", type=Path, nargs="+", help="train nothing: the mean of these teachers' weights")
     ap.add_argument("--out", type=Path, required=True)
     args = ap.parse_args()
     torch.set_num_threads(args.threads)
+    if args.average:
+        return average(args)
     torch.manual_seed(args.seed)
     rng = np.random.default_rng(args.seed)
     task = TASKS[args.task]

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from rmtkd_edge.compress.linear_moments import LinearMoments
-from rmtkd_edge.compress.seeded import row_uniform
 from rmtkd_edge.families.encoder import Encoder
 from rmtkd_edge.families.spec import Site
 from rmtkd_edge.recipe import Analyse
@@ -30,6 +29,8 @@ from rmtkd_edge.spectral import (
     weighted_matrix,
     weighted_spectrum,
 )
+from rmtkd_edge.spectral.moments import reduced
+from rmtkd_edge.spectral.seeded import row_uniform
 
 Batch = dict[str, Tensor]
 MEMORY_BYTES = 1_500_000_000  # float64 moments held at a time; more sites than fit are analysed in further passes
@@ -46,7 +47,7 @@ class SiteMoments:
     effect: Moments
     partner: Moments | None = None
     null: list[Moments] | None = None
-    rows: list[Tensor] | None = None
+    rows: list[tuple[Tensor, Tensor]] | None = None
     linear: LinearMoments | None = None
 
 
@@ -88,11 +89,12 @@ class SiteSpectrum:
         return fits
 
 
-def site_bytes(site: Site, linear: bool, inputs: int) -> int:
+def site_bytes(site: Site, linear: bool, inputs: int, replicates: int = 0) -> int:
     """Return the memory, in bytes, of the float64 moments of a site (`linear`: through an input of that width)."""
+    null = 8 * replicates * site.heads * site.width**2
     if linear:
-        return 8 * (site.width**2 + 2 * (inputs + 1) ** 2 + 2 * site.width * (inputs + 1))
-    return 8 * 3 * site.heads * site.width**2
+        return null + 8 * (site.width**2 + 2 * (inputs + 1) ** 2 + 2 * site.width * (inputs + 1))
+    return null + 8 * 3 * site.heads * site.width**2
 
 
 def in_passes(sites: Sequence[Site], sizes: Sequence[int], limit: int = MEMORY_BYTES) -> Iterator[list[Site]]:
@@ -126,7 +128,8 @@ def analyse_sites(
     Raises DataError for degenerate activations (not finite, fewer than two samples).
     """
     spectra = []
-    sizes = [site_bytes(site, is_linear(site, activated), encoder.spec.width) for site in sites]
+    replicates = NULL_REPEATS if options.rule == "parallel" else 0
+    sizes = [site_bytes(site, is_linear(site, activated), encoder.spec.width, replicates) for site in sites]
     for group in in_passes(sites, sizes):
         moments = {site.name: _empty(site, options, activated, encoder) for site in group}
         _collect(encoder, moments, batches(), options, special_ids, seed)
@@ -142,7 +145,7 @@ def _empty(site: Site, options: Analyse, activated: bool, encoder: Encoder) -> S
     new = lambda: Moments(dim, heads=heads)  # noqa: E731
     partner = new() if site.kind == "qk" else None
     null = [new() for _ in range(NULL_REPEATS)] if options.rule == "parallel" else None
-    rows: list[Tensor] | None = [] if options.effective_samples else None
+    rows: list[tuple[Tensor, Tensor]] | None = [] if options.effective_samples else None
     linear = LinearMoments(*encoder.layers[site.layer or 0].up.folded()) if is_linear(site, activated) else None
     effect = Moments(dim, heads=dim) if site.kind == "ffn" else new()  # of an FFN only the diagonal is used
     return SiteMoments(site, new(), effect, partner, null, rows, linear)
@@ -197,7 +200,7 @@ def _add(m: SiteMoments, taps, valid, picked, encoder, seed, scaled) -> None:
     blocks = picked.sequences
     if kind == "head":
         sample = taps["head"]
-        blocks = np.unique(picked.sequences) if len(sample) != len(blocks) else blocks
+        blocks = blocks[np.diff(picked.rows, prepend=-1) > 0]  # one row a sequence
     elif kind == "stream":
         states = torch.stack([taps[f"stream.{i}"] for i in range(len(encoder.layers) + 1)])
         sample = states[(picked.depths, *place)]
@@ -212,11 +215,13 @@ def _add(m: SiteMoments, taps, valid, picked, encoder, seed, scaled) -> None:
             m.linear.add(taps[f"{name[: -len('.ffn')]}.mid"][place])
     else:
         sample = taps[name][place]
-    m.sample.add(norm_scaled(sample) if scaled else sample)
+    sample = norm_scaled(sample) if scaled else sample
+    ids = torch.from_numpy(blocks)
+    m.sample.add(sample)
     if m.rows is not None:
-        m.rows.append(sample.float().cpu())
+        m.rows.append((sample.float().cpu(), ids))
     for i, null in enumerate(m.null or []):
-        null.add(sign_flipped(sample, torch.from_numpy(blocks), seed * NULL_REPEATS + i))
+        null.add(sign_flipped(sample, ids, seed * NULL_REPEATS + i))
 
 
 def _collect_effect(encoder, moments, batches, seed) -> None:
@@ -250,7 +255,7 @@ def _tap_names(site: Site, layers: int) -> list[str]:
 
 
 def _spectrum(m: SiteMoments, options: Analyse, seed: int) -> SiteSpectrum:
-    n_eff = effective_sample_size(torch.cat(m.rows), seed=seed) if m.rows else None
+    share = _independent_share(m.rows, seed) if m.rows is not None else None
     for moment in (m.sample, m.effect, m.partner, m.linear, *(m.null or [])):
         if moment is not None:
             moment.all_reduce()
@@ -264,8 +269,8 @@ def _spectrum(m: SiteMoments, options: Analyse, seed: int) -> SiteSpectrum:
         if m.linear is not None:
             directions = m.linear.spectrum(options.blend, options.center)[1][None]
         else:
-            behind, directions = sample[0], sample[:, :0]
-            weights = m.effect.second().flatten() if m.effect.count else None
+            behind, directions = sample[0].cpu(), sample[:, :0]
+            weights = m.effect.second().flatten().cpu() if m.effect.count else None
     elif partner is not None:
         values, _ = weighted_spectrum(sample, partner, 0.0)
         directions = eigh_descending(sample / _traces(sample) + partner / _traces(partner))[1]
@@ -275,7 +280,20 @@ def _spectrum(m: SiteMoments, options: Analyse, seed: int) -> SiteSpectrum:
         values, directions = eigh_descending(sample)
     null = np.stack([_null(x, effect, partner, options.blend) for x in m.null]) if m.null else None
     eigenvalues = values.clamp_min(0.0).cpu().numpy()
+    n_eff = None if share is None else share * m.sample.count
     return SiteSpectrum(m.site, eigenvalues, m.sample.count, n_eff, directions.cpu(), null, behind, weights)
+
+
+def _independent_share(rows: list[tuple[Tensor, Tensor]], seed: int) -> float:
+    """Return n_eff / n, the mean over the processes, each of which looks at its own rows."""
+    share, count = torch.zeros(1, dtype=torch.float64), 0.0
+    if rows:
+        sample, ids = torch.cat([x for x, _ in rows]), torch.cat([block for _, block in rows])
+        repeated = len(torch.unique(ids)) < len(ids)
+        n_eff = effective_sample_size(sample, block_ids=ids if repeated else None, seed=seed)
+        share, count = torch.tensor([n_eff], dtype=torch.float64), float(len(sample))
+    count, (share,) = reduced(count, [share])
+    return float(share) / max(count, 1.0)
 
 
 def _blocks(moments: Moments, centred: bool) -> Tensor:

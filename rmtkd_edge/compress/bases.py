@@ -51,11 +51,17 @@ def selection(second: Tensor, weights: Tensor | None, rank: int) -> Tensor:
         scale = scale / scale.mean() + 0.1
         matrix = matrix * scale[:, None] * scale[None, :]
     left = matrix.diagonal().clone()
+    smallest = 1e-12 * float(left.max())
     factors = torch.zeros(len(matrix), rank, dtype=matrix.dtype)
     chosen: list[int] = []
     for step in range(rank):
         pivot = int(left.argmax())
-        column = (matrix[:, pivot] - factors[:, :step] @ factors[pivot, :step]) / left[pivot].clamp_min(1e-300).sqrt()
+        if not float(left[pivot]) > smallest:  # the moment's rank is used up: any other channel repeats chosen ones
+            rest = matrix.diagonal().clone()
+            rest[chosen] = -torch.inf
+            chosen += rest.argsort(descending=True, stable=True)[: rank - step].tolist()
+            break
+        column = (matrix[:, pivot] - factors[:, :step] @ factors[pivot, :step]) / left[pivot].sqrt()
         factors[:, step] = column
         left = left - column**2
         chosen.append(pivot)

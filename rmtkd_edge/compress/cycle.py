@@ -14,8 +14,9 @@ from rmtkd_edge.compress.analyse import SiteSpectrum, analyse_sites
 from rmtkd_edge.compress.bases import projection
 from rmtkd_edge.compress.parallel import Batch, own_rows
 from rmtkd_edge.compress.plain_fold import fresh, plain_fold
-from rmtkd_edge.compress.ranks import SiteRank, choose_ranks, land_on_target
+from rmtkd_edge.compress.ranks import WITHOUT_QUANTILE, SiteRank, choose_ranks, land_on_target, reduction
 from rmtkd_edge.compress.warm_start import warm_start
+from rmtkd_edge.errors import UserError
 from rmtkd_edge.families.encoder import Encoder, fold, projections_of, unfold
 from rmtkd_edge.families.spec import Site, count_parameters
 from rmtkd_edge.recipe import Recipe
@@ -53,11 +54,6 @@ class State:
     projections: dict[str, Tensor]
     accuracy: float
 
-    @property
-    def projected(self) -> Encoder:
-        """Return the model with its fixed projection layers."""
-        return unfold(self.folded, self.projections)
-
 
 def compose(new: dict[str, Tensor], old: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return the projections of both rounds as one: P2 P1 has orthonormal rows again."""
@@ -81,9 +77,18 @@ def pick_ranks(
     highest = 1.0 if options.one_shot and target is not None else quantile
     if target is None or options.ranks:
         return quantile, choose_ranks(spectra, recipe.analyse, options, quantile, multiple)
-    return land_on_target(
+    used, chosen = land_on_target(
         state.folded.spec, spectra, recipe.analyse, options, multiple, teacher_parameters, target, highest
     )
+    if options.one_shot and recipe.analyse.rule not in WITHOUT_QUANTILE:
+        most = reduction(state.folded.spec, {c.spectrum.site.name: c.width_after for c in chosen}, teacher_parameters)
+        if most < target:
+            raise UserError(
+                f"cutting {len(chosen)} sites to the least that the rule {recipe.analyse.rule} allows removes "
+                f"{most:.1%} of the parameters, stop.target_reduction is {target:.1%}",
+                f"--set stop.target_reduction={max(most - 0.005, 0):.2f}, or more of compress.sites",
+            )
+    return used, chosen
 
 
 def closed_form(

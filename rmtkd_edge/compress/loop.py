@@ -15,7 +15,7 @@ from torch import Tensor
 
 from rmtkd_edge.compress import cycle as steps
 from rmtkd_edge.compress.cycle import Clock, Data, Job, State
-from rmtkd_edge.compress.ranks import SiteRank
+from rmtkd_edge.compress.ranks import WITHOUT_QUANTILE, SiteRank
 from rmtkd_edge.compress.trainer import Checkpoints, accuracy
 from rmtkd_edge.families.encoder import Encoder
 from rmtkd_edge.families.spec import list_sites
@@ -70,6 +70,7 @@ def jobs(recipe: Recipe, state: State) -> deque[Job]:
 def run_loop(context: Context, state: State) -> tuple[State, list[dict[str, Any]], str]:
     """Return the last accepted state, the records of all cycles and the name of the stop rule that ended the loop."""
     queue, records = jobs(context.recipe, state), []
+    everything = {name for job in queue for name in job.sites}
     left_alone: set[str] = set()
     quiet: set[str] = set()
     number, stop = 0, stop_rule(context, state)
@@ -87,15 +88,26 @@ def run_loop(context: Context, state: State) -> tuple[State, list[dict[str, Any]
         else:
             records.append(record)
             quiet -= set(sites)
-            if not record["accepted"] and not job.retry and not context.recipe.compress.one_shot:
-                queue.appendleft(Job(job.round, sites, job.quantile * context.recipe.compress.retry_quantile, True))
+            if not record["accepted"] and not job.retry and can_be_gentler(context.recipe):
+                queue.appendleft(gentler(context.recipe, job, record))
             elif not record["accepted"]:
                 left_alone |= set(sites)
-        everything = {name for other in (*queue, job) for name in other.sites}
         stop = "outliers_saturated" if everything <= quiet | left_alone and quiet else stop_rule(context, state)
     if stop is None:
         stop = "accuracy_floor" if left_alone else "all_sites_and_rounds"
     return state, records, stop
+
+
+def can_be_gentler(recipe: Recipe) -> bool:
+    """Return whether a lower quantile gives other widths: not in one shot, at fixed ranks, or by a rule without one."""
+    options = recipe.compress
+    return not (options.one_shot or options.ranks or recipe.analyse.rule in WITHOUT_QUANTILE)
+
+
+def gentler(recipe: Recipe, job: Job, record: dict[str, Any]) -> Job:
+    """Return the retry of a rolled-back cycle, gentler than the quantile it used (a target may lower that)."""
+    used = record["sites"][0]["quantile"]
+    return Job(job.round, tuple(s["name"] for s in record["sites"]), used * recipe.compress.retry_quantile, True)
 
 
 def stop_rule(context: Context, state: State) -> str | None:
@@ -129,7 +141,10 @@ def run_cycle(context: Context, state: State, job: Job, number: int) -> tuple[St
 def _new_cycle(context: Context, state: State, job: Job, number: int) -> tuple[State, dict[str, Any]]:
     recipe, report, clock = context.recipe, context.report, Clock()
     report("cycle_start", index=number, round=job.round, sites=list(job.sites), quantile=job.quantile, retry=job.retry)
+    mine = {"round": job.round, "retry": job.retry, "start": job.quantile, "names": list(job.sites)}
     plan = context.store.get_plan(number)
+    if plan is not None and plan.get("job") != mine:
+        plan = None  # of a job that got this number after a saturated one, in a run that was killed then
     closed = context.store.get_model(number, "closed_form") if plan is not None else None
     if plan is None or closed is None:
         sites = [s for s in list_sites(state.folded.spec) if s.name in job.sites]
@@ -147,7 +162,7 @@ def _new_cycle(context: Context, state: State, job: Job, number: int) -> tuple[S
         student, new = steps.closed_form(state, chosen, context.data, recipe, context.accelerator)
         seconds["warm_start"] = clock.lap()
         score = accuracy(student, context.data.validation(), context.accelerator)
-        plan = {"sites": facts, "quantile": quantile, "accuracy_closed_form": score, "seconds": seconds}
+        plan = {"job": mine, "sites": facts, "quantile": quantile, "accuracy_closed_form": score, "seconds": seconds}
         context.store.put_model(number, "closed_form", student, new)
         context.store.put_plan(number, plan, spectra_tensors(chosen))
     else:
@@ -171,8 +186,8 @@ def spectra_tensors(chosen: list[SiteRank]) -> dict[str, Tensor]:
 
 
 def _tune_and_judge(context, state, job, number, plan, student, new) -> tuple[State, dict[str, Any]]:
-    clock = Clock()
     best, score, chosen, taken, why = student, plan["accuracy_closed_form"], "closed_form", 0, ""
+    seconds = 0.0
     if not context.recipe.compress.one_shot:
         for attempt in range(2):  # under the floor after the first: once more, and if it stays there, roll back
             tuned, trained = steps.fine_tune(
@@ -180,6 +195,7 @@ def _tune_and_judge(context, state, job, number, plan, student, new) -> tuple[St
                 context.store.checkpoints(number, attempt), number + 100 * attempt, context.report,
             )  # fmt: skip
             taken += trained.steps
+            seconds += trained.seconds
             if trained.accuracy >= score:
                 best, score, chosen = tuned, trained.accuracy, "fine_tuned"
             if score >= context.floor:
@@ -195,7 +211,7 @@ def _tune_and_judge(context, state, job, number, plan, student, new) -> tuple[St
         "accuracy_before": state.accuracy, "accuracy_closed_form": plan["accuracy_closed_form"],
         "accuracy_after": score,
         "chosen": chosen, "accepted": accepted, "reason": why, "steps": taken,
-        "seconds": {**plan["seconds"], "fine_tune": clock.lap()},
+        "seconds": {**plan["seconds"], "fine_tune": round(seconds, 2)},
     }  # fmt: skip
     if accepted:
         context.store.put_model(number, "accepted", after.folded, after.projections)

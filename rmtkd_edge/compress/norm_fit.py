@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
+
+from rmtkd_edge.spectral.moments import reduced
 
 
 class NormFit:
@@ -26,9 +27,8 @@ class NormFit:
 
     def solve(self) -> tuple[Tensor, Tensor]:
         """Return gamma and beta (d,): cov(n, t) / var(n) and the matching shift (gamma 0 where n does not vary)."""
-        if dist.is_available() and dist.is_initialized():
-            dist.all_reduce(self.sums)
-        total, n, t, nn, nt, _ = self.sums
+        _, (sums,) = reduced(0.0, [self.sums])
+        total, n, t, nn, nt, _ = sums
         total = total.clamp_min(1e-300)
         mean_n, mean_t = n / total, t / total
         variance = nn / total - mean_n**2

@@ -7,11 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from rmtkd_edge.compress.analyse import SiteSpectrum
-from rmtkd_edge.families.spec import EncoderSpec, count_parameters, with_ranks
+from rmtkd_edge.errors import RecipeError
+from rmtkd_edge.families.spec import EncoderSpec, count_parameters, list_sites, with_ranks
 from rmtkd_edge.recipe import Analyse, Compress
+from rmtkd_edge.settings import did_you_mean
 from rmtkd_edge.spectral import EdgeFit
 
 BISECTIONS = 12
+WITHOUT_QUANTILE = ("bema", "parallel")  # these rules give one rank, which no target moves
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,17 @@ def choose_ranks(
         width = min(fixed, site.width) if fixed else align(rank, site.width, site.heads, step, options.minimum_rank)
         chosen.append(SiteRank(spectrum, fits, rank, width))
     return chosen
+
+
+def check_rank_names(spec: EncoderSpec, ranks: Mapping[str, int]) -> None:
+    """Raise RecipeError where `compress.ranks` names neither a site of the model nor a kind of sites (all at once)."""
+    sites = list_sites(spec)
+    known = [*dict.fromkeys(site.kind for site in sites), *(site.name for site in sites)]
+    odd = [
+        f"compress.ranks: no site or kind `{name}`{did_you_mean(name, known)}" for name in ranks if name not in known
+    ]
+    if odd:
+        raise RecipeError("\n".join(odd), f"sites: {', '.join(known[:12])}, ...")
 
 
 def reduction(spec: EncoderSpec, ranks: Mapping[str, int], teacher_parameters: int) -> float:

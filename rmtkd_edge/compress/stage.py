@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ import numpy as np
 from rmtkd_edge.compress import trainer
 from rmtkd_edge.compress.cycle import Data, State
 from rmtkd_edge.compress.loop import Context, run_loop
-from rmtkd_edge.compress.parallel import make_accelerator
+from rmtkd_edge.compress.parallel import make_accelerator, mixed_seed
+from rmtkd_edge.compress.ranks import check_rank_names
 from rmtkd_edge.compress.store import RunCheckpoints, RunStore
-from rmtkd_edge.errors import DataError, RecipeError
+from rmtkd_edge.errors import DataError, RecipeError, RunDirError
 from rmtkd_edge.families import bert
 from rmtkd_edge.families.encoder import Encoder
 from rmtkd_edge.families.spec import count_parameters, ranks_of
@@ -30,6 +32,24 @@ EVALUATION_BATCH = 64
 DEFAULT_ALIGNMENT = 8  # vector width, in float32, of the least of the x86 servers and laptops that this runs on
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """What can be read, and refused, before a run directory is made or replaced."""
+
+    accelerator: Any
+    multiple: int
+    tokenizer: Any
+    task: text.TextTask
+
+
+def prepare(recipe: Recipe, data: Path | None) -> Prepared:
+    """Return device, alignment, tokenizer and data of a recipe; raise RecipeError, DataError or UserError."""
+    multiple = alignment_multiple(recipe)
+    accelerator = make_accelerator(recipe.train.precision)
+    tokenizer = text.load_tokenizer(recipe.model.tokenizer or recipe.model.source)
+    return Prepared(accelerator, multiple, tokenizer, text.load_text_task(recipe.task, tokenizer, data, recipe.seed))
+
+
 def compress_run(
     run: Run,
     recipe: Recipe,
@@ -37,35 +57,45 @@ def compress_run(
     data: Path | None,
     reporter: Any,
     measure_latency_ms: Callable[[Encoder], float] | None = None,
+    prepared: Prepared | None = None,
 ) -> dict[str, Any]:
     """Run (or continue) the RMT-KD loop of a recipe in a run directory and return its result (compress/result.json).
 
-    `data` overrides the hub; `measure_latency_ms` serves the latency budget. Raises DataError, UserError or
-    TrainingError.
+    `data` overrides the hub; `measure_latency_ms` serves the latency budget; `prepared` saves reading the data again.
+    Raises DataError, UserError or TrainingError.
     """
     start = time.monotonic()
-    accelerator = make_accelerator(recipe.train.precision)
+    ready = prepared or prepare(recipe, data)
+    accelerator, tokenizer, task = ready.accelerator, ready.tokenizer, ready.task
     run.read_only = not accelerator.is_main_process
     report = _logger(run, reporter)
     run.mark("compress", "running", data=str(data.resolve()) if data else None)
-    tokenizer = text.load_tokenizer(recipe.model.tokenizer or recipe.model.source)
-    task = text.load_text_task(recipe.task, tokenizer, data, recipe.seed)
     if not run.has("compress/tokenizer/tokenizer_config.json") and not run.read_only:
-        tokenizer.save_pretrained(run.path_of("compress/tokenizer"))
-        run.record("compress/tokenizer")
+        _keep_tokenizer(run, tokenizer)
     loaders = make_data(task, recipe, tokenizer)
     teacher, facts = _teacher(run, recipe, task, tokenizer, loaders, accelerator, report)
+    check_rank_names(teacher.spec, recipe.compress.ranks)
     context = Context(
-        recipe, loaders, accelerator, RunStore(run), report, _multiple(recipe), count_parameters(teacher.spec),
+        recipe, loaders, accelerator, RunStore(run), report, ready.multiple, count_parameters(teacher.spec),
         facts["accuracy"], measure_latency_ms,
     )  # fmt: skip
     state, records, stop = run_loop(context, State(teacher.to(accelerator.device), {}, facts["accuracy"]))
     report("stop", rule=stop)
-    result = _result(recipe, task, facts, context, state, records, stop, round(time.monotonic() - start, 1))
+    # where an earlier process did a part of it, its finished steps count too
+    spent = max(time.monotonic() - start, facts["seconds"] + sum(sum(r["seconds"].values()) for r in records))
+    result = _result(recipe, task, facts, context, state, records, stop, round(spent, 1))
     RunStore(run).put_best("compress/best", state.folded, state.projections, accuracy=state.accuracy)
     run.write_json("compress/result.json", result)
     run.mark("compress", "done", stop=stop, accuracy=state.accuracy, parameters=result["student"]["parameters"])
     return result
+
+
+def _keep_tokenizer(run: Run, tokenizer: Any) -> None:
+    try:
+        tokenizer.save_pretrained(run.path_of("compress/tokenizer"))
+    except Exception as err:  # the Rust tokenizers raise plain exceptions, a full disk among them
+        raise RunDirError(f"cannot write the tokenizer into {run.path}: {err}", "free space, or another --out") from err
+    run.record("compress/tokenizer")
 
 
 def make_data(task: Any, recipe: Recipe, tokenizer: Any) -> Data:
@@ -82,18 +112,13 @@ def make_data(task: Any, recipe: Recipe, tokenizer: Any) -> Data:
         return lambda: text.batches(part, EVALUATION_BATCH, pad, None)
 
     return Data(
-        train_epoch=lambda epoch, salt: text.batches(rows, size, pad, hash_seed(salt, epoch)),
+        train_epoch=lambda epoch, salt: text.batches(rows, size, pad, mixed_seed(salt, epoch)),
         train_rows=len(rows),
         steps_per_epoch=text.steps(rows, size),
         calibration=fixed(analysis), effect=fixed(effect), warm=fixed(warm),
         validation=lambda: text.batches(task.validation, EVALUATION_BATCH, pad, None),
         special_ids=tuple(tokenizer.all_special_ids),
     )  # fmt: skip
-
-
-def hash_seed(*parts: int) -> int:
-    """Return one seed for several numbers, well mixed."""
-    return int(np.random.SeedSequence(list(parts)).generate_state(1)[0])
 
 
 def _teacher(run, recipe, task, tokenizer, loaders, accelerator, report) -> tuple[Encoder, dict[str, Any]]:
@@ -134,16 +159,16 @@ def _train_teacher(run, recipe, task, tokenizer, encoder, validate, accelerator,
     plan = trainer.Schedule(
         steps=options.epochs * per_epoch, learning_rate=options.learning_rate, weight_decay=options.weight_decay,
         warmup=options.warmup, max_grad_norm=options.max_grad_norm, evaluate_every=per_epoch,
-        dropout=encoder.spec.dropout,
+        dropout=encoder.spec.dropout, rate_key="train.learning_rate",
     )  # fmt: skip
     pad = tokenizer.pad_token_id
-    epoch = lambda number: text.batches(task.train, size, pad, hash_seed(recipe.seed, number))  # noqa: E731
+    epoch = lambda number: text.batches(task.train, size, pad, mixed_seed(recipe.seed, number))  # noqa: E731
     old = trainer.OldLogits(None, 0, 0)
     checkpoints = RunCheckpoints(run, "compress/teacher-training")
     return trainer.train(encoder, old, epoch, validate, plan, accelerator, checkpoints, recipe.seed, report).accuracy
 
 
-def _multiple(recipe: Recipe) -> int:
+def alignment_multiple(recipe: Recipe) -> int:
     """Return the multiple that widths are rounded up to: the profile's, where the recipe names one."""
     if recipe.stop.latency_ms is not None and recipe.stop.profile is None:
         raise RecipeError(
@@ -177,8 +202,12 @@ def _logger(run: Run, reporter: Any) -> Callable[..., None]:
             return
         reporter.event(event, **facts)
         if event != "step" or facts["step"] % 50 == 0:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with open(path, "a", encoding="utf-8") as handle:
-                handle.write(json.dumps({"event": event, "time": round(time.time(), 1), **facts}, default=str) + "\n")
+            line = json.dumps({"event": event, "time": round(time.time(), 1), **facts}, default=str)
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with open(path, "a", encoding="utf-8") as handle:
+                    handle.write(line + "\n")
+            except OSError as err:
+                raise RunDirError(f"cannot write {path}: {err.strerror or err}", "free space; the run resumes") from err
 
     return report

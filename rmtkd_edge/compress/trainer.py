@@ -1,23 +1,23 @@
 """Train an encoder by cross-entropy or self-distillation, keep its best state, and continue after a kill.
 
-Everything that the next step depends on (weights, optimiser moments, dropout's random state, the best state so far) is
-in one safetensors file a checkpoint; the order of the batches is a function of seed and epoch.
-So a run that is killed and
-started again takes the same steps as one that was not.
+Everything that the next step depends on (weights, optimiser moments, the loss scale of fp16, the best state so far) is
+in one safetensors file a checkpoint; the order of the batches is a function of seed and epoch, dropout's masks one of
+seed, step and process. So a run that is killed and started again takes the same steps as one that was not.
 """
 
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from rmtkd_edge.compress.distil import distillation_loss
-from rmtkd_edge.compress.parallel import Batch, own_rows, total
+from rmtkd_edge.compress.parallel import Batch, agreed, mixed_seed, own_rows, total
 from rmtkd_edge.errors import TrainingError
 from rmtkd_edge.families.encoder import Encoder
 
@@ -35,14 +35,19 @@ class Schedule:
     alpha: float = 1.0
     temperature: float = 1.0
     dropout: float = 0.0
+    rate_key: str = "distil.learning_rate"
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What a training ended with; `accuracy` belongs to the best state, which the model then holds."""
+    """What a training ended with; `accuracy` belongs to the best state, which the model then holds.
+
+    `seconds` counts what killed processes have done of it too, up to their last checkpoint.
+    """
 
     accuracy: float
     steps: int
+    seconds: float = field(compare=False)
     history: list[tuple[int, float]]
 
 
@@ -55,7 +60,7 @@ class Checkpoints(Protocol):
 
 @torch.no_grad()
 def accuracy(model: Encoder, batches: Iterable[Batch], accelerator: Any) -> float:
-    """Return the share of right labels, in [0, 1], over all processes."""
+    """Return the share of right labels, in [0, 1]; every process looks at all rows, the first one's figure holds."""
     model.eval()
     hits = rows = 0
     for batch in batches:
@@ -63,7 +68,7 @@ def accuracy(model: Encoder, batches: Iterable[Batch], accelerator: Any) -> floa
         logits = model(batch["input_ids"], batch["attention_mask"], batch.get("token_type_ids"))
         hits += int((logits.argmax(-1) == batch["labels"]).sum())
         rows += len(logits)
-    return hits / max(rows, 1)
+    return agreed(hits / max(rows, 1), accelerator)
 
 
 class OldLogits:
@@ -101,17 +106,19 @@ def train(
 
     Raises TrainingError naming the step when the loss is not finite; the best state so far is in the checkpoint then.
     """
-    torch.manual_seed(seed + accelerator.process_index)
+    start = time.monotonic()
     model.set_dropout(plan.dropout)
     optimizer = torch.optim.AdamW(_groups(model, plan.weight_decay), lr=plan.learning_rate, fused=True)
     best: tuple[float, dict[str, Tensor]] = (-1.0, {})
     history: list[tuple[int, float]] = []
-    done = 0
+    done, before = 0, 0.0
     saved = checkpoints.load()
     if saved is not None:
-        best, history, done = _restore(model, optimizer, saved)
+        best, history, done, before = _restore(model, optimizer, saved, accelerator)
         report("note", text=f"continuing after step {done}")
     wrapped, optimizer = accelerator.prepare(model, optimizer)
+    # accelerate patches the model's forward to run in half precision; `_step` says so itself, all else is in float32
+    accelerator.unwrap_model(wrapped, keep_fp32_wrapper=False)
     step, epoch = 0, 0
     while step < plan.steps:
         for batch in epoch_batches(epoch):
@@ -120,6 +127,7 @@ def train(
             step += 1
             if step <= done:
                 continue
+            torch.manual_seed(mixed_seed(seed, step, accelerator.process_index))
             loss = _step(wrapped, model, optimizer, old, batch, plan, step, accelerator)
             if loss is not None:
                 report("step", step=step, total=plan.steps, loss=loss)
@@ -130,10 +138,12 @@ def train(
                 if score >= best[0]:
                     best = (score, {k: v.detach().clone() for k, v in model.state_dict().items()})
                 if accelerator.is_main_process and step < plan.steps:
-                    checkpoints.save(step, _snapshot(model, optimizer, best, history, step))
+                    seconds = before + time.monotonic() - start
+                    checkpoints.save(step, _snapshot(model, optimizer, best, history, step, seconds, accelerator))
         epoch += 1
     model.load_state_dict(best[1])
-    return Trained(best[0], step, history)
+    accelerator.free_memory()  # it keeps every prepared model, and both of its moments
+    return Trained(best[0], step, round(before + time.monotonic() - start, 2), history)
 
 
 def _step(wrapped, model, optimizer, old, batch, plan, step, accelerator) -> float | None:
@@ -147,10 +157,10 @@ def _step(wrapped, model, optimizer, old, batch, plan, step, accelerator) -> flo
     with accelerator.autocast():
         logits = wrapped(own["input_ids"], own["attention_mask"], own.get("token_type_ids"))
     loss = distillation_loss(logits, old.of(own), own["labels"], plan.alpha, plan.temperature)
-    if not math.isfinite(total(float(loss.detach()), accelerator)):
+    if not math.isfinite(value := total(float(loss.detach()), accelerator)):
         raise TrainingError(
-            f"the loss is {float(loss.detach())} at step {step} of {plan.steps}",
-            "the last good checkpoint is kept; try a lower rate: --set distil.learning_rate=1e-5",
+            f"the loss is {value} at step {step} of {plan.steps}",
+            f"the checkpoint before it is kept; try a lower rate: --set {plan.rate_key}={plan.learning_rate / 3:.1g}",
         )
     optimizer.zero_grad()
     accelerator.backward(loss)
@@ -174,27 +184,33 @@ def _groups(model: Encoder, weight_decay: float) -> list[dict[str, Any]]:
     ]
 
 
-def _snapshot(model, optimizer, best, history, step) -> dict[str, Tensor]:
+def _snapshot(model, optimizer, best, history, step, seconds, accelerator) -> dict[str, Tensor]:
     tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
     tensors |= {f"best.{k}": v for k, v in best[1].items()}
     for i, p in enumerate(p for group in optimizer.param_groups for p in group["params"]):
         state = optimizer.state[p]
-        tensors[f"adam.{i}.first"], tensors[f"adam.{i}.second"] = state["exp_avg"], state["exp_avg_sq"]
-    tensors["random"] = torch.get_rng_state()
+        if state:  # none yet where the loss scale of fp16 has skipped every step so far
+            tensors[f"adam.{i}.first"], tensors[f"adam.{i}.second"] = state["exp_avg"], state["exp_avg_sq"]
+            tensors[f"adam.{i}.step"] = state["step"]
+    if accelerator.scaler is not None:
+        tensors["loss_scale"] = torch.tensor(accelerator.scaler.get_scale(), dtype=torch.float64)
     tensors["step"] = torch.tensor(step)
+    tensors["seconds"] = torch.tensor(seconds, dtype=torch.float64)
     tensors["best_accuracy"] = torch.tensor(best[0], dtype=torch.float64)
     tensors["history"] = torch.tensor(history, dtype=torch.float64).reshape(-1, 2)
     return {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
 
 
-def _restore(model, optimizer, saved):
+def _restore(model, optimizer, saved, accelerator):
     model.load_state_dict({k[6:]: v for k, v in saved.items() if k.startswith("model.")})
     step = int(saved["step"])
     for i, p in enumerate(p for group in optimizer.param_groups for p in group["params"]):
-        first, second = saved[f"adam.{i}.first"].to(p), saved[f"adam.{i}.second"].to(p)
-        count = torch.tensor(float(step), device=p.device)  # the fused step keeps its counter beside the weights
-        optimizer.state[p] = {"step": count, "exp_avg": first, "exp_avg_sq": second}
-    torch.set_rng_state(saved["random"])
+        if f"adam.{i}.step" in saved:
+            first, second = saved[f"adam.{i}.first"].to(p), saved[f"adam.{i}.second"].to(p)
+            count = saved[f"adam.{i}.step"].to(p.device)  # the fused step keeps its counter beside the weights
+            optimizer.state[p] = {"step": count, "exp_avg": first, "exp_avg_sq": second}
+    if accelerator.scaler is not None and "loss_scale" in saved:
+        accelerator.scaler.update(float(saved["loss_scale"]))
     best = (float(saved["best_accuracy"]), {k[5:]: v for k, v in saved.items() if k.startswith("best.")})
     history = [(int(a), b) for a, b in saved["history"].tolist()]
-    return best, history, step
+    return best, history, step, float(saved["seconds"])

@@ -18,6 +18,7 @@ from rmtkd_edge.compress.norm_fit import NormFit
 from rmtkd_edge.compress.plain_fold import ranks_from
 from rmtkd_edge.families.encoder import Encoder, EncoderLayer, ProjectedLinear, narrow_like
 from rmtkd_edge.spectral import CrossMoments
+from rmtkd_edge.spectral.moments import reduced
 
 Batch = dict[str, Tensor]
 
@@ -205,7 +206,7 @@ def _cut_query_key(wide: EncoderLayer, narrow: EncoderLayer, decode, walks) -> N
         x = walk.rows(walk.student).double().cpu()
         x = torch.cat([x, torch.ones_like(x[:, :1])], 1)
         second += x.T @ x
-    _sum_over_processes(second)
+    _, (second,) = reduced(0.0, [second])
     second = second / second[-1, -1].clone()
     mean = second[-1, :-1]
     covariance = second[:-1, :-1] - torch.outer(mean, mean)
@@ -268,10 +269,3 @@ def _set_norm(norm: nn.LayerNorm, fit: NormFit) -> None:
     gamma, beta = fit.solve()
     norm.weight.copy_(gamma)
     norm.bias.copy_(beta)
-
-
-def _sum_over_processes(tensor: Tensor) -> None:
-    import torch.distributed as dist
-
-    if dist.is_available() and dist.is_initialized():
-        dist.all_reduce(tensor)

@@ -49,7 +49,9 @@ def fits_transformers(spec: EncoderSpec) -> bool:
     """Return whether transformers' own class can hold these widths (one width everywhere, one FFN width)."""
     first = spec.layers[0]
     even = all(layer == first for layer in spec.layers) and first.scale == first.qk**-0.5
-    return even and first.heads * first.qk == first.heads * first.value == spec.width == spec.head_width
+    # ELECTRA maps its embeddings to the width only where the two differ: a map between equal ones would be dropped
+    factorised = spec.embedding is None or spec.embedding != spec.width
+    return even and factorised and first.heads * first.qk == first.heads * first.value == spec.width == spec.head_width
 
 
 def to_config(spec: EncoderSpec, task: str) -> dict[str, Any]:
@@ -109,13 +111,13 @@ def to_tensors(encoder: Encoder) -> dict[str, Tensor]:
 
 def read_encoder(folder: Path, sha256: str | None) -> Encoder:
     """Return the folded encoder of an exported folder, in eval mode; raise RunDirError naming a file at fault."""
-    shape = read_json(folder / CONFIG).get("rmtkd")
+    shape = read_json(folder / CONFIG, AGAIN).get("rmtkd")
     if not isinstance(shape, dict):
         raise RunDirError(f"{folder / CONFIG} has no key `rmtkd`", AGAIN)
-    spec = spec_of(shape, folder / CONFIG)
+    spec = spec_of(shape, folder / CONFIG, AGAIN)
     back = {theirs: ours for ours, theirs in names_from_transformers(spec).items()}
-    tensors = {_rename(name, back): tensor for name, tensor in read_weights(folder / WEIGHTS, sha256).items()}
-    return assemble(spec, tensors, folder / WEIGHTS)
+    tensors = {_rename(name, back): tensor for name, tensor in read_weights(folder / WEIGHTS, sha256, AGAIN).items()}
+    return assemble(spec, tensors, folder / WEIGHTS, AGAIN)
 
 
 def write_bundle(run: Run, rel: str, encoder: Encoder, task: str, tokenizer: str = "compress/tokenizer") -> None:
@@ -148,6 +150,8 @@ def write_facts(run: Run, rel: str, facts: Mapping[str, Any]) -> dict[str, Any]:
 def check_file(folder: Path, name: str, files: Mapping[str, str]) -> Path:
     """Return the path of a file of an exported folder; raise RunDirError where it is not the one that was written."""
     path = folder / name
+    if folder.resolve() not in path.resolve().parents:
+        raise RunDirError(f"{name!r} points outside of {folder}", AGAIN)
     if name not in files:
         raise RunDirError(f"{path} is not part of this export ({FACTS} does not list it)", AGAIN)
     if not path.is_file():

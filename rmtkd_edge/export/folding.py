@@ -73,8 +73,25 @@ def check_fold(projected: Encoder, folded: Encoder, batches: Iterable[Batch]) ->
     if not proof.holds:
         wide = not proof.float64 <= FLOAT64_TOLERANCE
         pair = (exact, exact_folded) if wide else (projected, folded)
-        raise _finding(proof, compare_taps(*pair, held[0]), FLOAT64_TOLERANCE if wide else FLOAT32_TOLERANCE)
+        worst = max(held, key=lambda batch: _rank(_largest(*pair, [batch])))
+        raise _finding(proof, compare_taps(*pair, worst), FLOAT64_TOLERANCE if wide else FLOAT32_TOLERANCE)
     return folded, proof
+
+
+@torch.no_grad()
+def prove_same(folded: Encoder, shipped: Encoder, batches: Iterable[Batch]) -> float:
+    """Return the largest relative difference of two encoders' logits; raise Finding beyond the float32 tolerance."""
+    difference = _largest(folded, shipped, list(batches))
+    if not difference <= FLOAT32_TOLERANCE:
+        raise Finding(
+            f"moving the attention scale into the queries changed the logits by {difference:.1e}",
+            "report this as a bug, with the run's recipe.toml",
+        )
+    return difference
+
+
+def _rank(difference: float) -> float:
+    return float("inf") if difference != difference else difference
 
 
 def run_torch(encoder: Encoder, batch: Batch, taps: dict[str, Tensor] | None = None) -> Tensor:

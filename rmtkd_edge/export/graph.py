@@ -18,6 +18,7 @@ from rmtkd_edge.families.spec import EncoderSpec
 from rmtkd_edge.families.store import assemble
 
 CONTRIB = "com.microsoft"
+OPSETS = range(18, 24)
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,18 @@ class GraphOptions:
     norm: Literal["instance", "layer"] = "instance"
     gelu: Literal["fused", "plain"] = "fused"
     first_token: bool = True
+
+    def __post_init__(self) -> None:
+        """Raise UserError for an opset that is not supported, or that has no kernel for plain attention."""
+        if self.opset not in OPSETS:
+            raise UserError(
+                f"opset {self.opset} is not supported", f"export.opset: {OPSETS.start} to {OPSETS.stop - 1}"
+            )
+        if self.attention == "plain" and self.opset >= 23:
+            raise UserError(
+                "torch writes plain attention from opset 23 on as ai.onnx.Attention, whose CPU kernel refuses the mask",
+                "--opset 22 or less, or --set export.attention=fused",
+            )
 
 
 def input_names(spec: EncoderSpec) -> list[str]:

@@ -16,6 +16,9 @@ from rmtkd_edge.export.folding import run_torch
 from rmtkd_edge.export.sessions import CPU, open_session, run_session
 from rmtkd_edge.families.encoder import Encoder
 from rmtkd_edge.families.store import read_json
+from rmtkd_edge.tasks import text
+
+READ_BY_TOKENIZERS = (".json", ".txt", ".model", ".jinja")
 
 Texts = Sequence[str] | Sequence[tuple[str, str]]
 
@@ -50,14 +53,10 @@ class Classifier:
 
     def _logits(self, texts: list[Any]) -> np.ndarray:
         columns = [list(column) for column in zip(*texts, strict=True)] if isinstance(texts[0], tuple) else [texts]
-        batch = self.tokenizer(
-            *columns,
-            truncation=True,
-            max_length=self.facts["max_length"],
-            padding=True,
-            return_tensors="pt",
-            return_token_type_ids=True,
-        )
+        ids, types = text.encode(self.tokenizer, columns, self.facts["max_length"])
+        if not all(ids):
+            raise UserError(f"text {[bool(row) for row in ids].index(False)} has no tokens", "leave empty texts out")
+        batch = text.padded(ids, types, self.tokenizer.pad_token_id)
         if self.model is None:
             return run_session(self.session, batch)
         with torch.no_grad():
@@ -74,28 +73,43 @@ def load(
 ) -> Classifier:
     """Return the classifier of an exported folder, or of a run's export/; the sha256 of every file it needs is checked.
 
-    Raises RunDirError naming a file that is missing or altered, UserError for a precision that is not there (int8 that
-    was refused says why) or that torch does not run, ProviderError where another provider would be taken.
+    Raises RunDirError naming a file that is missing, altered or not listed, UserError for a precision that is not there
+    (int8 that was refused says why) or an option that torch has no use for, ProviderError where another provider would
+    be taken.
     """
     folder = exported_folder(Path(path))
-    facts = read_json(folder / FACTS)
+    facts = read_json(folder / FACTS, AGAIN)
     if facts.get("schema") != EXPORT_SCHEMA:
         raise RunDirError(
             f"{folder / FACTS}: schema is {facts.get('schema')!r}, this version reads {EXPORT_SCHEMA!r}", AGAIN
         )
+    if not (isinstance(facts.get("files"), dict) and isinstance(facts.get("variants"), dict) and "max_length" in facts):
+        raise RunDirError(f"{folder / FACTS} lacks files, variants or max_length", AGAIN)
     files = facts["files"]
     for name in files:
         if not name.startswith("onnx/") and name != WEIGHTS:
             check_file(folder, name, files)
-    labels = list(read_json(folder / CONFIG)["rmtkd"]["spec"]["labels"])
+    odd = [p.name for p in folder.iterdir() if p.suffix in READ_BY_TOKENIZERS and p.name not in {*files, FACTS}]
+    if odd:  # a tokenizer would read a file that nobody has checked
+        raise RunDirError(f"{folder} holds {', '.join(sorted(odd))}, which {FACTS} does not list", "remove it")
+    config = read_json(folder / CONFIG, AGAIN).get("rmtkd")
+    try:
+        labels = list(config["spec"]["labels"])  # type: ignore[index]
+    except (KeyError, TypeError) as err:
+        raise RunDirError(f"{folder / CONFIG} has no labels under `rmtkd`", AGAIN) from err
     if backend == "torch":
         if precision != "fp32":
             raise UserError(f"the backend torch runs fp32, not {precision}", "backend='onnx'")
+        if provider != CPU or threads != 1:
+            raise UserError(
+                "provider and threads are onnxruntime's",
+                "for torch: load(...).model.to(device), torch.set_num_threads(n)",
+            )
         return Classifier(folder, facts, labels, read_encoder(folder, files.get(WEIGHTS)), None)
     if backend != "onnx":
         raise UserError(f"there is no backend {backend!r}", "backend='onnx' or backend='torch'")
     variant = _variant(folder, facts, precision)
-    for name in variant["files"]:
+    for name in {variant["file"], *variant["files"]}:
         check_file(folder, name, files)
     return Classifier(
         folder, facts, labels, None, open_session(folder / variant["file"], threads=threads, provider=provider)
@@ -112,6 +126,8 @@ def exported_folder(path: Path) -> Path:
 
 def _variant(folder: Path, facts: dict[str, Any], precision: str) -> dict[str, Any]:
     variant = facts["variants"].get(precision)
+    if variant is not None and not {"file", "files"} <= set(variant):
+        raise RunDirError(f"{folder / FACTS} names no files of {precision}", AGAIN)
     if variant is None:
         raise UserError(
             f"{folder} has no {precision} variant (it has {', '.join(facts['variants'])})",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 import tomllib
 from collections.abc import Callable, Sequence
@@ -16,8 +15,8 @@ from torch import Tensor
 
 from rmtkd_edge.errors import DataError, Finding, RunDirError
 from rmtkd_edge.export.audit import Audit, audit_emitted, audit_optimised
-from rmtkd_edge.export.bundle import FACTS, VARIANTS, standardise, write_bundle, write_facts
-from rmtkd_edge.export.folding import Batch, FoldProof, fold_with_proof
+from rmtkd_edge.export.bundle import VARIANTS, standardise, write_bundle, write_facts
+from rmtkd_edge.export.folding import Batch, FoldProof, fold_with_proof, prove_same
 from rmtkd_edge.export.graph import GraphOptions
 from rmtkd_edge.export.quantise import QuantiseOptions, quantise_onnx
 from rmtkd_edge.export.sessions import open_session
@@ -34,12 +33,14 @@ from rmtkd_edge.export.verify import (
 from rmtkd_edge.families.encoder import Encoder
 from rmtkd_edge.families.spec import count_parameters, ranks_of
 from rmtkd_edge.families.store import load_encoder
+from rmtkd_edge.machine import detect_machine
 from rmtkd_edge.recipe import Recipe, parse_recipe
 from rmtkd_edge.run import Run, sha256_file
 from rmtkd_edge.tasks import text
 
 ROLES = {"export": "compress/best", "baseline": "compress/teacher"}
 BATCH = 32
+ROUNDING = 1e-9  # 0.90 - 0.89 is more than 0.01 in floating point
 
 Report = Callable[..., None]
 
@@ -120,9 +121,13 @@ def make_job(
         ),  # validation rows must not choose the scales that they are to judge
         variations(held_out, spec.pad_id, min(recipe.task.max_length, spec.max_length)),
         list(text.batches(task.validation, BATCH, spec.pad_id, None)),
-        GraphOptions(opset=opset or recipe.export.opset, attention=recipe.export.attention, norm=recipe.export.norm),
+        GraphOptions(
+            opset=recipe.export.opset if opset is None else opset,
+            attention=recipe.export.attention,
+            norm=recipe.export.norm,
+        ),
         recipe.export.int8 if int8 is None else int8,
-        threads or len(os.sched_getaffinity(0)),
+        threads or detect_machine().usable_cores,
         count_parameters(spec),
     )
 
@@ -138,12 +143,13 @@ def export_model(run: Run, folder: str, encoder: Encoder, job: Job, report: Repo
     folded, fold_proof = fold_with_proof(encoder, job.held_out)
     report("verified", folder=folder, what="fold", relative=fold_proof.float32)
     shipped, name = standardise(folded), model_id(job.recipe, folder)
+    prove_same(folded, shipped, job.held_out)
     write_bundle(run, folder, shipped, job.recipe.task.name)
     path = run.path_of(f"{folder}/{VARIANTS['fp32']}")
     files = export_onnx(shipped, path, job.graph, _metadata(job, shipped, name))
     emitted = audit_emitted(path, shipped.spec, job.graph)
     optimised = {"fp32": audit_optimised(path, shipped.spec, job.graph, "fp32")}
-    onnx_proof = verify_onnx(path, folded, job.shapes, threads=job.threads)
+    onnx_proof = verify_onnx(path, shipped, job.shapes, threads=job.threads)
     report("verified", folder=folder, what="onnx", relative=onnx_proof.relative)
     score = evaluate_onnx(open_session(path, threads=job.threads), job.validation)
     variants = {"fp32": _variant(path, files, score, onnx_proof)}
@@ -151,7 +157,7 @@ def export_model(run: Run, folder: str, encoder: Encoder, job: Job, report: Repo
         "variant", folder=folder, precision="fp32", accuracy=score.accuracy, size_bytes=variants["fp32"]["size_bytes"]
     )
     if job.int8:
-        variants["int8"], optimised["int8"] = _int8(run, folder, path, folded, score, job)
+        variants["int8"], optimised["int8"] = _int8(run, folder, path, shipped, score, job)
         report(
             "variant",
             folder=folder,
@@ -189,20 +195,20 @@ def model_id(recipe: Recipe, folder: str) -> str:
     return f"{source}-{recipe.task.name}" + ("-rmt-kd" if folder == "export" else "")
 
 
-def _int8(run: Run, folder: str, path: Path, folded: Encoder, fp32: Score, job: Job) -> tuple[dict[str, Any], Audit]:
+def _int8(run: Run, folder: str, path: Path, shipped: Encoder, fp32: Score, job: Job) -> tuple[dict[str, Any], Audit]:
     """Write the int8 file, keep it where it loses no more accuracy than the recipe allows, and return its facts."""
     target, options = run.path_of(f"{folder}/{VARIANTS['int8']}"), QuantiseOptions()
     quantise_onnx(path, target, options, calibration=job.calibration, threads=job.threads)
     session = open_session(target, threads=job.threads)
-    score, proof = evaluate_onnx(session, job.validation), compare_onnx(session, folded, job.shapes)
-    audit = audit_optimised(target, folded.spec, job.graph, "int8")
+    score, proof = evaluate_onnx(session, job.validation), compare_onnx(session, shipped, job.shapes)
+    audit = audit_optimised(target, shipped.spec, job.graph, "int8")
     facts = _variant(target, [target], score, proof) | {
         "quantisation": asdict(options)
         | {"calibration_rows": sum(len(batch["input_ids"]) for batch in job.calibration)},
         "refused": None,
     }
     allowed = job.recipe.export.max_accuracy_drop
-    if fp32.accuracy - score.accuracy > allowed:
+    if fp32.accuracy - score.accuracy > allowed + ROUNDING:
         facts["refused"] = (
             f"accuracy falls from {fp32.accuracy:.4f} to {score.accuracy:.4f} on {score.rows} validation rows, "
             f"{fp32.accuracy - score.accuracy:.4f}, export.max_accuracy_drop allows {allowed:.4f}"
@@ -262,7 +268,7 @@ def _ready(run: Run, force: bool) -> None:
         raise RunDirError(
             f"compress has not finished in {run.path}", f"rmtkd-edge compress {run.path}/recipe.toml --out {run.path}"
         )
-    if run.has(f"export/{FACTS}") and not force:
+    if run.stage("export").get("state") == "done" and not force:  # one that was stopped goes on without
         raise RunDirError(f"{run.path}/export exists already", f"rmtkd-edge export {run.path} --force replaces it")
 
 

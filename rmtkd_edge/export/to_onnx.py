@@ -12,12 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rmtkd_edge.errors import RmtkdError, RunDirError, UserError
+from rmtkd_edge.errors import RmtkdError, RunDirError
 from rmtkd_edge.export.graph import GraphOptions, build, input_names
 from rmtkd_edge.families.encoder import Encoder
 
 LIMIT_BYTES = 1_900_000_000  # a protobuf message holds 2 GiB; the graph itself needs some of it
-OPSETS = range(18, 24)
 
 
 def export_onnx(
@@ -26,17 +25,10 @@ def export_onnx(
     """Write a folded encoder as ONNX and return the files: the model, and `<name>.data` beyond protobuf's 2 GiB.
 
     Inputs are int64 (batch, sequence), the output is `logits` float32 (batch, labels). `metadata`: metadata_props.
-    Raises UserError for an opset that is not supported, RmtkdError where torch cannot export, RunDirError where the
-    file cannot be written. tools/bench_export.py shows time and peak memory.
+    Raises RmtkdError where torch cannot export, RunDirError where the file cannot be written. tools/bench_export.py
+    shows time and peak memory.
     """
     options = options or GraphOptions()
-    if options.opset not in OPSETS:
-        raise UserError(f"opset {options.opset} is not supported", f"export.opset: {OPSETS.start} to {OPSETS.stop - 1}")
-    if options.attention == "plain" and options.opset >= 23:
-        raise UserError(
-            "torch writes plain attention from opset 23 on as ai.onnx.Attention, whose CPU kernel refuses the mask",
-            "--opset 22 or less, or --set export.attention=fused",
-        )
     program = _trace(build(folded, options), input_names(folded.spec), options.opset)
     for key, value in (metadata or {}).items():
         program.model.metadata_props[key] = value

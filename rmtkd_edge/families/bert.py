@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from rmtkd_edge.errors import UserError
@@ -59,6 +58,8 @@ def spec_from_config(config: Any, labels: Sequence[str]) -> EncoderSpec:
     distil = kind == "distilbert"
     width = config.dim if distil else config.hidden_size
     heads = config.n_heads if distil else config.num_attention_heads
+    if heads < 1 or width % heads:
+        raise UserError(f"a width of {width} cannot be shared by {heads} heads", "check the model's config.json")
     head = width // heads
     layer = LayerSpec(heads, head, head, config.hidden_dim if distil else config.intermediate_size, head**-0.5)
     embedding = getattr(config, "embedding_size", width)
@@ -162,14 +163,37 @@ def build(source: str, labels: Sequence[str], seed: int, scratch: Any, tokenizer
     if odd or info.get("mismatched_keys"):
         named = ", ".join((odd or sorted(map(str, info["mismatched_keys"])))[:5])
         raise UserError(f"`{source}` lacks weights, or has them in other shapes: {named}", "use a complete checkpoint")
+    if trained:
+        _reorder_labels(model, config, labels, source)
     return from_transformers(model, labels), trained and not missing
+
+
+def _reorder_labels(model: Any, config: Any, labels: Sequence[str], source: str) -> None:
+    """Bring the classifier's rows into the order of the data's labels, where the checkpoint names the same ones.
+
+    A checkpoint that names none (LABEL_0, ...) is taken to have the data's order; one that names others is refused.
+    """
+    theirs = [str(config.id2label[i]).casefold() for i in range(config.num_labels)]
+    wanted = [label.casefold() for label in labels]
+    if theirs == wanted or all(name.startswith("label_") for name in theirs):
+        return
+    if sorted(theirs) != sorted(wanted):
+        raise UserError(
+            f"`{source}` names the labels {theirs}, the data {wanted}",
+            "set task.labels to the same names, or remove id2label from the checkpoint's config.json",
+        )
+    place = torch.tensor([theirs.index(name) for name in wanted])
+    classifier = model.get_submodule(_HEADS[config.model_type][1])
+    with torch.no_grad():
+        classifier.weight.copy_(classifier.weight[place].clone())
+        classifier.bias.copy_(classifier.bias[place].clone())
 
 
 def _loaded(kind: Any, source: str, **options: Any) -> Any:
     """Return what `kind.from_pretrained` loads; its many kinds of errors become one that says what to do."""
     try:
         return kind.from_pretrained(source, **options)
-    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as err:
+    except Exception as err:  # transformers raises its own, its validators', the hub's and assertion errors alike
         reason = (str(err).splitlines() or [type(err).__name__])[0]
         raise UserError(
             f"cannot load a model from `{source}`: {reason}",

@@ -90,6 +90,8 @@ class Embeddings(nn.Module):
             positions = torch.arange(ids.shape[1], device=ids.device)
         total = self.word(ids) + self.position(positions)
         if self.token_type is not None:
+            if types is not None and len(self.token_type.weight) < 2:
+                types = None  # a pair's second type has no embedding of its own (RoBERTa)
             total = total + self.token_type(torch.zeros_like(ids) if types is None else types)
         return total if self.projection is None else total @ self.projection.T
 
@@ -206,7 +208,7 @@ def producers(encoder: Encoder) -> dict[str, list[ProjectedLinear]]:
 def fold(encoder: Encoder) -> Encoder:
     """Return the plain narrow model that `encoder` equals exactly: P W in place of W and P (dtype kept)."""
     spec = EncoderSpec.from_dict({**encoder.spec.to_dict(), "raw": {}})
-    folded = Encoder(spec).to(next(encoder.parameters()).dtype)
+    folded = Encoder(spec).to(next(encoder.parameters()))
     state = encoder.state_dict()
     for name, module in encoder.named_modules():
         if isinstance(module, ProjectedLinear):
@@ -229,12 +231,12 @@ def unfold(folded: Encoder, projections: dict[str, Tensor]) -> Encoder:
     """
     heads = {site.name: site.heads for site in list_sites(folded.spec)}
     raw = {name: p.shape[1] // heads[name] for name, p in projections.items()}
-    wide = Encoder(EncoderSpec.from_dict({**folded.spec.to_dict(), "raw": raw})).to(next(folded.parameters()).dtype)
+    wide = Encoder(EncoderSpec.from_dict({**folded.spec.to_dict(), "raw": raw})).to(next(folded.parameters()))
     state = folded.state_dict()
     names = {id(module): name for name, module in wide.named_modules()}
     for site, modules in producers(wide).items():
         if site in projections:
-            p = projections[site].to(next(folded.parameters()).dtype)
+            p = projections[site].to(next(folded.parameters()))
             for name in (names[id(module)] for module in modules):
                 state[f"{name}.weight"], state[f"{name}.bias"] = (
                     p.T @ state[f"{name}.weight"],
@@ -242,7 +244,7 @@ def unfold(folded: Encoder, projections: dict[str, Tensor]) -> Encoder:
                 )
                 state[f"{name}.projection"] = p
     if wide.embeddings.projection is not None:
-        p = projections["stream"].to(next(folded.parameters()).dtype)
+        p = projections["stream"].to(next(folded.parameters()))
         state["embeddings.projection"] = p
         for table in ("word", "position", "token_type"):
             if f"embeddings.{table}.weight" in state:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 SCHEMA = "rmtkd-edge/model@1"
 WEIGHTS, SHAPE = "model.safetensors", "model.json"
-AGAIN = "write the checkpoint again: rmtkd-edge compress ... --force"
+AGAIN = "the file was changed after it was written: restore it, or compress again with --force"
 
 
 def save_encoder(run: Run, rel_dir: str, encoder: Encoder, **facts: Any) -> None:
@@ -62,43 +62,43 @@ def load_folder(path: Path) -> Encoder:
     return assemble(spec, read_weights(path / WEIGHTS, shape.get("sha256")), path / WEIGHTS)
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Return the JSON object in a file; raise RunDirError naming the file otherwise."""
+def read_json(path: Path, hint: str = AGAIN) -> dict[str, Any]:
+    """Return the JSON object in a file; raise RunDirError naming the file, and the way out `hint`, otherwise."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except OSError as err:
-        raise RunDirError(f"{path} cannot be read: {err.strerror or err}", AGAIN) from err
+        raise RunDirError(f"{path} cannot be read: {err.strerror or err}", hint) from err
     except ValueError as err:
-        raise RunDirError(f"{path} is not valid JSON: {err}", AGAIN) from err
+        raise RunDirError(f"{path} is not valid JSON: {err}", hint) from err
     if not isinstance(found, dict):
-        raise RunDirError(f"{path} holds no JSON object", AGAIN)
+        raise RunDirError(f"{path} holds no JSON object", hint)
     return found
 
 
-def read_weights(path: Path, sha256: str | None) -> dict[str, Tensor]:
+def read_weights(path: Path, sha256: str | None, hint: str = AGAIN) -> dict[str, Tensor]:
     """Return the tensors of a safetensors file whose hash must be `sha256`; raise RunDirError naming it otherwise."""
     try:
         actual = sha256_file(path)
         if actual != sha256:
-            raise RunDirError(f"{path} was altered: its sha256 is {actual}, {sha256 or 'none'} is on record", AGAIN)
+            raise RunDirError(f"{path} was altered: its sha256 is {actual}, {sha256 or 'none'} is on record", hint)
         return safetensors_load(path.read_bytes())
     except OSError as err:
-        raise RunDirError(f"{path} cannot be read: {err.strerror or err}", AGAIN) from err
+        raise RunDirError(f"{path} cannot be read: {err.strerror or err}", hint) from err
     except SafetensorError as err:
-        raise RunDirError(f"{path} is not a valid safetensors file: {err}", AGAIN) from err
+        raise RunDirError(f"{path} is not a valid safetensors file: {err}", hint) from err
 
 
-def spec_of(shape: Mapping[str, Any], path: Path) -> EncoderSpec:
+def spec_of(shape: Mapping[str, Any], path: Path, hint: str = AGAIN) -> EncoderSpec:
     """Return the shape that the JSON object read from `path` describes; raise RunDirError naming the file otherwise."""
     if shape.get("schema") != SCHEMA:
-        raise RunDirError(f"{path}: schema is {shape.get('schema')!r}, this version reads {SCHEMA!r}", AGAIN)
+        raise RunDirError(f"{path}: schema is {shape.get('schema')!r}, this version reads {SCHEMA!r}", hint)
     try:
         return EncoderSpec.from_dict(shape["spec"])
     except (KeyError, TypeError, ValueError) as err:
-        raise RunDirError(f"{path} describes no encoder: {err!r}", AGAIN) from err
+        raise RunDirError(f"{path} describes no encoder: {err!r}", hint) from err
 
 
-def assemble(spec: EncoderSpec, tensors: Mapping[str, Tensor], path: Path | str) -> Encoder:
+def assemble(spec: EncoderSpec, tensors: Mapping[str, Tensor], path: Path | str, hint: str = AGAIN) -> Encoder:
     """Return an encoder in eval mode that owns `tensors` (no weight is initialised first, none copied).
 
     Raises RunDirError naming `path` and every tensor that is missing, left over, or of another shape or dtype.
@@ -107,7 +107,7 @@ def assemble(spec: EncoderSpec, tensors: Mapping[str, Tensor], path: Path | str)
         with torch.device("meta"):
             encoder = Encoder(spec)
     except (TypeError, ValueError, RuntimeError, UserError) as err:
-        raise RunDirError(f"{path}: no encoder can have the shape on record: {err}", AGAIN) from err
+        raise RunDirError(f"{path}: no encoder can have the shape on record: {err}", hint) from err
     wanted = encoder.state_dict()
     faults = [f"{name} is missing" for name in wanted if name not in tensors]
     faults += [f"{name} does not belong" for name in tensors if name not in wanted]
@@ -119,7 +119,7 @@ def assemble(spec: EncoderSpec, tensors: Mapping[str, Tensor], path: Path | str)
         faults.append(f"dtypes are {', '.join(sorted(map(str, kinds)))}, one floating dtype is wanted")
     if faults:
         more = f" and {len(faults) - 5} more" if len(faults) > 5 else ""
-        raise RunDirError(f"{path} does not fit its shape: {'; '.join(faults[:5])}{more}", AGAIN)
+        raise RunDirError(f"{path} does not fit its shape: {'; '.join(faults[:5])}{more}", hint)
     encoder.load_state_dict(dict(tensors), assign=True)
     return encoder.eval()
 

@@ -42,7 +42,8 @@ WINDOW_S, WINDOW_PERIODS = (
     10.0,
     100,
 )  # an energy figure needs a window this long, and each block this many meter periods
-CPU_WALL_LEAST, STEAL_PCT_MOST, SPARE_CORES = 0.9, 2.0, 0.25  # beyond these a result is `contended`
+CPU_WALL_LEAST, STEAL_PCT_MOST, SPARE_CORES, WAITED_PCT_MOST = 0.9, 2.0, 0.25, 10.0  # beyond these: `contended`
+FEWEST_ROUNDS = 5  # of interleaving, however slow the energy meter
 PROBE_TIMEOUT_S = 900
 Json = dict  # a JSON object
 Say = Callable[..., None]
@@ -173,12 +174,16 @@ def read_text(path: str) -> str | None:
 
 def counters(root: str = "") -> Json:
     """Return counters that only grow (`ticks_*`, `quota`, `throttle`) and the state `capped`; None: unreadable."""
-    out: Json = dict.fromkeys(("ticks_total", "ticks_busy", "ticks_steal", "quota", "throttle", "capped"))
-    line = re.match(r"cpu +([\d ]+)", read_text(root + "/proc/stat") or "")
-    if line:
-        user, nice, system, idle, wait, irq, soft, steal = [int(v) for v in line[1].split()][:8]
+    out: Json = dict.fromkeys(("ticks_total", "ticks_busy", "ticks_steal", "quota", "throttle", "capped", "waited_ns"))
+    mine = usable_cpus()
+    lines = re.findall(r"^cpu(\d+) ([\d ]+)", read_text(root + "/proc/stat") or "", re.MULTILINE)
+    ticks = [[int(v) for v in values.split()][:8] for number, values in lines if int(number) in mine]
+    if ticks:
+        user, nice, system, idle, wait, irq, soft, steal = (sum(column) for column in zip(*ticks))  # noqa: B905
         busy = user + nice + system + irq + soft
         out.update(ticks_total=busy + idle + wait + steal, ticks_busy=busy, ticks_steal=steal)
+    waits = [(read_text(file) or "").split() for file in glob.glob(root + "/proc/self/task/*/schedstat")]
+    out["waited_ns"] = sum(int(parts[1]) for parts in waits if len(parts) == 3) if waits else None
     group = read_text(root + "/sys/fs/cgroup/cpu.stat") or read_text(root + "/sys/fs/cgroup/cpu/cpu.stat")
     quota = re.search(r"^nr_throttled (\d+)", group or "", re.MULTILINE)
     out["quota"] = int(quota[1]) if quota else None
@@ -187,6 +192,11 @@ def counters(root: str = "") -> Json:
     out["throttle"] = sum(seen) if seen else None
     out["capped"] = frequency_capped(root)
     return out
+
+
+def usable_cpus() -> set:
+    """Return the numbers of the processors that this process may use (all of them where the system cannot say)."""
+    return set(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
 
 
 def frequency_capped(root: str = "") -> bool | None:
@@ -217,7 +227,7 @@ def environment(plan: Json, session: Any) -> Json:
         "providers_actual": session.get_providers(),
         "cpu_model": name[1] if name else board,
         "cpu_flags": vector or None,
-        "cpus": os.cpu_count(),
+        "cpus": len(usable_cpus()),
         "threads": plan["threads"],
         "spinning": plan["spinning"],
         "governor": read_text("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
@@ -236,9 +246,10 @@ def quality(blocks: list[Json], plan: Json, cpus: int) -> Json:
     """
     wall = sum(b["wall_ns"] for b in blocks) / 1e9
     cpu = sum(b["cpu_ns"] for b in blocks) / 1e9
-    total, busy, steal, quota, events = (
-        _grown(blocks, k) for k in ("ticks_total", "ticks_busy", "ticks_steal", "quota", "throttle")
+    total, busy, steal, quota, events, waited = (
+        _grown(blocks, k) for k in ("ticks_total", "ticks_busy", "ticks_steal", "quota", "throttle", "waited_ns")
     )
+    waited_pct = None if waited is None or cpu <= 0 else max(0.0, waited / 1e7 / cpu)
     steal_pct = None if not total or steal is None else 100.0 * steal / total
     others = None if not total or busy is None else max(0.0, busy * cpus / total - cpu / wall)
     capped = [b["machine"][i]["capped"] for b in blocks for i in (0, 1) if b["machine"][i]["capped"] is not None]
@@ -246,6 +257,8 @@ def quality(blocks: list[Json], plan: Json, cpus: int) -> Json:
     contended = []
     if plan["provider"] == "CPUExecutionProvider" and cpu / wall < CPU_WALL_LEAST:
         contended.append(f"the process got {cpu / wall:.2f} CPU seconds a second")
+    if waited_pct is not None and waited_pct > WAITED_PCT_MOST:
+        contended.append(f"its threads waited for a processor {waited_pct:.0f} % as long as they ran")
     if steal_pct is not None and steal_pct > STEAL_PCT_MOST:
         contended.append(f"{steal_pct:.1f} % of the time was stolen by the hypervisor")
     if quota:
@@ -255,13 +268,13 @@ def quality(blocks: list[Json], plan: Json, cpus: int) -> Json:
     verdict = "throttled" if throttled else "contended" if contended else "clean"
     reasons = (["heat or supply capped the clock"] if throttled else []) + contended
     out = {"verdict": verdict, "cpu_wall_ratio": cpu / wall, "steal_pct": steal_pct, "others_cores": others}
-    out.update(throttled=throttled, quota_stops=quota, reasons=reasons)
-    out["unread"] = [key for key in ("steal_pct", "throttled", "quota_stops") if out[key] is None]
+    out.update(throttled=throttled, quota_stops=quota, waited_pct=waited_pct, reasons=reasons)
+    out["unread"] = [key for key in ("steal_pct", "throttled", "quota_stops", "waited_pct") if out[key] is None]
     return out
 
 
 def _grown(blocks: list[Json], key: str) -> int | None:
-    ends = [(b["machine"][0][key], b["machine"][1][key]) for b in blocks]
+    ends = [(b["machine"][0].get(key), b["machine"][1].get(key)) for b in blocks]
     return None if any(v is None for pair in ends for v in pair) else sum(after - before for before, after in ends)
 
 
@@ -314,20 +327,22 @@ def idle_watts(meter: Any, facts: Json, seconds: float) -> float | None:
     return None if before.joules is None or after.joules is None else (after.joules - before.joules) / (end - begin)
 
 
-def energy(blocks: list[Json], facts: Json, idle: list[float | None], idle_s: float) -> Json:
-    """Return joules per inference (one call of the session, whatever the batch), gross and net, or None and why.
+def energy(blocks: list[Json], facts: Json, idle: list[float | None], idle_s: float, batch: int = 1) -> Json:
+    """Return joules per inference (one row of a batch), gross and net, or None and why.
 
     gross: all that the meter counted; net: minus the idle power x the window. Sums run over the blocks of one model.
     """
-    n, window = sum(len(b["ns"]) for b in blocks), sum(b["wall_ns"] for b in blocks) / 1e9
+    n, window = sum(len(b["ns"]) for b in blocks) * batch, sum(b["wall_ns"] for b in blocks) / 1e9
     out: Json = {"j_per_inf_gross": None, "j_per_inf_net": None, "idle_w": None, "window_s": window}
     out.update(meter=facts["name"], kind=facts["kind"], scope=facts["scope"], skipped=facts["skipped"] or None)
     why = _withheld(blocks, facts, window)
     if why:
         return {**out, "kind": "unavailable", "why": why}
-    sums = {name: sum(b["joules"][name][0] or 0.0 for b in blocks) for name in blocks[0]["joules"]}
-    joules = sums[facts["name"]]
-    out["beside"] = {name: value / n for name, value in sums.items() if name != facts["name"]} or None
+    parts = {name: [b["joules"].get(name, [None])[0] for b in blocks] for name in blocks[0]["joules"]}
+    joules = sum(parts[facts["name"]])
+    sums = {name: None if None in values else sum(values) for name, values in parts.items()}
+    beside = {name: None if value is None else value / n for name, value in sums.items() if name != facts["name"]}
+    out["beside"] = beside or None
     if facts["gross_why"]:
         return {**out, "j_per_inf_net": joules / n, "j_per_inf_gross_why": facts["gross_why"]}
     out["j_per_inf_gross"] = joules / n
@@ -481,6 +496,15 @@ def measure(plan_path: Path, results: Path, say: Say) -> Json:
         raise
 
 
+def suited_to(plan: Json, facts: Json) -> Json:
+    """Return the plan with blocks as long as the meter's period wants them: fewer rounds first, then more seconds."""
+    if not facts["needs_window"] or not facts["period_s"]:
+        return plan
+    block = WINDOW_PERIODS * facts["period_s"]
+    rounds = min(plan["rounds"], max(FEWEST_ROUNDS, int(plan["min_duration_s"] // block)))
+    return {**plan, "rounds": rounds, "min_duration_s": max(plan["min_duration_s"], rounds * block, WINDOW_S)}
+
+
 def _measure(plan: Json, plan_path: Path, store: Store, say: Say) -> Json:
     folder, models = plan_path.parent, plan["models"]
     sessions = [open_session(plan, folder / model["file"]) for model in models]
@@ -489,6 +513,7 @@ def _measure(plan: Json, plan_path: Path, store: Store, say: Say) -> Json:
     if store.resumed and store.doc.get("meter", {}).get("name") != facts["name"]:
         store.doc.update(cells={}, idle={})  # energies of two meters cannot be added up
     store.doc["meter"] = facts
+    plan = suited_to(plan, facts)
     say("start", f"{len(models)} models, {len(plan['loads'])} loads" + (", going on" if store.resumed else ""))
     try:
         for load in plan["loads"]:
@@ -630,7 +655,7 @@ def result_of(plan: Json, plan_path: Path, doc: Json, model: Json, load: Json) -
         "env": doc["env"],
         "latency": timing,
         "throughput_per_s": load["batch"] / timing["p50"] * 1e3,
-        "cpu_s_per_inf": sum(b["cpu_ns"] for b in blocks) / 1e9 / timing["n"],
+        "cpu_s_per_inf": sum(b["cpu_ns"] for b in blocks) / 1e9 / timing["n"] / load["batch"],
         "cold_start_ms": _median(probes, "cold_start_ms"),
         "cold_start": {
             "method": "process start to first output, median, files in the page cache",
@@ -638,7 +663,7 @@ def result_of(plan: Json, plan_path: Path, doc: Json, model: Json, load: Json) -
             "session_ms": _median(probes, "session_ms"),
         },
         "memory": memory(bare, probes),
-        "energy": energy(blocks, doc["meter"], doc["idle"].get(load_key(load), []), plan["idle_s"]),
+        "energy": energy(blocks, doc["meter"], doc["idle"].get(load_key(load), []), plan["idle_s"], load["batch"]),
         "verification": cell["verification"],
         "quality": judged,
     }

@@ -134,12 +134,22 @@ def assemble(
         "comparable": profile.comparable,
         "quick": quick,
         "inputs": "synthetic token ids, full mask" if synthetic else "token ids of the data set",
-        "notes": list(notes),
+        "notes": [*notes, *slower_int8(comparisons)],
         "meter": document["meter"],
         "hardware": profile.model_dump(mode="json"),
         "results": [finish(result, facts[result["label"]], profile.name) for result in results],
         "comparisons": comparisons,
     }
+
+
+def slower_int8(comparisons: Sequence[dict[str, Any]]) -> list[str]:
+    """Return a sentence for every int8 file that is clearly slower here than its own fp32 file: do not ship it here."""
+    return [
+        f"{c['candidate']} is refused on this device: it takes {c['ratio']:.2f} times as long as {c['baseline']} "
+        f"(batch {c['load']['batch']}, 95 % interval {c['ci95'][0]:.2f} to {c['ci95'][1]:.2f})"
+        for c in comparisons
+        if c["clear"] and c["ratio"] > 1 and c["candidate"].split()[:-1] == c["baseline"].split()[:-1]
+    ]
 
 
 def finish(result: dict[str, Any], model: ModelFile, profile: str) -> dict[str, Any]:

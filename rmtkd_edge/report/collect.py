@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rmtkd_edge.errors import RunDirError
+from rmtkd_edge.freshness import replaced_files, stale_profiles
 from rmtkd_edge.report.parse import Table, read_cycle, read_exported, read_profile
 from rmtkd_edge.report.records import Compression, Cycle, Exported, Missing, Profile, Quantity, RunFacts
 
@@ -33,9 +34,11 @@ def _collect_one(run: Run, name: str) -> RunFacts:
     try:
         recipe = tomllib.loads(text)
     except tomllib.TOMLDecodeError as err:
-        raise RunDirError(f"{run.path}/recipe.toml is not valid TOML: {err}", f"rmtkd-edge verify {name}") from err
+        raise RunDirError(
+            f"{run.path}/recipe.toml is not valid TOML: {err}", f"rmtkd-edge compress RECIPE --out {name} --force"
+        ) from err
     profiles = _profiles(run)
-    where = shlex.quote(name)
+    where = shlex.quote(str(run.path))
     command = f"rmtkd-edge profile {where} --on PROFILE"
     return RunFacts(
         name=name,
@@ -50,7 +53,7 @@ def _collect_one(run: Run, name: str) -> RunFacts:
         exported=_exported(run, "export", f"rmtkd-edge export {where}"),
         baseline=_exported(run, "baseline", f"rmtkd-edge export {where}"),
         profiles=profiles,
-        no_profile=None if profiles else _missing(run, "profile", command),
+        no_profile=None if profiles else _no_profile(run, where, command),
     )
 
 
@@ -76,6 +79,14 @@ def _missing(run: Run, stage: str, command: str) -> Missing:
     state = run.manifest.get("stages", {}).get(stage, {}).get("state")
     why = f"{stage} was begun and did not finish" if state == "running" else f"{stage} has not been run"
     return Missing(stage, why, command)
+
+
+def _no_profile(run: Run, where: str, command: str) -> Missing:
+    stale = stale_profiles(run)
+    if not stale:
+        return _missing(run, "profile", command)
+    why = f"what {', '.join(stale)} measured are files that were exported again since"
+    return Missing("profile", why, f"rmtkd-edge profile {where} --on {','.join(stale)}")
 
 
 def _compression(run: Run, recipe: dict[str, Any], command: str) -> Compression | Missing:
@@ -180,6 +191,7 @@ def _profiles(run: Run) -> tuple[Profile, ...]:
     profiles = []
     for rel in _recorded(run, r"profile/[^/]+\.json"):
         data = run.read_json(rel)
-        if isinstance(data, dict) and re.match(r"rmtkd-edge/profile@", str(data.get("schema", ""))):
+        ours = isinstance(data, dict) and re.match(r"rmtkd-edge/profile@", str(data.get("schema", "")))
+        if ours and not replaced_files(run, data):
             profiles.append(read_profile(Table(data, rel)))
     return tuple(profiles)

@@ -11,13 +11,20 @@ from rmtkd_edge.report.summary import BASELINE, Model, accuracy_of, gain_of, hea
 
 
 def best(run: RunFacts) -> Model | None:
-    """Return the variant that ships: int8 unless it was refused or not made, else fp32; None before export."""
+    """Return the variant that ships: int8 unless it was refused, not made or slower than fp32; None before export."""
     mine = {m.label: m for m in models(run)}
     for label in ("rmt-kd int8", "rmt-kd fp32"):
         variant = mine[label].variant
-        if variant is not None and not variant.refused:
+        slower = label.endswith("int8") and any(map(_int8_is_slower, run.profiles))
+        if variant is not None and not variant.refused and not slower:
             return mine[label]
     return None
+
+
+def _int8_is_slower(profile: Profile) -> bool:
+    """Return whether the int8 file clearly takes longer than the fp32 one on a device."""
+    pairs = [c for c in profile.comparisons if (c.candidate, c.baseline) == ("rmt-kd int8", "rmt-kd fp32")]
+    return any(c.metric == "latency_ms" and c.low is not None and c.low > 1 for c in pairs)
 
 
 def verdict(run: RunFacts) -> str:

@@ -8,6 +8,7 @@ from torch import Tensor
 from rmtkd_edge.errors import DataError
 from rmtkd_edge.spectral.edge import fit_edge
 from rmtkd_edge.spectral.eigen import eigh_descending
+from rmtkd_edge.spectral.seeded import row_uniform
 
 
 def sign_flipped(x: Tensor, block_ids: Tensor, seed: int) -> Tensor:
@@ -15,14 +16,13 @@ def sign_flipped(x: Tensor, block_ids: Tensor, seed: int) -> Tensor:
 
     A sign for a whole feature, or for a whole row, would leave the spectrum of X X^T as it is. Drawn independently
     per feature, constant within a block, they keep every feature's variance and the dependence within blocks
-    (sentences, images), and destroy what features share.
+    (sentences, images), and destroy what features share. They are functions of seed and block id: it does not matter
+    in which batches, or by which process, the rows come.
     """
     if x.ndim != 2 or block_ids.shape != (len(x),):
         raise DataError(f"Expected rows (n, d) and block_ids (n,), got {tuple(x.shape)} and {tuple(block_ids.shape)}.")
-    unique, place = torch.unique(block_ids.cpu(), return_inverse=True)
-    generator = torch.Generator().manual_seed(seed)
-    signs = torch.randint(0, 2, (len(unique), x.shape[1]), generator=generator, dtype=torch.int8) * 2 - 1
-    return x * signs[place].to(device=x.device, dtype=x.dtype)
+    signs = torch.from_numpy(row_uniform(seed, block_ids.cpu().numpy(), x.shape[1]) < 0.5) * 2 - 1
+    return x * signs.to(device=x.device, dtype=x.dtype)
 
 
 def null_spectra(x: Tensor, block_ids: Tensor, draws: int, seed: int) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import numpy as np
@@ -19,18 +20,36 @@ def label_names(task: Task, train: pa.Table) -> list[str]:
 
     Numbers are taken in their order, strings in the alphabet's. Raises DataError for fewer than two classes.
     """
-    values = [v for v in train[task.label].unique().to_pylist() if v is not None and v != HIDDEN]
+    everything = list(dict.fromkeys(label_values(task, train, "train")))
+    values = [v for v in everything if v is not None and (v != HIDDEN or str(v) in (task.labels or []))]
     if len(values) < 2:
-        hidden = f"; it has only {HIDDEN}: a test split whose labels are hidden?" if not values else ""
+        hidden = f"; {HIDDEN} counts as hidden unless task.labels names it" if HIDDEN in everything else ""
         raise DataError(
             f"the label column `{task.label}` of train holds fewer than two classes ({values}){hidden}",
-            "set task.label to another column, or task.train_split to a split with labels",
+            'set task.label to another column, task.train_split to a split with labels, or task.labels=["-1", "1"]',
         )
     names = task.labels or stored_names(train, task.label)
     if names is not None:
         return list(names)
     numbers = all(isinstance(v, int | float) for v in values)
     return [str(v) for v in (sorted(values) if numbers else sorted(str(v) for v in values))]
+
+
+def label_values(task: Task, table: pa.Table, where: str) -> list[Any]:
+    """Return the labels of all rows; 1.0 becomes 1. Raises DataError for NaN, infinity and nested values."""
+    kind = table[task.label].type
+    if pa.types.is_nested(kind):
+        raise DataError(
+            f"the label column `{task.label}` of {where} holds {kind}", "a label is one text or number a row"
+        )
+    values = table[task.label].to_pylist()
+    bad = [i for i, v in enumerate(values) if isinstance(v, float) and not math.isfinite(v)]
+    if bad:
+        raise DataError(
+            f"{len(bad)} of {len(values)} labels in {where} are not finite: row {bad[0]} has {values[bad[0]]}",
+            "fill or drop these rows",
+        )
+    return [int(v) if isinstance(v, float) and v.is_integer() else v for v in values]
 
 
 def stored_names(table: pa.Table, column: str) -> list[str] | None:
@@ -56,7 +75,7 @@ def label_numbers(task: Task, table: pa.Table, where: str, names: list[str]) -> 
     known: dict[str, int] = {name: i for i, name in enumerate(names)}
     if not any(name.lstrip("-").isdigit() for name in names):
         known |= {str(i): i for i in range(len(names)) if str(i) not in known}
-    values: list[Any] = table[task.label].to_pylist()
+    values = label_values(task, table, where)
     found = [known.get(str(v), HIDDEN) for v in values]
     bad = [i for i, place in enumerate(found) if place == HIDDEN]
     if bad:

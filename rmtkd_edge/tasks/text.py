@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,10 @@ __all__ = [
     "batches",
     "calibration_indices",
     "check_length",
+    "encode",
     "load_text_task",
     "load_tokenizer",
+    "padded",
     "resolve_source",
     "steps",
 ]
@@ -101,9 +103,11 @@ def _limit(table: pa.Table, limit: int | None, rng: np.random.Generator) -> pa.T
 
 
 def check_table(task: Task, table: pa.Table, where: str) -> None:
-    """Raise DataError where a table has no rows or lacks a column that the recipe names (all of them at once)."""
+    """Raise DataError where a table has no rows, or not once each column that the recipe names (all at once)."""
     lines = []
     for column in (*task.text, task.label):
+        if table.column_names.count(column) > 1:
+            lines.append(f"{where} has {table.column_names.count(column)} columns `{column}`")
         if column not in table.column_names:
             lines.append(f"{where} has no column `{column}`{did_you_mean(column, table.column_names)}")
     if lines:
@@ -120,11 +124,23 @@ def check_table(task: Task, table: pa.Table, where: str) -> None:
 def _encode(task: Task, table: pa.Table, where: str, names: list[str], tokenizer: Any) -> Split:
     labels = label_numbers(task, table, where, names)
     columns = [_texts(table, column, where) for column in task.text]
-    encoded = tokenizer(*columns, truncation=True, max_length=task.max_length)
-    types = encoded.get("token_type_ids")
-    if types is not None and len(columns) == 1:
-        types = None  # all zero
-    return Split(encoded["input_ids"], types, labels, list(zip(*columns, strict=True)))
+    ids, types = encode(tokenizer, columns, task.max_length)
+    empty = [i for i, row in enumerate(ids) if not row]
+    if empty:
+        raise DataError(
+            f"{len(empty)} of {len(ids)} rows of {where} have no tokens (row {empty[0]} is {columns[0][empty[0]]!r})",
+            "drop these rows, or use a tokenizer that adds special tokens",
+        )
+    return Split(ids, types, labels, list(zip(*columns, strict=True)))
+
+
+def encode(
+    tokenizer: Any, columns: Sequence[Sequence[str]], max_length: int
+) -> tuple[list[list[int]], list[list[int]] | None]:
+    """Return token ids, truncated and not padded, and type ids (None where all are zero) of texts or pairs of texts."""
+    encoded = tokenizer(*[list(column) for column in columns], truncation=True, max_length=max_length)
+    types = encoded.get("token_type_ids") if len(columns) > 1 else None
+    return encoded["input_ids"], types
 
 
 def _texts(table: pa.Table, column: str, where: str) -> list[str]:
@@ -159,13 +175,11 @@ def calibration_indices(split: Split, fraction: float, minimum: int, seed: int) 
     return np.sort(np.random.default_rng([seed, 3]).permutation(len(split))[:count])
 
 
-def batches(
-    split: Split, batch_size: int, pad_id: int, seed: int | None, drop_last: bool = False
-) -> Iterator[dict[str, Tensor]]:
+def batches(split: Split, batch_size: int, pad_id: int, seed: int | None) -> Iterator[dict[str, Tensor]]:
     """Yield padded batches: input_ids, attention_mask, token_type_ids, labels (int64) and `index`, the row's number.
 
     With a seed the rows are shuffled and sorted by length within pools of 50 batches, whose order is shuffled again, so
-    that little is padded; without one they come in order of length. `drop_last` leaves out a batch that is not full.
+    that little is padded; without one they come in order of length.
     """
     lengths = np.array([len(i) for i in split.ids])
     if seed is None:
@@ -179,24 +193,24 @@ def batches(
         groups = [pool[i : i + batch_size] for pool in pools for i in range(0, len(pool), batch_size)]
         groups = [groups[i] for i in rng.permutation(len(groups))]
     for group in groups:
-        if drop_last and len(group) < batch_size:
-            continue
-        yield _padded(split, group, int(lengths[group].max()), pad_id)
+        types = None if split.type_ids is None else [split.type_ids[i] for i in group]
+        yield padded([split.ids[i] for i in group], types, pad_id) | {
+            "labels": torch.from_numpy(np.ascontiguousarray(split.labels[group])),
+            "index": torch.from_numpy(group.astype(np.int64)),
+        }
 
 
-def _padded(split: Split, group: np.ndarray, width: int, pad_id: int) -> dict[str, Tensor]:
-    ids = np.full((len(group), width), pad_id, dtype=np.int64)
-    mask, types = np.zeros_like(ids), np.zeros_like(ids)
-    for row, i in enumerate(group):
-        size = len(split.ids[i])
-        ids[row, :size], mask[row, :size] = split.ids[i], 1
-        if split.type_ids is not None:
-            types[row, :size] = split.type_ids[i]
-    arrays = {
-        "input_ids": ids,
-        "attention_mask": mask,
-        "token_type_ids": types,
-        "labels": split.labels[group],
-        "index": group.astype(np.int64),
-    }
-    return {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in arrays.items()}
+def padded(ids: Sequence[Sequence[int]], type_ids: Sequence[Sequence[int]] | None, pad_id: int) -> dict[str, Tensor]:
+    """Return input_ids, attention_mask and token_type_ids, int64 (B, T).
+
+    Rows are padded on the right, whatever the tokenizer would do: the classifier reads the first token.
+    """
+    shape = (len(ids), max(len(row) for row in ids))
+    out = {"input_ids": torch.full(shape, pad_id)}
+    out |= {name: torch.zeros(shape, dtype=torch.long) for name in ("attention_mask", "token_type_ids")}
+    for i, row in enumerate(ids):
+        out["input_ids"][i, : len(row)] = torch.tensor(row)
+        out["attention_mask"][i, : len(row)] = 1
+        if type_ids is not None:
+            out["token_type_ids"][i, : len(row)] = torch.tensor(type_ids[i])
+    return out

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from rmtkd_edge.compress.analyse import pick_tokens
 from rmtkd_edge.compress.bases import completed, selection
 from rmtkd_edge.compress.linear_moments import LinearMoments
-from rmtkd_edge.compress.seeded import row_uniform
 from rmtkd_edge.errors import DataError
 from rmtkd_edge.recipe import Analyse
 from rmtkd_edge.spectral import weighted_spectrum
+from rmtkd_edge.spectral.seeded import row_uniform
 
 
 @settings(max_examples=20, deadline=None)
@@ -78,3 +78,9 @@ def test_completed_rows_stay_orthonormal():
     full = completed(rows, 9)
     assert len(full) == 9 and torch.equal(full[:5], rows)
     torch.testing.assert_close(full @ full.T, torch.eye(9, dtype=torch.float64), rtol=0, atol=1e-10)
+
+
+def test_more_channels_than_the_moment_has_directions_are_all_different():
+    rows = torch.randn(20, 50, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    chosen = selection(rows.T @ rows / 20, None, 35)
+    torch.testing.assert_close(chosen @ chosen.T, torch.eye(35, dtype=torch.float64), rtol=0, atol=0)

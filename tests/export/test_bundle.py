@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -161,3 +162,68 @@ def test_a_failed_proof_leaves_no_file(tmp_path, exported, traced, monkeypatch):
 
 def _fail(*args, **kwargs):
     raise Finding("differs")
+
+
+def copy_of(exported, tmp_path):
+    folder = tmp_path / "export"
+    shutil.copytree(exported.run.path / "export", folder)
+    return folder, json.loads((folder / "rmtkd.json").read_text())
+
+
+def test_a_variant_outside_of_the_folder_is_refused(exported, tmp_path):
+    folder, facts = copy_of(exported, tmp_path)
+    shutil.copy(folder / "onnx/model.onnx", tmp_path / "evil.onnx")
+    facts["variants"]["fp32"]["file"] = "../evil.onnx"
+    (folder / "rmtkd.json").write_text(json.dumps(facts))
+    with pytest.raises(RunDirError, match="outside"):
+        load(folder)
+
+
+def test_a_file_that_a_tokenizer_would_read_unseen_is_refused(exported, tmp_path):
+    folder, _ = copy_of(exported, tmp_path)
+    (folder / "special_tokens_map.json").write_text('{"pad_token": "w9"}')
+    with pytest.raises(RunDirError, match=r"special_tokens_map\.json"):
+        load(folder)
+
+
+@pytest.mark.parametrize("key", ["files", "variants", "max_length"])
+def test_facts_that_lack_a_key_are_refused_with_the_export_as_the_way_out(exported, tmp_path, key):
+    folder, facts = copy_of(exported, tmp_path)
+    del facts[key]
+    (folder / "rmtkd.json").write_text(json.dumps(facts))
+    with pytest.raises(RunDirError, match="lacks") as caught:
+        load(folder)
+    assert "export" in str(caught.value.hint)
+
+
+def test_options_that_torch_has_no_use_for_are_refused(exported):
+    with pytest.raises(UserError, match="onnxruntime's"):
+        load(exported.run.path, backend="torch", provider="CUDAExecutionProvider")
+
+
+def test_a_wrong_option_costs_no_export(exported, tmp_path):
+    path = tmp_path / "run"
+    shutil.copytree(exported.run.path, path)
+    with pytest.raises(UserError, match="opset 7"):
+        export_run(Run.open(path), opset=7, task=exported.task, force=True)
+    assert Run.open(path).stage("export")["state"] == "done"
+    assert load(path).predict(["w1"]).logits.shape == (1, 3)
+
+
+def test_an_export_that_was_stopped_goes_on_without_force(exported, tmp_path):
+    path = tmp_path / "run"
+    shutil.copytree(exported.run.path, path)
+    run = Run.open(path)
+    run.mark("export", "running")
+    run.remove("baseline")
+    export_run(run, task=exported.task)
+    assert Run.open(path).has("baseline/rmtkd.json")
+
+
+def test_electra_cut_to_its_embedding_width_does_not_pass_for_transformers_own():
+    spec = make_spec("electra")
+    layers = tuple(replace(layer, qk=6, value=6, scale=6**-0.5) for layer in spec.layers)
+    spec = replace(spec, width=12, head_width=12, embedding=12, layers=layers)
+    assert all(layer.heads * layer.qk == 12 for layer in layers)
+    assert not fits_transformers(spec)
+    assert fits_transformers(replace(spec, embedding=8))

@@ -130,3 +130,24 @@ def test_other_labels_than_the_checkpoint_are_refused(tmp_path):
     tiny("bert").save_pretrained(tmp_path)
     with pytest.raises(UserError, match="3 labels, the data have 2"):
         build(str(tmp_path), ["a", "b"], 0, None, None)
+
+
+def test_labels_in_another_order_are_brought_into_the_datas(tmp_path):
+    model = tiny("bert")
+    model.config.id2label, model.config.label2id = {0: "c", 1: "A", 2: "b"}, {"c": 0, "A": 1, "b": 2}
+    model.save_pretrained(tmp_path)
+    encoder, trained = build(str(tmp_path), ["a", "b", "c"], 0, None, None)
+    with torch.no_grad():
+        ids, mask = inputs()
+        wanted = model(input_ids=ids, attention_mask=mask).logits[:, [1, 2, 0]]
+        found = encoder.eval()(ids, mask)
+    assert trained
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_other_label_names_are_refused(tmp_path):
+    model = tiny("bert")
+    model.config.id2label, model.config.label2id = {0: "x", 1: "y", 2: "z"}, {"x": 0, "y": 1, "z": 2}
+    model.save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="names the labels"):
+        build(str(tmp_path), ["a", "b", "c"], 0, None, None)

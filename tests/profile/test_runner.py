@@ -21,7 +21,15 @@ from rmtkd_edge.profile.plan import copy_runner
 PROBES = [
     {"peak_rss_bytes": 500, "rss_bytes": 400, "rss_after_load_bytes": 300, "cold_start_ms": 9.0, "session_ms": 1.0}
 ]
-COUNTERS = {"ticks_total": 0, "ticks_busy": 0, "ticks_steal": 0, "quota": 0, "throttle": 0, "capped": False}
+COUNTERS = {
+    "ticks_total": 0,
+    "ticks_busy": 0,
+    "ticks_steal": 0,
+    "quota": 0,
+    "throttle": 0,
+    "waited_ns": 0,
+    "capped": False,
+}
 
 
 @pytest.fixture
@@ -305,9 +313,11 @@ def test_counters_of_a_machine_without_proc_are_none_not_zero(tmp_path: Path) ->
     assert "throttled" in found["unread"]
 
 
-def test_counters_are_read_from_proc_and_sys(tmp_path: Path) -> None:
+def test_counters_are_read_from_proc_and_sys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     texts = {
-        "proc/stat": "cpu  10 1 5 100 2 1 1 7 0 0\ncpu0 1 1\n",
+        "proc/stat": "cpu  30 3 15 300 6 3 3 21 0 0\ncpu0 10 1 5 100 2 1 1 7 0 0\ncpu9 20 2 10 200 4 2 2 14 0 0\n",
+        "proc/self/task/1/schedstat": "900 40 3\n",
+        "proc/self/task/2/schedstat": "100 2 1\n",
         "sys/fs/cgroup/cpu.stat": "usage_usec 5\nnr_throttled 4\n",
         "sys/devices/system/cpu/cpu0/thermal_throttle/core_throttle_count": "3\n",
         "sys/class/thermal/cooling_device0/type": "Processor\n",
@@ -318,8 +328,12 @@ def test_counters_are_read_from_proc_and_sys(tmp_path: Path) -> None:
         path = tmp_path / rel
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
+    monkeypatch.setattr(
+        runner, "usable_cpus", lambda: {0}
+    )  # what others do on processors that are not ours is no matter
     found = runner.counters(str(tmp_path))
-    assert found == {"ticks_total": 127, "ticks_busy": 18, "ticks_steal": 7, "quota": 4, "throttle": 3, "capped": True}
+    grown = {"ticks_total": 127, "ticks_busy": 18, "ticks_steal": 7, "quota": 4, "throttle": 3, "waited_ns": 42}
+    assert found == {**grown, "capped": True}
 
 
 def test_memory_is_a_difference_of_fresh_processes_or_null() -> None:
@@ -345,3 +359,38 @@ def test_external_weights_count_as_disk(tmp_path: Path, no_probes: None) -> None
     data.write_bytes(b"x")
     with pytest.raises(runner.RunnerError, match=r"A\.onnx\.data"):
         runner.load_plan(path)
+
+
+def test_a_meter_beside_that_failed_once_is_null_and_never_0() -> None:
+    blocks = metered(30.0, 60.0)
+    for b in blocks:
+        b["joules"] = {"main": [60.0, ""], "beside": [None, "gone"]}
+    facts = {"name": "main", "kind": "measured-counter", "scope": "board", "needs_window": False, "period_s": 0.1}
+    found = runner.energy(blocks, {**facts, "idle_watts": 0.5, "gross_why": "", "skipped": []}, [], 10.0)
+    assert found["j_per_inf_gross"] is not None and found["beside"] == {"beside": None}
+
+
+def test_energy_is_per_row_of_a_batch() -> None:
+    blocks = metered(30.0, 60.0)
+    for b in blocks:
+        b["joules"] = {"main": [60.0, ""]}
+    facts = {"name": "main", "kind": "measured-counter", "scope": "board", "needs_window": False, "period_s": 0.1}
+    facts |= {"idle_watts": 0.5, "gross_why": "", "skipped": []}
+    one, eight = (runner.energy(blocks, facts, [], 10.0, batch) for batch in (1, 8))
+    assert one["j_per_inf_gross"] == pytest.approx(8 * eight["j_per_inf_gross"])
+    assert one["j_per_inf_net"] == pytest.approx(8 * eight["j_per_inf_net"])
+
+
+def test_a_slow_meter_gets_longer_blocks() -> None:
+    plan = {"rounds": 20, "min_duration_s": 60.0}
+    slow = runner.suited_to(plan, {"needs_window": True, "period_s": 0.1})
+    assert slow["rounds"] == 6 and slow["min_duration_s"] == 60.0
+    quick = runner.suited_to({"rounds": 10, "min_duration_s": 10.0}, {"needs_window": True, "period_s": 0.1})
+    assert quick["rounds"] == runner.FEWEST_ROUNDS and quick["min_duration_s"] == pytest.approx(50.0)
+    assert runner.suited_to(plan, {"needs_window": False, "period_s": 0.1}) is plan
+
+
+def test_waiting_for_a_processor_is_contention() -> None:
+    blocks = [block([10**9], waited_ns=5 * 10**8)]
+    found = runner.quality(blocks, {"provider": "CPUExecutionProvider", "threads": 1}, 2)
+    assert found["verdict"] == "contended" and any("waited" in reason for reason in found["reasons"])

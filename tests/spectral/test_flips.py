@@ -59,3 +59,9 @@ def test_deflated_rank_of_noise_is_none_and_of_a_noiseless_signal_all_of_it():
     assert deflated_rank(randn(500, 30), torch.arange(500)) <= 1
     signal = randn(500, 2) @ randn(2, 30, seed=1)
     assert deflated_rank(signal, torch.arange(500)) <= 2
+
+
+def test_signs_do_not_depend_on_the_batches_that_rows_come_in():
+    x, blocks = torch.randn(40, 6), torch.arange(40) + 100
+    parts = [sign_flipped(x[i : i + 7], blocks[i : i + 7], 5) for i in range(0, 40, 7)]
+    assert torch.equal(torch.cat(parts), sign_flipped(x, blocks, 5))

@@ -82,11 +82,6 @@ def test_the_order_of_lengths_is_random_over_an_epoch():
     assert abs(np.corrcoef(means, np.arange(len(means)))[0, 1]) < 0.3
 
 
-def test_drop_last_leaves_full_batches_only():
-    split = split_of([4] * 22)
-    assert [len(b["labels"]) for b in batches(split, 5, PAD, 1, drop_last=True)] == [5] * 4
-
-
 def test_taking_rows_keeps_them_as_they_are():
     split = split_of([3, 1, 4, 1, 5], pairs=True)
     part = split.take(np.array([4, 0]))
@@ -206,6 +201,8 @@ def changed(**kw):
         (changed(label=lambda i: -1), "hidden"),
         (changed(label=lambda i: None if i == 3 else i % 2), "None"),
         (changed(label=lambda i: None), "fewer than two classes"),
+        (changed(label=lambda i: float("nan") if i == 3 else float(i % 2)), "row 3 has nan"),
+        (changed(label=lambda i: [i % 2]), "a label is one text or number|holds list"),
         (changed(text=lambda i: None if i % 2 else "fine"), r"20 of|15 of|are no text"),
         (changed(text=lambda i: i), "is a int"),
         (changed(text=lambda i: float("nan")), "is a float"),
@@ -237,3 +234,29 @@ def test_sequences_longer_than_the_model_are_refused_before_training():
     with pytest.raises(DataError) as caught:
         text.check_length(513, 512)
     assert caught.value.hint == "--set task.max_length=512"
+
+
+def test_whole_floats_are_numbers_and_minus_one_is_a_class_where_it_is_named(tmp_path, tokenizer):
+    for name in "ab":
+        (tmp_path / name).mkdir()
+    floats = load(tmp_path / "a", tokenizer, changed(label=lambda i: float(i % 2)))
+    assert floats.labels == ["0", "1"]
+    task = TASK.model_copy(update={"labels": ["-1", "1"]})
+    signs = load(tmp_path / "b", tokenizer, changed(label=lambda i: 2 * (i % 2) - 1), task=task)
+    assert signs.labels == ["-1", "1"] and sorted(set(signs.train.labels.tolist())) == [0, 1]
+
+
+def test_rows_without_tokens_are_refused(tmp_path, tokenizer):
+    class Bare:
+        def __call__(self, *columns, **options):
+            return {"input_ids": [[] if not t else [1] for t in columns[0]]}
+
+    with pytest.raises(DataError, match="have no tokens"):
+        load(tmp_path, Bare(), changed(text=lambda i: "" if i == 2 else "fine"))
+
+
+def test_padding_is_on_the_right():
+    batch = text.padded([[5, 6], [7]], [[0, 1], [1]], 9)
+    assert batch["input_ids"].tolist() == [[5, 6], [7, 9]]
+    assert batch["attention_mask"].tolist() == [[1, 1], [1, 0]]
+    assert batch["token_type_ids"].tolist() == [[0, 1], [1, 0]]
