@@ -201,7 +201,7 @@ def changed(**kw):
         (changed(label=lambda i: -1), "hidden"),
         (changed(label=lambda i: None if i == 3 else i % 2), "None"),
         (changed(label=lambda i: None), "fewer than two classes"),
-        (changed(label=lambda i: float("nan") if i == 3 else float(i % 2)), "row 3 has nan"),
+        (changed(label=lambda i: float("nan") if i == 3 else float(i % 2)), r"not finite: row \d+ has nan"),
         (changed(label=lambda i: [i % 2]), "a label is one text or number|holds list"),
         (changed(text=lambda i: None if i % 2 else "fine"), r"20 of|15 of|are no text"),
         (changed(text=lambda i: i), "is a int"),
