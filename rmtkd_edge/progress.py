@@ -1,7 +1,7 @@
 """What a stage says while it works, and how that looks: a live bar on a terminal, plain lines anywhere else.
 
 A stage calls `reporter.event(kind, **facts)` and knows nothing of the rest. Kinds: stage, teacher_epoch, step,
-validation, cycle_start, site, cycle_end, stop, verified, variant, note, runner; one that is not known is shown as it is.
+validation, cycle_start, site, cycle_end, stop, verified, variant, note, runner; an unknown one is shown as it is.
 """
 
 from __future__ import annotations

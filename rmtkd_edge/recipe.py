@@ -35,25 +35,39 @@ class ScratchConfig(Section):
         return self
 
 
+class ResNetConfig(Section):
+    """Shape of a ResNet that is trained from random weights; of torchvision's weights only `stem` is asked."""
+
+    depth: Literal[18, 34, 50, 101] = 18
+    width: Positive = Field(64, description="Channels of the first stage")
+    stem: Literal["cifar", "imagenet"] = Field("cifar", description="3x3 stride 1, or 7x7 stride 2 and max-pool")
+
+
 class Model(Section):
     """Where the teacher comes from."""
 
-    family: Literal["bert"] = "bert"
+    family: Literal["bert", "resnet"] = "bert"
     source: str = Field(
-        description="`scratch`, a hub id, a local folder, or `package:NAME` for a model that a package ships"
+        description="`scratch`, a hub id, a local folder, or `package:NAME` for a model that a package ships; of a "
+        "resnet `scratch`, `torchvision:resnet50` or a safetensors state dict"
     )
     tokenizer: str | None = Field(None, description="Hub id, folder or `package:NAME`; the source's own when left out")
     config: ScratchConfig = ScratchConfig()
+    resnet: ResNetConfig = ResNetConfig()
 
 
 class Task(Section):
     """Data set, columns, and metric."""
 
     name: str
-    kind: Literal["text"] = "text"
+    kind: Literal["text", "image"] = "text"
     hub: str | None = Field(None, description="Data set id for `datasets.load_dataset`; `--data` overrides it")
     hub_config: str | None = None
-    text: list[str] = Field(min_length=1, max_length=2)
+    text: list[str] = Field([], max_length=2, description="Columns of a text task, one or two")
+    image: str = Field("image", description="Column of an image task")
+    image_size: Positive | None = Field(None, description="Pixels a side, resized to; as they are when left out")
+    augment: Literal["none", "crop", "crop-flip"] = Field("none", description="Random shifts by 1/8, mirrored or not")
+    unreadable: Literal["stop", "skip"] = Field("stop", description="What to do about images that cannot be decoded")
     label: str = "label"
     labels: list[str] | None = Field(None, description="Names in label order; read from the data when left out")
     train_split: str = "train"
@@ -64,6 +78,12 @@ class Task(Section):
     max_length: Positive = 128
     train_limit: Positive | None = None
     validation_limit: Positive | None = None
+
+    @model_validator(mode="after")
+    def _text_has_columns(self) -> Task:
+        if self.kind == "text" and not self.text:
+            raise ValueError('a text task names one or two columns: text = ["sentence"]')
+        return self
 
 
 class Train(Section):
@@ -96,8 +116,11 @@ class Analyse(Section):
     minimum_rows: Positive = Field(
         2048, description="Rows used where `calibration` would give fewer (or all there are)"
     )
-    sample: Literal["token", "sequence"] = "token"
+    sample: Literal["token", "sequence", "pixel", "image"] = Field(
+        "token", description="One column of the spectrum: text `token`, `sequence` (the first token); `pixel`, `image`"
+    )
     tokens_per_sequence: Positive = Field(1, description="Random valid tokens of each sequence: fixes q = d / n")
+    pixels_per_image: Positive = Field(1, description="Random pixels of each image: fixes q = d / n")
     center: bool = Field(False, description="Subtract the mean of the activations (the paper does not)")
     scale_columns: bool = Field(False, description="Scale every sampled token to the same norm (heavy tails)")
     effective_samples: bool = Field(False, description="Use n_eff instead of n in q")
@@ -115,8 +138,8 @@ class Analyse(Section):
 class Compress(Section):
     """What is cut, in which order, and how the narrowed model starts."""
 
-    sites: tuple[Literal["stream", "qk", "value", "ffn", "head"], ...] = Field(
-        ("stream", "qk", "value", "ffn", "head"), min_length=1
+    sites: tuple[Literal["stream", "qk", "value", "ffn", "head", "inner"], ...] = Field(
+        ("stream", "qk", "value", "ffn", "head", "inner"), min_length=1, description="Kinds; `inner`: of conv blocks"
     )
     sites_per_cycle: Positive = 4
     rounds: Positive = 2
@@ -124,6 +147,9 @@ class Compress(Section):
     basis: Literal["varimax", "eigen"] = "varimax"
     ffn: Literal["project", "select"] = Field(
         "select", description="Inner FFN width: keep channels (pivoted Cholesky behind the GELU), or project"
+    )
+    conv: Literal["project", "select"] = Field(
+        "select", description="Channels of convolutions: keep some (pivoted Cholesky behind the ReLU), or project"
     )
     warm_start: Literal["least-squares", "fold", "random"] = "least-squares"
     warm_start_rows: Positive = 1536
@@ -193,6 +219,15 @@ class Recipe(Section):
     distil: Distil = Distil()
     stop: Stop = Stop()
     export: Export = Export()
+
+    @model_validator(mode="after")
+    def _kinds_agree(self) -> Recipe:
+        image = self.task.kind == "image"
+        if image != (self.model.family == "resnet"):
+            raise ValueError(f"a task of {self.task.kind}s does not go with the family {self.model.family}")
+        if image != (self.analyse.sample in ("pixel", "image")):
+            raise ValueError(f"analyse.sample = {self.analyse.sample} does not go with a task of {self.task.kind}s")
+        return self
 
     def to_toml(self) -> str:
         """Return the resolved recipe as TOML (keys that are None are left out)."""

@@ -255,7 +255,7 @@ def _tap_names(site: Site, layers: int) -> list[str]:
 
 
 def _spectrum(m: SiteMoments, options: Analyse, seed: int) -> SiteSpectrum:
-    share = _independent_share(m.rows, seed) if m.rows is not None else None
+    share = independent_share(m.rows, seed) if m.rows is not None else None
     for moment in (m.sample, m.effect, m.partner, m.linear, *(m.null or [])):
         if moment is not None:
             moment.all_reduce()
@@ -284,7 +284,7 @@ def _spectrum(m: SiteMoments, options: Analyse, seed: int) -> SiteSpectrum:
     return SiteSpectrum(m.site, eigenvalues, m.sample.count, n_eff, directions.cpu(), null, behind, weights)
 
 
-def _independent_share(rows: list[tuple[Tensor, Tensor]], seed: int) -> float:
+def independent_share(rows: list[tuple[Tensor, Tensor]], seed: int) -> float:
     """Return n_eff / n, the mean over the processes, each of which looks at its own rows."""
     share, count = torch.zeros(1, dtype=torch.float64), 0.0
     if rows:

@@ -6,12 +6,13 @@ import torch
 from torch import Tensor, nn
 
 from rmtkd_edge.families.encoder import Encoder, ProjectedLinear, narrow_like
+from rmtkd_edge.families.ops import Model
 from rmtkd_edge.families.spec import list_sites
 
 INITIAL_STD = 0.02  # of BERT's weights
 
 
-def ranks_from(teacher: Encoder, projections: dict[str, Tensor]) -> dict[str, int]:
+def ranks_from(teacher: Model, projections: dict[str, Tensor]) -> dict[str, int]:
     """Return the rank (of a head) that each projection leaves."""
     return {s.name: len(projections[s.name]) // s.heads for s in list_sites(teacher.spec) if s.name in projections}
 

@@ -21,7 +21,7 @@ from rmtkd_edge.errors import DataError, RecipeError, RunDirError
 from rmtkd_edge.families import bert
 from rmtkd_edge.families.encoder import Encoder
 from rmtkd_edge.families.spec import count_parameters, ranks_of
-from rmtkd_edge.families.store import load_encoder, save_encoder
+from rmtkd_edge.families.store import load_model, save_model
 from rmtkd_edge.hardware import load_profile
 from rmtkd_edge.recipe import Recipe
 from rmtkd_edge.run import Run
@@ -124,7 +124,7 @@ def make_data(task: Any, recipe: Recipe, tokenizer: Any) -> Data:
 def _teacher(run, recipe, task, tokenizer, loaders, accelerator, report) -> tuple[Encoder, dict[str, Any]]:
     """Return the teacher and its facts; it is trained where it has random weights or is under the threshold."""
     if run.has("compress/teacher/teacher.json"):
-        return load_encoder(run, "compress/teacher"), run.read_json("compress/teacher/teacher.json")
+        return load_model(run, "compress/teacher"), run.read_json("compress/teacher/teacher.json")
     report("stage", name="teacher")
     start = time.monotonic()
     source = text.resolve_source(recipe.model.source) if recipe.model.source != "scratch" else "scratch"
@@ -147,7 +147,7 @@ def _teacher(run, recipe, task, tokenizer, loaders, accelerator, report) -> tupl
         "parameters": count_parameters(encoder.spec), "accuracy": score, "trained": trained,
         "seconds": round(time.monotonic() - start, 1), "source": recipe.model.source,
     }  # fmt: skip
-    save_encoder(run, "compress/teacher", encoder, accuracy=score)
+    save_model(run, "compress/teacher", encoder, accuracy=score)
     run.write_json("compress/teacher/teacher.json", facts)
     run.remove("compress/teacher-training")
     return encoder.eval(), facts

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from rmtkd_edge.families.encoder import Encoder, unfold
-from rmtkd_edge.families.store import load_encoder, save_encoder
+from rmtkd_edge.families.store import load_model, save_model
 from rmtkd_edge.run import Run
 
 
@@ -45,17 +45,17 @@ class RunStore:
         rel = f"{self.folder(number)}/{name}"
         if not (self.run.has(f"{rel}/model.json") and self.run.has(f"{rel}/projections.safetensors")):
             return None
-        return load_encoder(self.run, rel), self.run.read_tensors(f"{rel}/projections.safetensors")
+        return load_model(self.run, rel), self.run.read_tensors(f"{rel}/projections.safetensors")
 
     def put_model(self, number: int, name: str, folded: Encoder, projections: dict[str, Tensor]) -> None:
         """Write a folded encoder and its projections by site."""
         rel = f"{self.folder(number)}/{name}"
-        save_encoder(self.run, rel, folded)
+        save_model(self.run, rel, folded)
         self.run.write_tensors(f"{rel}/projections.safetensors", projections)
 
     def put_best(self, rel: str, folded: Encoder, projections: dict[str, Tensor], **facts: Any) -> None:
         """Write a model with its fixed projection layers standing behind its producers."""
-        save_encoder(self.run, rel, unfold(folded.cpu(), projections), **facts)
+        save_model(self.run, rel, unfold(folded.cpu(), projections), **facts)
 
     def checkpoints(self, number: int, attempt: int) -> RunCheckpoints:
         """Return where a cycle's fine-tuning keeps its state."""

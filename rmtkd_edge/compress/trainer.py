@@ -19,7 +19,8 @@ from torch import Tensor
 from rmtkd_edge.compress.distil import distillation_loss
 from rmtkd_edge.compress.parallel import Batch, agreed, mixed_seed, own_rows, total
 from rmtkd_edge.errors import TrainingError
-from rmtkd_edge.families.encoder import Encoder
+from rmtkd_edge.families import ops
+from rmtkd_edge.families.ops import Model
 
 
 @dataclass(frozen=True)
@@ -59,13 +60,13 @@ class Checkpoints(Protocol):
 
 
 @torch.no_grad()
-def accuracy(model: Encoder, batches: Iterable[Batch], accelerator: Any) -> float:
+def accuracy(model: Model, batches: Iterable[Batch], accelerator: Any) -> float:
     """Return the share of right labels, in [0, 1]; every process looks at all rows, the first one's figure holds."""
     model.eval()
     hits = rows = 0
     for batch in batches:
         batch = {k: v.to(accelerator.device) for k, v in batch.items() if v is not None}
-        logits = model(batch["input_ids"], batch["attention_mask"], batch.get("token_type_ids"))
+        logits = ops.logits(model, batch, model.inputs)
         hits += int((logits.argmax(-1) == batch["labels"]).sum())
         rows += len(logits)
     return agreed(hits / max(rows, 1), accelerator)
@@ -74,7 +75,7 @@ def accuracy(model: Encoder, batches: Iterable[Batch], accelerator: Any) -> floa
 class OldLogits:
     """p_old's logits by row number: computed once a row, since the old model is frozen and has no dropout."""
 
-    def __init__(self, old: Encoder | None, rows: int, classes: int) -> None:
+    def __init__(self, old: Model | None, rows: int, classes: int) -> None:
         self.old = None if old is None else old.eval()
         self.cache = torch.full((rows, classes), float("nan"))
 
@@ -86,16 +87,16 @@ class OldLogits:
         index = batch["index"].cpu()
         found = self.cache[index]
         if bool(found.isnan().any()):
-            found = self.old(batch["input_ids"], batch["attention_mask"], batch.get("token_type_ids")).float().cpu()
+            found = ops.logits(self.old, batch, self.old.inputs).float().cpu()
             self.cache[index] = found
-        return found.to(batch["input_ids"].device)
+        return found.to(batch["labels"].device)
 
 
 def train(
-    model: Encoder,
+    model: Model,
     old: OldLogits,
     epoch_batches: Callable[[int], Iterable[Batch]],
-    validate: Callable[[Encoder], float],
+    validate: Callable[[Model], float],
     plan: Schedule,
     accelerator: Any,
     checkpoints: Checkpoints,
@@ -155,7 +156,7 @@ def _step(wrapped, model, optimizer, old, batch, plan, step, accelerator) -> flo
         group["lr"] = plan.learning_rate * rate(step, plan.steps, plan.warmup)
     model.train()
     with accelerator.autocast():
-        logits = wrapped(own["input_ids"], own["attention_mask"], own.get("token_type_ids"))
+        logits = ops.logits(wrapped, own, model.inputs)
     loss = distillation_loss(logits, old.of(own), own["labels"], plan.alpha, plan.temperature)
     if not math.isfinite(value := total(float(loss.detach()), accelerator)):
         raise TrainingError(
@@ -175,7 +176,7 @@ def rate(step: int, steps: int, warmup: float) -> float:
     return min(step / rising, max(0.0, (steps - step + 1) / max(1.0, steps - rising + 1)))
 
 
-def _groups(model: Encoder, weight_decay: float) -> list[dict[str, Any]]:
+def _groups(model: Model, weight_decay: float) -> list[dict[str, Any]]:
     """No decay for biases and norms, as is usual for encoders."""
     named = [p for p in model.parameters() if p.requires_grad]
     return [

@@ -115,6 +115,8 @@ def read_encoder(folder: Path, sha256: str | None) -> Encoder:
     if not isinstance(shape, dict):
         raise RunDirError(f"{folder / CONFIG} has no key `rmtkd`", AGAIN)
     spec = spec_of(shape, folder / CONFIG, AGAIN)
+    if not isinstance(spec, EncoderSpec):
+        raise RunDirError(f"{folder / CONFIG} describes no text encoder", AGAIN)
     back = {theirs: ours for ours, theirs in names_from_transformers(spec).items()}
     tensors = {_rename(name, back): tensor for name, tensor in read_weights(folder / WEIGHTS, sha256, AGAIN).items()}
     return assemble(spec, tensors, folder / WEIGHTS, AGAIN)

@@ -32,7 +32,7 @@ from rmtkd_edge.export.verify import (
 )
 from rmtkd_edge.families.encoder import Encoder
 from rmtkd_edge.families.spec import count_parameters, ranks_of
-from rmtkd_edge.families.store import load_encoder
+from rmtkd_edge.families.store import load_model
 from rmtkd_edge.machine import detect_machine
 from rmtkd_edge.recipe import Recipe, parse_recipe
 from rmtkd_edge.run import Run, sha256_file
@@ -84,7 +84,7 @@ def export_run(
     if task is None:
         known = run.stage("compress").get("data")
         task = text.load_text_task(recipe.task, tokenizer, data or (Path(known) if known else None), recipe.seed)
-    teacher = load_encoder(run, ROLES["baseline"])
+    teacher = load_model(run, ROLES["baseline"])
     job = make_job(recipe, task, teacher, int8, opset, threads)
     run.mark("export", "running")
     start, results = time.monotonic(), {}
@@ -93,7 +93,7 @@ def export_run(
         run.remove(folder)
         try:
             results[folder] = export_model(
-                run, folder, teacher if folder == "baseline" else load_encoder(run, source), job, report
+                run, folder, teacher if folder == "baseline" else load_model(run, source), job, report
             )
         except Finding:
             run.remove(folder)  # a file that failed its proof must not lie about

@@ -141,6 +141,8 @@ class EncoderLayer(nn.Module):
 class Encoder(nn.Module):
     """The classifier: embeddings, layers, a dense head on the first token, a linear classifier."""
 
+    inputs = ("input_ids", "attention_mask", "token_type_ids")
+
     def __init__(self, spec: EncoderSpec) -> None:
         super().__init__()
         for name in (spec.activation, spec.head_activation):

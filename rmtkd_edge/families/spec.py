@@ -1,12 +1,36 @@
-"""The shape of an encoder as data: every width that a compression may change, and nothing that it may not."""
+"""The shape of a model as data: every width that a compression may change, and nothing that it may not."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol, Self, TypeVar
 
-SITE_KINDS = ("stream", "qk", "value", "ffn", "head")
+SITE_KINDS = ("stream", "qk", "value", "ffn", "head", "inner")
+
+
+@dataclass(frozen=True)
+class Site:
+    """A width that can be cut; `width` counts one head's channels where `heads` > 1."""
+
+    name: str
+    kind: str
+    width: int
+    heads: int = 1
+    layer: int | None = None
+
+
+class Spec(Protocol):
+    """The shape of a model of any family."""
+
+    @property
+    def labels(self) -> tuple[str, ...]: ...
+    @property
+    def model_type(self) -> str: ...
+    def sites(self) -> list[Site]: ...
+    def with_ranks(self, ranks: Mapping[str, int]) -> Self: ...
+    def count_parameters(self) -> int: ...
+    def to_dict(self) -> dict[str, Any]: ...
 
 
 @dataclass(frozen=True)
@@ -59,58 +83,60 @@ class EncoderSpec:
         layers = tuple(LayerSpec(**layer) for layer in data["layers"])
         return EncoderSpec(**{**data, "layers": layers, "labels": tuple(data["labels"]), "raw": dict(data["raw"])})
 
+    def sites(self) -> list[Site]:
+        """Return every width that can be cut, shallow to deep; the stream, which all layers share, comes first."""
+        sites = [Site("stream", "stream", self.width)]
+        for i, layer in enumerate(self.layers):
+            sites.append(Site(f"layer.{i}.qk", "qk", layer.qk, layer.heads, i))
+            sites.append(Site(f"layer.{i}.value", "value", layer.value, layer.heads, i))
+            sites.append(Site(f"layer.{i}.ffn", "ffn", layer.ffn, 1, i))
+        return [*sites, Site("head", "head", self.head_width)]
 
-@dataclass(frozen=True)
-class Site:
-    """A width that can be cut; `width` counts one head's channels where `heads` > 1."""
-
-    name: str
-    kind: str
-    width: int
-    heads: int = 1
-    layer: int | None = None
-
-
-def list_sites(spec: EncoderSpec, kinds: tuple[str, ...] | list[str] = SITE_KINDS) -> list[Site]:
-    """Return the sites of the wanted kinds, shallow to deep; the stream, which all layers share, comes first."""
-    sites = [Site("stream", "stream", spec.width)]
-    for i, layer in enumerate(spec.layers):
-        sites.append(Site(f"layer.{i}.qk", "qk", layer.qk, layer.heads, i))
-        sites.append(Site(f"layer.{i}.value", "value", layer.value, layer.heads, i))
-        sites.append(Site(f"layer.{i}.ffn", "ffn", layer.ffn, 1, i))
-    sites.append(Site("head", "head", spec.head_width))
-    return [site for site in sites if site.kind in kinds]
-
-
-def with_ranks(spec: EncoderSpec, ranks: Mapping[str, int]) -> EncoderSpec:
-    """Return the spec with every named site set to its rank (a head's width for qk and value sites)."""
-    layers = tuple(
-        replace(
-            layer,
-            qk=ranks.get(f"layer.{i}.qk", layer.qk),
-            value=ranks.get(f"layer.{i}.value", layer.value),
-            ffn=ranks.get(f"layer.{i}.ffn", layer.ffn),
+    def with_ranks(self, ranks: Mapping[str, int]) -> EncoderSpec:
+        """Return the spec with every named site set to its rank (a head's width for qk and value sites)."""
+        layers = tuple(
+            replace(
+                layer,
+                qk=ranks.get(f"layer.{i}.qk", layer.qk),
+                value=ranks.get(f"layer.{i}.value", layer.value),
+                ffn=ranks.get(f"layer.{i}.ffn", layer.ffn),
+            )
+            for i, layer in enumerate(self.layers)
         )
-        for i, layer in enumerate(spec.layers)
-    )
-    return replace(
-        spec, layers=layers, width=ranks.get("stream", spec.width), head_width=ranks.get("head", spec.head_width)
-    )
+        width, head = ranks.get("stream", self.width), ranks.get("head", self.head_width)
+        return replace(self, layers=layers, width=width, head_width=head)
+
+    def count_parameters(self) -> int:
+        """Return the number of trained parameters of the folded model, embeddings and position table counted."""
+        d, e = self.width, self.embedding or self.width
+        total = (self.vocab + self.positions + self.type_vocab) * e + 2 * e
+        if self.embedding is not None:
+            total += e * d + d
+        for layer in self.layers:
+            qk, value = layer.heads * layer.qk, layer.heads * layer.value
+            total += 2 * (d + 1) * qk + (d + 1) * value + (value + 1) * d
+            total += (d + 1) * layer.ffn + (layer.ffn + 1) * d + 4 * d
+        return total + (d + 1) * self.head_width + (self.head_width + 1) * len(self.labels)
 
 
-def ranks_of(spec: EncoderSpec) -> dict[str, int]:
+S = TypeVar("S", bound=Spec)
+
+
+def list_sites(spec: Spec, kinds: tuple[str, ...] | list[str] = SITE_KINDS) -> list[Site]:
+    """Return the sites of the wanted kinds, shallow to deep."""
+    return [site for site in spec.sites() if site.kind in kinds]
+
+
+def with_ranks(spec: S, ranks: Mapping[str, int]) -> S:
+    """Return the spec with every named site set to its rank (a head's width for sites with heads)."""
+    return spec.with_ranks(ranks)
+
+
+def ranks_of(spec: Spec) -> dict[str, int]:
     """Return the present width of every site by name."""
-    return {site.name: site.width for site in list_sites(spec)}
+    return {site.name: site.width for site in spec.sites()}
 
 
-def count_parameters(spec: EncoderSpec) -> int:
-    """Return the number of trained parameters of the folded model, embeddings and position table counted."""
-    d, e = spec.width, spec.embedding or spec.width
-    total = (spec.vocab + spec.positions + spec.type_vocab) * e + 2 * e
-    if spec.embedding is not None:
-        total += e * d + d
-    for layer in spec.layers:
-        qk, value = layer.heads * layer.qk, layer.heads * layer.value
-        total += 2 * (d + 1) * qk + (d + 1) * value + (value + 1) * d
-        total += (d + 1) * layer.ffn + (layer.ffn + 1) * d + 4 * d
-    return total + (d + 1) * spec.head_width + (spec.head_width + 1) * len(spec.labels)
+def count_parameters(spec: Spec) -> int:
+    """Return the number of trained parameters of the folded model."""
+    return spec.count_parameters()

@@ -1,4 +1,4 @@
-"""Encoders on disk: `model.safetensors` for the weights, `model.json` for the shape; nothing is ever unpickled."""
+"""Models on disk: `model.safetensors` for the weights, `model.json` for the shape; nothing is ever unpickled."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from safetensors.torch import save as safetensors_save
 from torch import Tensor
 
 from rmtkd_edge.errors import RunDirError, UserError
-from rmtkd_edge.families.encoder import Encoder
-from rmtkd_edge.families.spec import EncoderSpec
+from rmtkd_edge.families.ops import Model, ModelSpec, build_from_spec, spec_from_dict
 from rmtkd_edge.run import atomic_write_bytes, sha256_file
 
 if TYPE_CHECKING:
@@ -26,16 +25,16 @@ WEIGHTS, SHAPE = "model.safetensors", "model.json"
 AGAIN = "the file was changed after it was written: restore it, or compress again with --force"
 
 
-def save_encoder(run: Run, rel_dir: str, encoder: Encoder, **facts: Any) -> None:
-    """Write `encoder` to a folder of the run, hashed in the manifest; `facts` (JSON types) go to model.json."""
+def save_model(run: Run, rel_dir: str, model: Model, **facts: Any) -> None:
+    """Write a model to a folder of the run, hashed in the manifest; `facts` (JSON types) go to model.json."""
     weights = f"{rel_dir}/{WEIGHTS}"
-    run.write_tensors(weights, _tensors(encoder))
-    shape = _shape(encoder, run.manifest["files"].get(weights), facts)  # a process that only reads records nothing
+    run.write_tensors(weights, _tensors(model))
+    shape = _shape(model, run.manifest["files"].get(weights), facts)  # a process that only reads records nothing
     run.write_json(f"{rel_dir}/{SHAPE}", shape)
 
 
-def load_encoder(run: Run, rel_dir: str) -> Encoder:
-    """Return the encoder of a folder of the run, in eval mode, after its hashes were checked.
+def load_model(run: Run, rel_dir: str) -> Any:
+    """Return the model of a folder of the run, in eval mode, after its hashes were checked.
 
     Raises RunDirError naming the file that is missing, altered, or does not fit the shape.
     """
@@ -44,16 +43,16 @@ def load_encoder(run: Run, rel_dir: str) -> Encoder:
     return assemble(spec, run.read_tensors(f"{rel_dir}/{WEIGHTS}"), run.path_of(f"{rel_dir}/{WEIGHTS}"))
 
 
-def save_folder(path: Path, encoder: Encoder, **facts: Any) -> None:
-    """Write `encoder` to a folder that belongs to no run; model.json carries the sha256 of the weights."""
+def save_folder(path: Path, model: Model, **facts: Any) -> None:
+    """Write a model to a folder that belongs to no run; model.json carries the sha256 of the weights."""
     path.mkdir(parents=True, exist_ok=True)
-    atomic_write_bytes(path / WEIGHTS, safetensors_save(_tensors(encoder)))
-    shape = _shape(encoder, sha256_file(path / WEIGHTS), facts)
+    atomic_write_bytes(path / WEIGHTS, safetensors_save(_tensors(model)))
+    shape = _shape(model, sha256_file(path / WEIGHTS), facts)
     atomic_write_bytes(path / SHAPE, json.dumps(shape, indent=1).encode())
 
 
-def load_folder(path: Path) -> Encoder:
-    """Return the encoder that `save_folder` or `save_encoder` wrote, in eval mode; the hash of its weights is checked.
+def load_folder(path: Path) -> Any:
+    """Return the model that `save_folder` or `save_model` wrote, in eval mode; the hash of its weights is checked.
 
     Raises RunDirError naming the file that is missing, truncated, altered, or does not fit the shape.
     """
@@ -88,27 +87,27 @@ def read_weights(path: Path, sha256: str | None, hint: str = AGAIN) -> dict[str,
         raise RunDirError(f"{path} is not a valid safetensors file: {err}", hint) from err
 
 
-def spec_of(shape: Mapping[str, Any], path: Path, hint: str = AGAIN) -> EncoderSpec:
+def spec_of(shape: Mapping[str, Any], path: Path, hint: str = AGAIN) -> ModelSpec:
     """Return the shape that the JSON object read from `path` describes; raise RunDirError naming the file otherwise."""
     if shape.get("schema") != SCHEMA:
         raise RunDirError(f"{path}: schema is {shape.get('schema')!r}, this version reads {SCHEMA!r}", hint)
     try:
-        return EncoderSpec.from_dict(shape["spec"])
+        return spec_from_dict(shape["spec"])
     except (KeyError, TypeError, ValueError) as err:
-        raise RunDirError(f"{path} describes no encoder: {err!r}", hint) from err
+        raise RunDirError(f"{path} describes no model: {err!r}", hint) from err
 
 
-def assemble(spec: EncoderSpec, tensors: Mapping[str, Tensor], path: Path | str, hint: str = AGAIN) -> Encoder:
-    """Return an encoder in eval mode that owns `tensors` (no weight is initialised first, none copied).
+def assemble(spec: ModelSpec, tensors: Mapping[str, Tensor], path: Path | str, hint: str = AGAIN) -> Any:
+    """Return a model in eval mode that owns `tensors` (no weight is initialised first, none copied).
 
     Raises RunDirError naming `path` and every tensor that is missing, left over, or of another shape or dtype.
     """
     try:
         with torch.device("meta"):
-            encoder = Encoder(spec)
+            model = build_from_spec(spec)
     except (TypeError, ValueError, RuntimeError, UserError) as err:
-        raise RunDirError(f"{path}: no encoder can have the shape on record: {err}", hint) from err
-    wanted = encoder.state_dict()
+        raise RunDirError(f"{path}: no model can have the shape on record: {err}", hint) from err
+    wanted = model.state_dict()
     faults = [f"{name} is missing" for name in wanted if name not in tensors]
     faults += [f"{name} does not belong" for name in tensors if name not in wanted]
     for name, tensor in tensors.items():
@@ -120,13 +119,13 @@ def assemble(spec: EncoderSpec, tensors: Mapping[str, Tensor], path: Path | str,
     if faults:
         more = f" and {len(faults) - 5} more" if len(faults) > 5 else ""
         raise RunDirError(f"{path} does not fit its shape: {'; '.join(faults[:5])}{more}", hint)
-    encoder.load_state_dict(dict(tensors), assign=True)
-    return encoder.eval()
+    model.load_state_dict(dict(tensors), assign=True)
+    return model.eval()
 
 
-def _tensors(encoder: Encoder) -> dict[str, Tensor]:
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in encoder.state_dict().items()}
+def _tensors(model: Model) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
 
 
-def _shape(encoder: Encoder, sha256: str | None, facts: Mapping[str, Any]) -> dict[str, Any]:
-    return {"schema": SCHEMA, "spec": encoder.spec.to_dict(), "sha256": sha256, **facts}
+def _shape(model: Model, sha256: str | None, facts: Mapping[str, Any]) -> dict[str, Any]:
+    return {"schema": SCHEMA, "spec": model.spec.to_dict(), "sha256": sha256, **facts}

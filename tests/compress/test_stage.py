@@ -15,7 +15,7 @@ from rmtkd_edge.compress.stage import compress_run
 from rmtkd_edge.errors import DataError, UserError
 from rmtkd_edge.families.encoder import projections_of
 from rmtkd_edge.families.spec import count_parameters, ranks_of
-from rmtkd_edge.families.store import load_encoder
+from rmtkd_edge.families.store import load_model
 from rmtkd_edge.progress import SilentReporter
 from rmtkd_edge.recipe import parse_recipe
 from rmtkd_edge.run import Run
@@ -52,7 +52,7 @@ def test_the_loop_reaches_its_target_and_keeps_projection_layers(finished):
     path, result = finished
     assert result["stop"] == "target_reduction" and result["reduction"] >= 0.75
     assert result["accuracy_drop"] <= 0.1
-    best = load_encoder(Run.open(path), "compress/best")
+    best = load_model(Run.open(path), "compress/best")
     assert projections_of(best)
     assert count_parameters(best.spec) == result["student"]["parameters"]
     assert ranks_of(best.spec) == result["ranks"]

@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerFast
 
 from rmtkd_edge.families.encoder import Encoder, unfold
 from rmtkd_edge.families.spec import EncoderSpec, LayerSpec, list_sites, with_ranks
-from rmtkd_edge.families.store import save_encoder
+from rmtkd_edge.families.store import save_model
 from rmtkd_edge.recipe import parse_recipe
 from rmtkd_edge.run import Run
 from rmtkd_edge.tasks.text import Split, TextTask
@@ -104,8 +104,8 @@ def make_run(path, **export) -> Run:
     }, "recipe")  # fmt: skip
     run, wide = Run.create(path, recipe.to_toml(), 0), make_spec()
     folded = make_encoder(with_ranks(wide, UNEVEN), 1)
-    save_encoder(run, "compress/teacher", make_encoder(wide))
-    save_encoder(run, "compress/best", project(folded, wide), accuracy=0.5)
+    save_model(run, "compress/teacher", make_encoder(wide))
+    save_model(run, "compress/best", project(folded, wide), accuracy=0.5)
     make_tokenizer().save_pretrained(run.path_of("compress/tokenizer"))
     run.record("compress/tokenizer")
     run.mark("compress", "done", data=None)

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from rmtkd_edge.errors import RunDirError
 from rmtkd_edge.families.spec import with_ranks
-from rmtkd_edge.families.store import load_encoder, load_folder, save_encoder, save_folder
+from rmtkd_edge.families.store import load_folder, load_model, save_folder, save_model
 from rmtkd_edge.run import Run, sha256_file
 
 
@@ -28,10 +28,10 @@ def rewrite(folder, tensors):
 def test_run_and_folder_give_back_every_tensor(tmp_path, kind):
     encoder = sample(kind)
     run = Run.create(tmp_path / "run", "", 0)
-    save_encoder(run, "compress/best", encoder, accuracy=0.5)
+    save_model(run, "compress/best", encoder, accuracy=0.5)
     save_folder(tmp_path / "folder", encoder)
     for again in (
-        load_encoder(run, "compress/best"),
+        load_model(run, "compress/best"),
         load_folder(tmp_path / "folder"),
         load_folder(run.path / "compress/best"),
     ):
@@ -52,10 +52,10 @@ def test_loading_spends_no_randomness(tmp_path):
 @pytest.mark.parametrize("damage", [lambda data: data[:-10], lambda data: data[:-1] + b"\x01", lambda data: b""])
 def test_damaged_weights_are_refused_by_name(tmp_path, damage):
     run = Run.create(tmp_path / "run", "", 0)
-    save_encoder(run, "best", sample())
+    save_model(run, "best", sample())
     path = run.path / "best/model.safetensors"
     path.write_bytes(damage(path.read_bytes()))
-    for read in (lambda: load_encoder(run, "best"), lambda: load_folder(run.path / "best")):
+    for read in (lambda: load_model(run, "best"), lambda: load_folder(run.path / "best")):
         with pytest.raises(RunDirError, match=r"model\.safetensors"):
             read()
 
