@@ -75,7 +75,7 @@ def pick_ranks(
     """Return the quantile used and the ranks: one shot solves for the target, a cycle is only kept from passing it."""
     target, options = recipe.stop.target_reduction, recipe.compress
     highest = 1.0 if options.one_shot and target is not None else quantile
-    if target is None or options.ranks:
+    if target is None or all(s.site.name in options.ranks or s.site.kind in options.ranks for s in spectra):
         return quantile, choose_ranks(spectra, recipe.analyse, options, quantile, multiple)
     used, chosen = land_on_target(
         state.folded.spec, spectra, recipe.analyse, options, multiple, teacher_parameters, target, highest
