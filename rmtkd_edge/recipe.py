@@ -82,7 +82,7 @@ class Task(Section):
     @model_validator(mode="after")
     def _text_has_columns(self) -> Task:
         if self.kind == "text" and not self.text:
-            raise ValueError('a text task names one or two columns: text = ["sentence"]')
+            raise ValueError('task.text is empty, a text task names one or two columns: text = ["sentence"]')
         return self
 
 
@@ -152,7 +152,10 @@ class Compress(Section):
         "select", description="Channels of convolutions: keep some (pivoted Cholesky behind the ReLU), or project"
     )
     warm_start: Literal["least-squares", "fold", "random"] = "least-squares"
-    warm_start_rows: Positive = 1536
+    warm_start_tokens: Positive = Field(
+        65_536, description="Text: rows of the calibration subset are fitted on until they hold that many tokens"
+    )
+    warm_start_images: Positive = Field(1024, description="Images of the calibration subset that are fitted on")
     ridge: Rate = 1e-4
     align: bool = Field(True, description="Round ranks up to the multiples of the hardware profile")
     minimum_rank: Positive = 4

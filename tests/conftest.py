@@ -87,7 +87,7 @@ def tiny_recipe_dict(tiny_tokenizer):
         "task": {"name": "tiny", "text": ["text"], "max_length": 24},
         "train": {"epochs": 3, "learning_rate": 3e-3, "batch_size": 32},
         "analyse": {"minimum_rows": 400, "weighting_rows": 128},
-        "compress": {"sites_per_cycle": 4, "rounds": 1, "warm_start_rows": 256, "align": False, "minimum_rank": 2},
+        "compress": {"sites_per_cycle": 4, "rounds": 1, "warm_start_tokens": 2500, "align": False, "minimum_rank": 2},
         "distil": {"steps": 20, "learning_rate": 2e-3, "evaluate_every": 10},
         "stop": {"target_reduction": 0.75, "max_accuracy_drop": 0.1},
         "export": {"max_accuracy_drop": 0.1},

@@ -23,7 +23,7 @@ def projection(spectrum: SiteSpectrum, rank: int, options: Compress) -> Tensor:
     blocks = []
     for directions in spectrum.directions:
         rows = completed(directions, rank)[:rank]
-        if options.basis == "varimax" and kind in ("stream", "ffn", "head"):
+        if options.basis == "varimax" and kind in ("stream", "ffn", "head", "inner"):
             rows = varimax(rows)
             rows = rows * torch.where(rows.sum(1, keepdim=True) < 0, -1.0, 1.0)
         blocks.append(rows)

@@ -2,38 +2,23 @@
 
 from __future__ import annotations
 
+import copy
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
 
-from rmtkd_edge.compress import trainer
-from rmtkd_edge.compress.analyse import SiteSpectrum, analyse_sites
+from rmtkd_edge.compress import surgery, trainer
+from rmtkd_edge.compress.analyse import SiteSpectrum
 from rmtkd_edge.compress.bases import projection
-from rmtkd_edge.compress.parallel import Batch, own_rows
-from rmtkd_edge.compress.plain_fold import fresh, plain_fold
+from rmtkd_edge.compress.data import Data
 from rmtkd_edge.compress.ranks import WITHOUT_QUANTILE, SiteRank, choose_ranks, land_on_target, reduction
-from rmtkd_edge.compress.warm_start import warm_start
 from rmtkd_edge.errors import UserError
-from rmtkd_edge.families.encoder import Encoder, fold, projections_of, unfold
+from rmtkd_edge.families.ops import Model, fold, projections_of, unfold
 from rmtkd_edge.families.spec import Site, count_parameters
 from rmtkd_edge.recipe import Recipe
-
-
-@dataclass(frozen=True)
-class Data:
-    """The batches a compression needs, as functions that start anew at every call (`index` is the row's number)."""
-
-    train_epoch: Callable[[int, int], Iterable[Batch]]
-    train_rows: int
-    steps_per_epoch: int
-    calibration: Callable[[], Iterable[Batch]]
-    effect: Callable[[], Iterable[Batch]]
-    warm: Callable[[], Iterable[Batch]]
-    validation: Callable[[], Iterable[Batch]]
-    special_ids: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -50,7 +35,7 @@ class Job:
 class State:
     """The model between cycles: folded weights, and the fixed projections that stand behind its producers."""
 
-    folded: Encoder
+    folded: Model
     projections: dict[str, Tensor]
     accuracy: float
 
@@ -62,11 +47,7 @@ def compose(new: dict[str, Tensor], old: dict[str, Tensor]) -> dict[str, Tensor]
 
 def spectra_of(state: State, sites: list[Site], data: Data, recipe: Recipe, accelerator: Any) -> list[SiteSpectrum]:
     """Return the spectra of the sites of the present model."""
-    return analyse_sites(
-        state.folded.to(accelerator.device), sites,
-        lambda: own_rows(data.calibration(), accelerator), lambda: own_rows(data.effect(), accelerator),
-        recipe.analyse, data.special_ids, recipe.seed, activated=recipe.compress.ffn == "select",
-    )  # fmt: skip
+    return surgery.spectra(state.folded.to(accelerator.device), sites, data, recipe, accelerator)
 
 
 def pick_ranks(
@@ -93,31 +74,23 @@ def pick_ranks(
 
 def closed_form(
     state: State, chosen: list[SiteRank], data: Data, recipe: Recipe, accelerator: Any
-) -> tuple[Encoder, dict[str, Tensor]]:
+) -> tuple[Model, dict[str, Tensor]]:
     """Return the narrowed folded model and its new projections by site, without any training."""
     cut = [c for c in chosen if c.width_after < c.spectrum.site.width]
     new = {c.spectrum.site.name: projection(c.spectrum, c.width_after, recipe.compress) for c in cut}
-    options, teacher = recipe.compress, state.folded.to(accelerator.device)
-    if options.warm_start == "least-squares":
-        batches = own_rows(data.warm(), accelerator)
-        student = warm_start(teacher, new, batches, ridge=options.ridge, token_blend=options.token_blend)
-    elif options.warm_start == "fold":
-        student = plain_fold(teacher, new)
-    else:
-        student = fresh(teacher, new, recipe.seed)
+    student = surgery.narrowed(state.folded.to(accelerator.device), new, data, recipe, accelerator)
     return student.to(accelerator.device), new
 
 
 def fine_tune(
-    student: Encoder, state: State, new: dict[str, Tensor], data: Data, recipe: Recipe, accelerator: Any,
+    student: Model, state: State, new: dict[str, Tensor], data: Data, recipe: Recipe, accelerator: Any,
     checkpoints: trainer.Checkpoints, number: int, report: Callable[..., None],
-) -> tuple[Encoder, trainer.Trained]:  # fmt: skip
+) -> tuple[Model, trainer.Trained]:  # fmt: skip
     """Return the student after self-distillation from the model as it stood before this cycle, and how it went."""
     plan = schedule(recipe, data)
     model = unfold(student, new) if recipe.distil.through_projection else student
-    model = Encoder(model.spec).to(accelerator.device).train() if model is student else model.to(accelerator.device)
-    if not recipe.distil.through_projection:
-        model.load_state_dict(student.state_dict())
+    model = copy.deepcopy(student) if model is student else model
+    model = model.to(accelerator.device).train()
     old = trainer.OldLogits(
         state.folded.to(accelerator.device) if plan.alpha < 1 else None, data.train_rows, len(student.spec.labels)
     )
@@ -158,7 +131,7 @@ class Clock:
         return round(seconds, 2)
 
 
-def with_new(state: State, folded: Encoder, new: dict[str, Tensor], accuracy: float) -> State:
+def with_new(state: State, folded: Model, new: dict[str, Tensor], accuracy: float) -> State:
     """Return the state after an accepted cycle."""
     return replace(state, folded=folded, projections=compose(new, state.projections), accuracy=accuracy)
 

@@ -14,10 +14,11 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from rmtkd_edge.compress import cycle as steps
-from rmtkd_edge.compress.cycle import Clock, Data, Job, State
+from rmtkd_edge.compress.cycle import Clock, Job, State
+from rmtkd_edge.compress.data import Data
 from rmtkd_edge.compress.ranks import WITHOUT_QUANTILE, SiteRank
 from rmtkd_edge.compress.trainer import Checkpoints, accuracy
-from rmtkd_edge.families.encoder import Encoder
+from rmtkd_edge.families.ops import Model
 from rmtkd_edge.families.spec import list_sites
 from rmtkd_edge.recipe import Recipe
 
@@ -31,8 +32,8 @@ class Store(Protocol):
     def put_record(self, number: int, record: dict[str, Any]) -> None: ...
     def get_plan(self, number: int) -> dict[str, Any] | None: ...
     def put_plan(self, number: int, plan: dict[str, Any], spectra: dict[str, Tensor]) -> None: ...
-    def get_model(self, number: int, name: str) -> tuple[Encoder, dict[str, Tensor]] | None: ...
-    def put_model(self, number: int, name: str, folded: Encoder, projections: dict[str, Tensor]) -> None: ...
+    def get_model(self, number: int, name: str) -> tuple[Model, dict[str, Tensor]] | None: ...
+    def put_model(self, number: int, name: str, folded: Model, projections: dict[str, Tensor]) -> None: ...
     def checkpoints(self, number: int, attempt: int) -> Checkpoints: ...
 
 
@@ -48,7 +49,7 @@ class Context:
     multiple: int
     teacher_parameters: int
     teacher_accuracy: float
-    measure_latency_ms: Callable[[Encoder], float] | None = None
+    measure_latency_ms: Callable[[Any], float] | None = None
 
     @property
     def floor(self) -> float:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from rmtkd_edge.compress.analyse import SiteSpectrum
 from rmtkd_edge.errors import RecipeError
-from rmtkd_edge.families.spec import EncoderSpec, count_parameters, list_sites, with_ranks
+from rmtkd_edge.families.spec import Spec, count_parameters, list_sites, with_ranks
 from rmtkd_edge.recipe import Analyse, Compress
 from rmtkd_edge.settings import did_you_mean
 from rmtkd_edge.spectral import EdgeFit
@@ -59,7 +59,7 @@ def choose_ranks(
     return chosen
 
 
-def check_rank_names(spec: EncoderSpec, ranks: Mapping[str, int]) -> None:
+def check_rank_names(spec: Spec, ranks: Mapping[str, int]) -> None:
     """Raise RecipeError where `compress.ranks` names neither a site of the model nor a kind of sites (all at once)."""
     sites = list_sites(spec)
     known = [*dict.fromkeys(site.kind for site in sites), *(site.name for site in sites)]
@@ -70,13 +70,13 @@ def check_rank_names(spec: EncoderSpec, ranks: Mapping[str, int]) -> None:
         raise RecipeError("\n".join(odd), f"sites: {', '.join(known[:12])}, ...")
 
 
-def reduction(spec: EncoderSpec, ranks: Mapping[str, int], teacher_parameters: int) -> float:
+def reduction(spec: Spec, ranks: Mapping[str, int], teacher_parameters: int) -> float:
     """Return the share of the teacher's parameters that is gone at these ranks."""
     return 1.0 - count_parameters(with_ranks(spec, ranks)) / teacher_parameters
 
 
 def land_on_target(
-    spec: EncoderSpec,
+    spec: Spec,
     spectra: Sequence[SiteSpectrum],
     analyse: Analyse,
     options: Compress,

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from rmtkd_edge.compress import trainer
-from rmtkd_edge.compress.cycle import Data, State
+from rmtkd_edge.compress.cycle import State
+from rmtkd_edge.compress.data import Data
 from rmtkd_edge.compress.loop import Context, run_loop
 from rmtkd_edge.compress.parallel import make_accelerator, mixed_seed
 from rmtkd_edge.compress.ranks import check_rank_names
@@ -56,7 +57,7 @@ def compress_run(
     *,
     data: Path | None,
     reporter: Any,
-    measure_latency_ms: Callable[[Encoder], float] | None = None,
+    measure_latency_ms: Callable[[Any], float] | None = None,
     prepared: Prepared | None = None,
 ) -> dict[str, Any]:
     """Run (or continue) the RMT-KD loop of a recipe in a run directory and return its result (compress/result.json).
@@ -103,7 +104,9 @@ def make_data(task: Any, recipe: Recipe, tokenizer: Any) -> Data:
     pad, seed, rows = tokenizer.pad_token_id, recipe.seed, task.train
     analysis = text.calibration_indices(rows, recipe.analyse.calibration, recipe.analyse.minimum_rows, seed)
     rng = np.random.default_rng([seed, 1])
-    warm = np.sort(rng.permutation(analysis)[: recipe.compress.warm_start_rows])
+    order = rng.permutation(analysis)
+    tokens = np.cumsum([len(rows.ids[i]) for i in order])
+    warm = np.sort(order[: 1 + int(np.searchsorted(tokens, recipe.compress.warm_start_tokens))])
     effect = np.sort(rng.permutation(analysis)[: recipe.analyse.weighting_rows])
     size = recipe.distil.batch_size
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from rmtkd_edge.families.encoder import Encoder, unfold
+from rmtkd_edge.families.ops import Model, unfold
 from rmtkd_edge.families.store import load_model, save_model
 from rmtkd_edge.run import Run
 
@@ -40,20 +40,20 @@ class RunStore:
         self.run.write_tensors(f"{self.folder(number)}/spectra.safetensors", spectra)
         self.run.write_json(f"{self.folder(number)}/plan.json", plan)
 
-    def get_model(self, number: int, name: str) -> tuple[Encoder, dict[str, Tensor]] | None:
+    def get_model(self, number: int, name: str) -> tuple[Model, dict[str, Tensor]] | None:
         """Return a folded encoder and its projections by site, or None where they have not been written."""
         rel = f"{self.folder(number)}/{name}"
         if not (self.run.has(f"{rel}/model.json") and self.run.has(f"{rel}/projections.safetensors")):
             return None
         return load_model(self.run, rel), self.run.read_tensors(f"{rel}/projections.safetensors")
 
-    def put_model(self, number: int, name: str, folded: Encoder, projections: dict[str, Tensor]) -> None:
+    def put_model(self, number: int, name: str, folded: Model, projections: dict[str, Tensor]) -> None:
         """Write a folded encoder and its projections by site."""
         rel = f"{self.folder(number)}/{name}"
         save_model(self.run, rel, folded)
         self.run.write_tensors(f"{rel}/projections.safetensors", projections)
 
-    def put_best(self, rel: str, folded: Encoder, projections: dict[str, Tensor], **facts: Any) -> None:
+    def put_best(self, rel: str, folded: Model, projections: dict[str, Tensor], **facts: Any) -> None:
         """Write a model with its fixed projection layers standing behind its producers."""
         save_model(self.run, rel, unfold(folded.cpu(), projections), **facts)
 

