@@ -67,6 +67,10 @@ class Task(Section):
     image: str = Field("image", description="Column of an image task")
     image_size: Positive | None = Field(None, description="Pixels a side, resized to; as they are when left out")
     augment: Literal["none", "crop", "crop-flip"] = Field("none", description="Random shifts by 1/8, mirrored or not")
+    mean: tuple[float, float, float] | None = Field(
+        None, description="Of the pixels as shares of 255; the training images' (torchvision's weights: ImageNet's)"
+    )
+    std: tuple[Rate, Rate, Rate] | None = Field(None, description="As `mean`; give both or none")
     unreadable: Literal["stop", "skip"] = Field("stop", description="What to do about images that cannot be decoded")
     label: str = "label"
     labels: list[str] | None = Field(None, description="Names in label order; read from the data when left out")
@@ -81,6 +85,8 @@ class Task(Section):
 
     @model_validator(mode="after")
     def _text_has_columns(self) -> Task:
+        if (self.mean is None) != (self.std is None):
+            raise ValueError("task.mean and task.std go together")
         if self.kind == "text" and not self.text:
             raise ValueError('task.text is empty, a text task names one or two columns: text = ["sentence"]')
         return self

@@ -20,7 +20,8 @@ import torch
 from rmtkd_edge.compress import cycle as steps
 from rmtkd_edge.compress.distil import distillation_loss
 from rmtkd_edge.compress.parallel import make_accelerator
-from rmtkd_edge.compress.stage import DEFAULT_ALIGNMENT, make_data
+from rmtkd_edge.compress.stage import DEFAULT_ALIGNMENT
+from rmtkd_edge.compress.text_inputs import text_data
 from rmtkd_edge.families import bert
 from rmtkd_edge.families.spec import count_parameters, list_sites
 from rmtkd_edge.recipe import load_recipe
@@ -38,7 +39,7 @@ def main() -> None:
     recipe = load_recipe(args.recipe, [f"model.tokenizer={args.tokenizer}", "compress.one_shot=true"])
     tokenizer = text.load_tokenizer(args.tokenizer)
     task = text.load_text_task(recipe.task, tokenizer, args.data, recipe.seed)
-    data, accelerator = make_data(task, recipe, tokenizer), make_accelerator("no")
+    data, accelerator = text_data(task, recipe, tokenizer), make_accelerator("no")
     encoder, _ = bert.build("scratch", task.labels, recipe.seed, recipe.model.config, tokenizer)
     state = steps.State(encoder.eval(), {}, 0.0)
     clock = steps.Clock()

@@ -92,6 +92,8 @@ class SiteSpectrum:
 def site_bytes(site: Site, linear: bool, inputs: int, replicates: int = 0) -> int:
     """Return the memory, in bytes, of the float64 moments of a site (`linear`: through an input of that width)."""
     null = 8 * replicates * site.heads * site.width**2
+    if site.kind == "ffn" and not linear:  # channels are selected: one moment, and the gradient's diagonal
+        return null + 8 * (site.width**2 + site.width)
     if linear:
         return null + 8 * (site.width**2 + 2 * (inputs + 1) ** 2 + 2 * site.width * (inputs + 1))
     return null + 8 * 3 * site.heads * site.width**2

@@ -92,7 +92,10 @@ def fine_tune(
     model = copy.deepcopy(student) if model is student else model
     model = model.to(accelerator.device).train()
     old = trainer.OldLogits(
-        state.folded.to(accelerator.device) if plan.alpha < 1 else None, data.train_rows, len(student.spec.labels)
+        state.folded.to(accelerator.device) if plan.alpha < 1 else None,
+        data.train_rows,
+        len(student.spec.labels),
+        fresh=data.augmented,
     )
     seed = recipe.seed + 1000 * number
     trained = trainer.train(

@@ -73,10 +73,13 @@ def accuracy(model: Model, batches: Iterable[Batch], accelerator: Any) -> float:
 
 
 class OldLogits:
-    """p_old's logits by row number: computed once a row, since the old model is frozen and has no dropout."""
+    """p_old's logits by row number: computed once a row, since the old model is frozen and has no dropout.
 
-    def __init__(self, old: Model | None, rows: int, classes: int) -> None:
-        self.old = None if old is None else old.eval()
+    With `fresh` they are computed every time, for rows that are augmented anew.
+    """
+
+    def __init__(self, old: Model | None, rows: int, classes: int, fresh: bool = False) -> None:
+        self.old, self.fresh = None if old is None else old.eval(), fresh
         self.cache = torch.full((rows, classes), float("nan"))
 
     @torch.no_grad()
@@ -86,7 +89,7 @@ class OldLogits:
             return None
         index = batch["index"].cpu()
         found = self.cache[index]
-        if bool(found.isnan().any()):
+        if self.fresh or bool(found.isnan().any()):
             found = ops.logits(self.old, batch, self.old.inputs).float().cpu()
             self.cache[index] = found
         return found.to(batch["labels"].device)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from rmtkd_edge.errors import DataError, Finding, RunDirError
+from rmtkd_edge.errors import DataError, Finding, RunDirError, UserError
 from rmtkd_edge.export.audit import Audit, audit_emitted, audit_optimised
 from rmtkd_edge.export.bundle import VARIANTS, standardise, write_bundle, write_facts
 from rmtkd_edge.export.folding import Batch, FoldProof, fold_with_proof, prove_same
@@ -79,6 +79,8 @@ def export_run(
     """
     _ready(run, force)
     recipe = parse_recipe(tomllib.loads(run.read_text("recipe.toml")), str(run.path / "recipe.toml"))
+    if recipe.task.kind != "text":
+        raise UserError("this version exports text encoders only", f"the torch model is {run.path}/compress/best")
     report: Report = reporter.event if reporter is not None else _silent
     tokenizer = text.load_tokenizer(str(run.path_of("compress/tokenizer")))
     if task is None:

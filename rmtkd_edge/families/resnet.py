@@ -20,6 +20,7 @@ from rmtkd_edge.families.encoder import ProjectedLinear
 
 MODEL_TYPES = ("resnet",)
 TORCHVISION = "torchvision:"
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 DEPTHS: dict[int, tuple[Kind, tuple[int, ...]]] = {
     18: ("basic", (2, 2, 2, 2)),
     34: ("basic", (3, 4, 6, 3)),

@@ -115,7 +115,7 @@ def batches(
     split: ImageSplit, batch_size: int, mean: tuple[float, ...], std: tuple[float, ...], seed: int | None,
     augment: str = "none",
 ) -> Iterator[dict[str, Tensor]]:  # fmt: skip
-    """Yield pixel_values float32 (B, 3, H, W), normalised, channels last in memory; labels and `index`, int64.
+    """Yield pixel_values float32 (B, 3, H, W), normalised; labels and `index`, int64.
 
     With a seed the rows are shuffled and augmented (`crop`: shifted by up to 1/8, black beyond the edge; `crop-flip`:
     mirrored too); without one they come in order, as they are.
@@ -131,7 +131,8 @@ def batches(
             images = augmented(images, rng, flip=augment == "crop-flip")
         values = torch.from_numpy(np.ascontiguousarray(images)).float().div_(scale).sub_(shift)
         yield {
-            "pixel_values": values.permute(0, 3, 1, 2),
+            # not channels last: torch 2.14's CPU convolutions then corrupt the heap for uneven channel counts
+            "pixel_values": values.permute(0, 3, 1, 2).contiguous(),
             "labels": torch.from_numpy(split.labels[index]),
             "index": torch.from_numpy(index.astype(np.int64)),
         }

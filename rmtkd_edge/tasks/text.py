@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -169,7 +169,7 @@ def steps(split: Split, batch_size: int) -> int:
     return -(-len(split) // batch_size)
 
 
-def calibration_indices(split: Split, fraction: float, minimum: int, seed: int) -> np.ndarray:
+def calibration_indices(split: Sized, fraction: float, minimum: int, seed: int) -> np.ndarray:
     """Return the sorted row numbers of the calibration subset: `fraction` of the split, at least `minimum` rows."""
     count = min(len(split), max(minimum, round(fraction * len(split))))
     return np.sort(np.random.default_rng([seed, 3]).permutation(len(split))[:count])

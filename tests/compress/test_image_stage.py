@@ -1,0 +1,76 @@
+"""The compress stage on images: a small ResNet learns stripes, is cut, keeps its projections, and resumes."""
+
+import numpy as np
+import pytest
+import torch
+
+from rmtkd_edge.compress.stage import compress_run
+from rmtkd_edge.errors import UserError
+from rmtkd_edge.export.stage import export_run
+from rmtkd_edge.families.ops import fold, projections_of
+from rmtkd_edge.families.spec import count_parameters, ranks_of
+from rmtkd_edge.families.store import load_model
+from rmtkd_edge.progress import SilentReporter
+from rmtkd_edge.recipe import parse_recipe
+from rmtkd_edge.run import Run
+
+RECIPE = {
+    "model": {"family": "resnet", "source": "scratch", "resnet": {"depth": 18, "width": 8, "stem": "cifar"}},
+    "task": {"name": "stripes", "kind": "image", "augment": "crop"},
+    "train": {"epochs": 3, "learning_rate": 3e-3, "batch_size": 32},
+    "analyse": {"sample": "pixel", "pixels_per_image": 4, "calibration": 1.0},
+    "compress": {"sites_per_cycle": 20, "rounds": 1, "align": False, "warm_start_images": 128, "minimum_rank": 2},
+    "distil": {"epochs": 1, "batch_size": 32, "evaluate_every": 1000},
+    "stop": {"target_reduction": 0.5, "max_accuracy_drop": 1.0},
+}
+
+
+@pytest.fixture(scope="module")
+def stripes(tmp_path_factory):
+    """Images of 12 pixels a side with vertical (0) or horizontal (1) stripes under noise."""
+    folder, rng = tmp_path_factory.mktemp("stripes"), np.random.default_rng(0)
+    for name, count in (("train", 320), ("validation", 96)):
+        labels = rng.integers(0, 2, count)
+        waves = 60 * np.sign(np.sin(np.arange(12) * 2 + rng.uniform(0, 6, (count, 1))))
+        images = np.where(labels[:, None, None] == 0, waves[:, None, :], waves[:, :, None])
+        images = images[..., None] + 128 + rng.normal(0, 30, (count, 12, 12, 3))
+        np.savez(folder / f"{name}.npz", images=images.clip(0, 255).astype(np.uint8), labels=labels)
+    return folder
+
+
+def compressed(path, data, **changes):
+    tables = {**RECIPE, **{k: {**RECIPE.get(k, {}), **v} for k, v in changes.items()}}
+    recipe = parse_recipe(tables, "test")
+    run = Run.create(path, recipe.to_toml(), 0)
+    return run, compress_run(run, recipe, data=data, reporter=SilentReporter())
+
+
+@pytest.mark.slow
+def test_the_loop_cuts_a_resnet_and_keeps_its_projections(tmp_path, stripes):
+    run, result = compressed(tmp_path / "a", stripes)
+    assert result["stop"] == "target_reduction" and result["reduction"] >= 0.5
+    assert result["teacher"]["accuracy"] > 0.9 and result["student"]["accuracy"] > 0.85
+    best = load_model(run, "compress/best")
+    assert projections_of(best) and count_parameters(best.spec) == result["student"]["parameters"]
+    assert ranks_of(best.spec) == result["ranks"]
+    x = torch.randn(4, 3, 12, 12)
+    with torch.no_grad():
+        torch.testing.assert_close(fold(best)(x), best(x), rtol=1e-4, atol=1e-5)
+    config = run.read_json("compress/preprocessor_config.json")
+    assert config["size"] == {"height": 12, "width": 12} and len(config["image_mean"]) == 3
+    with pytest.raises(UserError, match="text encoders only"):
+        export_run(run)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("conv", ["select", "project"])
+def test_one_shot(tmp_path, stripes, conv):
+    _, result = compressed(tmp_path / conv, stripes, compress={"one_shot": True, "conv": conv})
+    assert 0.5 <= result["reduction"] < 0.6 and result["student"]["accuracy"] > 0.8
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("start", ["fold", "random"])
+def test_starts_without_a_fit_run_too(tmp_path, stripes, start):
+    _, result = compressed(tmp_path / start, stripes, compress={"one_shot": True, "warm_start": start})
+    assert result["reduction"] >= 0.5
