@@ -11,6 +11,7 @@ from rmtkd_edge.compress.analyse import SiteSpectrum, analyse_sites
 from rmtkd_edge.compress.conv_analyse import analyse_convnet
 from rmtkd_edge.compress.data import Data
 from rmtkd_edge.compress.parallel import own_rows
+from rmtkd_edge.compress.token_weights import token_weights
 from rmtkd_edge.families.convnet import ConvNet
 from rmtkd_edge.families.ops import Model
 from rmtkd_edge.families.spec import Site
@@ -41,7 +42,9 @@ def narrowed(teacher: Model, new: dict[str, Tensor], data: Data, recipe: Recipe,
             return conv_plain_fold.plain_fold(teacher, new)
         return conv_plain_fold.fresh(teacher, new, recipe.seed)
     if options.warm_start == "least-squares":
-        return warm_start.warm_start(teacher, new, batches, ridge=options.ridge, token_blend=options.token_blend)
+        effect = own_rows(data.effect(), accelerator)
+        weights = token_weights(teacher, effect, data.special_ids, options.token_blend)
+        return warm_start.warm_start(teacher, new, batches, ridge=options.ridge, weights=weights)
     if options.warm_start == "fold":
         return plain_fold.plain_fold(teacher, new)
     return plain_fold.fresh(teacher, new, recipe.seed)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from rmtkd_edge.compress.norm_fit import NormFit
 from rmtkd_edge.compress.plain_fold import ranks_from
+from rmtkd_edge.compress.token_weights import TokenWeights
 from rmtkd_edge.families.encoder import Encoder, EncoderLayer, ProjectedLinear, narrow_like
 from rmtkd_edge.spectral import CrossMoments
 from rmtkd_edge.spectral.moments import reduced
@@ -43,12 +44,16 @@ class Walk:
 
 @torch.no_grad()
 def warm_start(
-    teacher: Encoder, projections: dict[str, Tensor], batches: Iterable[Batch], *, ridge: float, token_blend: float
+    teacher: Encoder,
+    projections: dict[str, Tensor],
+    batches: Iterable[Batch],
+    *,
+    ridge: float,
+    weights: TokenWeights | None = None,
 ) -> Encoder:
     """Return the folded narrow encoder for projections by site (block-diagonal over heads; sites left out stay wide).
 
-    `teacher` must be folded. `token_blend` is the share of equal weights among tokens, the rest follows the squared
-    gradient of the logits (1.0 weighs all tokens alike and computes no gradient).
+    `teacher` must be folded. `weights` says how much tokens count, by kind and depth (None: all alike).
     """
     teacher.eval()
     student = narrow_like(teacher, ranks_from(teacher, projections)).eval()
@@ -57,7 +62,7 @@ def warm_start(
     )
     p = projections.get("stream")
     p = torch.eye(teacher.spec.width, dtype=torch.float64) if p is None else p.double()
-    walks, untouched = _embed(teacher, student, p, batches, token_blend, "stream" in projections)
+    walks, untouched = _embed(teacher, student, p, batches, weights, "stream" in projections)
     for i, (wide, narrow) in enumerate(zip(teacher.layers, student.layers, strict=True)):
         cut = any(f"layer.{i}.{kind}" in projections for kind in ("qk", "value", "ffn"))
         if untouched and not cut:  # nothing in front of this layer has changed: it stays as it is
@@ -72,26 +77,7 @@ def warm_start(
     return student
 
 
-def token_weights(teacher: Encoder, batch: Batch, blend: float) -> list[Tensor]:
-    """Return, for every depth of the stream, weights (B, T): blend + (1 - blend) |gradient|^2 / its mean.
-
-    The gradient is that of the spread of the logits; on the last depth only the first token has one.
-    """
-    taps: dict[str, Tensor] = {}
-    with torch.enable_grad():
-        logits = teacher(batch["input_ids"], batch["attention_mask"], batch.get("token_type_ids"), tap=taps.__setitem__)
-        spread = (logits * torch.linspace(-1, 1, logits.shape[1], device=logits.device)).sum()
-        names = [f"stream.{i}" for i in range(len(teacher.layers) + 1)]
-        grads = torch.autograd.grad(spread, [taps[name] for name in names])
-    mask = batch["attention_mask"].bool()
-    weights = []
-    for grad in grads:
-        square = grad.pow(2).sum(-1) * mask
-        weights.append(blend + (1 - blend) * square / (square.sum() / mask.sum()).clamp_min(1e-30))
-    return weights
-
-
-def _embed(teacher, student, p, batches, blend, cut) -> tuple[list[Walk], bool]:
+def _embed(teacher, student, p, batches, weights, cut) -> tuple[list[Walk], bool]:
     """Narrow the embeddings (exactly) and fit their norm; return the walks and whether nothing has changed so far."""
     wide, narrow = teacher.embeddings, student.embeddings
     device, kind = wide.word.weight.device, wide.word.weight.dtype
@@ -106,8 +92,8 @@ def _embed(teacher, student, p, batches, blend, cut) -> tuple[list[Walk], bool]:
     student.to(device)
     for batch in batches:
         ids, types = batch["input_ids"], batch.get("token_type_ids")
-        weights = None if blend >= 1.0 else token_weights(teacher, batch, blend)
-        walk = Walk(batch["attention_mask"].bool(), wide(ids, types), narrow.summed(ids, types), weights)
+        counted = None if weights is None else weights.of(batch)
+        walk = Walk(batch["attention_mask"].bool(), wide(ids, types), narrow.summed(ids, types), counted)
         if cut and wide.project is None:
             fit.add(walk.rows(_plain(walk.student, narrow.norm)), walk.rows(walk.teacher) @ q.T, walk.weight(0))
         walks.append(walk)

@@ -7,7 +7,8 @@ import torch
 
 from rmtkd_edge.compress.norm_fit import NormFit
 from rmtkd_edge.compress.plain_fold import plain_fold
-from rmtkd_edge.compress.warm_start import token_weights, warm_start
+from rmtkd_edge.compress.token_weights import token_weights
+from rmtkd_edge.compress.warm_start import warm_start
 from rmtkd_edge.families.encoder import Encoder
 from rmtkd_edge.families.spec import EncoderSpec, LayerSpec, list_sites
 from rmtkd_edge.spectral import CrossMoments
@@ -71,7 +72,7 @@ def eigen_projections(teacher, ranks, batches):
 
 def test_nothing_cut_changes_nothing():
     teacher, batches = make_teacher(), make_batches(2)
-    student = warm_start(teacher, {}, batches, ridge=1e-6, token_blend=1.0)
+    student = warm_start(teacher, {}, batches, ridge=1e-6)
     torch.testing.assert_close(logits(student, batches), logits(teacher, batches), rtol=1e-4, atol=1e-4)
 
 
@@ -82,7 +83,7 @@ def test_a_permutation_of_every_site_is_exact(embedding, blend):
     projections = {}
     for i, site in enumerate(list_sites(teacher.spec)):
         projections[site.name] = torch.block_diag(*[permutation(site.width, i + h) for h in range(site.heads)])
-    student = warm_start(teacher, projections, batches, ridge=1e-9, token_blend=blend)
+    student = warm_start(teacher, projections, batches, ridge=1e-9, weights=token_weights(teacher, batches, (), blend))
     assert error(student, teacher, make_batches(3, seed=9)) < 1e-4
 
 
@@ -102,7 +103,7 @@ def test_cutting_to_the_true_rank_is_exact(kind):
         source = teacher.layers[i].value if kind == "value" else teacher.layers[i].query
         blocks = [torch.linalg.svd(w.detach().double())[0][:, :3].T for w in source.weight.chunk(2)]
         projections[f"layer.{i}.{kind}"] = torch.block_diag(*blocks)
-    student = warm_start(teacher, projections, batches, ridge=1e-9, token_blend=1.0)
+    student = warm_start(teacher, projections, batches, ridge=1e-9)
     assert student.spec.layers[0].value == (3 if kind == "value" else 6)
     assert error(student, teacher, make_batches(3, seed=9)) < 1e-4
 
@@ -115,32 +116,34 @@ def test_more_rank_never_means_more_error():
         projections = eigen_projections(
             teacher, {"stream": k, "ffn": 20 * k // 12, "value": head, "qk": head, "head": k}, batches
         )
-        errors.append(error(warm_start(teacher, projections, batches, ridge=1e-6, token_blend=1.0), teacher, batches))
+        errors.append(error(warm_start(teacher, projections, batches, ridge=1e-6), teacher, batches))
     assert all(a > b - 0.02 for a, b in itertools.pairwise(errors)), errors
 
 
 def test_the_fit_beats_folding_alone():
     teacher, batches = make_teacher(), make_batches(40)
     projections = eigen_projections(teacher, {"stream": 8, "ffn": 14, "value": 4, "qk": 4, "head": 8}, batches)
-    fitted = warm_start(teacher, projections, batches, ridge=1e-6, token_blend=1.0)
+    fitted = warm_start(teacher, projections, batches, ridge=1e-6)
     assert error(fitted, teacher, batches) < error(plain_fold(teacher, projections).eval(), teacher, batches)
 
 
 def test_layers_in_front_of_the_cut_keep_their_weights():
     teacher, batches = make_teacher(), make_batches()
     projections = {"layer.1.ffn": permutation(20, 3)[:11]}
-    student = warm_start(teacher, projections, batches, ridge=1e-6, token_blend=1.0)
+    student = warm_start(teacher, projections, batches, ridge=1e-6)
     for name, value in teacher.layers[0].state_dict().items():
         torch.testing.assert_close(student.layers[0].state_dict()[name], value)
 
 
 def test_weights_follow_the_effect_on_the_logits():
-    teacher, batch = make_teacher(), make_batches(1)[0]
-    weights = token_weights(teacher, batch, 0.0)
-    assert float(weights[-1][:, 1:].abs().max()) == 0.0  # only the first token reaches the head
-    mask = batch["attention_mask"].bool()
-    for depth in weights:
-        assert float(depth[mask].mean()) == pytest.approx(1.0, rel=1e-4)
+    teacher, batches = make_teacher(), make_batches(4)
+    found = token_weights(teacher, batches, (2, 3), 0.0)
+    assert found.table[-1, 0] == found.table[-1, 1] == 0 < found.table[-1, 2]  # only the first token reaches the head
+    weights = [found.of(batch) for batch in batches]
+    for depth in range(len(found.table)):
+        valid = [w[depth][b["attention_mask"].bool()] for w, b in zip(weights, batches, strict=True)]
+        assert float(torch.cat(valid).mean()) == pytest.approx(1.0, rel=1e-4)
+    assert token_weights(teacher, batches, (), 1.0) is None
 
 
 def test_least_squares_is_numpys_and_norm_fit_is_polyfit():
