@@ -33,7 +33,7 @@ def export_onnx(
     for key, value in (metadata or {}).items():
         program.model.metadata_props[key] = value
     size = sum(tensor.numel() * tensor.element_size() for tensor in folded.state_dict().values())
-    return _save(program, path, external=size > LIMIT_BYTES)
+    return save_program(program, path, external=size > LIMIT_BYTES)
 
 
 def sample_inputs(names: list[str], batch: int = 2, length: int = 16) -> dict[str, Tensor]:
@@ -52,7 +52,7 @@ def sample_inputs(names: list[str], batch: int = 2, length: int = 16) -> dict[st
 def _trace(module: torch.nn.Module, names: list[str], opset: int) -> Any:
     axes = {0: "batch", 1: "sequence"}
     try:
-        with torch.no_grad(), _quiet():
+        with torch.no_grad(), quiet():
             return torch.onnx.export(
                 module,
                 kwargs=sample_inputs(names),
@@ -68,7 +68,7 @@ def _trace(module: torch.nn.Module, names: list[str], opset: int) -> Any:
         raise RmtkdError(f"torch could not export the encoder: {err}", "try --set export.attention=plain") from err
 
 
-def _save(program: Any, path: Path, external: bool) -> list[Path]:
+def save_program(program: Any, path: Path, external: bool) -> list[Path]:
     """Write beside the target, then rename: readers see a whole file or none."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -86,7 +86,7 @@ def _save(program: Any, path: Path, external: bool) -> list[Path]:
 
 
 @contextmanager
-def _quiet() -> Any:
+def quiet() -> Any:
     """Keep warnings about torch's own code, and about two inputs sharing an axis, from the user, and nothing else."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", category=DeprecationWarning)
