@@ -15,6 +15,7 @@ from torch import Tensor
 from rmtkd_edge.errors import RunDirError
 from rmtkd_edge.families.bert import names_from_transformers
 from rmtkd_edge.families.encoder import Encoder
+from rmtkd_edge.families.ops import Model, ModelSpec
 from rmtkd_edge.families.spec import EncoderSpec
 from rmtkd_edge.families.store import SCHEMA, assemble, read_json, read_weights, spec_of
 from rmtkd_edge.run import Run, package_version, sha256_file
@@ -109,16 +110,21 @@ def to_tensors(encoder: Encoder) -> dict[str, Tensor]:
     return {_rename(name, names): tensor.detach().cpu().contiguous() for name, tensor in encoder.state_dict().items()}
 
 
-def read_encoder(folder: Path, sha256: str | None) -> Encoder:
-    """Return the folded encoder of an exported folder, in eval mode; raise RunDirError naming a file at fault."""
+def read_spec(folder: Path) -> ModelSpec:
+    """Return the shape that an exported folder's config.json describes; raise RunDirError otherwise."""
     shape = read_json(folder / CONFIG, AGAIN).get("rmtkd")
     if not isinstance(shape, dict):
         raise RunDirError(f"{folder / CONFIG} has no key `rmtkd`", AGAIN)
-    spec = spec_of(shape, folder / CONFIG, AGAIN)
-    if not isinstance(spec, EncoderSpec):
-        raise RunDirError(f"{folder / CONFIG} describes no text encoder", AGAIN)
-    back = {theirs: ours for ours, theirs in names_from_transformers(spec).items()}
-    tensors = {_rename(name, back): tensor for name, tensor in read_weights(folder / WEIGHTS, sha256, AGAIN).items()}
+    return spec_of(shape, folder / CONFIG, AGAIN)
+
+
+def read_model(folder: Path, sha256: str | None) -> Model:
+    """Return the folded model of an exported folder, in eval mode; raise RunDirError naming a file at fault."""
+    spec = read_spec(folder)
+    tensors = read_weights(folder / WEIGHTS, sha256, AGAIN)
+    if isinstance(spec, EncoderSpec):
+        back = {theirs: ours for ours, theirs in names_from_transformers(spec).items()}
+        tensors = {_rename(name, back): tensor for name, tensor in tensors.items()}
     return assemble(spec, tensors, folder / WEIGHTS, AGAIN)
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from rmtkd_edge.errors import DataError, Finding
-from rmtkd_edge.families.encoder import Encoder, fold
+from rmtkd_edge.families import ops
+from rmtkd_edge.families.ops import Model, fold
 
 FLOAT64_TOLERANCE = 1e-9
 FLOAT32_TOLERANCE = 1e-4
@@ -45,7 +47,7 @@ class SiteDifference:
 
 
 @torch.no_grad()
-def fold_with_proof(encoder: Encoder, batches: Iterable[Batch]) -> tuple[Encoder, FoldProof]:
+def fold_with_proof(encoder: Model, batches: Iterable[Batch]) -> tuple[Model, FoldProof]:
     """Fold the projections of `encoder` and prove it on held-out batches of int64 (B, T) inputs.
 
     Returns the folded encoder (float32, eval) and the proof. Raises Finding whose table names, in the order of
@@ -55,7 +57,7 @@ def fold_with_proof(encoder: Encoder, batches: Iterable[Batch]) -> tuple[Encoder
 
 
 @torch.no_grad()
-def check_fold(projected: Encoder, folded: Encoder, batches: Iterable[Batch]) -> tuple[Encoder, FoldProof]:
+def check_fold(projected: Model, folded: Model, batches: Iterable[Batch]) -> tuple[Model, FoldProof]:
     """Return `folded` and the proof that it computes what `projected` does; see `fold_with_proof`.
 
     The float64 pair is folded in float64, so that it tests the algebra; the float32 pair tests what ships.
@@ -68,18 +70,18 @@ def check_fold(projected: Encoder, folded: Encoder, batches: Iterable[Batch]) ->
     proof = FoldProof(
         float64=_largest(exact, exact_folded, held),
         float32=_largest(projected, folded, held),
-        rows=sum(len(batch["input_ids"]) for batch in held),
+        rows=sum(len(batch[projected.inputs[0]]) for batch in held),
     )
     if not proof.holds:
         wide = not proof.float64 <= FLOAT64_TOLERANCE
-        pair = (exact, exact_folded) if wide else (projected, folded)
+        pair: tuple[Any, Any] = (exact, exact_folded) if wide else (projected, folded)
         worst = max(held, key=lambda batch: _rank(_largest(*pair, [batch])))
         raise _finding(proof, compare_taps(*pair, worst), FLOAT64_TOLERANCE if wide else FLOAT32_TOLERANCE)
     return folded, proof
 
 
 @torch.no_grad()
-def prove_same(folded: Encoder, shipped: Encoder, batches: Iterable[Batch]) -> float:
+def prove_same(folded: Model, shipped: Model, batches: Iterable[Batch]) -> float:
     """Return the largest relative difference of two encoders' logits; raise Finding beyond the float32 tolerance."""
     difference = _largest(folded, shipped, list(batches))
     if not difference <= FLOAT32_TOLERANCE:
@@ -94,10 +96,11 @@ def _rank(difference: float) -> float:
     return float("inf") if difference != difference else difference
 
 
-def run_torch(encoder: Encoder, batch: Batch, taps: dict[str, Tensor] | None = None) -> Tensor:
+def run_torch(encoder: Model, batch: Batch, taps: dict[str, Tensor] | None = None) -> Tensor:
     """Return the logits (B, C) of a batch; `taps` is filled with every site's activations."""
-    types = batch.get("token_type_ids") if encoder.spec.type_vocab > 1 else None
-    return encoder(batch["input_ids"], batch["attention_mask"], types, tap=None if taps is None else taps.__setitem__)
+    kind = next(encoder.parameters()).dtype
+    cast = {name: value.to(kind) if value.is_floating_point() else value for name, value in batch.items()}
+    return ops.logits(encoder, cast, encoder.inputs, None if taps is None else taps.__setitem__)
 
 
 def relative_difference(found: Tensor, reference: Tensor) -> float:
@@ -108,18 +111,18 @@ def relative_difference(found: Tensor, reference: Tensor) -> float:
 
 def site_of(tap: str) -> str:
     """Return the site whose producers make what a tap saw."""
-    if tap.startswith("stream") or tap.endswith(".mid"):
+    if tap.startswith("stream") or tap.endswith((".mid", ".sum")):
         return "stream"
     return tap[:-1] + "qk" if tap.endswith((".q", ".k")) else tap
 
 
 @torch.no_grad()
-def compare_taps(reference: Encoder, other: Encoder, batch: Batch) -> list[SiteDifference]:
+def compare_taps(reference: Model, other: Model, batch: Batch) -> list[SiteDifference]:
     """Return the difference at every tap, in the order of computation, valid tokens only; the logits come last."""
     a: dict[str, Tensor] = {}
     b: dict[str, Tensor] = {}
     a["logits"], b["logits"] = run_torch(reference, batch, a), run_torch(other, batch, b)
-    valid = batch["attention_mask"].bool()
+    valid = batch["attention_mask"].bool() if "attention_mask" in batch else torch.ones(1, 1, dtype=torch.bool)
     return [SiteDifference(tap, site_of(tap), relative_difference(*_valid(b[tap], a[tap], valid))) for tap in a]
 
 
@@ -143,7 +146,7 @@ def first_site(differences: Iterable[SiteDifference], tolerance: float) -> str:
     return "none that a tap sees: the head or the classifier"
 
 
-def _largest(a: Encoder, b: Encoder, batches: list[Batch]) -> float:
+def _largest(a: Model, b: Model, batches: list[Batch]) -> float:
     difference, scale = 0.0, 0.0
     for batch in batches:
         reference, found = run_torch(a, batch), run_torch(b, batch)

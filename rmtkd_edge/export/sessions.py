@@ -56,6 +56,7 @@ def session_options(threads: int) -> ort.SessionOptions:
 
 
 def run_session(session: ort.InferenceSession, batch: Mapping[str, Any]) -> np.ndarray:
-    """Return the logits (B, C) of int64 (B, T) tensors or arrays; what the graph does not read is left out."""
-    feed = {item.name: np.asarray(batch[item.name], dtype=np.int64) for item in session.get_inputs()}
+    """Return the logits (B, C) of tensors or arrays by input name; what the graph does not read is left out."""
+    kinds = {"tensor(int64)": np.int64, "tensor(float)": np.float32}
+    feed = {item.name: np.asarray(batch[item.name], dtype=kinds[item.type]) for item in session.get_inputs()}
     return session.run(["logits"], feed)[0]

@@ -13,17 +13,16 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from rmtkd_edge.errors import DataError, Finding, RunDirError, UserError
+from rmtkd_edge.errors import DataError, Finding, RunDirError
 from rmtkd_edge.export.audit import Audit, audit_emitted, audit_optimised
 from rmtkd_edge.export.bundle import VARIANTS, standardise, write_bundle, write_facts
-from rmtkd_edge.export.folding import Batch, FoldProof, fold_with_proof, prove_same
+from rmtkd_edge.export.facts import model_id, refusal, variant_facts, verification_facts
+from rmtkd_edge.export.folding import Batch, fold_with_proof, prove_same
 from rmtkd_edge.export.graph import GraphOptions
 from rmtkd_edge.export.quantise import QuantiseOptions, quantise_onnx
 from rmtkd_edge.export.sessions import open_session
 from rmtkd_edge.export.to_onnx import export_onnx
 from rmtkd_edge.export.verify import (
-    FLOAT32_TOLERANCE,
-    OnnxProof,
     Score,
     compare_onnx,
     evaluate_onnx,
@@ -35,12 +34,11 @@ from rmtkd_edge.families.spec import count_parameters, ranks_of
 from rmtkd_edge.families.store import load_model
 from rmtkd_edge.machine import detect_machine
 from rmtkd_edge.recipe import Recipe, parse_recipe
-from rmtkd_edge.run import Run, sha256_file
+from rmtkd_edge.run import Run
 from rmtkd_edge.tasks import text
 
 ROLES = {"export": "compress/best", "baseline": "compress/teacher"}
 BATCH = 32
-ROUNDING = 1e-9  # 0.90 - 0.89 is more than 0.01 in floating point
 
 Report = Callable[..., None]
 
@@ -79,9 +77,13 @@ def export_run(
     """
     _ready(run, force)
     recipe = parse_recipe(tomllib.loads(run.read_text("recipe.toml")), str(run.path / "recipe.toml"))
-    if recipe.task.kind != "text":
-        raise UserError("this version exports text encoders only", f"the torch model is {run.path}/compress/best")
     report: Report = reporter.event if reporter is not None else _silent
+    if recipe.task.kind == "image":
+        from rmtkd_edge.export.image_stage import export_images
+
+        graph = GraphOptions(opset=recipe.export.opset if opset is None else opset)
+        wanted = recipe.export.int8 if int8 is None else int8
+        return export_images(run, recipe, graph=graph, int8=wanted, data=data, threads=threads, report=report)
     tokenizer = text.load_tokenizer(str(run.path_of("compress/tokenizer")))
     if task is None:
         known = run.stage("compress").get("data")
@@ -143,6 +145,7 @@ def _sample(split: text.Split, recipe: Recipe, pad_id: int, salt: int) -> list[d
 def export_model(run: Run, folder: str, encoder: Encoder, job: Job, report: Report) -> dict[str, Any]:
     """Export one checkpoint into a folder of the run and return its rmtkd.json."""
     folded, fold_proof = fold_with_proof(encoder, job.held_out)
+    assert isinstance(folded, Encoder)
     report("verified", folder=folder, what="fold", relative=fold_proof.float32)
     shipped, name = standardise(folded), model_id(job.recipe, folder)
     prove_same(folded, shipped, job.held_out)
@@ -154,7 +157,7 @@ def export_model(run: Run, folder: str, encoder: Encoder, job: Job, report: Repo
     onnx_proof = verify_onnx(path, shipped, job.shapes, threads=job.threads)
     report("verified", folder=folder, what="onnx", relative=onnx_proof.relative)
     score = evaluate_onnx(open_session(path, threads=job.threads), job.validation)
-    variants = {"fp32": _variant(path, files, score, onnx_proof)}
+    variants = {"fp32": variant_facts(path, files, score, onnx_proof)}
     report(
         "variant", folder=folder, precision="fp32", accuracy=score.accuracy, size_bytes=variants["fp32"]["size_bytes"]
     )
@@ -179,22 +182,13 @@ def export_model(run: Run, folder: str, encoder: Encoder, job: Job, report: Repo
             "parameters": parameters,
             "teacher_parameters": job.teacher_parameters,
             "reduction": 1 - parameters / job.teacher_parameters,
-            "verification": _verification(fold_proof, onnx_proof),
+            "verification": verification_facts(fold_proof, onnx_proof),
             "variants": variants,
             "fusion": _fusion(emitted, optimised),
             "graph": asdict(job.graph),
             "threads": job.threads,
         },
     )
-
-
-def model_id(recipe: Recipe, folder: str) -> str:
-    """Return the name of a model: task, source, and whether it is compressed."""
-    source = recipe.model.source.removeprefix("package:").rstrip("/").rsplit("/", 1)[-1]
-    if source == "scratch":
-        shape = recipe.model.config
-        source = f"{shape.model_type}-{shape.layers}x{shape.width}"
-    return f"{source}-{recipe.task.name}" + ("-rmt-kd" if folder == "export" else "")
 
 
 def _int8(run: Run, folder: str, path: Path, shipped: Encoder, fp32: Score, job: Job) -> tuple[dict[str, Any], Audit]:
@@ -204,49 +198,15 @@ def _int8(run: Run, folder: str, path: Path, shipped: Encoder, fp32: Score, job:
     session = open_session(target, threads=job.threads)
     score, proof = evaluate_onnx(session, job.validation), compare_onnx(session, shipped, job.shapes)
     audit = audit_optimised(target, shipped.spec, job.graph, "int8")
-    facts = _variant(target, [target], score, proof) | {
+    facts = variant_facts(target, [target], score, proof) | {
         "quantisation": asdict(options)
         | {"calibration_rows": sum(len(batch["input_ids"]) for batch in job.calibration)},
         "refused": None,
     }
-    allowed = job.recipe.export.max_accuracy_drop
-    if fp32.accuracy - score.accuracy > allowed + ROUNDING:
-        facts["refused"] = (
-            f"accuracy falls from {fp32.accuracy:.4f} to {score.accuracy:.4f} on {score.rows} validation rows, "
-            f"{fp32.accuracy - score.accuracy:.4f}, export.max_accuracy_drop allows {allowed:.4f}"
-        )
+    facts["refused"] = refusal(fp32, score, job.recipe.export.max_accuracy_drop)
+    if facts["refused"]:
         target.unlink()
     return facts, audit
-
-
-def _variant(path: Path, files: Sequence[Path], score: Score, proof: OnnxProof) -> dict[str, Any]:
-    rels = [f"{file.parent.name}/{file.name}" for file in files]
-    return {
-        "file": f"{path.parent.name}/{path.name}",
-        "files": rels,
-        "size_bytes": sum(file.stat().st_size for file in files),
-        "sha256": sha256_file(path),
-        "accuracy": score.accuracy,
-        "n": score.rows,
-        "relative_difference": proof.relative,
-        "argmax_agreement": proof.agreement,
-        "compared_rows": proof.rows,
-    }
-
-
-def _verification(fold: FoldProof, onnx: OnnxProof) -> dict[str, Any]:
-    return {
-        "fold_float64": fold.float64,
-        "fold_float32": fold.float32,
-        "onnx_float32": onnx.relative,
-        "rows": onnx.rows,
-        "shapes": [list(shape) for shape in onnx.shapes],
-        "tolerances": {
-            "fold_float64": fold.float64_tolerance,
-            "fold_float32": fold.float32_tolerance,
-            "onnx_float32": FLOAT32_TOLERANCE,
-        },
-    }
 
 
 def _fusion(emitted: Audit, optimised: dict[str, Audit]) -> dict[str, Any]:

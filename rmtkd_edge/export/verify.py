@@ -25,6 +25,7 @@ from rmtkd_edge.export.folding import (
 )
 from rmtkd_edge.export.sessions import open_session, run_session, session_options
 from rmtkd_edge.families.encoder import Encoder
+from rmtkd_edge.families.ops import Model
 
 FLOAT32_TOLERANCE = 1e-4
 
@@ -34,7 +35,7 @@ class OnnxProof:
     """How far an ONNX file is from folded torch.
 
     `relative`: largest difference of a logit over the largest logit, all batches. `agreement`: share of rows with the
-    same argmax. `shapes`: the (batch, sequence) sizes that were run.
+    same argmax. `shapes`: the (batch, sequence or pixels a side) sizes that were run.
     """
 
     relative: float
@@ -70,7 +71,7 @@ def variations(batches: Iterable[Batch], pad_id: int, max_length: int) -> list[d
 
 
 @torch.no_grad()
-def compare_onnx(session: ort.InferenceSession, folded: Encoder, batches: Sequence[Batch]) -> OnnxProof:
+def compare_onnx(session: ort.InferenceSession, folded: Model, batches: Sequence[Batch]) -> OnnxProof:
     """Return how far a session's logits are from torch's."""
     difference, scale, same, rows = 0.0, 0.0, 0, 0
     for batch in batches:
@@ -80,7 +81,8 @@ def compare_onnx(session: ort.InferenceSession, folded: Encoder, batches: Sequen
         scale = max(scale, float(reference.abs().max()))
         same += int((reference.argmax(1) == found.argmax(1)).sum())
         rows += len(reference)
-    shapes = tuple(dict.fromkeys((batch["input_ids"].shape[0], batch["input_ids"].shape[1]) for batch in batches))
+    first = [batch[folded.inputs[0]].shape for batch in batches]
+    shapes = tuple(dict.fromkeys((shape[0], shape[-1]) for shape in first))
     return OnnxProof(difference / max(scale, torch.finfo(torch.float32).tiny), same / rows, rows, shapes)
 
 

@@ -158,10 +158,10 @@ def decode(task: Task, items: Sequence[Item], table: pa.Table, split: str) -> Pi
             bad.append(f"{name}: {err}")
             continue
         modes.add(image.mode)
-        side = task.image_size
+        side, image = task.image_size, image.convert("RGB")
         if side is not None and image.size != (side, side):
             image, resized = image.resize((side, side), Image.Resampling.BILINEAR), resized + 1
-        pixels = np.asarray(image.convert("RGB"))
+        pixels = np.asarray(image)
         if out is None:
             out = _room((len(items), *pixels.shape))
         if pixels.shape != out.shape[1:]:
@@ -196,6 +196,20 @@ def _open(found: bytes | np.ndarray) -> Image.Image:
     image = Image.open(io.BytesIO(found))
     image.load()
     return image
+
+
+def read_picture(found: Any, side: int) -> np.ndarray:
+    """Return one image (a path, a PIL image, a uint8 array) as RGB uint8 (side, side, 3); raise DataError otherwise."""
+    try:
+        if isinstance(found, (str, Path)):
+            found = Path(found).read_bytes()
+        image = found if isinstance(found, Image.Image) else _open(found)
+        image = image.convert("RGB")
+        if image.size != (side, side):
+            image = image.resize((side, side), Image.Resampling.BILINEAR)
+        return np.asarray(image)
+    except (OSError, ValueError, TypeError, SyntaxError) as err:
+        raise DataError(f"an image cannot be read: {err}", "give a path, a PIL image or a uint8 array") from err
 
 
 def _room(shape: tuple[int, ...]) -> np.ndarray:

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+import rmtkd_edge
 from rmtkd_edge.compress.stage import compress_run
-from rmtkd_edge.errors import UserError
 from rmtkd_edge.export.stage import export_run
 from rmtkd_edge.families.ops import fold, projections_of
 from rmtkd_edge.families.spec import count_parameters, ranks_of
@@ -58,8 +59,20 @@ def test_the_loop_cuts_a_resnet_and_keeps_its_projections(tmp_path, stripes):
         torch.testing.assert_close(fold(best)(x), best(x), rtol=1e-4, atol=1e-5)
     config = run.read_json("compress/preprocessor_config.json")
     assert config["size"] == {"height": 12, "width": 12} and len(config["image_mean"]) == 3
-    with pytest.raises(UserError, match="text encoders only"):
-        export_run(run)
+    facts = export_run(run, threads=1)
+    assert facts["verification"]["fold_float64"] <= 1e-9 and facts["verification"]["onnx_float32"] <= 1e-4
+    assert facts["variants"]["fp32"]["accuracy"] == pytest.approx(result["student"]["accuracy"], abs=0.02)
+    assert facts["fusion"]["expected"] == facts["fusion"]["found"]
+    assert facts["variants"]["int8"]["size_bytes"] < 0.5 * facts["variants"]["fp32"]["size_bytes"]
+    assert run.has("export/preprocessor_config.json") and run.has("baseline/rmtkd.json")
+    with np.load(stripes / "validation.npz") as stored:
+        images, labels = stored["images"], stored["labels"]
+    found = {name: rmtkd_edge.load(run.path, backend=name).predict(list(images), 20) for name in ("onnx", "torch")}
+    np.testing.assert_allclose(found["onnx"].logits, found["torch"].logits, rtol=1e-3, atol=1e-3)
+    right = np.array([int(name) for name in found["onnx"].labels]) == labels
+    assert right.mean() == pytest.approx(facts["variants"]["fp32"]["accuracy"])
+    Image.fromarray(images[0]).resize((30, 30)).save(tmp_path / "one.png")
+    assert rmtkd_edge.load(run.path, precision="int8").predict([tmp_path / "one.png"]).logits.shape == (1, 2)
 
 
 @pytest.mark.slow
