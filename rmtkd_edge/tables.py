@@ -71,6 +71,11 @@ def energy_cell(energy: dict[str, Any]) -> str:
     return "-"
 
 
+def load_text(load: dict[str, Any]) -> str:
+    """Return a load in words."""
+    return f"batch {load['batch']}" + ("" if load.get("seq") is None else f", {load['seq']} tokens")
+
+
 def comparison_lines(result: dict[str, Any]) -> list[str]:
     """Return one line a comparison of a candidate with the original: how many times as fast, with its interval."""
     lines = []
@@ -86,7 +91,7 @@ def comparison_lines(result: dict[str, Any]) -> list[str]:
         load = pair["load"]
         lines.append(
             f"{pair['candidate']} is {1 / pair['ratio']:.2f} times as fast as {pair['baseline']}"
-            f" (batch {load['batch']}, {load.get('seq')} tokens{interval})"
+            f" ({load_text(load)}{interval})"
         )
     return [*lines, *(note for note in result.get("notes", []) if " is refused " in note)]
 
@@ -106,6 +111,6 @@ def summary_table(run: Run, profile: str) -> Table:
             p50 = figure(item.get("latency", {}).get("p50"), ".2f")
             verdict = item.get("quality", {}).get("verdict") or "-"
             rows.append([label, f"{result[side]['parameters']:,}", size, accuracy, p50, verdict])
-    header = ["model", "parameters", "disk MB", "accuracy", f"p50 ms (batch {load['batch']}, {load.get('seq')} tokens)"]
+    header = ["model", "parameters", "disk MB", "accuracy", f"p50 ms ({load_text(load)})"]
     header.append("verdict")
     return table_of(header, rows, result.get("title") or None)

@@ -215,13 +215,22 @@ def run_profile(
     loads = None
     if batches or lengths:
         loads = [
-            Load(batch, seq) for seq in lengths or hardware.loads.seq for batch in batches or hardware.loads.batches
+            Load(batch, seq)
+            for seq in lengths or default_lengths(run, hardware)
+            for batch in batches or hardware.loads.batches
         ]
 
     def progress(event: dict[str, Any]) -> None:
         reporter.event("runner", **{key: value for key, value in event.items() if key != "event"})
 
     return profile_run(run, hardware, loads=loads, seed=run.manifest["seed"], progress=progress, **options)
+
+
+def default_lengths(run: Run, hardware: HardwareProfile) -> Sequence[int | None]:
+    """Return the sequence lengths of a device's loads; of a model of images one None."""
+    from rmtkd_edge.profile.plan import image_size
+
+    return [None] if image_size(run.read_json("export/config.json")) is not None else hardware.loads.seq
 
 
 def refuse_profile(path: Path, names: Sequence[str], force: bool) -> Run:

@@ -27,15 +27,15 @@ FILES = {"fp32": "onnx/model.onnx", "int8": "onnx/model_quantized.onnx"}
 TOKEN_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 TOLERANCE = {"CPUExecutionProvider": 1e-4}  # relative, of fp32 outputs between two machines
 TOLERANCE_OTHER = 1e-2  # accelerators round products to TF32 or half precision
-Arrays = Mapping[str, NDArray[np.int64]]
+Arrays = Mapping[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)
 class Load:
-    """What one call of the session runs; `seq` in tokens."""
+    """What one call of the session runs; `seq` in tokens, None for images."""
 
     batch: int
-    seq: int
+    seq: int | None
 
 
 @dataclass(frozen=True)
@@ -129,9 +129,14 @@ def choose_loads(run: Run, profile: HardwareProfile, asked: Sequence[Load] | Non
 
     Raises UserError for an asked length that the model has no positions for.
     """
-    most = _config(run).get("max_position_embeddings")
+    config = _config(run)
+    if image_size(config) is not None:
+        if any(load.seq is not None for load in asked or ()):
+            raise UserError("this model reads images, which have no tokens", "leave --seq-len out")
+        return list(asked or [Load(batch, None) for batch in profile.loads.batches]), []
+    most = config.get("max_position_embeddings")
     if asked:
-        too_long = [load.seq for load in asked if most is not None and load.seq > most]
+        too_long = [load.seq for load in asked if most is not None and load.seq is not None and load.seq > most]
         if too_long:
             raise UserError(
                 f"a sequence of {max(too_long)} tokens: this model has {most} positions", f"--seq-len {most}"
@@ -143,12 +148,25 @@ def choose_loads(run: Run, profile: HardwareProfile, asked: Sequence[Load] | Non
     return [Load(batch, seq) for seq in lengths for batch in profile.loads.batches], notes
 
 
+def image_size(config: Mapping[str, Any]) -> int | None:
+    """Return the pixels a side of the images that an exported model reads, None for a model of text."""
+    size = ((config.get("rmtkd") or {}).get("spec") or {}).get("image_size")
+    return size if isinstance(size, int) else None
+
+
+def build_images(load: Load, size: int, seed: int) -> dict[str, NDArray[np.float32]]:
+    """Return pixel_values, float32 (batch, 3, size, size), as normalised images have them: mean 0, variance 1."""
+    shape = (load.batch, 3, size, size)
+    return {"pixel_values": np.random.default_rng([seed, load.batch, size]).standard_normal(shape, dtype=np.float32)}
+
+
 def build_inputs(load: Load, vocab_size: int, seed: int, given: Arrays | None = None) -> dict[str, NDArray[np.int64]]:
     """Return input_ids, attention_mask and token_type_ids, int64 (batch, seq).
 
     given: real token ids under the same names, (N, T) int64: rows are taken in turn, longer ones cut, shorter ones
     padded with masked zeros. Without it ids are drawn from [0, vocab_size), the mask is full. Raises UserError.
     """
+    assert load.seq is not None, "text has a length"
     shape = (load.batch, load.seq)
     if given is None:
         ids = np.random.default_rng([seed, *shape]).integers(0, vocab_size, shape, dtype=np.int64)
@@ -182,8 +200,8 @@ def reference_outputs(model: ModelFile, inputs: Mapping[str, Any], threads: int)
     missing = [name for name in wanted if name not in inputs]
     if missing:
         raise UserError(
-            f"{model.label} wants {', '.join(missing)}, and only {', '.join(TOKEN_INPUTS)} can be made",
-            "this version profiles text encoders",
+            f"{model.label} wants {', '.join(missing)}, and only {', '.join(inputs)} were made",
+            f"export the run again: the files and config.json of {model.role} do not belong together",
         )
     values = session.run(None, {name: inputs[name] for name in wanted})
     return dict(zip((node.name for node in session.get_outputs()), values, strict=True))
@@ -206,12 +224,15 @@ def build_bundle(
     meter: `auto` takes the first of the profile's that opens; any other name must open, or the runner refuses.
     """
     threads, vocabulary = resolve_threads(profile), _config(run).get("vocab_size")
-    if not isinstance(vocabulary, int) or vocabulary < 1:
+    side = image_size(_config(run))
+    vocabulary = vocabulary if isinstance(vocabulary, int) else 0
+    if side is None and vocabulary < 1:
         raise RunDirError(f"{run.path}/export/config.json has no vocab_size", f"rmtkd-edge export {run.path}")
     copy_runner(folder)
     arrays, reference = {}, {}
     for load in loads:
-        key, made = load_key(asdict(load)), build_inputs(load, vocabulary, seed, inputs)
+        key = load_key(asdict(load))
+        made = build_images(load, side, seed) if side is not None else build_inputs(load, vocabulary, seed, inputs)
         arrays.update({f"{key}/{name}": value for name, value in made.items()})
         for model in models:
             if model.precision == "fp32":

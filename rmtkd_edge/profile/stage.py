@@ -133,13 +133,19 @@ def assemble(
         "title": profile.title,
         "comparable": profile.comparable,
         "quick": quick,
-        "inputs": "synthetic token ids, full mask" if synthetic else "token ids of the data set",
+        "inputs": _inputs(results, synthetic),
         "notes": [*notes, *slower_int8(comparisons)],
         "meter": document["meter"],
         "hardware": profile.model_dump(mode="json"),
         "results": [finish(result, facts[result["label"]], profile.name) for result in results],
         "comparisons": comparisons,
     }
+
+
+def _inputs(results: Sequence[dict[str, Any]], synthetic: bool) -> str:
+    if any(result["load"].get("seq") is None for result in results):
+        return "synthetic images, normal values"
+    return "synthetic token ids, full mask" if synthetic else "token ids of the data set"
 
 
 def slower_int8(comparisons: Sequence[dict[str, Any]]) -> list[str]:

@@ -14,6 +14,8 @@ from rmtkd_edge.families.store import load_model
 from rmtkd_edge.progress import SilentReporter
 from rmtkd_edge.recipe import parse_recipe
 from rmtkd_edge.run import Run
+from rmtkd_edge.tables import comparison_lines
+from rmtkd_edge.workflow import run_profile, run_report
 
 RECIPE = {
     "model": {"family": "resnet", "source": "scratch", "resnet": {"depth": 18, "width": 8, "stem": "cifar"}},
@@ -71,6 +73,13 @@ def test_the_loop_cuts_a_resnet_and_keeps_its_projections(tmp_path, stripes):
     np.testing.assert_allclose(found["onnx"].logits, found["torch"].logits, rtol=1e-3, atol=1e-3)
     right = np.array([int(name) for name in found["onnx"].labels]) == labels
     assert right.mean() == pytest.approx(facts["variants"]["fp32"]["accuracy"])
+    local = {"quick": True, "min_runs": 10, "min_duration_s": 0.0}
+    measured = run_profile(run.path, "local-cpu", SilentReporter(), batches=[1, 4], **local)
+    assert {(r["label"], r["load"]["batch"]) for r in measured["results"]} >= {("rmt-kd fp32", 1), ("original int8", 4)}
+    assert measured["inputs"].startswith("synthetic images") and all(
+        r["load"]["seq"] is None for r in measured["results"]
+    )
+    assert comparison_lines(measured) and run_report([run.path], None)
     Image.fromarray(images[0]).resize((30, 30)).save(tmp_path / "one.png")
     assert rmtkd_edge.load(run.path, precision="int8").predict([tmp_path / "one.png"]).logits.shape == (1, 2)
 
