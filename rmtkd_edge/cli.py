@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sys
 import traceback
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,6 +26,15 @@ app = typer.Typer(
 )
 
 INTERRUPTED = 130
+
+
+class DemoTask(StrEnum):
+    """What the demo is about."""
+
+    text = "text"
+    images = "images"
+
+
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Run directory, as written by compress.")]
 OutOption = Annotated[Path, typer.Option("--out", "--output", "-o", help="Run directory to write.")]
 DataOption = Annotated[Path | None, typer.Option(help="Folder (train.*, validation.*) or file; overrides the hub.")]
@@ -208,12 +218,15 @@ def report(
 
 @app.command()
 def demo(
+    task: Annotated[DemoTask, typer.Option(help="Sentences and an encoder, or digits and a ResNet.")] = DemoTask.text,
     hub: Annotated[bool, typer.Option("--hub", help="SST-2 from the hub in place of the packaged sentences.")] = False,
-    out: OutOption = Path("runs/demo"),
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Run directory; runs/demo or runs/demo-images when left out.")
+    ] = None,
     data: Annotated[Path | None, typer.Option(help="A copy of SST-2 (folder or file); with --hub.")] = None,
     force: ForceOption = False,
 ) -> None:
-    """All four stages, offline, on real sentences and a model that Python packages ship (minutes on two cores).
+    """All four stages, offline, on real sentences or images that Python packages ship (minutes on two cores).
 
     What an earlier call finished is kept; --force begins again.
     """
@@ -225,8 +238,11 @@ def demo(
         raise UserError(
             "--data goes with --hub: it is a copy of that data set", "rmtkd-edge compress RECIPE --data ... takes yours"
         )
+    if hub and task is DemoTask.images:
+        raise UserError("--hub goes with --task text", "rmtkd-edge compress resnet18-cifar10 --out DIR reads the hub")
+    out = out or Path("runs/demo-images" if task is DemoTask.images else "runs/demo")
     with progress() as reporter:
-        run, paths = workflow.run_demo(out, hub, data, force, reporter)
+        run, paths = workflow.run_demo(out, hub, data, force, reporter, images=task is DemoTask.images)
     device = workflow.DEMO_DEVICE
     show(summary_table(run, device))
     say(*comparison_lines(run.read_json(f"profile/{device}.json")), f"report: {paths['html']}")

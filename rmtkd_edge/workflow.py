@@ -264,13 +264,15 @@ def require(run: Run, stage: str, command: str) -> None:
         raise RunDirError(f"the stage {stage} has not finished in {run.path}", command)
 
 
-def run_demo(path: Path, hub: bool, data: Path | None, force: bool, reporter: Reporter) -> tuple[Run, dict[str, Any]]:
+def run_demo(
+    path: Path, hub: bool, data: Path | None, force: bool, reporter: Reporter, images: bool = False
+) -> tuple[Run, dict[str, Any]]:
     """Run what is left of the four stages of the demo; return the run and where its report is."""
-    recipe = resolve_recipe("demo", HUB_DEMO if hub else ())
+    recipe = resolve_recipe("demo-images" if images else "demo", HUB_DEMO if hub else ())
     run = open_or_create(recipe, path, force)
 
     def measure() -> dict[str, Any]:
-        length = [recipe.task.max_length]
+        length = [] if images else [recipe.task.max_length]
         return run_profile(path, DEMO_DEVICE, reporter, force=True, quick=True, batches=[1], lengths=length)
 
     steps: list[tuple[str, Callable[[], Any]]] = [

@@ -80,6 +80,7 @@ def test_lists_name_what_ships(capsys):
         (["profile", "none", "--threads", "0"], "threads"),
         (["report", "none"], "no run directory"),
         (["demo", "--data", "x"], "--hub"),
+        (["demo", "--task", "images", "--hub"], "--task text"),
         (["wibble"], "wibble"),
     ],
 )
