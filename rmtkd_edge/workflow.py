@@ -135,7 +135,7 @@ def wait_for_run(path: Path, recipe_sha256: str, seconds: float = 120.0) -> None
 
 
 def latency_measure(recipe: Recipe) -> Callable[[Any], float] | None:
-    """Return what measures a folded encoder's latency in ms for the budget, or None where the recipe has none.
+    """Return what measures a folded model's latency in ms for the budget, or None where the recipe has none.
 
     Batch 1 at the profile's shortest sequence, median of the runs. Raises UserError where this machine is not the
     profile's device (a budget is kept by measuring, not by guessing).
@@ -148,28 +148,31 @@ def latency_measure(recipe: Recipe) -> Callable[[Any], float] | None:
         raise UserError("a latency budget is measured in one process", "compress without `accelerate launch`")
     profile = load_profile(recipe.stop.profile)
     refuse_other_device(profile)
-    return lambda encoder: latency_ms(encoder, recipe, profile)
+    return lambda model: latency_ms(model, recipe, profile)
 
 
-def latency_ms(encoder: Any, recipe: Recipe, profile: HardwareProfile) -> float:
-    """Return the median latency of an encoder as it would be exported in fp32, in ms, on this machine."""
+def latency_ms(model: Any, recipe: Recipe, profile: HardwareProfile) -> float:
+    """Return the median latency of a model as it would be exported in fp32, in ms, on this machine."""
     from statistics import median
     from tempfile import TemporaryDirectory
 
-    import numpy as np
-
+    from rmtkd_edge.export.conv_to_onnx import export_convnet
     from rmtkd_edge.export.graph import GraphOptions
     from rmtkd_edge.export.sessions import open_session, run_session
     from rmtkd_edge.export.to_onnx import export_onnx
+    from rmtkd_edge.profile.plan import Load, build_images, build_inputs
 
-    length = min(*profile.loads.seq, encoder.spec.max_length)
-    ids = np.random.default_rng(0).integers(0, encoder.spec.vocab, (1, length))
-    batch = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
+    spec, images = model.spec, recipe.task.kind == "image"
+    batch: dict[str, Any]
+    if images:
+        batch = {**build_images(Load(1, None), spec.image_size, recipe.seed)}
+    else:
+        batch = {**build_inputs(Load(1, min(*profile.loads.seq, spec.max_length)), spec.vocab, recipe.seed)}
     with TemporaryDirectory(prefix="rmtkd-budget-") as folder:
         file = Path(folder) / "model.onnx"
         options = recipe.export
         graph = GraphOptions(opset=options.opset, attention=options.attention, norm=options.norm)
-        export_onnx(encoder.cpu().eval(), file, graph)
+        (export_convnet if images else export_onnx)(model.cpu().eval(), file, graph)
         session = open_session(file, threads=resolve_threads(profile), provider=profile.provider)
         for _ in range(BUDGET_WARMUP):
             run_session(session, batch)

@@ -19,7 +19,7 @@ from rmtkd_edge.compress.ranks import check_rank_names
 from rmtkd_edge.compress.store import RunCheckpoints, RunStore
 from rmtkd_edge.compress.text_inputs import text_inputs
 from rmtkd_edge.errors import RecipeError, RunDirError
-from rmtkd_edge.families.spec import count_parameters, ranks_of
+from rmtkd_edge.families.spec import count_parameters, list_sites, ranks_of
 from rmtkd_edge.families.store import load_model, save_model
 from rmtkd_edge.hardware import load_profile
 from rmtkd_edge.recipe import Recipe
@@ -71,6 +71,9 @@ def compress_run(
     inputs.keep(run)
     teacher, facts = _teacher(run, recipe, inputs, accelerator, report)
     check_rank_names(teacher.spec, recipe.compress.ranks)
+    if not list_sites(teacher.spec, list(recipe.compress.sites)):
+        kinds = ", ".join(dict.fromkeys(site.kind for site in list_sites(teacher.spec)))
+        raise RecipeError(f"this model has no sites of {', '.join(recipe.compress.sites)}", f"its kinds: {kinds}")
     context = Context(
         recipe, inputs.data, accelerator, RunStore(run), report, ready.multiple, count_parameters(teacher.spec),
         facts["accuracy"], measure_latency_ms,

@@ -2,16 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from rmtkd_edge.errors import Finding
 from rmtkd_edge.export.folding import FoldProof
 from rmtkd_edge.export.verify import FLOAT32_TOLERANCE, OnnxProof, Score
 from rmtkd_edge.recipe import Recipe
-from rmtkd_edge.run import sha256_file
+from rmtkd_edge.run import Run, sha256_file
 
+ROLES = {"export": "compress/best", "baseline": "compress/teacher"}
 ROUNDING = 1e-9  # 0.90 - 0.89 is more than 0.01 in floating point
+
+
+def export_both(run: Run, threads: int, export_one: Callable[[str, str], dict[str, Any]]) -> dict[str, Any]:
+    """Call `export_one(folder, checkpoint)` for both folders of a run and return what it gave for export/.
+
+    A folder whose proof fails (Finding) is removed: its files must not lie about.
+    """
+    run.mark("export", "running")
+    start, results = time.monotonic(), {}
+    for folder, checkpoint in ROLES.items():
+        run.remove(folder)
+        try:
+            results[folder] = export_one(folder, checkpoint)
+        except Finding:
+            run.remove(folder)
+            raise
+    run.mark("export", "done", seconds=round(time.monotonic() - start, 1), threads=threads)
+    return results["export"]
 
 
 def model_id(recipe: Recipe, folder: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from rmtkd_edge.errors import DataError, Finding
 from rmtkd_edge.export.bundle import CONFIG, VARIANTS, WEIGHTS, write_facts
 from rmtkd_edge.export.conv_quantise import quantise_convnet
 from rmtkd_edge.export.conv_to_onnx import export_convnet
-from rmtkd_edge.export.facts import model_id, refusal, variant_facts, verification_facts
+from rmtkd_edge.export.facts import ROLES, export_both, model_id, refusal, variant_facts, verification_facts
 from rmtkd_edge.export.folding import fold_with_proof
 from rmtkd_edge.export.graph import GraphOptions
 from rmtkd_edge.export.sessions import open_session
@@ -30,7 +29,6 @@ from rmtkd_edge.recipe import Recipe
 from rmtkd_edge.run import Run, package_version
 from rmtkd_edge.tasks import image
 
-ROLES = {"export": "compress/best", "baseline": "compress/teacher"}
 PREPROCESSOR = "preprocessor_config.json"
 BATCH = 64
 Batch = dict[str, Tensor]
@@ -60,19 +58,9 @@ def export_images(
     task = image.load_image_task(recipe.task, data or (Path(known) if known else None), recipe.seed)
     teacher = load_model(run, ROLES["baseline"])
     job = make_job(recipe, task, teacher, graph, int8, threads)
-    run.mark("export", "running")
-    start, results = time.monotonic(), {}
-    for folder, source in ROLES.items():
-        report("stage", name=folder)
-        run.remove(folder)
-        try:
-            net = teacher if folder == "baseline" else load_model(run, source)
-            results[folder] = export_net(run, folder, net, job, report)
-        except Finding:
-            run.remove(folder)  # a file that failed its proof must not lie about
-            raise
-    run.mark("export", "done", seconds=round(time.monotonic() - start, 1), threads=job.threads)
-    return results["export"]
+    return export_both(
+        run, job.threads, lambda folder, checkpoint: export_net(run, folder, load_model(run, checkpoint), job, report)
+    )
 
 
 def make_job(
@@ -103,6 +91,7 @@ def make_job(
 
 def export_net(run: Run, folder: str, net: ConvNet, job: Job, report: Callable[..., None]) -> dict[str, Any]:
     """Export one checkpoint into a folder of the run and return its rmtkd.json."""
+    report("stage", name=folder)
     folded, fold_proof = fold_with_proof(net, job.held_out)
     assert isinstance(folded, ConvNet)
     report("verified", folder=folder, what="fold", relative=fold_proof.float32)

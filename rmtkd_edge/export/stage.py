@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -13,10 +12,10 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from rmtkd_edge.errors import DataError, Finding, RunDirError
+from rmtkd_edge.errors import DataError, RunDirError
 from rmtkd_edge.export.audit import Audit, audit_emitted, audit_optimised
 from rmtkd_edge.export.bundle import VARIANTS, standardise, write_bundle, write_facts
-from rmtkd_edge.export.facts import model_id, refusal, variant_facts, verification_facts
+from rmtkd_edge.export.facts import ROLES, export_both, model_id, refusal, variant_facts, verification_facts
 from rmtkd_edge.export.folding import Batch, fold_with_proof, prove_same
 from rmtkd_edge.export.graph import GraphOptions
 from rmtkd_edge.export.quantise import QuantiseOptions, quantise_onnx
@@ -37,7 +36,6 @@ from rmtkd_edge.recipe import Recipe, parse_recipe
 from rmtkd_edge.run import Run
 from rmtkd_edge.tasks import text
 
-ROLES = {"export": "compress/best", "baseline": "compress/teacher"}
 BATCH = 32
 
 Report = Callable[..., None]
@@ -90,20 +88,9 @@ def export_run(
         task = text.load_text_task(recipe.task, tokenizer, data or (Path(known) if known else None), recipe.seed)
     teacher = load_model(run, ROLES["baseline"])
     job = make_job(recipe, task, teacher, int8, opset, threads)
-    run.mark("export", "running")
-    start, results = time.monotonic(), {}
-    for folder, source in ROLES.items():
-        report("stage", name=folder)
-        run.remove(folder)
-        try:
-            results[folder] = export_model(
-                run, folder, teacher if folder == "baseline" else load_model(run, source), job, report
-            )
-        except Finding:
-            run.remove(folder)  # a file that failed its proof must not lie about
-            raise
-    run.mark("export", "done", seconds=round(time.monotonic() - start, 1), threads=job.threads)
-    return results["export"]
+    return export_both(
+        run, job.threads, lambda folder, checkpoint: export_model(run, folder, load_model(run, checkpoint), job, report)
+    )
 
 
 def make_job(
@@ -144,6 +131,7 @@ def _sample(split: text.Split, recipe: Recipe, pad_id: int, salt: int) -> list[d
 
 def export_model(run: Run, folder: str, encoder: Encoder, job: Job, report: Report) -> dict[str, Any]:
     """Export one checkpoint into a folder of the run and return its rmtkd.json."""
+    report("stage", name=folder)
     folded, fold_proof = fold_with_proof(encoder, job.held_out)
     assert isinstance(folded, Encoder)
     report("verified", folder=folder, what="fold", relative=fold_proof.float32)

@@ -14,7 +14,7 @@ from torch import Tensor
 from rmtkd_edge.errors import DataError
 from rmtkd_edge.recipe import Task
 from rmtkd_edge.tasks.image_sources import Pixels, load_pixels
-from rmtkd_edge.tasks.labels import label_names, label_numbers
+from rmtkd_edge.tasks.labels import held_out, label_names, label_numbers
 
 SHIFT = 8  # random crops move an image by up to 1/8 of its side
 
@@ -61,14 +61,8 @@ def load_image_task(task: Task, data: Path | None, seed: int) -> ImageTask:
     if "validation" in pixels:
         validation = _split(task, pixels["validation"], "validation", names)
     else:
-        order = np.random.default_rng(seed).permutation(len(train))
-        held = round(task.validation_fraction * len(train))
-        if not 0 < held < len(train):
-            raise DataError(
-                f"no validation split, and {task.validation_fraction:g} of {len(train)} rows leaves a side empty",
-                "bring validation images, or set task.validation_fraction",
-            )
-        train, validation = train.take(np.sort(order[held:])), train.take(np.sort(order[:held]))
+        kept, held = held_out(task, len(train), seed)
+        train, validation = train.take(kept), train.take(held)
     if train.images.shape[1:] != validation.images.shape[1:]:
         raise DataError(
             f"train has images of {train.images.shape[1:3]}, validation of {validation.images.shape[1:3]}",

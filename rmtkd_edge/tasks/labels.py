@@ -15,6 +15,18 @@ from rmtkd_edge.recipe import Task
 HIDDEN = -1  # what data sets put in place of labels that they keep to themselves
 
 
+def held_out(task: Task, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the sorted row numbers of train and of what is held out of it; raise DataError where a side is empty."""
+    order = np.random.default_rng(seed).permutation(count)
+    held = round(task.validation_fraction * count)
+    if not 0 < held < count:
+        raise DataError(
+            f"no validation split, and {task.validation_fraction:g} of {count} rows leaves a side empty",
+            "bring a validation split, or set task.validation_fraction",
+        )
+    return np.sort(order[held:]), np.sort(order[:held])
+
+
 def label_names(task: Task, train: pa.Table) -> list[str]:
     """Return the names of the labels in label order: the recipe's, else those in the file's metadata, else the values.
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from rmtkd_edge.errors import DataError
 from rmtkd_edge.recipe import Task
 from rmtkd_edge.settings import did_you_mean
-from rmtkd_edge.tasks.labels import label_names, label_numbers
+from rmtkd_edge.tasks.labels import held_out, label_names, label_numbers
 from rmtkd_edge.tasks.sources import load_tables
 from rmtkd_edge.tasks.tokenizers import load_tokenizer, resolve_source
 
@@ -75,14 +75,8 @@ def load_text_task(task: Task, tokenizer: Any, data: Path | None, seed: int) -> 
     train, validation = tables["train"], tables.get("validation")
     check_table(task, train, "train")
     if validation is None:
-        order = np.random.default_rng(seed).permutation(len(train))
-        held = round(task.validation_fraction * len(train))
-        if not 0 < held < len(train):
-            raise DataError(
-                f"no validation split, and {task.validation_fraction:g} of {len(train)} rows leaves a side empty",
-                "bring a validation file, or set task.validation_fraction",
-            )
-        train, validation = train.take(np.sort(order[held:])), train.take(np.sort(order[:held]))
+        kept, held = held_out(task, len(train), seed)
+        train, validation = train.take(kept), train.take(held)
     check_table(task, validation, "validation")
     names = label_names(task, train)
     rng = np.random.default_rng([seed, 2])

@@ -2,31 +2,19 @@
 
 import pytest
 import torch
+from convnet_sample import small_resnet
 
+from rmtkd_edge.compress import conv_warm_start
 from rmtkd_edge.compress.conv_warm_start import warm_start
-from rmtkd_edge.families import convnet, resnet
+from rmtkd_edge.families import convnet
 from rmtkd_edge.families.convnet import ConvNet
 
 LABELS = ("a", "b", "c")
-NEARLY = 0.02  # exact but for channels that fire so rarely that the sampled patches do not show them
+EXACT = 1e-5  # on the images that were fitted, under a ridge of 1e-9
 
 
 def teacher_of(depth: int, stem: str = "cifar", dead: int = 0) -> ConvNet:
-    """A small ResNet with random norms; of every inner width, and of every stream, `dead` channels are always 0."""
-    torch.manual_seed(0)
-    net = (
-        resnet.initialise(ConvNet(resnet.resnet_spec(depth, LABELS, width=8, stem=stem, image_size=16))).double().eval()
-    )
-    with torch.no_grad():
-        for module in net.modules():
-            if isinstance(module, convnet.BatchNorm):
-                module.running_mean.uniform_(-0.2, 0.2)
-                module.running_var.uniform_(0.5, 1.5)
-                module.weight.uniform_(0.5, 1.5)
-                module.bias.uniform_(-0.2, 0.4)
-                if dead:
-                    module.weight[-dead:], module.bias[-dead:] = 0.0, 0.0
-    return net
+    return small_resnet(depth, stem, LABELS, dead).double()
 
 
 def images(count: int = 6, seed: int = 1):
@@ -36,9 +24,15 @@ def images(count: int = 6, seed: int = 1):
     ]
 
 
-def error(net: ConvNet, teacher: ConvNet) -> float:
+@pytest.fixture
+def every_patch(monkeypatch):
+    """Fit on all patches: channels that fire rarely are not seen in a sample of them."""
+    monkeypatch.setattr(conv_warm_start, "ROWS_PER_FEATURE", 10**6)
+
+
+def error(net: ConvNet, teacher: ConvNet, seed: int = 9) -> float:
     with torch.no_grad():
-        x = images(1, 9)[0]["pixel_values"]
+        x = images(1, seed)[0]["pixel_values"]
         a, b = net(x), teacher(x)
     return float((a - b).norm() / b.norm())
 
@@ -60,25 +54,27 @@ def test_nothing_cut_changes_nothing():
 
 
 @pytest.mark.parametrize(("depth", "stem"), [(18, "cifar"), (50, "cifar"), (18, "imagenet")])
-def test_channels_that_are_always_zero_cost_nothing(depth, stem):
+def test_channels_that_are_always_zero_cost_nothing(depth, stem, every_patch):
     teacher = teacher_of(depth, stem, dead=3)
     student = warm_start(teacher, first_channels(teacher, 3), images(), ridge=1e-9, seed=0)
     assert student.parameter_count() < teacher.parameter_count()
-    assert error(student, teacher) < NEARLY
+    assert error(student, teacher, seed=1) < EXACT
 
 
-def test_every_site_alone_is_fitted(depth=18):
-    teacher = teacher_of(depth, dead=2)
+def test_every_site_alone_is_fitted(every_patch):
+    teacher = teacher_of(18, dead=2)
     for site in teacher.spec.sites():
         p = {site.name: torch.eye(site.width, dtype=torch.float64)[:-2]}
         student = warm_start(teacher, p, images(), ridge=1e-9, seed=0)
-        assert error(student, teacher) < NEARLY, site.name
+        assert error(student, teacher, seed=1) < EXACT, site.name
 
 
-def test_more_channels_never_mean_much_more_error():
+def test_more_channels_never_mean_more_error_on_what_was_fitted(every_patch):
     teacher = teacher_of(18)
     errors = [
-        error(warm_start(teacher, first_channels(teacher, k, ("inner",)), images(), ridge=1e-4, seed=0), teacher)
+        error(
+            warm_start(teacher, first_channels(teacher, k, ("inner",)), images(), ridge=1e-4, seed=0), teacher, seed=1
+        )
         for k in (0.25, 0.5, 0.875)
     ]
     assert errors[0] > errors[1] > errors[2]

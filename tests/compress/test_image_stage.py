@@ -3,19 +3,24 @@
 import numpy as np
 import pytest
 import torch
+from convnet_sample import small_resnet
 from PIL import Image
+from transformers import AutoImageProcessor
 
 import rmtkd_edge
 from rmtkd_edge.compress.stage import compress_run
+from rmtkd_edge.errors import RecipeError
 from rmtkd_edge.export.stage import export_run
 from rmtkd_edge.families.ops import fold, projections_of
 from rmtkd_edge.families.spec import count_parameters, ranks_of
 from rmtkd_edge.families.store import load_model
+from rmtkd_edge.hardware import load_profile
 from rmtkd_edge.progress import SilentReporter
 from rmtkd_edge.recipe import parse_recipe
 from rmtkd_edge.run import Run
 from rmtkd_edge.tables import comparison_lines
-from rmtkd_edge.workflow import run_profile, run_report
+from rmtkd_edge.tasks.image import ImageSplit, batches
+from rmtkd_edge.workflow import latency_ms, run_profile, run_report
 
 RECIPE = {
     "model": {"family": "resnet", "source": "scratch", "resnet": {"depth": 18, "width": 8, "stem": "cifar"}},
@@ -80,6 +85,10 @@ def test_the_loop_cuts_a_resnet_and_keeps_its_projections(tmp_path, stripes):
         r["load"]["seq"] is None for r in measured["results"]
     )
     assert comparison_lines(measured) and run_report([run.path], None)
+    theirs = AutoImageProcessor.from_pretrained(run.path / "export")(list(images[:3]), return_tensors="np")
+    spec = rmtkd_edge.load(run.path).spec
+    ours = next(batches(ImageSplit(images[:3], labels[:3]), 3, spec.mean, spec.std, None))
+    np.testing.assert_allclose(theirs["pixel_values"], ours["pixel_values"].numpy(), atol=1e-5)
     Image.fromarray(images[0]).resize((30, 30)).save(tmp_path / "one.png")
     assert rmtkd_edge.load(run.path, precision="int8").predict([tmp_path / "one.png"]).logits.shape == (1, 2)
 
@@ -96,3 +105,14 @@ def test_one_shot(tmp_path, stripes, conv):
 def test_starts_without_a_fit_run_too(tmp_path, stripes, start):
     _, result = compressed(tmp_path / start, stripes, compress={"one_shot": True, "warm_start": start})
     assert result["reduction"] >= 0.5
+
+
+def test_sites_of_another_family_are_refused(tmp_path, stripes):
+    with pytest.raises(RecipeError, match="no sites of ffn"):
+        compressed(tmp_path / "run", stripes, compress={"sites": ["ffn"]}, train={"epochs": 1})
+
+
+def test_a_latency_budget_is_measured_on_images_too():
+    recipe = parse_recipe({**RECIPE, "stop": {"latency_ms": 5.0, "profile": "local-cpu"}}, "test")
+    net = small_resnet(18)
+    assert 0 < latency_ms(net, recipe, load_profile("local-cpu")) < 1000

@@ -5,27 +5,14 @@ import onnx
 import onnxruntime as ort
 import pytest
 import torch
+from convnet_sample import small_resnet
 
 from rmtkd_edge.errors import DataError
 from rmtkd_edge.export.conv_quantise import quantise_convnet
 from rmtkd_edge.export.conv_to_onnx import FusedNet, export_convnet
-from rmtkd_edge.families import convnet, resnet
-from rmtkd_edge.families.convnet import ConvNet
+from rmtkd_edge.families import convnet
 
-
-def net_of(depth: int, stem: str) -> ConvNet:
-    torch.manual_seed(depth)
-    spec = resnet.resnet_spec(depth, ("a", "b", "c"), width=8, stem=stem, image_size=16)
-    spec = spec.with_ranks({"layer.1.block.0.conv1": 5, "layer.2.stream": 13, "layer.4.block.1.conv1": 31})
-    net = resnet.initialise(ConvNet(spec)).eval()
-    with torch.no_grad():
-        for module in net.modules():
-            if isinstance(module, convnet.BatchNorm):
-                module.running_mean.uniform_(-0.2, 0.2)
-                module.running_var.uniform_(0.5, 1.5)
-                module.weight.uniform_(0.5, 1.5)
-                module.bias.uniform_(-0.2, 0.4)
-    return net
+UNEVEN = {"layer.1.block.0.conv1": 5, "layer.2.stream": 13, "layer.4.block.1.conv1": 31}
 
 
 def run(path, x: torch.Tensor) -> np.ndarray:
@@ -37,7 +24,7 @@ def run(path, x: torch.Tensor) -> np.ndarray:
 
 @pytest.mark.parametrize(("depth", "stem"), [(18, "cifar"), (50, "imagenet")])
 def test_norms_fold_into_convolutions(depth, stem):
-    net = net_of(depth, stem)
+    net = small_resnet(depth, stem, ranks=UNEVEN)
     x = torch.randn(3, 3, 16, 16)
     with torch.no_grad():
         torch.testing.assert_close(FusedNet(net)(x), net(x), rtol=1e-4, atol=1e-5)
@@ -45,7 +32,7 @@ def test_norms_fold_into_convolutions(depth, stem):
 
 @pytest.fixture(scope="module", params=[(18, "cifar"), (50, "imagenet")], ids=["basic", "bottleneck"])
 def exported(request, tmp_path_factory):
-    net, path = net_of(*request.param), tmp_path_factory.mktemp("onnx") / "model.onnx"
+    net, path = small_resnet(*request.param, ranks=UNEVEN), tmp_path_factory.mktemp("onnx") / "model.onnx"
     export_convnet(net, path, metadata={"rmtkd_task": "toy"})
     return net, path
 

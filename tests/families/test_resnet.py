@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import torchvision
+from convnet_sample import small_resnet
 from safetensors.torch import save_file
 
 from rmtkd_edge.errors import UserError
@@ -27,18 +28,6 @@ def torchvision_net(depth: int) -> torch.nn.Module:
                 module.running_mean.uniform_(-0.1, 0.1)
                 module.running_var.uniform_(0.5, 1.5)
                 module.weight.uniform_(0.5, 1.5)
-    return net.eval()
-
-
-def small(kind: str = "basic", stem: str = "cifar") -> ConvNet:
-    """A narrow ResNet with random weights and norms."""
-    torch.manual_seed(1)
-    spec = resnet.resnet_spec(18 if kind == "basic" else 50, LABELS, width=8, stem=stem, image_size=16)
-    net = resnet.initialise(ConvNet(spec))
-    for module in net.modules():
-        if isinstance(module, convnet.BatchNorm):
-            module.running_mean.uniform_(-0.1, 0.1)
-            module.running_var.uniform_(0.5, 1.5)
     return net.eval()
 
 
@@ -63,9 +52,9 @@ def test_parameters_are_those_of_torchvision(depth: int) -> None:
         assert spec.count_parameters() == sum(p.numel() for p in ConvNet(spec).parameters())
 
 
-@pytest.mark.parametrize(("kind", "stem"), [("basic", "cifar"), ("bottleneck", "cifar"), ("bottleneck", "imagenet")])
-def test_folding_is_exact_for_every_site_at_once(kind: str, stem: str) -> None:
-    net = small(kind, stem).double()
+@pytest.mark.parametrize(("depth", "stem"), [(18, "cifar"), (50, "cifar"), (50, "imagenet")])
+def test_folding_is_exact_for_every_site_at_once(depth: int, stem: str) -> None:
+    net = small_resnet(depth, stem).double()
     narrow = {s.name: max(2, s.width // 2) for s in net.spec.sites()}
     folded = resnet.initialise(convnet.narrow_like(net, narrow)).double().eval()
     projections = {}
@@ -84,13 +73,13 @@ def test_folding_is_exact_for_every_site_at_once(kind: str, stem: str) -> None:
 
 
 def test_the_spec_survives_json() -> None:
-    spec = small("bottleneck").spec
+    spec = small_resnet(50).spec
     assert ConvNetSpec.from_dict(spec.to_dict()) == spec
 
 
 def test_a_basic_net_shares_its_stem_with_the_first_stream() -> None:
-    assert "stem" not in {s.name for s in small("basic").spec.sites()}
-    assert "stem" in {s.name for s in small("bottleneck").spec.sites()}
+    assert "stem" not in {s.name for s in small_resnet(18).spec.sites()}
+    assert "stem" in {s.name for s in small_resnet(50).spec.sites()}
 
 
 def test_other_classes_are_refused(tmp_path: Path) -> None:
