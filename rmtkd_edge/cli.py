@@ -79,6 +79,12 @@ def compress(
         list[str] | None, typer.Option("--set", help="Change a recipe key: --set distil.alpha=0.7 (repeatable).")
     ] = None,
     one_shot: Annotated[bool, typer.Option("--one-shot", help="Closed form only: nothing is trained.")] = False,
+    on: Annotated[
+        str | None,
+        typer.Option(
+            "--on", metavar="PROFILE", help="Hardware profile (name or .toml) that widths are rounded up for."
+        ),
+    ] = None,
     budget: Annotated[
         str | None, typer.Option(metavar="PROFILE", help="Stop when the limits of this hardware profile are met.")
     ] = None,
@@ -92,7 +98,7 @@ def compress(
     """
     from rmtkd_edge import workflow
 
-    resolved = workflow.resolve_recipe(recipe, overrides or (), one_shot=one_shot, seed=seed, budget=budget)
+    resolved = workflow.resolve_recipe(recipe, overrides or (), one_shot=one_shot, seed=seed, on=on, budget=budget)
     with progress(as_json) as reporter:
         result = workflow.run_compress(resolved, out, data, force, reporter)
     if not workflow.is_main_process():
@@ -295,6 +301,37 @@ def profiles(as_json: JsonOption = False) -> None:
         show_json(rows)
     else:
         show(table_of(list(rows[0]), [list(row.values()) for row in rows]))
+
+
+@app.command()
+def calibrate(
+    on: Annotated[
+        str, typer.Option("--on", "--device", help="Hardware profile; it must be this machine.")
+    ] = "local-cpu",
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="File; PROFILE-calibrated.toml when left out.")
+    ] = None,
+    force: ForceOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure latency against width on this device, and write the best multiples into a copy of its profile.
+
+    Then: rmtkd-edge compress RECIPE --on FILE.toml rounds widths up to them. Takes about a minute.
+    """
+    from rmtkd_edge import workflow
+    from rmtkd_edge.tables import calibration_table
+
+    with progress(as_json) as reporter:
+        path, profile = workflow.run_calibrate(on, out, force, reporter)
+    if as_json:
+        show_json({"path": str(path), **profile.model_dump(mode="json")})
+        return
+    show(calibration_table(profile))
+    say(
+        f"{path}: convolutions to multiples of {profile.alignment.conv}, products to multiples of "
+        f"{profile.alignment.gemm}",
+        f"next: rmtkd-edge compress RECIPE --on {path}",
+    )
 
 
 def print_version(wanted: bool) -> None:

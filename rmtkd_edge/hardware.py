@@ -68,6 +68,22 @@ class Budgets(Section):
     energy_mj: Amount | None = None
 
 
+Curve = dict[Positive, Amount]  # median latency_ms by width
+
+
+class Calibration(Section):
+    """Curves that `rmtkd-edge calibrate` measured: median latency_ms by width, of three layers in a row."""
+
+    profile: str = Field(description="The profile that this one is a copy of")
+    provider: str
+    processor: str
+    onnxruntime: str
+    threads: Positive
+    contended: Annotated[int, Field(ge=0)] = Field(description="Widths whose runs were disturbed by other processes")
+    conv: Curve = Field(description="3 x 3 convolutions of that many channels, 8 images of 16 x 16")
+    gemm: Curve = Field(description="Products of 128 rows with square matrices")
+
+
 class HardwareProfile(Section):
     """A device: what it is, how it is measured, and what it can bear."""
 
@@ -97,6 +113,7 @@ class HardwareProfile(Section):
         default=("unavailable",), min_length=1, description="Energy meters, best first"
     )
     power: Power = Power()
+    calibration: Calibration | None = Field(default=None, description="Written by rmtkd-edge calibrate")
     transport: Literal["local", "ssh", "folder"]
     loads: Loads = Loads()
     budgets: Budgets = Budgets()
@@ -134,7 +151,7 @@ def load_profile(name_or_path: str | Path) -> HardwareProfile:
 
     Raises RecipeError that lists all faults at once, or the profiles that exist.
     """
-    path = _find(str(name_or_path))
+    path = find_profile(str(name_or_path))
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as err:
@@ -191,7 +208,8 @@ def fill_from_machine(data: dict[str, Any], machine: Machine) -> dict[str, Any]:
     return {**found, **data, "processor": processor, "whys": whys}
 
 
-def _find(name: str) -> Path:
+def find_profile(name: str) -> Path:
+    """Return the file of a profile by name or path; raise RecipeError with the names that exist."""
     path = Path(name)
     if path.suffix == ".toml" and path.is_file():
         return path

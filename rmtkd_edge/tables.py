@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 from rich.text import Text
 
 from rmtkd_edge.run import Run
+
+if TYPE_CHECKING:
+    from rmtkd_edge.hardware import HardwareProfile
 
 
 def table_of(header: Sequence[str], rows: Iterable[Sequence[Any]], title: str | None = None) -> Table:
@@ -114,3 +117,16 @@ def summary_table(run: Run, profile: str) -> Table:
     header = ["model", "parameters", "disk MB", "accuracy", f"p50 ms ({load_text(load)})"]
     header.append("verdict")
     return table_of(header, rows, result.get("title") or None)
+
+
+def calibration_table(profile: HardwareProfile) -> Table:
+    """Return the curves of a calibrated profile: the multiples tried, and the mean latency that each leads to."""
+    from rmtkd_edge.profile.calibrate import MULTIPLES, mean_latency
+
+    found = profile.calibration
+    assert found is not None, "the profile was just calibrated"
+    rows = [
+        [str(multiple), *(f"{mean_latency(curve, multiple):.3f}" for curve in (found.conv, found.gemm))]
+        for multiple in MULTIPLES
+    ]
+    return table_of(["widths rounded up to", "convolutions ms", "products ms"], rows)

@@ -38,15 +38,19 @@ def resolve_recipe(
     *,
     one_shot: bool = False,
     seed: int | None = None,
+    on: str | None = None,
     budget: str | None = None,
 ) -> Recipe:
     """Return a recipe with what the command line adds to it.
 
-    `budget` names a hardware profile: its alignment holds, and its latency and disk limits where the recipe has none.
-    Raises RecipeError listing all faults.
+    `on` names a hardware profile: widths are aligned to it. `budget` names one whose latency and disk limits hold too,
+    where the recipe has none. Raises RecipeError listing all faults.
     """
+    if on is not None and budget is not None and on != budget:
+        raise RecipeError(f"--on {on} and --budget {budget} are two devices", "widths are aligned to one: give one")
     items = [
         *overrides,
+        *([f'stop.profile="{load_profile(on) and on}"'] if on is not None else []),
         *(["compress.one_shot=true"] if one_shot else []),
         *([f"seed={seed}"] if seed is not None else []),
     ]
@@ -251,6 +255,20 @@ def refuse_profile(path: Path, names: Sequence[str], force: bool) -> Run:
         if run.has(f"profile/{hardware.name}.json") and hardware.name not in stale and not force:
             raise RunDirError(f"{run.path} was measured on {hardware.name} already", "add --force to measure again")
     return run
+
+
+def run_calibrate(name: str, out: Path | None, force: bool, reporter: Reporter) -> tuple[Path, HardwareProfile]:
+    """Measure a profile's curves on this machine; return the copy of the profile that holds them, and its file."""
+    from rmtkd_edge.profile.calibrate import calibrate, refuse_target, write_profile
+
+    profile = load_profile(name)
+    target = out or Path(f"{profile.name}-calibrated.toml")
+    refuse_target(target, force)
+
+    def progress(event: dict[str, Any]) -> None:
+        reporter.event("runner", **{key: value for key, value in event.items() if key != "event"})
+
+    return target, write_profile(name, calibrate(profile, progress=progress), target)
 
 
 def run_report(paths: Sequence[Path], out: Path | None) -> dict[str, Any]:

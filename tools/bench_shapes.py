@@ -15,6 +15,7 @@ import platform
 import statistics
 import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -27,7 +28,7 @@ from rmtkd_edge.export.quantise import QuantiseOptions, quantise_onnx
 from rmtkd_edge.export.sessions import open_session
 from rmtkd_edge.export.to_onnx import export_onnx
 from rmtkd_edge.families.encoder import Encoder
-from rmtkd_edge.families.spec import EncoderSpec, LayerSpec, count_parameters, ranks_of, with_ranks
+from rmtkd_edge.families.spec import EncoderSpec, LayerSpec, Spec, count_parameters, ranks_of, with_ranks
 
 TORCH = GraphOptions(attention="plain", norm="layer", gelu="plain", first_token=False)
 SHIPPED = GraphOptions()
@@ -115,10 +116,11 @@ def random_batch(seq: int) -> dict[str, np.ndarray]:
     return {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
 
 
-def measure(files: dict[str, Path], rounds: int, seq: int, threads: int) -> dict[str, dict[str, list[float]]]:
+def measure(
+    files: dict[str, Path], feed: dict[str, np.ndarray], rounds: int, threads: int
+) -> dict[str, dict[str, list[float]]]:
     """Return wall and CPU seconds of every round by label; models take turns, each runs once unmeasured in front."""
     sessions = {label: open_session(path, threads=threads) for label, path in files.items()}
-    feed = random_batch(seq)
     times: dict[str, dict[str, list[float]]] = {label: {"wall": [], "cpu": []} for label in files}
     for turn in range(rounds + 2):
         for label, session in sessions.items():
@@ -131,13 +133,13 @@ def measure(files: dict[str, Path], rounds: int, seq: int, threads: int) -> dict
     return times
 
 
-def summarise(models: dict[str, tuple[str, Path]], times: dict, target: float, alignment: int) -> list[dict]:
+def summarise(models: dict[str, tuple[str, Path]], times: dict, specs: Mapping[str, Spec]) -> list[dict]:
     """Return one row a model with its ratios to the first one."""
-    specs, rows = shapes(target, alignment), []
+    rows = []
     first = next(iter(models))
     for label, (name, path) in models.items():
         row = {"model": label, "parameters": count_parameters(specs[name]), "bytes": path.stat().st_size}
-        row["reduction"] = 1 - row["parameters"] / count_parameters(specs["base"])
+        row["reduction"] = 1 - row["parameters"] / count_parameters(specs[models[first][0]])
         for kind in ("wall", "cpu"):
             mine, theirs = times[label][kind], times[first][kind]
             row |= {f"{kind}_median_ms": 1e3 * statistics.median(mine), f"{kind}_min_ms": 1e3 * min(mine)}
@@ -183,8 +185,9 @@ def main() -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         models = prepare(Path(folder), args.reduction, args.alignment, args.all)
-        times = measure({label: path for label, (_, path) in models.items()}, args.rounds, args.seq, args.threads)
-        rows = summarise(models, times, args.reduction, args.alignment)
+        files = {label: path for label, (_, path) in models.items()}
+        times = measure(files, random_batch(args.seq), args.rounds, args.threads)
+        rows = summarise(models, times, shapes(args.reduction, args.alignment))
     print_table(rows)
     if args.out:
         ranks = {name: ranks_of(spec) for name, spec in shapes(args.reduction, args.alignment).items()}

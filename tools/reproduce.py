@@ -3,10 +3,11 @@
     python tools/reproduce.py --data DIR --teachers DIR --only sst2 --seeds 0 1 2 --out runs/reproduce
     python tools/reproduce.py --table --out runs/reproduce
 
-DIR/sst2 and DIR/ag_news hold train.parquet and validation.parquet (or test.parquet). TEACHERS holds the folders that
-tools/train_teacher.py wrote: sst2-4x256-s0, ag-4x256-s0, sst2-minilm, ... Every variant of a seed starts from the same
-teacher, aims at the same share of removed parameters, and takes the same number of optimiser steps. What has
-finished is not run again; the table is made from whatever is there.
+DIR/sst2, DIR/ag_news and DIR/cifar10 hold train.parquet and validation.parquet (or test.parquet). TEACHERS holds the
+folders that tools/train_teacher.py wrote: sst2-4x256-s0, ag-4x256-s0, sst2-minilm, ..., and cifar10-resnet18, which is
+compress/teacher of a run of the recipe resnet18-cifar10. Every variant of a seed starts from the same teacher, aims at
+the same share of removed parameters, and takes the same number of optimiser steps. What has finished is not run again;
+the table is made from whatever is there.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import argparse
 import json
 import os
 import platform
+import re
 import statistics
 from pathlib import Path
 
@@ -29,6 +31,7 @@ STUDIES = {  # name: (recipe, data folder, teacher folder by seed, target of the
     "sst2": ("sst2-4x256", "sst2", "sst2-4x256-s{seed}", 0.90, 0.80),
     "ag_news": ("agnews-4x256", "ag_news", "ag-4x256-s{seed}", 0.90, 0.80),
     "minilm": ("minilm-sst2", "sst2", "sst2-minilm", 0.80, 0.60),
+    "cifar10": ("resnet18-cifar10", "cifar10", "cifar10-resnet18", 0.70, 0.48),
 }
 VARIANTS = {  # name: (overrides, what it shows)
     "rmt-kd": ([], "the whole loop"),
@@ -41,6 +44,9 @@ VARIANTS = {  # name: (overrides, what it shows)
     "other weighting": (["analyse.weighting={other}"], "the loop, weighting by effect switched"),
     "explained variance": (["analyse.rule=explained-variance"], "PCA's rule in place of the edge, same budget"),
     "no warm start": (["compress.warm_start=fold"], "P W and W P^T, then the same fine-tuning"),
+    "rmt-kd, one shot's target": (["stop.target_reduction={one_shot}"], "the whole loop, cutting less"),
+    "select": (["compress.conv=select"], "channels chosen, in place of directions"),
+    "project": (["compress.conv=project"], "directions, in place of channels that are chosen"),
     "plain kd": (
         ["compress.warm_start=random"],
         "random weights at the loop's final ranks, all of its steps in one go",
@@ -69,7 +75,7 @@ def run_variant(study: str, variant: str, seed: int, args: argparse.Namespace) -
     if variant == "plain kd":
         changes = [*changes, *as_one_cycle(args.out / study / "rmt-kd" / f"seed-{seed}")]
         recipe = load_recipe(recipe_name, [*fixed, *COMMON, *changes, *args.set])
-    path = args.out / study / variant.replace(" ", "-").replace(",", "").replace("'", "") / f"seed-{seed}"
+    path = args.out / study / re.sub(r"[^a-z-]", "", variant.replace(" ", "-")) / f"seed-{seed}"
     run = Run.open(path) if (path / MANIFEST).is_file() else Run.create(path, recipe.to_toml(), seed)
     if run.stage("compress").get("state") == "done":
         return

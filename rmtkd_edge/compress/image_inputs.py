@@ -13,6 +13,7 @@ from rmtkd_edge.compress.data import Data, Facts, Inputs
 from rmtkd_edge.compress.parallel import mixed_seed
 from rmtkd_edge.families import resnet
 from rmtkd_edge.families.convnet import ConvNet
+from rmtkd_edge.families.store import load_folder
 from rmtkd_edge.recipe import Recipe
 from rmtkd_edge.run import Run
 from rmtkd_edge.tasks import image
@@ -35,11 +36,14 @@ def image_inputs(recipe: Recipe, data: Path | None) -> Inputs:
 
 
 def normalisation(recipe: Recipe, task: image.ImageTask) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return mean and standard deviation: the recipe's, of torchvision's weights ImageNet's, else the data's own."""
+    """Return mean and standard deviation: the recipe's, those that the source was trained with, else the data's own."""
     if recipe.task.mean is not None and recipe.task.std is not None:
         return tuple(recipe.task.mean), tuple(recipe.task.std)
     if recipe.model.source.startswith(resnet.TORCHVISION):
         return resnet.IMAGENET_MEAN, resnet.IMAGENET_STD
+    if resnet.is_our_folder(recipe.model.source):
+        spec = load_folder(Path(recipe.model.source)).spec
+        return tuple(spec.mean), tuple(spec.std)
     return task.mean, task.std
 
 

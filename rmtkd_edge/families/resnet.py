@@ -17,6 +17,7 @@ from rmtkd_edge.errors import UserError
 from rmtkd_edge.families.convnet import ConvNet, ProjectedConv
 from rmtkd_edge.families.convnet_spec import BlockSpec, ConvNetSpec, Kind, StageSpec, Stem
 from rmtkd_edge.families.encoder import ProjectedLinear
+from rmtkd_edge.families.store import SHAPE, load_folder
 
 MODEL_TYPES = ("resnet",)
 TORCHVISION = "torchvision:"
@@ -58,8 +59,9 @@ def build(source: str, labels: Sequence[str], seed: int, shape: Any, image_size:
     """Return the teacher and whether its classifier is trained already.
 
     `source` is `scratch` (depth, width and stem from `shape`, a recipe's `model.resnet`), `torchvision:resnet50` (its
-    ImageNet weights; a network is needed once), or a safetensors file of a state dict in torchvision's names. A stem of
-    another kind than the weights' starts from random weights. Raises UserError where the source cannot be loaded.
+    ImageNet weights; a network is needed once), a safetensors file of a state dict in torchvision's names, or a folder
+    that this package wrote (a run's compress/teacher). A stem of another kind than the weights' starts from random
+    weights. Raises UserError or RunDirError where the source cannot be loaded.
     """
     torch.manual_seed(seed)
     if source == "scratch":
@@ -69,9 +71,29 @@ def build(source: str, labels: Sequence[str], seed: int, shape: Any, image_size:
         depth, state = _torchvision(source.removeprefix(TORCHVISION))
         spec = resnet_spec(depth, labels, stem=shape.stem, image_size=image_size)
         return _filled(initialise(ConvNet(spec)), state, source, replace_classifier=True), False
+    if is_our_folder(source):
+        return _own(source, labels, image_size), True
     state = _state_dict(Path(source))
     spec = spec_from_state(state, labels, source, image_size)
     return _filled(ConvNet(spec), state, source, replace_classifier=False), True
+
+
+def is_our_folder(source: str) -> bool:
+    """Return whether a model's source is a folder that this package wrote."""
+    return (Path(source) / SHAPE).is_file()
+
+
+def _own(source: str, labels: Sequence[str], image_size: int) -> ConvNet:
+    net = load_folder(Path(source))
+    if not isinstance(net, ConvNet):
+        raise UserError(f"{source} holds no ResNet", "model.family belongs to another source")
+    if tuple(net.spec.labels) != tuple(labels) or net.spec.image_size != image_size:
+        raise UserError(
+            f"{source} knows the labels {', '.join(net.spec.labels)} at {net.spec.image_size} pixels, the data have "
+            f"{', '.join(labels)} at {image_size}",
+            "check task.labels, task.image_size and --data",
+        )
+    return net
 
 
 def initialise(net: ConvNet) -> ConvNet:

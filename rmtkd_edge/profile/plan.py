@@ -191,17 +191,17 @@ def build_inputs(load: Load, vocab_size: int, seed: int, given: Arrays | None = 
     return out
 
 
-def reference_outputs(model: ModelFile, inputs: Mapping[str, Any], threads: int) -> dict[str, NDArray[Any]]:
-    """Return the outputs of a file on this machine's processor, by name."""
+def reference_outputs(path: Path, inputs: Arrays, threads: int, label: str) -> dict[str, NDArray[Any]]:
+    """Return the outputs of an ONNX file on this machine's processor, by name."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = threads, 3
-    session = onnxruntime.InferenceSession(str(model.path), options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     wanted = [node.name for node in session.get_inputs()]
     missing = [name for name in wanted if name not in inputs]
     if missing:
         raise UserError(
-            f"{model.label} wants {', '.join(missing)}, and only {', '.join(inputs)} were made",
-            f"export the run again: the files and config.json of {model.role} do not belong together",
+            f"{label} wants {', '.join(missing)}, and only {', '.join(inputs)} were made",
+            "export the run again: its ONNX files and its config.json do not belong together",
         )
     values = session.run(None, {name: inputs[name] for name in wanted})
     return dict(zip((node.name for node in session.get_outputs()), values, strict=True))
@@ -236,7 +236,7 @@ def build_bundle(
         arrays.update({f"{key}/{name}": value for name, value in made.items()})
         for model in models:
             if model.precision == "fp32":
-                outputs = reference_outputs(model, made, threads)
+                outputs = reference_outputs(model.path, made, threads, model.label)
                 reference.update({f"{model.role}/{key}/{name}": value for name, value in outputs.items()})
     np.savez(folder / "inputs.npz", allow_pickle=False, **arrays)
     np.savez(folder / "reference.npz", allow_pickle=False, **reference)

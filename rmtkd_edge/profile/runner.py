@@ -551,7 +551,8 @@ def run_probes(plan: Json, plan_path: Path, store: Store, say: Say) -> None:
     for j, load in enumerate(plan["loads"]):
         for i, model in enumerate(plan["models"]):
             if cell_key(model, load) not in probes:
-                say("probe", f"{load_key(load)}: memory and cold start of {model['label']}")
+                if repeats:
+                    say("probe", f"{load_key(load)}: memory and cold start of {model['label']}")
                 argv = ["--probe", "model", str(plan_path), str(i), str(j)]
                 probes[cell_key(model, load)] = [_probe(argv) for _ in range(repeats)]
                 store.write()

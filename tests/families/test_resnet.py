@@ -14,6 +14,7 @@ from rmtkd_edge.errors import UserError
 from rmtkd_edge.families import convnet, resnet
 from rmtkd_edge.families.convnet import ConvNet
 from rmtkd_edge.families.convnet_spec import ConvNetSpec
+from rmtkd_edge.families.store import save_folder
 
 LABELS = tuple("abcdefghij")
 
@@ -99,3 +100,15 @@ def test_a_pickle_is_refused(tmp_path: Path) -> None:
     torch.save({}, tmp_path / "net.pth")
     with pytest.raises(UserError, match="never unpickled"):
         resnet.build(str(tmp_path / "net.pth"), LABELS, 0, None, 64)
+
+
+def test_a_folder_of_ours_gives_the_same_net(tmp_path: Path) -> None:
+    net = small_resnet(18, labels=LABELS)
+    save_folder(tmp_path, net)
+    found, trained = resnet.build(str(tmp_path), LABELS, 0, None, net.spec.image_size)
+    x = torch.randn(2, 3, 16, 16)
+    assert trained and torch.equal(found(x), net(x))
+    with pytest.raises(UserError, match="labels"):
+        resnet.build(str(tmp_path), LABELS[::-1], 0, None, net.spec.image_size)
+    with pytest.raises(UserError, match="pixels"):
+        resnet.build(str(tmp_path), LABELS, 0, None, 32)

@@ -1,0 +1,137 @@
+"""Width -> latency curves of a device, and the multiples that widths are best rounded up to there."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import tempfile
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tomli_w
+
+from rmtkd_edge.errors import RunDirError, UserError
+from rmtkd_edge.hardware import Curve, HardwareProfile, find_profile, parse_profile, resolve_threads
+from rmtkd_edge.profile import layers
+from rmtkd_edge.profile.plan import TOLERANCE, TOLERANCE_OTHER, copy_runner, reference_outputs
+from rmtkd_edge.profile.runner import PLAN_SCHEMA, load_key
+from rmtkd_edge.profile.stage import refuse_other_device
+from rmtkd_edge.profile.transport_local import Progress, run_bundle
+from rmtkd_edge.run import atomic_write_bytes, sha256_file
+
+MULTIPLES = (1, 2, 4, 8, 16, 32)
+CLOSE = 1.02  # a multiple whose mean latency is within 2 % of the best one's is as good, and wastes fewer channels
+WIDTHS = {"conv": tuple(range(33, 65)), "gemm": tuple(range(97, 129))}  # every width once, up to a multiple of all
+ROUNDS, MIN_RUNS, MIN_SECONDS, WARMUP = 10, 30, 0.2, 3
+LOAD = {"batch": layers.BATCH, "seq": None}
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Median latency_ms by width, the multiple, both by kind; where they come from; what other processes disturbed."""
+
+    curves: dict[str, Curve]
+    multiples: dict[str, int]
+    environment: dict[str, Any]
+    contended: tuple[str, ...]
+
+
+def mean_latency(latency: Curve, multiple: int) -> float:
+    """Return the mean latency in ms when every width of the curve is rounded up to a multiple.
+
+    The curve holds every width up to one that all of MULTIPLES divide. Raises ValueError for one that does not.
+    """
+    widths = sorted(latency)
+    if widths != list(range(widths[0], widths[-1] + 1)) or widths[-1] % MULTIPLES[-1]:
+        raise ValueError(f"the curve must hold every width once, up to a multiple of {MULTIPLES[-1]}")
+    return statistics.mean(latency[-(-width // multiple) * multiple] for width in widths)
+
+
+def best_multiple(curve: Curve) -> int:
+    """Return the smallest multiple whose mean latency is within 2 % of the fastest one's; see mean_latency."""
+    cost = {multiple: mean_latency(curve, multiple) for multiple in MULTIPLES}
+    return next(multiple for multiple in MULTIPLES if cost[multiple] <= CLOSE * min(cost.values()))
+
+
+def calibrate(
+    profile: HardwareProfile, *, widths: Mapping[str, Sequence[int]] = WIDTHS, min_runs: int = MIN_RUNS,
+    min_seconds: float = MIN_SECONDS, progress: Progress | None = None,
+) -> Calibration:  # fmt: skip
+    """Measure the curves on this machine, under the profile's provider, threads and spinning.
+
+    Widths take turns in every round (runner.py, in a fresh process). Raises UserError for a profile of another device,
+    ProviderError for a provider that is not there.
+    """
+    refuse_other_device(profile)
+    with tempfile.TemporaryDirectory(prefix="rmtkd-calibrate-") as folder:
+        bundle = Path(folder)
+        _write_bundle(bundle, profile, widths, min_runs, min_seconds)
+        document = run_bundle(bundle, bundle / "results.json", progress=progress)
+    curves: dict[str, Curve] = {kind: {} for kind in widths}
+    contended = []
+    for result in document["results"]:
+        kind, width = result["label"].split()
+        curves[kind][int(width)] = round(float(result["latency"]["p50"]), 5)
+        if result["quality"]["verdict"] != "clean":
+            contended.append(result["label"])
+    multiples = {kind: best_multiple(curve) for kind, curve in curves.items()}
+    return Calibration(curves, multiples, document["env"], tuple(contended))
+
+
+def _write_bundle(
+    bundle: Path, profile: HardwareProfile, widths: Mapping[str, Sequence[int]], min_runs: int, min_seconds: float
+) -> None:
+    copy_runner(bundle)
+    arrays, key, threads = layers.inputs(), load_key(LOAD), resolve_threads(profile)
+    models: list[dict[str, Any]] = []
+    reference: dict[str, Any] = {}
+    for kind, these in widths.items():
+        for width in these:
+            file = f"models/{kind}-{width}.onnx"
+            path = layers.write(kind, width, bundle / file)
+            label = f"{kind} {width}"
+            found = reference_outputs(path, arrays, threads, label)
+            reference |= {f"{label}/{key}/{name}": value for name, value in found.items()}
+            models.append({"label": label, "role": label, "precision": "fp32", "file": file,
+                           "sha256": sha256_file(path), "external": []})  # fmt: skip
+    np.savez(bundle / "inputs.npz", allow_pickle=False, **{f"{key}/{name}": value for name, value in arrays.items()})
+    np.savez(bundle / "reference.npz", allow_pickle=False, **reference)
+    plan = {
+        "schema": PLAN_SCHEMA, "profile": profile.name, "provider": profile.provider, "threads": threads,
+        "spinning": profile.spinning, "models": models, "inputs": "inputs.npz", "reference": "reference.npz",
+        "tolerance": TOLERANCE.get(profile.provider, TOLERANCE_OTHER), "loads": [LOAD], "min_runs": min_runs,
+        "min_duration_s": min_seconds, "rounds": min(ROUNDS, min_runs), "warmup": WARMUP, "idle_s": 0.0,
+        "probe_repeats": 0, "seed": 0, "meters": ["unavailable"], "meter_required": False, "meter_options": {},
+    }  # fmt: skip
+    (bundle / "plan.json").write_text(json.dumps(plan, indent=1), encoding="utf-8")
+
+
+def refuse_target(target: Path, force: bool) -> None:
+    """Raise UserError for a file that is no profile's, RunDirError where it is there and `force` is not given."""
+    if target.suffix != ".toml":
+        raise UserError(f"{target} is no .toml file", f"--out {target}.toml")
+    if target.exists() and not force:
+        raise RunDirError(f"{target} is there already", "add --force to replace it, or choose another --out")
+
+
+def write_profile(source: str, found: Calibration, target: Path) -> HardwareProfile:
+    """Write a copy of a profile with the measured multiples and curves, named after the file, and return it.
+
+    Raises RecipeError for a file name that is no profile's name.
+    """
+    data: dict[str, Any] = tomllib.loads(find_profile(source).read_text(encoding="utf-8"))
+    data |= {"name": target.stem, "comparable": False, "alignment": dict(found.multiples)}
+    data.setdefault("whys", {})["alignment"] = "measured: see calibration"
+    env = found.environment
+    data["calibration"] = {
+        "profile": source, "provider": env["providers_actual"][0], "processor": str(env["cpu_model"] or "unknown"),
+        "onnxruntime": env["onnxruntime"], "threads": env["threads"], "contended": len(found.contended),
+        **{kind: {str(width): value for width, value in sorted(c.items())} for kind, c in found.curves.items()},
+    }  # fmt: skip
+    profile = parse_profile(data, str(target))
+    atomic_write_bytes(target, tomli_w.dumps(data).encode())
+    return profile
