@@ -157,6 +157,10 @@ class Compress(Section):
     conv: Literal["project", "select"] = Field(
         "select", description="Channels of convolutions: keep some (pivoted Cholesky behind the ReLU), or project"
     )
+    conv_mode: dict[str, Literal["width", "factor", "auto"]] = Field(
+        {},
+        description="ResNets, by site or kind: fewer channels (width, the default), thin pairs (factor), or the better",
+    )
     warm_start: Literal["least-squares", "fold", "random"] = "least-squares"
     warm_start_tokens: Positive = Field(
         65_536, description="Text: rows of the calibration subset are fitted on until they hold that many tokens"

@@ -46,7 +46,9 @@ def main() -> None:
     step_s = time_steps(net, inputs.data.teacher_epoch(0), args.steps)
     epoch_s = step_s * inputs.data.teacher_steps_per_epoch
     state, clock = steps.State(net.eval(), {}, 0.0), steps.Clock()
-    spectra = steps.spectra_of(state, list_sites(net.spec), inputs.data, recipe, accelerator)
+    spectra = steps.spectra_of(
+        state, list_sites(net.spec, list(recipe.compress.sites)), inputs.data, recipe, accelerator
+    )
     analyse_s = clock.lap()
     total = count_parameters(net.spec)
     _, chosen = steps.pick_ranks(state, spectra, recipe, recipe.analyse.quantile, DEFAULT_ALIGNMENT, total)

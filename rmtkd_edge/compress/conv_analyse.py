@@ -51,12 +51,25 @@ def analyse_convnet(
     _collect(net, moments, batches(), options, seed)
     if options.weighting == "effect" and effect_batches is not None:
         _collect_effect(net, moments, effect_batches(), seed)
-    return [_spectrum(m, options, seed, select) for m in moments]
+    return [_spectrum(m, options, seed) for m in moments]
+
+
+class Kept(dict[str, Tensor]):
+    """Activations by place; of the places that are not wanted nothing is kept."""
+
+    def __init__(self, wanted: Iterable[str]) -> None:
+        super().__init__()
+        self.wanted = set(wanted)
+
+    def keep(self, name: str, tensor: Tensor) -> None:
+        """Take what a tap sees."""
+        if name in self.wanted:
+            self[name] = tensor
 
 
 def taps_of(net: ConvNet, site: Site) -> list[str]:
-    """Return the places of a site: of a stream every sum in front of a ReLU, of an inner width its own."""
-    if site.kind == "inner":
+    """Return the places of a site: of a stream every sum in front of a ReLU, of any other its own."""
+    if site.kind in ("inner", "factor"):
         return [site.name]
     if site.name == "stem":
         return ["stem.sum"]
@@ -67,6 +80,7 @@ def taps_of(net: ConvNet, site: Site) -> list[str]:
 
 def _empty(site: Site, options: Analyse, select: bool) -> SiteMoments:
     new = lambda: Moments(site.width)  # noqa: E731
+    select = select and site.kind != "factor"  # there is no channel to choose in front of a linear map
     null = [new() for _ in range(NULL_REPEATS)] if options.rule == "parallel" else []
     effect = Moments(site.width, heads=site.width) if select else new()  # to select, the diagonal is enough
     return SiteMoments(site, new(), None if select else new(), effect, null, [])
@@ -76,12 +90,13 @@ def _empty(site: Site, options: Analyse, select: bool) -> SiteMoments:
 def _collect(net, moments, batches, options, seed) -> None:
     net.eval()
     for batch in batches:
-        taps: dict[str, Tensor] = {}
-        net(batch["pixel_values"], tap=taps.__setitem__)
+        taps = Kept(name for m in moments for name in taps_of(net, m.site))
+        net(batch["pixel_values"], tap=taps.keep)
         index = batch["index"].cpu().numpy()
         for m in moments:
-            front, images = sample(taps, taps_of(net, m.site), index, options, seed)
-            behind = F.relu(front) if options.sample == "pixel" else front
+            relu = m.site.kind != "factor"
+            front, images = sample(taps, taps_of(net, m.site), index, options, seed, relu)
+            behind = F.relu(front) if relu and options.sample == "pixel" else front
             if m.front is not None:
                 m.front.add(front)
             behind, ids = (norm_scaled(behind) if options.scale_columns else behind), torch.from_numpy(images)
@@ -93,15 +108,15 @@ def _collect(net, moments, batches, options, seed) -> None:
 
 
 def sample(
-    taps: dict[str, Tensor], names: list[str], index: np.ndarray, options: Analyse, seed: int
+    taps: dict[str, Tensor], names: list[str], index: np.ndarray, options: Analyse, seed: int, relu: bool
 ) -> tuple[Tensor, np.ndarray]:
     """Return activations (n, channels) in front of the ReLU, and the number of each one's image, at a random place.
 
-    `pixel`: `pixels_per_image` random pixels of each image; `image`: the mean over pixels behind the ReLU.
+    `pixel`: `pixels_per_image` random pixels of each image; `image`: the mean over pixels, with `relu` behind it.
     """
     depth = (row_uniform(seed + 1, index, 1)[:, 0] * len(names)).astype(np.int64)
     if options.sample == "image":
-        pooled = torch.stack([F.relu(taps[name]).mean((2, 3)) for name in names])
+        pooled = torch.stack([(F.relu(taps[name]) if relu else taps[name]).mean((2, 3)) for name in names])
         return pooled[depth, np.arange(len(index))], index
     count = options.pixels_per_image
     drawn = row_uniform(seed, index, 2 * count)
@@ -119,9 +134,9 @@ def _collect_effect(net, moments, batches, seed) -> None:
     net.eval()
     names = list(dict.fromkeys(name for m in moments for name in taps_of(net, m.site)))
     for batch in batches:
-        taps: dict[str, Tensor] = {}
+        taps = Kept(names)
         with torch.enable_grad():
-            logits = net(batch["pixel_values"], tap=taps.__setitem__)
+            logits = net(batch["pixel_values"], tap=taps.keep)
             drawn = row_uniform(seed + 2, batch["index"].cpu().numpy(), logits.shape[1])
             signs = torch.from_numpy(np.where(drawn < 0.5, -1.0, 1.0)).to(logits)
             output = ((logits - logits.mean(1, keepdim=True)) * signs).sum()
@@ -131,7 +146,8 @@ def _collect_effect(net, moments, batches, seed) -> None:
                 m.effect.add(grads[name].permute(0, 2, 3, 1).reshape(-1, m.site.width))
 
 
-def _spectrum(m: SiteMoments, options: Analyse, seed: int, select: bool) -> SiteSpectrum:
+def _spectrum(m: SiteMoments, options: Analyse, seed: int) -> SiteSpectrum:
+    select = m.front is None
     share = independent_share(m.rows, seed) if options.effective_samples else None
     for moment in (m.behind, m.front, m.effect, *m.null):
         if moment is not None:

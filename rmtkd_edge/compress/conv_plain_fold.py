@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from rmtkd_edge.compress.factors import factor_basis, set_weight
 from rmtkd_edge.compress.plain_fold import ranks_from
 from rmtkd_edge.families.convnet import ConvNet, ConvNorm, narrow_like
 from rmtkd_edge.families.resnet import initialise
@@ -21,7 +22,7 @@ def plain_fold(teacher: ConvNet, projections: dict[str, Tensor]) -> ConvNet:
     """Return the narrow net by algebra alone: convolutions P W P'^T, norms by the diagonal of P . P^T."""
     student = narrow_like(teacher, ranks_from(teacher, projections)).to(next(teacher.parameters()))
     first = projections.get("layer.1.stream" if teacher.spec.stem_is_shared else "stem")
-    _fold(teacher.stem, student.stem, None, first)
+    _fold(teacher.stem, student.stem, None, first, projections)
     before = first
     for i, (wide, narrow) in enumerate(zip(teacher.stages, student.stages, strict=True), 1):
         stream = projections.get(f"layer.{i}.stream")
@@ -29,10 +30,10 @@ def plain_fold(teacher: ConvNet, projections: dict[str, Tensor]) -> ConvNet:
             inner = before
             names = [f"{block.name}.conv{k}" for k in range(1, len(block.convs))]
             for layer, own, p in zip(block.convs, small.convs, [*map(projections.get, names), stream], strict=True):
-                _fold(layer, own, inner, p)
+                _fold(layer, own, inner, p, projections)
                 inner = p
             if block.downsample is not None and small.downsample is not None:
-                _fold(block.downsample, small.downsample, before, stream)
+                _fold(block.downsample, small.downsample, before, stream, projections)
             before = stream
     weight = teacher.classifier.weight
     student.classifier.weight.copy_(weight if before is None else weight @ before.to(weight).T)
@@ -40,8 +41,10 @@ def plain_fold(teacher: ConvNet, projections: dict[str, Tensor]) -> ConvNet:
     return student
 
 
-def _fold(layer: ConvNorm, own: ConvNorm, before: Tensor | None, after: Tensor | None) -> None:
-    weight: Tensor = layer.conv.weight
+def _fold(
+    layer: ConvNorm, own: ConvNorm, before: Tensor | None, after: Tensor | None, projections: dict[str, Tensor]
+) -> None:
+    weight: Tensor = layer.whole()
     norm = layer.norm
     if before is not None:
         weight = torch.einsum("dihw,ki->dkhw", weight, before.to(weight))
@@ -51,6 +54,7 @@ def _fold(layer: ConvNorm, own: ConvNorm, before: Tensor | None, after: Tensor |
         weight = torch.einsum("kd,dihw->kihw", p, weight)
         for name, value in parts.items():
             parts[name] = (p**2) @ value if name in ("weight", "running_var") else p @ value
-    own.conv.weight.copy_(weight)
+    rows = weight.flatten(1)
+    set_weight(own, weight, None if own.expand is None else factor_basis(own, rows @ rows.T, projections))
     for name, value in parts.items():
         getattr(own.norm, name).copy_(value)

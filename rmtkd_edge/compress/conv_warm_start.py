@@ -14,8 +14,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from rmtkd_edge.compress.factors import factor_basis, set_weight
 from rmtkd_edge.compress.plain_fold import ranks_from
 from rmtkd_edge.families.convnet import Block, ConvNet, ConvNorm, narrow_like
+from rmtkd_edge.families.convnet_spec import FACTOR
 from rmtkd_edge.spectral import CrossMoments
 from rmtkd_edge.spectral.moments import reduced
 
@@ -33,11 +35,16 @@ class Walk:
 
 @dataclass(frozen=True)
 class Fit:
-    """How convolutions are fitted: ridge, how many batches share the patches, and the seed that picks them."""
+    """How convolutions are fitted: ridge, how many batches share the patches, the seed that picks them; projections."""
 
     ridge: float
     batches: int
     seed: int
+    projections: dict[str, Tensor]
+
+    def cuts(self, layer: ConvNorm) -> bool:
+        """Return whether a layer gets a new factor."""
+        return f"{layer.place}{FACTOR}" in self.projections
 
 
 @torch.no_grad()
@@ -48,44 +55,47 @@ def warm_start(
     teacher.eval()
     student = narrow_like(teacher, ranks_from(teacher, projections)).to(next(teacher.parameters())).eval()
     own = student.state_dict()
-    student.load_state_dict({k: v for k, v in teacher.state_dict().items() if own[k].shape == v.shape}, strict=False)
+    same = {k: v for k, v in teacher.state_dict().items() if k in own and own[k].shape == v.shape}
+    student.load_state_dict(same, strict=False)
     images = [batch["pixel_values"].to(next(teacher.parameters())) for batch in batches]
-    fit = Fit(ridge, len(images), seed)
+    fit = Fit(ridge, len(images), seed, projections)
     first = "layer.1.stream" if teacher.spec.stem_is_shared else "stem"
     p = _projection(projections.get(first), teacher.stem)
     sums = [teacher.stem(x) for x in images]
-    _fit(student.stem, images, [_project(total, p) for total in sums], fit, changed=first in projections)
+    changed = first in projections or fit.cuts(student.stem)
+    _fit(student.stem, images, [_project(total, p) for total in sums], fit, changed)
     walks = [
         Walk(teacher.pool(F.relu(total)), student.pool(F.relu(student.stem(x))))
         for x, total in zip(images, sums, strict=True)
     ]
     del images, sums
-    changed = first in projections
     for i, (wide, narrow) in enumerate(zip(teacher.stages, student.stages, strict=True), 1):
         for block, small in zip(wide, narrow, strict=True):
-            changed = _block(block, small, walks, projections, f"layer.{i}.stream", fit, changed)
+            changed = _block(block, small, walks, f"layer.{i}.stream", fit, changed)
     if changed:
         _classifier(teacher, student, walks, ridge)
     return student
 
 
-def _block(block: Block, small: Block, walks: list[Walk], projections, stream: str, fit: Fit, changed: bool) -> bool:
+def _block(block: Block, small: Block, walks: list[Walk], stream: str, fit: Fit, changed: bool) -> bool:
     """Fit one block and move the walks behind it; return whether anything has changed so far."""
     wide, narrow = [w.teacher for w in walks], [w.student for w in walks]
-    p = _projection(projections.get(stream), block.convs[-1])
+    p = _projection(fit.projections.get(stream), block.convs[-1])
     inner_changed = changed
-    for k, (layer, own) in enumerate(zip(block.convs[:-1], small.convs[:-1], strict=True), 1):
-        q = _projection(projections.get(f"{block.name}.conv{k}"), layer)
-        inner_changed = inner_changed or q is not None
+    for layer, own in zip(block.convs[:-1], small.convs[:-1], strict=True):
+        q = _projection(fit.projections.get(layer.place), layer)
+        inner_changed = inner_changed or q is not None or fit.cuts(layer)
         wide = [layer(x) for x in wide]
         _fit(own, narrow, [_project(z, q) for z in wide], fit, inner_changed)
         narrow = [F.relu(own(x)) for x in narrow]
         wide = [F.relu(z) for z in wide]
-    moved = inner_changed or changed or p is not None
+    moved = inner_changed or changed or p is not None or fit.cuts(block.convs[-1])
     if block.downsample is not None and small.downsample is not None:
         shortcuts = [block.downsample(w.teacher) for w in walks]
         starts = [w.student for w in walks]
-        _fit(small.downsample, starts, [_project(z, p) for z in shortcuts], fit, changed or p is not None)
+        shortcut_changed = changed or p is not None or fit.cuts(small.downsample)
+        moved = moved or shortcut_changed
+        _fit(small.downsample, starts, [_project(z, p) for z in shortcuts], fit, shortcut_changed)
         held = [small.downsample(x) for x in starts]
     else:
         shortcuts, held = [w.teacher for w in walks], [w.student for w in walks]
@@ -110,7 +120,8 @@ def _fit(layer: ConvNorm, inputs: list[Tensor], targets: list[Tensor], fit: Fit,
     """Set a convolution and its norm to the least-squares map from the inputs' patches to the targets."""
     if not changed:  # nothing in front of it or behind it was cut: the teacher's own weights are there
         return
-    outputs, channels, height, width = layer.conv.weight.shape
+    outputs = len(layer.last.weight)
+    _, channels, height, width = layer.conv.weight.shape
     moments = CrossMoments(channels * height * width, outputs)
     wanted = ROWS_PER_FEATURE * channels * height * width
     for number, (x, target) in enumerate(zip(inputs, targets, strict=True)):
@@ -118,7 +129,12 @@ def _fit(layer: ConvNorm, inputs: list[Tensor], targets: list[Tensor], fit: Fit,
         moments.add(a, b)
     moments.all_reduce()
     weight, bias = moments.solve(fit.ridge)
-    layer.conv.weight.copy_(weight.reshape(layer.conv.weight.shape))
+    basis = None
+    if layer.expand is not None:  # the mean of what the factor drops goes into the norm's shift
+        basis = factor_basis(layer, moments.covariance_of(weight), fit.projections)
+        written = moments.mean_targets() - bias
+        bias = bias + written - basis.T @ (basis @ written)
+    set_weight(layer, weight.reshape(outputs, channels, height, width), basis)
     _set_norm(layer, bias, inputs)
 
 
@@ -143,7 +159,7 @@ def _set_norm(layer: ConvNorm, bias: Tensor, inputs: list[Tensor]) -> None:
     sums = torch.zeros(2, len(bias), dtype=torch.float64)
     count = 0.0
     for x in inputs:
-        out = layer.conv(x).double()
+        out = layer.linear(x).double()
         sums += torch.stack([out.sum((0, 2, 3)), out.square().sum((0, 2, 3))]).cpu()
         count += out.numel() / out.shape[1]
     count, (sums,) = reduced(count, [sums])

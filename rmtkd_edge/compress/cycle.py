@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from rmtkd_edge.compress import surgery, trainer
+from rmtkd_edge.compress import modes, surgery, trainer
 from rmtkd_edge.compress.analyse import SiteSpectrum
 from rmtkd_edge.compress.bases import projection
 from rmtkd_edge.compress.data import Data
@@ -56,13 +56,16 @@ def pick_ranks(
     """Return the quantile used and the ranks: one shot solves for the target, a cycle is only kept from passing it."""
     target, options = recipe.stop.target_reduction, recipe.compress
     highest = 1.0 if options.one_shot and target is not None else quantile
+    spec, settle = state.folded.spec, modes.settler(state.folded.spec, recipe, multiple)
+
+    def choose(at: float) -> list[SiteRank]:
+        return settle(choose_ranks(spectra, recipe.analyse, options, at, multiple))
+
     if target is None or all(s.site.name in options.ranks or s.site.kind in options.ranks for s in spectra):
-        return quantile, choose_ranks(spectra, recipe.analyse, options, quantile, multiple)
-    used, chosen = land_on_target(
-        state.folded.spec, spectra, recipe.analyse, options, multiple, teacher_parameters, target, highest
-    )
+        return quantile, choose(quantile)
+    used, chosen = land_on_target(choose, lambda c: reduction(spec, c, teacher_parameters), target, highest)
     if options.one_shot and recipe.analyse.rule not in WITHOUT_QUANTILE:
-        most = reduction(state.folded.spec, {c.spectrum.site.name: c.width_after for c in chosen}, teacher_parameters)
+        most = reduction(spec, chosen, teacher_parameters)
         if most < target:
             raise UserError(
                 f"cutting {len(chosen)} sites to the least that the rule {recipe.analyse.rule} allows removes "

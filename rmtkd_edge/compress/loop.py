@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from rmtkd_edge.compress import cycle as steps
+from rmtkd_edge.compress import modes
 from rmtkd_edge.compress.cycle import Clock, Job, State
 from rmtkd_edge.compress.data import Data
 from rmtkd_edge.compress.ranks import WITHOUT_QUANTILE, SiteRank
@@ -59,7 +60,7 @@ class Context:
 
 def jobs(recipe: Recipe, state: State) -> deque[Job]:
     """Return the planned cycles: all sites at once for `one_shot`, else groups of sites, round after round."""
-    names = [site.name for site in list_sites(state.folded.spec, list(recipe.compress.sites))]
+    names = modes.sites_to_cut(state.folded.spec, recipe.compress)
     options = recipe.compress
     if options.one_shot:
         return deque([Job(1, tuple(names), recipe.analyse.quantile)])

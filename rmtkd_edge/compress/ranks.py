@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from rmtkd_edge.compress.analyse import SiteSpectrum
@@ -59,49 +59,36 @@ def choose_ranks(
     return chosen
 
 
-def check_rank_names(spec: Spec, ranks: Mapping[str, int]) -> None:
-    """Raise RecipeError where `compress.ranks` names neither a site of the model nor a kind of sites (all at once)."""
+def check_site_names(spec: Spec, key: str, names: Iterable[str]) -> None:
+    """Raise RecipeError where a key names neither a site of the model nor a kind of its sites (all at once)."""
     sites = list_sites(spec)
     known = [*dict.fromkeys(site.kind for site in sites), *(site.name for site in sites)]
-    odd = [
-        f"compress.ranks: no site or kind `{name}`{did_you_mean(name, known)}" for name in ranks if name not in known
-    ]
+    odd = [f"{key}: no site or kind `{name}`{did_you_mean(name, known)}" for name in names if name not in known]
     if odd:
         raise RecipeError("\n".join(odd), f"sites: {', '.join(known[:12])}, ...")
 
 
-def reduction(spec: Spec, ranks: Mapping[str, int], teacher_parameters: int) -> float:
+def reduction(spec: Spec, chosen: Sequence[SiteRank], teacher_parameters: int) -> float:
     """Return the share of the teacher's parameters that is gone at these ranks."""
+    ranks = {c.spectrum.site.name: c.width_after for c in chosen}
     return 1.0 - count_parameters(with_ranks(spec, ranks)) / teacher_parameters
 
 
 def land_on_target(
-    spec: Spec,
-    spectra: Sequence[SiteSpectrum],
-    analyse: Analyse,
-    options: Compress,
-    multiple: int,
-    teacher_parameters: int,
-    target: float,
+    choose: Callable[[float], list[SiteRank]], removed: Callable[[Sequence[SiteRank]], float], target: float,
     highest: float,
-) -> tuple[float, list[SiteRank]]:
+) -> tuple[float, list[SiteRank]]:  # fmt: skip
     """Return the lowest quantile (at most `highest`), with its ranks, that removes the target share of the parameters.
 
     The edge is monotone in the quantile, so bisection finds it; where even `highest` is not enough, it is returned.
     """
-
-    def at(quantile: float) -> tuple[float, list[SiteRank]]:
-        ranks = choose_ranks(spectra, analyse, options, quantile, multiple)
-        return reduction(spec, {r.spectrum.site.name: r.width_after for r in ranks}, teacher_parameters), ranks
-
-    low, high = 0.0, highest
-    gone, best = at(high)
-    if gone <= target:
+    low, high, best = 0.0, highest, choose(highest)
+    if removed(best) <= target:
         return high, best
     for _ in range(BISECTIONS):
         middle = (low + high) / 2
-        gone, ranks = at(middle)
-        if gone >= target:
+        ranks = choose(middle)
+        if removed(ranks) >= target:
             high, best = middle, ranks
         else:
             low = middle

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rmtkd_edge.compress import trainer
+from rmtkd_edge.compress import modes, trainer
 from rmtkd_edge.compress.cycle import State
 from rmtkd_edge.compress.data import Facts, Inputs
 from rmtkd_edge.compress.image_inputs import image_inputs
 from rmtkd_edge.compress.loop import Context, run_loop
 from rmtkd_edge.compress.parallel import make_accelerator
-from rmtkd_edge.compress.ranks import check_rank_names
+from rmtkd_edge.compress.ranks import check_site_names
 from rmtkd_edge.compress.store import RunCheckpoints, RunStore
 from rmtkd_edge.compress.text_inputs import text_inputs
 from rmtkd_edge.errors import RecipeError, RunDirError
@@ -70,7 +70,8 @@ def compress_run(
         report("note", text=note)
     inputs.keep(run)
     teacher, facts = _teacher(run, recipe, inputs, accelerator, report)
-    check_rank_names(teacher.spec, recipe.compress.ranks)
+    check_site_names(teacher.spec, "compress.ranks", recipe.compress.ranks)
+    modes.check(teacher.spec, recipe.compress)
     if not list_sites(teacher.spec, list(recipe.compress.sites)):
         kinds = ", ".join(dict.fromkeys(site.kind for site in list_sites(teacher.spec)))
         raise RecipeError(f"this model has no sites of {', '.join(recipe.compress.sites)}", f"its kinds: {kinds}")

@@ -18,19 +18,22 @@ from rmtkd_edge.families.convnet_spec import CHANNELS
 
 
 class FusedConv(nn.Module):
-    """A convolution with the batch norm behind it folded into weight and bias (exact in inference)."""
+    """A convolution (or its two factors) with the batch norm folded into weight and bias (exact in inference)."""
 
     def __init__(self, layer: ConvNorm) -> None:
         super().__init__()
-        norm = layer.norm
+        norm, factored = layer.norm, layer.expand is not None
         scale = norm.weight / (norm.running_var + norm.eps).sqrt()
         self.stride, self.padding = layer.conv.stride, layer.conv.padding
-        self.weight = nn.Parameter((layer.conv.folded() * scale[:, None, None, None]).detach())
+        self.first = nn.Parameter(layer.conv.folded().detach()) if factored else None
+        self.weight = nn.Parameter((layer.last.folded() * scale[:, None, None, None]).detach())
         self.bias = nn.Parameter((norm.bias - norm.running_mean * scale).detach())
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, in, H, W) to (B, k, H', W')."""
-        return F.conv2d(x, self.weight, self.bias, stride=self.stride, padding=self.padding)
+        if self.first is None:
+            return F.conv2d(x, self.weight, self.bias, stride=self.stride, padding=self.padding)
+        return F.conv2d(F.conv2d(x, self.first, stride=self.stride, padding=self.padding), self.weight, self.bias)
 
 
 class FusedBlock(nn.Module):

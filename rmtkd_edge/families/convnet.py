@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rmtkd_edge.families.convnet_spec import CHANNELS, BlockSpec, ConvNetSpec
+from rmtkd_edge.families.convnet_spec import CHANNELS, FACTOR, BlockSpec, ConvNetSpec
 from rmtkd_edge.families.encoder import ProjectedLinear
 
 MOMENTUM = 0.1  # torch's default
@@ -36,7 +36,8 @@ class ProjectedConv(nn.Module):
         """Return the weight (k, in, h, w) of the one narrow convolution that this one equals."""
         if self.projection is None:
             return self.weight
-        return torch.einsum("kd,dihw->kihw", self.projection, self.weight)
+        # contiguous, as einsum's result is not: torch 2.14's CPU convolutions corrupt the heap in backward otherwise
+        return (self.projection @ self.weight.flatten(1)).reshape(-1, *self.weight.shape[1:])
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, in, H, W) to (B, k, H', W'); P W is formed first, which costs less than projecting every pixel."""
@@ -64,16 +65,39 @@ class BatchNorm(nn.Module):
 
 
 class ConvNorm(nn.Module):
-    """A convolution and the batch norm behind it."""
+    """A convolution and the batch norm behind it; a factored one is a thin convolution and a 1 x 1 one behind it."""
 
-    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, raw: int | None, eps: float) -> None:
+    def __init__(self, spec: ConvNetSpec, place: str, site: str, inputs: int, outputs: int, kernel: int, stride: int):
         super().__init__()
-        self.conv = ProjectedConv(inputs, outputs, kernel, stride, raw)
-        self.norm = BatchNorm(outputs, eps)
+        self.place, rank = place, spec.factors.get(place)
+        self.expand: ProjectedConv | None = None
+        if rank is None:
+            self.conv = ProjectedConv(inputs, outputs, kernel, stride, spec.raw.get(site))
+        else:
+            self.conv = ProjectedConv(inputs, rank, kernel, stride, spec.raw.get(f"{place}{FACTOR}"))
+            self.expand = ProjectedConv(rank, outputs, 1, 1, spec.raw.get(site))
+        self.norm = BatchNorm(outputs, spec.eps)
 
-    def forward(self, x: Tensor) -> Tensor:
+    @property
+    def last(self) -> ProjectedConv:
+        """Return the convolution in front of the norm."""
+        return self.conv if self.expand is None else self.expand
+
+    def linear(self, x: Tensor, tap: Tap | None = None) -> Tensor:
+        """Map (B, in, H, W) to (B, k, H', W') without the norm; `tap` sees the factor, or where one would stand."""
+        out = self.conv(x)
+        if tap is not None:
+            tap(f"{self.place}{FACTOR}", out)
+        return out if self.expand is None else self.expand(out)
+
+    def whole(self) -> Tensor:
+        """Return the weight (k, in, h, w) of the one convolution that `linear` equals."""
+        weight = self.conv.folded()
+        return weight if self.expand is None else torch.einsum("ok,kihw->oihw", self.expand.folded()[..., 0, 0], weight)
+
+    def forward(self, x: Tensor, tap: Tap | None = None) -> Tensor:
         """Map (B, in, H, W) to (B, k, H', W'), normalised."""
-        return self.norm(self.conv(x))
+        return self.norm(self.linear(x, tap))
 
 
 class Block(nn.Module):
@@ -81,29 +105,29 @@ class Block(nn.Module):
 
     def __init__(self, spec: ConvNetSpec, block: BlockSpec, before: int, after: int, stage: str, name: str) -> None:
         super().__init__()
-        raw, self.name = spec.raw, name
+        self.name = name
         kernels = (3, 3) if spec.block == "basic" else (1, 3, 1)
         strides = (block.stride, 1) if spec.block == "basic" else (1, block.stride, 1)
         widths = [before, *block.inner, after]
         sites = [*(f"{name}.conv{k}" for k in range(1, len(kernels))), stage]
         self.convs: list[ConvNorm] = nn.ModuleList(  # type: ignore[assignment]
-            ConvNorm(widths[k], widths[k + 1], kernels[k], strides[k], raw.get(sites[k]), spec.eps)
+            ConvNorm(spec, f"{name}.conv{k + 1}", sites[k], widths[k], widths[k + 1], kernels[k], strides[k])
             for k in range(len(kernels))
         )
         self.downsample = (
-            ConvNorm(before, after, 1, block.stride, raw.get(stage), spec.eps) if block.downsample else None
+            ConvNorm(spec, f"{name}.downsample", stage, before, after, 1, block.stride) if block.downsample else None
         )
 
     def forward(self, x: Tensor, tap: Tap | None = None) -> Tensor:
         """Map a stream (B, C, H, W) to the next one; `tap(name, tensor)` sees what stands in front of every ReLU."""
         inner = x
         for k, layer in enumerate(self.convs[:-1], 1):
-            inner = layer(inner)
+            inner = layer(inner, tap)
             if tap is not None:
                 tap(f"{self.name}.conv{k}", inner)
             inner = F.relu(inner)
-        shortcut = x if self.downsample is None else self.downsample(x)
-        total = self.convs[-1](inner) + shortcut
+        shortcut = x if self.downsample is None else self.downsample(x, tap)
+        total = self.convs[-1](inner, tap) + shortcut
         if tap is not None:
             tap(f"{self.name}.sum", total)
         return F.relu(total)
@@ -119,7 +143,7 @@ class ConvNet(nn.Module):
         self.spec = spec
         first = "layer.1.stream" if spec.stem_is_shared else "stem"
         kernel, stride = (3, 1) if spec.stem == "cifar" else (7, 2)
-        self.stem = ConvNorm(CHANNELS, spec.stem_width, kernel, stride, spec.raw.get(first), spec.eps)
+        self.stem = ConvNorm(spec, "stem", first, CHANNELS, spec.stem_width, kernel, stride)
         self.pool = nn.MaxPool2d(3, stride=2, padding=1) if spec.stem == "imagenet" else nn.Identity()
         stages, before = [], spec.stem_width
         for i, stage in enumerate(spec.stages, 1):
@@ -134,7 +158,7 @@ class ConvNet(nn.Module):
 
     def forward(self, pixel_values: Tensor, tap: Tap | None = None) -> Tensor:
         """Return logits (B, labels) for normalised images (B, 3, H, W), float."""
-        state = self.stem(pixel_values)
+        state = self.stem(pixel_values, tap)
         if tap is not None:
             tap("stem.sum", state)
         state = self.pool(F.relu(state))
@@ -155,17 +179,15 @@ class ConvNet(nn.Module):
 
 
 def producers(net: ConvNet) -> dict[str, list[ProjectedConv]]:
-    """Return, for every site, the convolutions whose output lives in it."""
-    first = "layer.1.stream" if net.spec.stem_is_shared else "stem"
-    sites: dict[str, list[ProjectedConv]] = {first: [net.stem.conv]}
-    for i, blocks in enumerate(net.stages, 1):
-        stream = sites.setdefault(f"layer.{i}.stream", [])
-        for block in blocks:
-            for k, layer in enumerate(block.convs[:-1], 1):
-                sites[f"{block.name}.conv{k}"] = [layer.conv]
-            stream.append(block.convs[-1].conv)
-            if block.downsample is not None:
-                stream.append(block.downsample.conv)
+    """Return, for every site that is there, the convolutions whose output lives in it."""
+    layers = {module.place: module for module in net.modules() if isinstance(module, ConvNorm)}
+    sites = {}
+    for site in net.spec.sites():
+        if site.kind == "factor":
+            if not site.latent:
+                sites[site.name] = [layers[site.name.removesuffix(FACTOR)].conv]
+        else:
+            sites[site.name] = [layers[place].last for place in net.spec.producers(site.name)]
     return sites
 
 

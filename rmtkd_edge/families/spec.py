@@ -6,18 +6,22 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol, Self, TypeVar
 
-SITE_KINDS = ("stream", "qk", "value", "ffn", "head", "inner")
+SITE_KINDS = ("stream", "qk", "value", "ffn", "head", "inner", "factor")
 
 
 @dataclass(frozen=True)
 class Site:
-    """A width that can be cut; `width` counts one head's channels where `heads` > 1."""
+    """A width that can be cut; `width` counts one head's channels where `heads` > 1.
+
+    A `latent` one is not there yet: cutting it puts two thin layers in place of one.
+    """
 
     name: str
     kind: str
     width: int
     heads: int = 1
     layer: int | None = None
+    latent: bool = False
 
 
 class Spec(Protocol):
@@ -133,8 +137,8 @@ def with_ranks(spec: S, ranks: Mapping[str, int]) -> S:
 
 
 def ranks_of(spec: Spec) -> dict[str, int]:
-    """Return the present width of every site by name."""
-    return {site.name: site.width for site in spec.sites()}
+    """Return the present width of every site by name (of the factors those that are there)."""
+    return {site.name: site.width for site in spec.sites() if not site.latent}
 
 
 def count_parameters(spec: Spec) -> int:

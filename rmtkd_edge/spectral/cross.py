@@ -81,6 +81,15 @@ class CrossMoments:
             weight, self.solver = ((cyx @ vectors) * inverse) @ vectors.T, "eigh"
         return weight.contiguous(), my - weight @ mx
 
+    def mean_targets(self) -> Tensor:
+        """Return the mean of y (dy,), float64."""
+        return self._centred()[1]
+
+    def covariance_of(self, weight: Tensor) -> Tensor:
+        """Return the covariance (m, m), float64, of weight x for weight (m, dx)."""
+        w = weight.double()
+        return w @ self._centred()[2].to(w.device) @ w.T
+
     def explained(self, weight: Tensor, bias: Tensor) -> float:
         """Return the share of E|y|^2 that weight x + bias explains: 1 - `residual`; negative for a bad map."""
         return 1.0 - self.residual(weight, bias)

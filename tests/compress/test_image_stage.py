@@ -116,3 +116,18 @@ def test_a_latency_budget_is_measured_on_images_too():
     recipe = parse_recipe({**RECIPE, "stop": {"latency_ms": 5.0, "profile": "local-cpu"}}, "test")
     net = small_resnet(18)
     assert 0 < latency_ms(net, recipe, load_profile("local-cpu")) < 1000
+
+
+@pytest.mark.slow
+def test_factors_are_cut_trained_and_exported(tmp_path, stripes):
+    mode = {**RECIPE["compress"], "conv_mode": {"inner": "factor", "stream": "auto"}, "rounds": 2}
+    distil = {**RECIPE["distil"], "through_projection": True, "steps": 4}
+    run, result = compressed(tmp_path / "f", stripes, compress=mode, stop={"target_reduction": 0.6}, distil=distil)
+    best = load_model(run, "compress/best")
+    assert best.spec.factors and result["reduction"] > 0.2
+    assert {f"{place}.factor": rank for place, rank in best.spec.factors.items()}.items() <= result["ranks"].items()
+    x = torch.randn(4, 3, 12, 12)
+    with torch.no_grad():
+        torch.testing.assert_close(fold(best)(x), best(x), rtol=1e-4, atol=1e-5)
+    facts = export_run(run, threads=1)
+    assert facts["verification"]["onnx_float32"] <= 1e-4 and facts["fusion"]["expected"] == facts["fusion"]["found"]

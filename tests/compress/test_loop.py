@@ -80,6 +80,7 @@ def context(recipe, monkeypatch):
 
     sites = [SimpleNamespace(name=name, kind="stream", heads=1, width=8) for name in "abc"]
     monkeypatch.setattr(loop, "list_sites", lambda spec, kinds=(): sites)
+    monkeypatch.setattr(loop.modes, "list_sites", lambda spec, kinds=(): sites)
     monkeypatch.setattr(loop.steps, "spectra_of", spectra_of)
     monkeypatch.setattr(loop.steps, "pick_ranks", pick_ranks)
     monkeypatch.setattr(loop.steps, "closed_form", closed_form)
@@ -133,9 +134,9 @@ def test_a_retry_is_gentler_than_what_was_used(recipe):
 def test_rank_names_that_stand_for_nothing_are_told_at_once():
     spec = EncoderSpec("bert", 20, 16, 2, 16, (LayerSpec(2, 8, 8, 32, 8**-0.5),), 16, ("a", "b"))
     known = list_sites(spec)[0].name
-    ranks.check_rank_names(spec, {known: 4, "ffn": 8})
+    ranks.check_site_names(spec, "compress.ranks", {known: 4, "ffn": 8})
     with pytest.raises(RecipeError, match=r"`fnn`; did you mean `ffn`(?s:.)*layer\.99\.ffn"):
-        ranks.check_rank_names(spec, {"fnn": 4, "layer.99.ffn": 4, known: 4})
+        ranks.check_site_names(spec, "compress.ranks", {"fnn": 4, "layer.99.ffn": 4, known: 4})
 
 
 def test_half_precision_on_a_processor_is_refused():

@@ -13,6 +13,7 @@ from rmtkd_edge.export.conv_to_onnx import FusedNet, export_convnet
 from rmtkd_edge.families import convnet
 
 UNEVEN = {"layer.1.block.0.conv1": 5, "layer.2.stream": 13, "layer.4.block.1.conv1": 31}
+UNEVEN |= {"layer.3.block.0.conv1.factor": 6, "layer.2.block.0.downsample.factor": 5}
 
 
 def run(path, x: torch.Tensor) -> np.ndarray:
