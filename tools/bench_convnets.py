@@ -22,13 +22,12 @@ from rmtkd_edge.export.bundle import versions
 from rmtkd_edge.export.conv_quantise import quantise_convnet
 from rmtkd_edge.export.conv_to_onnx import export_convnet
 from rmtkd_edge.export.graph import GraphOptions
+from rmtkd_edge.export.image_stage import SUMS_IN_32_BITS
 from rmtkd_edge.families import resnet
 from rmtkd_edge.families.convnet import ConvNet
 from rmtkd_edge.families.convnet_spec import ConvNetSpec
 from rmtkd_edge.families.spec import ranks_of
 from rmtkd_edge.machine import detect_machine
-
-WIDE_8_BITS = {"avx512-vnni", "avx-vnni", "dotprod", "i8mm"}
 
 
 def cut(base: ConvNetSpec, inner: float, stream: float, less: int = 0) -> ConvNetSpec:
@@ -58,7 +57,7 @@ def shapes(depth: int, side: int) -> dict[str, ConvNetSpec]:
 def prepare(folder: Path, found: dict[str, ConvNetSpec], batch: np.ndarray) -> dict[str, tuple[str, Path]]:
     """Return, by label, the shape and the file of every model; the reference comes first."""
     files: dict[str, tuple[str, Path]] = {}
-    reduce_range = not WIDE_8_BITS & set(detect_machine().instruction_sets)
+    reduce_range = not SUMS_IN_32_BITS & set(detect_machine().instruction_sets)
     for name, spec in found.items():
         torch.manual_seed(0)
         fp32 = folder / f"{len(files)}.onnx"

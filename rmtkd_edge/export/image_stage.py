@@ -24,6 +24,7 @@ from rmtkd_edge.export.verify import FLOAT32_TOLERANCE, Score, compare_onnx, eva
 from rmtkd_edge.families.convnet import ConvNet, ProjectedConv
 from rmtkd_edge.families.spec import count_parameters, ranks_of
 from rmtkd_edge.families.store import SCHEMA, load_model
+from rmtkd_edge.hardware import load_profile
 from rmtkd_edge.machine import detect_machine
 from rmtkd_edge.recipe import Recipe
 from rmtkd_edge.run import Run, package_version
@@ -31,6 +32,7 @@ from rmtkd_edge.tasks import image
 
 PREPROCESSOR = "preprocessor_config.json"
 BATCH = 64
+SUMS_IN_32_BITS = {"avx512-vnni", "avx-vnni", "neon"}  # x86 without VNNI adds pairs of products in 16 bits
 Batch = dict[str, Tensor]
 
 
@@ -81,12 +83,18 @@ def make_job(
         return list(image.batches(split.take(np.sort(rows)), BATCH, spec.mean, spec.std, None))
 
     machine = detect_machine()
-    vnni = {"avx512-vnni", "avx-vnni", "dotprod", "i8mm"} & set(machine.instruction_sets)
     return Job(
         recipe, sampled(task.validation, 5), sampled(task.train, 6),
         list(image.batches(task.validation, BATCH, spec.mean, spec.std, None)),
-        graph, int8, not vnni, threads or machine.usable_cores, count_parameters(spec),
+        graph, int8, saturates(recipe, machine.instruction_sets), threads or machine.usable_cores,
+        count_parameters(spec),
     )  # fmt: skip
+
+
+def saturates(recipe: Recipe, here: Sequence[str]) -> bool:
+    """Return whether int8 sums saturate on the target: the recipe's hardware profile, else this machine (`here`)."""
+    profile = load_profile(recipe.stop.profile) if recipe.stop.profile else None
+    return not SUMS_IN_32_BITS & set(profile.instruction_sets if profile else here)
 
 
 def export_net(run: Run, folder: str, net: ConvNet, job: Job, report: Callable[..., None]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from transformers import AutoImageProcessor
 import rmtkd_edge
 from rmtkd_edge.compress.stage import compress_run
 from rmtkd_edge.errors import RecipeError
+from rmtkd_edge.export.image_stage import saturates
 from rmtkd_edge.export.stage import export_run
 from rmtkd_edge.families.ops import fold, projections_of
 from rmtkd_edge.families.spec import count_parameters, ranks_of
@@ -131,3 +132,11 @@ def test_factors_are_cut_trained_and_exported(tmp_path, stripes):
         torch.testing.assert_close(fold(best)(x), best(x), rtol=1e-4, atol=1e-5)
     facts = export_run(run, threads=1)
     assert facts["verification"]["onnx_float32"] <= 1e-4 and facts["fusion"]["expected"] == facts["fusion"]["found"]
+
+
+def test_weights_keep_seven_bits_where_the_target_not_the_host_saturates():
+    recipe = parse_recipe(RECIPE, "test")
+    assert saturates(recipe, ["avx2"]) and not saturates(recipe, ["avx2", "avx-vnni"])
+    for profile, wanted in (("raspberry-pi-5", False), ("generic-x86-avx2", True), ("raspberry-pi-4", False)):
+        target = parse_recipe({**RECIPE, "stop": {**RECIPE["stop"], "profile": profile}}, "test")
+        assert saturates(target, ["avx512-vnni"]) is wanted, profile
