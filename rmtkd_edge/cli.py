@@ -41,6 +41,16 @@ DataOption = Annotated[Path | None, typer.Option(help="Folder (train.*, validati
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace what is there.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 
+QuickOption = Annotated[bool, typer.Option("--quick", help="At least 50 runs and 10 s in place of 200 and 60.")]
+BatchOption = Annotated[str | None, typer.Option(help="Batch sizes, with commas; the profile's when left out.")]
+LengthOption = Annotated[str | None, typer.Option(help="Tokens a sequence, with commas; the profile's when left out.")]
+ThreadsOption = Annotated[int | None, typer.Option(min=1, help="Threads of onnxruntime; the profile's when left out.")]
+IterationsOption = Annotated[
+    int | None, typer.Option("--iterations", "--min-runs", help="Runs a model and load, at least.")
+]
+DurationOption = Annotated[float | None, typer.Option(help="Seconds a model and load, at least.")]
+MeterOption = Annotated[str, typer.Option(help="Energy meter: auto, or one by name (rmtkd-edge doctor).")]
+
 
 def say(*lines: str) -> None:
     """Print lines as they are."""
@@ -142,21 +152,13 @@ def profile(
     on: Annotated[
         str, typer.Option("--on", "--device", help="Hardware profiles, with commas (rmtkd-edge profiles).")
     ] = "local-cpu",
-    quick: Annotated[bool, typer.Option("--quick", help="At least 50 runs and 10 s in place of 200 and 60.")] = False,
-    batch_size: Annotated[
-        str | None, typer.Option(help="Batch sizes, with commas; the profile's when left out.")
-    ] = None,
-    seq_len: Annotated[
-        str | None, typer.Option(help="Tokens a sequence, with commas; the profile's when left out.")
-    ] = None,
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="Threads of onnxruntime; the profile's when left out.")
-    ] = None,
-    iterations: Annotated[
-        int | None, typer.Option("--iterations", "--min-runs", help="Runs a model and load, at least.")
-    ] = None,
-    duration: Annotated[float | None, typer.Option(help="Seconds a model and load, at least.")] = None,
-    meter: Annotated[str, typer.Option(help="Energy meter: auto, or one by name (rmtkd-edge doctor).")] = "auto",
+    quick: QuickOption = False,
+    batch_size: BatchOption = None,
+    seq_len: LengthOption = None,
+    threads: ThreadsOption = None,
+    iterations: IterationsOption = None,
+    duration: DurationOption = None,
+    meter: MeterOption = "auto",
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -202,6 +204,60 @@ def numbers(option: str, text: str | None) -> list[int]:
     if not all(part.isdecimal() and int(part) > 0 for part in parts):
         raise UserError(f"{option} {text}: positive whole numbers are wanted", f"for example {option} 1,8")
     return [int(part) for part in parts]
+
+
+@app.command()
+def bundle(
+    run: RunArgument,
+    on: Annotated[str, typer.Option("--on", "--device", help="Hardware profile of the device (rmtkd-edge profiles).")],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder; RUN-PROFILE when left out.")] = None,
+    quick: QuickOption = False,
+    batch_size: BatchOption = None,
+    seq_len: LengthOption = None,
+    threads: ThreadsOption = None,
+    iterations: IterationsOption = None,
+    duration: DurationOption = None,
+    meter: MeterOption = "auto",
+    force: ForceOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a folder (and .tar.gz) that measures the exported models on another device, offline.
+
+    There, `python3 runner.py` needs onnxruntime and numpy alone; `collect` brings its results.json back.
+    """
+    from rmtkd_edge import workflow
+
+    found = workflow.run_bundle(
+        run, on, out, threads=threads, batches=numbers("--batch-size", batch_size), force=force, quick=quick,
+        lengths=numbers("--seq-len", seq_len), min_runs=iterations, min_duration_s=duration, meter=meter,
+    )  # fmt: skip
+    if as_json:
+        show_json(found)
+        return
+    say(
+        f"{found['folder']}, {found['archive']} ({found['size_bytes'] / 1e6:.1f} MB): {', '.join(found['models'])}",
+        "on the device: python3 runner.py",
+        f"then here: rmtkd-edge collect {run} results.json",
+    )
+
+
+@app.command()
+def collect(
+    run: RunArgument,
+    results: Annotated[Path, typer.Argument(metavar="RESULTS", help="results.json of a bundle.")],
+    force: ForceOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Check what a bundle measured (hashes, plan, processor) and file it in the run."""
+    from rmtkd_edge import workflow
+    from rmtkd_edge.tables import comparison_lines, profile_table
+
+    found = workflow.run_collect(run, results, force)
+    if as_json:
+        show_json(found)
+        return
+    show(profile_table(found))
+    say(*comparison_lines(found), f"next: rmtkd-edge report {run}")
 
 
 @app.command()

@@ -25,7 +25,16 @@ if TYPE_CHECKING:
 
 SCHEMA = "rmtkd-edge/run@1"
 MANIFEST = "run.json"
-OWNED = ("compress", "export", "baseline", "profile", "report", "recipe.toml", MANIFEST)  # all that --force may remove
+OWNED = (
+    "compress",
+    "export",
+    "baseline",
+    "profile",
+    "bundles",
+    "report",
+    "recipe.toml",
+    MANIFEST,
+)  # all that --force may remove
 
 
 def package_version() -> str:

@@ -214,23 +214,50 @@ def run_profile(
     """Measure a run on one hardware profile; what is left out comes from the profile, `options` go to profile_run."""
     hardware = load_profile(name)
     run = refuse_profile(path, [name], force)
-    from rmtkd_edge.profile.plan import Load
     from rmtkd_edge.profile.stage import profile_run
 
-    if threads is not None:
-        hardware = hardware.model_copy(update={"threads": threads})
-    loads = None
-    if batches or lengths:
-        loads = [
-            Load(batch, seq)
-            for seq in lengths or default_lengths(run, hardware)
-            for batch in batches or hardware.loads.batches
-        ]
+    hardware, loads = asked(run, hardware, threads, batches, lengths)
 
     def progress(event: dict[str, Any]) -> None:
         reporter.event("runner", **{key: value for key, value in event.items() if key != "event"})
 
     return profile_run(run, hardware, loads=loads, seed=run.manifest["seed"], progress=progress, **options)
+
+
+def asked(
+    run: Run, hardware: HardwareProfile, threads: int | None, batches: Sequence[int], lengths: Sequence[int]
+) -> tuple[HardwareProfile, Any]:
+    """Return the profile with the threads asked for, and the loads asked for (None: the profile's own)."""
+    from rmtkd_edge.profile.plan import Load
+
+    if threads is not None:
+        hardware = hardware.model_copy(update={"threads": threads})
+    if not batches and not lengths:
+        return hardware, None
+    chosen = lengths or default_lengths(run, hardware)
+    return hardware, [Load(batch, seq) for seq in chosen for batch in batches or hardware.loads.batches]
+
+
+def run_bundle(
+    path: Path, name: str, out: Path | None, *, threads: int | None = None, batches: Sequence[int] = (),
+    lengths: Sequence[int] = (), **options: Any,
+) -> dict[str, Any]:  # fmt: skip
+    """Write a bundle of a run for a device and return where it is; `options` go to write_bundle."""
+    hardware = load_profile(name)
+    run = Run.open(path)
+    require(run, "export", f"rmtkd-edge export {run.path}")
+    from rmtkd_edge.profile.bundle import write_bundle
+
+    hardware, loads = asked(run, hardware, threads, batches, lengths)
+    target = out or run.path.with_name(f"{run.path.name}-{hardware.name}")
+    return write_bundle(run, hardware, target, loads=loads, **options)
+
+
+def run_collect(path: Path, file: Path, force: bool) -> dict[str, Any]:
+    """File what a bundle measured, and return profile/<name>.json."""
+    from rmtkd_edge.profile.bundle import collect
+
+    return collect(Run.open(path), file, force=force)
 
 
 def default_lengths(run: Run, hardware: HardwareProfile) -> Sequence[int | None]:

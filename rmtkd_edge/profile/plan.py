@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from rmtkd_edge.errors import RunDirError, UserError
 from rmtkd_edge.hardware import HardwareProfile, resolve_threads
 from rmtkd_edge.profile.runner import PLAN_SCHEMA, load_key
+from rmtkd_edge.run import sha256_file
 
 if TYPE_CHECKING:
     from rmtkd_edge.run import Run
@@ -218,10 +219,12 @@ def build_bundle(
     meter: str,
     seed: int,
     inputs: Arrays | None = None,
+    copy: bool = False,
 ) -> Path:
     """Fill `folder` with runner, meters, models, inputs and reference outputs, and return its plan.json.
 
-    meter: `auto` takes the first of the profile's that opens; any other name must open, or the runner refuses.
+    meter: `auto` takes the first of the profile's that opens; any other name must open, or the runner refuses. The
+    models are linked where that works, or copied with `copy`: a bundle that leaves this machine owns its files.
     """
     threads, vocabulary = resolve_threads(profile), _config(run).get("vocab_size")
     side = image_size(_config(run))
@@ -246,9 +249,10 @@ def build_bundle(
         "provider": profile.provider,
         "threads": threads,
         "spinning": profile.spinning,
-        "models": [_bring(model, folder) for model in models],
+        "models": [_bring(model, folder, copy) for model in models],
         "inputs": "inputs.npz",
         "reference": "reference.npz",
+        "files": {name: sha256_file(folder / name) for name in ("inputs.npz", "reference.npz")},
         "tolerance": TOLERANCE.get(profile.provider, TOLERANCE_OTHER),
         "loads": [asdict(load) for load in loads],
         **asdict(effort),
@@ -270,18 +274,22 @@ def copy_runner(folder: Path) -> None:
         shutil.copyfile(file, folder / "meters" / file.name)
 
 
-def _bring(model: ModelFile, folder: Path) -> dict[str, Any]:
+def _bring(model: ModelFile, folder: Path, copy: bool) -> dict[str, Any]:
     place = Path("models") / model.label.replace(" ", "-")
     (folder / place).mkdir(parents=True)
     parts = [(model.path, model.sha256), *model.external]
     for path, _ in parts:
-        _link_or_copy(path, folder / place / path.relative_to(model.path.parent))
+        (shutil.copyfile if copy else _link_or_copy)(path, _made(folder / place / path.relative_to(model.path.parent)))
     named = [{"file": (place / p.relative_to(model.path.parent)).as_posix(), "sha256": sha} for p, sha in parts]
     return {"label": model.label, "role": model.role, "precision": model.precision, **named[0], "external": named[1:]}
 
 
-def _link_or_copy(source: Path, target: Path) -> None:
+def _made(target: Path) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
+    return target
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
     try:
         os.link(source, target)  # the same bytes without a second copy; the runner checks the hash either way
     except OSError:

@@ -1,8 +1,9 @@
-"""Measure ONNX models with onnxruntime, here: python3 runner.py plan.json results.json [--json]
+"""Measure ONNX models with onnxruntime, here: python3 runner.py [plan.json results.json] [--json]
 
-One stand-alone file for Python 3.9+ with onnxruntime and numpy; nothing of the package is needed. A folder `meters`
-beside it adds energy meters; without it energy is null. The results are written after every round, and the same command
-goes on where a killed one stopped. Exit codes: 0 measured, 2 refused (stderr and `error` in the results say why).
+Without names the files are those beside it. One stand-alone file for Python 3.9+ with onnxruntime and numpy; nothing
+of the package is needed. A folder `meters` beside it adds energy meters; without it energy is null. The results are
+written after every round, and the same command goes on where a killed one stopped. Exit codes: 0 measured, 2 refused
+(stderr and `error` in the results say why).
 """
 
 from __future__ import annotations
@@ -63,7 +64,8 @@ class RunnerError(Exception):
 def load_plan(path: Path) -> Json:
     """Return a plan whose keys are complete and whose files have the hashes that it names; raise RunnerError."""
     try:
-        plan = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_bytes()
+        plan = json.loads(text)
     except (OSError, ValueError) as err:
         raise RunnerError("plan", f"{path} cannot be read: {err}") from err
     if not isinstance(plan, dict) or plan.get("schema") != PLAN_SCHEMA:
@@ -76,7 +78,9 @@ def load_plan(path: Path) -> Json:
     for model in plan["models"]:
         for part in [model, *model.get("external", [])]:
             check_hash(path.parent, part["file"], part["sha256"])
-    return plan
+    for file, sha256 in plan.get("files", {}).items():
+        check_hash(path.parent, file, sha256)
+    return {**plan, "sha256": hashlib.sha256(text).hexdigest()}
 
 
 def check_hash(folder: Path, file: str, expected: str) -> None:
@@ -411,6 +415,12 @@ def write_whole(path: Path, document: Json) -> None:
     os.replace(temporary, path)
 
 
+def digest_of(document: Json) -> str:
+    """Return the sha256 of a results document without its own digest: tells a damaged or edited file (not a forger)."""
+    kept = {key: value for key, value in document.items() if key != "digest"}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
 def previous(path: Path) -> Json:
     """Return what an earlier run left at `path`; raise RunnerError for a file that no runner wrote."""
     text = read_text(str(path))
@@ -434,6 +444,8 @@ class Store:
         self.doc: Json = {
             "schema": RESULTS_SCHEMA,
             "complete": False,
+            "profile": plan.get("profile"),
+            "plan_sha256": plan["sha256"],
             "settings": mark,
             "cells": {},
             "probes": {},
@@ -441,7 +453,7 @@ class Store:
         }
         found = previous(path)
         if found.get("settings") == mark and not found.get("complete") and found.get("cells"):
-            self.doc, self.resumed = {**found, "error": None}, True
+            self.doc, self.resumed = {**found, "plan_sha256": plan["sha256"], "error": None}, True
 
     def cell(self, model: Json, load: Json) -> Json:
         """Return what is kept of a model under a load."""
@@ -535,6 +547,7 @@ def _measure(plan: Json, plan_path: Path, store: Store, say: Say) -> Json:
     store.doc["results"] = [result_of(plan, plan_path, store.doc, model, load) for model, load in pairs]
     store.doc["complete"] = True
     del store.doc["cells"], store.doc["probes"]  # all of it is in the results now
+    store.doc["digest"] = digest_of(store.doc)
     store.write()
     say("done", f"{len(pairs)} results measured")
     return store.doc
@@ -673,7 +686,7 @@ def result_of(plan: Json, plan_path: Path, doc: Json, model: Json, load: Json) -
 def main(argv: list[str] | None = None) -> int:
     """Parse the command line and run; return the exit code."""
     parser = argparse.ArgumentParser(prog="runner.py", description=(__doc__ or "").split("\n", 1)[0])
-    parser.add_argument("paths", nargs="+", metavar="FILE", help="plan.json results.json")
+    parser.add_argument("paths", nargs="*", metavar="FILE", help="plan.json results.json; those beside runner.py")
     parser.add_argument("--json", action="store_true", help="progress as one JSON object a line")
     parser.add_argument("--probe", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--started", type=int, default=0, help=argparse.SUPPRESS)
@@ -685,10 +698,13 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if args.probe:
             print(json.dumps(probe(args.paths, args.started)), flush=True)
-        elif len(args.paths) != 2:
-            parser.error("give plan.json and results.json")
+        elif len(args.paths) not in (0, 2):
+            parser.error("give plan.json and results.json, or neither")
         else:
-            measure(Path(args.paths[0]), Path(args.paths[1]), say)
+            plan, results = args.paths or (HERE / "plan.json", HERE / "results.json")
+            measure(Path(plan), Path(results), say)
+            if not args.json:
+                print(f"written: {results}")
     except RunnerError as err:
         print(f"runner.py: {err}", file=sys.stderr)
         return 2

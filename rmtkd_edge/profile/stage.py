@@ -85,8 +85,8 @@ def refuse_other_device(profile: HardwareProfile) -> None:
     if profile.transport != "local":
         raise UserError(
             f"{profile.name} is another device (transport {profile.transport}), and it cannot be measured from here: "
-            "this version has neither the ssh nor the folder transport",
-            "measure this machine under its own name: --on local-cpu; the same works on the device, with the package",
+            "this version has no ssh transport",
+            f"rmtkd-edge bundle RUN --on {profile.name} makes a folder that measures itself there",
         )
     have = detect_machine().instruction_sets
     lacking = [name for name in profile.instruction_sets if name not in have]

@@ -195,7 +195,7 @@ def test_a_killed_runner_goes_on_where_it_stopped(
 def test_other_settings_start_anew_and_foreign_files_are_left_alone(tmp_path: Path, no_probes: None) -> None:
     results = tmp_path / "r.json"
     runner.measure(write_plan(tmp_path / "b"), results, quiet)
-    again = runner.Store(results, json.loads((tmp_path / "b" / "plan.json").read_text()))
+    again = runner.Store(results, runner.load_plan(tmp_path / "b" / "plan.json"))
     assert not again.resumed  # what is complete is measured anew, not returned as if it were new
     foreign = tmp_path / "notes.json"
     foreign.write_text('{"mine": 1}')
@@ -273,7 +273,7 @@ def test_net_energy_is_never_negative() -> None:
 
 def test_modelled_energy_needs_no_window_and_says_that_it_is_modelled(tmp_path: Path, no_probes: None) -> None:
     options = {"active_watts_per_core": 4.0, "idle_watts": 1.0, "source": "a test"}
-    plan = write_plan(tmp_path / "b", meters=["modelled"], meter_options=options)
+    plan = write_plan(tmp_path / "b", meters=["modelled"], meter_options=options, min_runs=400)
     for result in runner.measure(plan, tmp_path / "r.json", quiet)["results"]:
         energy = result["energy"]
         assert energy["kind"] == "modelled"
