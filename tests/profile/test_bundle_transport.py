@@ -39,10 +39,10 @@ def measured(tmp_path: Path, board: HardwareProfile) -> tuple[Run, Path]:
     with tarfile.open(found["archive"]) as tar:
         assert all(m.name.split("/")[0] == "bundle" and m.uid == 0 and m.mtime == 0 for m in tar)
         tar.extractall(tmp_path / "device", filter="data")
+    script = str(tmp_path / "device/bundle/runner.py")
     done = subprocess.run(
-        [sys.executable, "-E", "-s", str(tmp_path / "device/bundle/runner.py")], capture_output=True, text=True, cwd=tmp_path,
-        check=False,
-    )  # fmt: skip
+        [sys.executable, "-E", "-s", script], capture_output=True, text=True, cwd=tmp_path, check=False
+    )
     assert done.returncode == 0, done.stderr
     return run, tmp_path / "device/bundle/results.json"
 
