@@ -162,7 +162,10 @@ def profile(
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure the exported models with onnxruntime, in turn with the uncompressed ones."""
+    """Measure the exported models with onnxruntime, in turn with the uncompressed ones.
+
+    Exit code 1, with a table, where no file keeps the profile's budgets.
+    """
     from rmtkd_edge import workflow
     from rmtkd_edge.tables import comparison_lines, profile_table
 
@@ -189,10 +192,12 @@ def profile(
             )
     if as_json:
         show_json(results[0] if len(results) == 1 else results)
+        workflow.refuse_missed_budgets(run, results)
         return
     for result in results:
         show(profile_table(result))
         say(*comparison_lines(result))
+    workflow.refuse_missed_budgets(run, results)
     say(f"next: rmtkd-edge report {run}")
 
 
@@ -255,9 +260,10 @@ def collect(
     found = workflow.run_collect(run, results, force)
     if as_json:
         show_json(found)
-        return
-    show(profile_table(found))
-    say(*comparison_lines(found), f"next: rmtkd-edge report {run}")
+    else:
+        show(profile_table(found))
+        say(*comparison_lines(found), f"next: rmtkd-edge report {run}")
+    workflow.refuse_missed_budgets(run, [found])
 
 
 @app.command()

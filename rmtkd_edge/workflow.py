@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from rmtkd_edge.errors import RecipeError, RunDirError, UserError
+from rmtkd_edge.errors import Finding, RecipeError, RunDirError, UserError
 from rmtkd_edge.freshness import stale_profiles
 from rmtkd_edge.hardware import HardwareProfile, load_profile, resolve_threads
 from rmtkd_edge.progress import Reporter
@@ -282,6 +282,34 @@ def refuse_profile(path: Path, names: Sequence[str], force: bool) -> Run:
         if run.has(f"profile/{hardware.name}.json") and hardware.name not in stale and not force:
             raise RunDirError(f"{run.path} was measured on {hardware.name} already", "add --force to measure again")
     return run
+
+
+def refuse_missed_budgets(path: Path, documents: Sequence[dict[str, Any]]) -> None:
+    """Raise Finding, with a table, where no file of a run keeps the limits of a device, or of the recipe for it.
+
+    `documents` are profiles' JSON, which stay in the run whatever is found.
+    """
+    from rmtkd_edge.hardware import Budgets
+    from rmtkd_edge.profile.budget import files_within, judge, rows
+
+    stop = load_recipe(str(Run.open(path).path_of("recipe.toml"))).stop
+    table: list[list[str]] = []
+    missed = []
+    for document in documents:
+        name, budgets = document["profile"], Budgets.model_validate(document["hardware"]["budgets"])
+        if stop.profile is not None and load_profile(stop.profile).name == name:
+            mine = {key: value for key in ("latency_ms", "disk_mb") if (value := getattr(stop, key)) is not None}
+            budgets = budgets.model_copy(update=mine)
+        verdicts = judge(document, budgets)
+        if verdicts and not files_within(verdicts):
+            missed.append(name)
+            table += rows(verdicts) if not table else rows(verdicts)[1:]
+    if missed:
+        raise Finding(
+            f"no file of {path} keeps the budgets of {', '.join(missed)}; what was measured is kept",
+            f"compress further: rmtkd-edge compress RECIPE --budget {missed[0]}",
+            table,
+        )
 
 
 def run_calibrate(name: str, out: Path | None, force: bool, reporter: Reporter) -> tuple[Path, HardwareProfile]:

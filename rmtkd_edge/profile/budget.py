@@ -1,0 +1,74 @@
+"""Whether any exported file keeps the limits of a device: latency, disk, memory, energy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rmtkd_edge.hardware import Budgets
+
+MEGABYTE = 1_000_000
+UNITS = {"latency_ms": "ms", "disk_mb": "MB", "memory_mb": "MB", "energy_mj": "mJ"}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One limit and one file; `value` is None where nothing measured it, and `why` then says so."""
+
+    label: str
+    budget: str
+    limit: float
+    value: float | None
+    why: str = ""
+
+    @property
+    def kept(self) -> bool:
+        """Return whether the limit is known to be kept."""
+        return self.value is not None and self.value <= self.limit
+
+
+def judge(document: Mapping[str, Any], budgets: Budgets) -> list[Verdict]:
+    """Return a verdict for every compressed file and every limit, under the smallest load that was measured.
+
+    `document` is a profile's JSON; latency is the median, energy gross and of one input, memory the peak above a bare
+    import.
+    """
+    limits = {name: value for name, value in budgets.model_dump().items() if value is not None}
+    mine = [result for result in document["results"] if result["role"] == "candidate"]
+    sizes = {(r["load"]["batch"], r["load"].get("seq") or 0) for r in mine}
+    return [
+        Verdict(result["label"], name, float(limit), *_value(result, name))
+        for result in mine
+        if (result["load"]["batch"], result["load"].get("seq") or 0) == min(sizes)
+        for name, limit in limits.items()
+    ]
+
+
+def _value(result: Mapping[str, Any], name: str) -> tuple[float | None, str]:
+    if name == "latency_ms":
+        return float(result["latency"]["p50"]), ""
+    if name == "disk_mb":
+        return result["model"]["disk_bytes"] / MEGABYTE, ""
+    if name == "memory_mb":
+        peak = result["memory"]["peak_rss_bytes"]
+        return (None, result["memory"].get("why") or "not measured") if peak is None else (peak / MEGABYTE, "")
+    joules = result["energy"]["j_per_inf_gross"]
+    return (None, result["energy"].get("why") or "not measured") if joules is None else (1e3 * joules, "")
+
+
+def files_within(verdicts: list[Verdict]) -> list[str]:
+    """Return the labels of the files that keep every limit."""
+    labels = dict.fromkeys(v.label for v in verdicts)
+    return [label for label in labels if all(v.kept for v in verdicts if v.label == label)]
+
+
+def rows(verdicts: list[Verdict]) -> list[list[str]]:
+    """Return the verdicts as rows of a table, the header first."""
+    table = [["file", "budget", "limit", "measured", "verdict"]]
+    for v in verdicts:
+        unit = UNITS[v.budget]
+        value = f"{v.value:.3g} {unit}" if v.value is not None else v.why
+        verdict = "kept" if v.kept else "missed" if v.value is not None else "cannot be judged"
+        table.append([v.label, v.budget, f"{v.limit:g} {unit}", value, verdict])
+    return table
