@@ -48,9 +48,11 @@ def resolve_recipe(
     """
     if on is not None and budget is not None and on != budget:
         raise RecipeError(f"--on {on} and --budget {budget} are two devices", "widths are aligned to one: give one")
+    if on is not None:
+        load_profile(on)  # its faults first
     items = [
         *overrides,
-        *([f'stop.profile="{load_profile(on) and on}"'] if on is not None else []),
+        *([f'stop.profile="{on}"'] if on is not None else []),
         *(["compress.one_shot=true"] if one_shot else []),
         *([f"seed={seed}"] if seed is not None else []),
     ]
