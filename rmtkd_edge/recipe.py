@@ -144,9 +144,10 @@ class Analyse(Section):
 class Compress(Section):
     """What is cut, in which order, and how the narrowed model starts."""
 
-    sites: tuple[Literal["stream", "qk", "value", "ffn", "head", "inner"], ...] = Field(
-        ("stream", "qk", "value", "ffn", "head", "inner"), min_length=1, description="Kinds; `inner`: of conv blocks"
-    )
+    sites: tuple[Literal["stream", "words", "qk", "value", "ffn", "head", "inner"], ...] = Field(
+        ("stream", "qk", "value", "ffn", "head", "inner"), min_length=1,
+        description="Kinds; `words`: a narrower word table with a map behind it; `inner`: of conv blocks",
+    )  # fmt: skip
     sites_per_cycle: Positive = 4
     rounds: Positive = 2
     one_shot: bool = Field(False, description="Closed form only: analyse, project, warm start; nothing is trained")

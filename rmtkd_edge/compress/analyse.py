@@ -163,14 +163,18 @@ def _collect(encoder, moments, batches, options, special_ids, seed) -> None:
     encoder.eval()
     depths = len(encoder.layers) + 1
     special = torch.tensor(list(special_ids), dtype=torch.long)
+    words = any(m.site.kind == "words" for m in moments.values())
     for batch in batches:
         taps: dict[str, Tensor] = {}
         encoder(batch["input_ids"], batch["attention_mask"], batch.get("token_type_ids"), tap=taps.__setitem__)
         valid = batch["attention_mask"].bool() & ~torch.isin(batch["input_ids"], special.to(batch["input_ids"].device))
         valid[~valid.any(1), 0] = True  # a sequence of special tokens alone is represented by its first
         picked = pick_tokens(valid.cpu().numpy(), batch["index"].cpu().numpy(), depths, options, seed)
+        every = batch["attention_mask"].bool().cpu().numpy()  # special tokens have words' embeddings too
+        with_special = pick_tokens(every, batch["index"].cpu().numpy(), depths, options, seed) if words else picked
         for m in moments.values():
-            _add(m, taps, valid, picked, encoder, seed, options.scale_columns)
+            chosen = with_special if m.site.kind == "words" else picked
+            _add(m, taps, valid, chosen, encoder, seed, options.scale_columns)
 
 
 @dataclass(frozen=True)

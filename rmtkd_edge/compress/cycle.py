@@ -17,7 +17,7 @@ from rmtkd_edge.compress.data import Data
 from rmtkd_edge.compress.ranks import WITHOUT_QUANTILE, SiteRank, choose_ranks, land_on_target, reduction
 from rmtkd_edge.errors import UserError
 from rmtkd_edge.families.ops import Model, fold, projections_of, unfold
-from rmtkd_edge.families.spec import Site, count_parameters
+from rmtkd_edge.families.spec import Site, count_parameters, ranks_of
 from rmtkd_edge.recipe import Recipe
 
 
@@ -82,6 +82,8 @@ def closed_form(
     cut = [c for c in chosen if c.width_after < c.spectrum.site.width]
     new = {c.spectrum.site.name: projection(c.spectrum, c.width_after, recipe.compress) for c in cut}
     student = surgery.narrowed(state.folded.to(accelerator.device), new, data, recipe, accelerator)
+    there = ranks_of(student.spec)
+    new = {name: p for name, p in new.items() if name in there}  # a factor no narrower than its site is none
     return student.to(accelerator.device), new
 
 

@@ -34,6 +34,11 @@ def plain_fold(teacher: Encoder, projections: dict[str, Tensor]) -> Encoder:
     """Return the narrow encoder by algebra alone: producers P W, consumers W P^T, norms by the diagonal of P . P^T."""
     student = narrow_like(teacher, ranks_from(teacher, projections))
     state = {name: value.clone() for name, value in teacher.state_dict().items()}
+    if teacher.embeddings.expand is not None and student.embeddings.expand is None:  # wider than the stream now
+        state["embeddings.word.weight"] = teacher.embeddings.expand(teacher.embeddings.word.weight)
+        del state["embeddings.expand.weight"], state["embeddings.expand.bias"]
+    elif "words" in projections and student.embeddings.expand is not None:
+        _cut_words(state, projections["words"].to(next(teacher.parameters())))
     if "stream" in projections:
         _cut_stream(state, projections["stream"].to(next(teacher.parameters())), teacher.embeddings.project is not None)
     for i in range(len(teacher.layers)):
@@ -60,12 +65,21 @@ def _cut(state: dict[str, Tensor], block: Tensor, producers: list[str], consumer
         state[f"{consumer}.weight"] = state[f"{consumer}.weight"] @ p.T
 
 
+def _cut_words(state: dict[str, Tensor], p: Tensor) -> None:
+    state["embeddings.word.weight"] = state["embeddings.word.weight"] @ p.T
+    before = state.get("embeddings.expand.weight")
+    state["embeddings.expand.weight"] = p.T.clone() if before is None else before @ p.T
+    state.setdefault("embeddings.expand.bias", torch.zeros_like(p[0]))
+
+
 def _cut_stream(state: dict[str, Tensor], p: Tensor, factorised: bool) -> None:
     for name in list(state):
         part = name.split(".")[-2]
         if name.startswith("embeddings."):
-            if factorised and part == "project":
+            if (factorised and part == "project") or (not factorised and part == "expand"):
                 state[name] = p @ state[name]
+            elif part == "word" and "embeddings.expand.weight" in state:
+                continue
             elif not factorised and part != "norm":
                 state[name] = state[name] @ p.T
             elif not factorised:

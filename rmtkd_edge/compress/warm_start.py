@@ -57,12 +57,16 @@ def warm_start(
     """
     teacher.eval()
     student = narrow_like(teacher, ranks_from(teacher, projections)).eval()
-    student.load_state_dict(
-        {k: v for k, v in teacher.state_dict().items() if student.state_dict()[k].shape == v.shape}, strict=False
-    )
+    own = student.state_dict()
+    same = {k: v for k, v in teacher.state_dict().items() if k in own and own[k].shape == v.shape}
+    student.load_state_dict(same, strict=False)
     p = projections.get("stream")
     p = torch.eye(teacher.spec.width, dtype=torch.float64) if p is None else p.double()
-    walks, untouched = _embed(teacher, student, p, batches, weights, "stream" in projections)
+    batches = list(batches)
+    new_words = "words" in projections and student.embeddings.expand is not None
+    if new_words:
+        _words(teacher, student, p, projections["words"], batches, weights, ridge)
+    walks, untouched = _embed(teacher, student, p, batches, weights, "stream" in projections, new_words)
     for i, (wide, narrow) in enumerate(zip(teacher.layers, student.layers, strict=True)):
         cut = any(f"layer.{i}.{kind}" in projections for kind in ("qk", "value", "ffn"))
         if untouched and not cut:  # nothing in front of this layer has changed: it stays as it is
@@ -77,33 +81,57 @@ def warm_start(
     return student
 
 
-def _embed(teacher, student, p, batches, weights, cut) -> tuple[list[Walk], bool]:
+def _words(teacher, student, p, block, batches, weights, ridge) -> None:
+    """Narrow the word table by `block` (e x d) and fit the map behind it to what the teacher's words add to the sum."""
+    wide, narrow = teacher.embeddings, student.embeddings
+    narrow.word.weight.copy_(wide.word.weight @ block.to(wide.word.weight).T)
+    student.to(wide.word.weight.device)
+    q = p.to(wide.word.weight) if wide.project is None else None
+    fit = CrossMoments(narrow.word.weight.shape[1], narrow.expand.weight.shape[0])
+    for batch in batches:
+        ids, mask = batch["input_ids"], batch["attention_mask"].bool()
+        target = wide.words(ids)[mask]
+        weight = None if weights is None else weights.of(batch)[0][mask]
+        fit.add(narrow.word(ids)[mask], target if q is None else target @ q.T, weight)
+    _set(narrow.expand, *_solved(fit, ridge))
+
+
+def _embed(teacher, student, p, batches, weights, cut, new_words) -> tuple[list[Walk], bool]:
     """Narrow the embeddings (exactly) and fit their norm; return the walks and whether nothing has changed so far."""
     wide, narrow = teacher.embeddings, student.embeddings
     device, kind = wide.word.weight.device, wide.word.weight.dtype
     q = p.to(device, kind)
     if cut and wide.project is None:
         for table in ("word", "position", "token_type"):
-            if getattr(wide, table) is not None:
-                getattr(narrow, table).weight.copy_(getattr(wide, table).weight @ q.T)
+            if getattr(wide, table) is not None and not (table == "word" and narrow.expand is not None):
+                table_weight = _table(wide) if table == "word" else getattr(wide, table).weight
+                getattr(narrow, table).weight.copy_(table_weight @ q.T)
+        if narrow.expand is not None and not new_words:
+            _set(narrow.expand, q @ wide.expand.weight, q @ wide.expand.bias)
     elif cut:
         _set(narrow.project, p @ wide.project.weight.double().cpu(), p @ wide.project.bias.double().cpu())
+    moved = cut or new_words
     walks, fit = [], NormFit(narrow.norm.normalized_shape[0])
     student.to(device)
     for batch in batches:
         ids, types = batch["input_ids"], batch.get("token_type_ids")
         counted = None if weights is None else weights.of(batch)
         walk = Walk(batch["attention_mask"].bool(), wide(ids, types), narrow.summed(ids, types), counted)
-        if cut and wide.project is None:
+        if moved and wide.project is None:
             fit.add(walk.rows(_plain(walk.student, narrow.norm)), walk.rows(walk.teacher) @ q.T, walk.weight(0))
         walks.append(walk)
-    if cut and wide.project is None:
+    if moved and wide.project is None:
         _set_norm(narrow.norm, fit)
     for walk in walks:
         walk.student = narrow.norm(walk.student)
         if narrow.project is not None:
             walk.student = narrow.project(walk.student)
-    return walks, not cut
+    return walks, not moved
+
+
+def _table(embeddings) -> Tensor:
+    """Return the word table at the width of the sum, (vocab, width)."""
+    return embeddings.word.weight if embeddings.expand is None else embeddings.expand(embeddings.word.weight)
 
 
 def _attention(wide: EncoderLayer, narrow: EncoderLayer, p, walks, projections, ridge, depth) -> None:

@@ -101,7 +101,7 @@ def _audit(what: str, counts: Mapping[str, int], expected: dict[str, int]) -> Au
 
 
 def _products(spec: EncoderSpec) -> int:
-    return 6 * len(spec.layers) + (1 if spec.embedding is not None else 0)
+    return 6 * len(spec.layers) + (spec.embedding is not None) + (spec.words is not None)
 
 
 def _activations(spec: EncoderSpec) -> dict[str, int]:

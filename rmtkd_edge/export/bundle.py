@@ -49,7 +49,7 @@ def standardise(folded: Encoder) -> Encoder:
 def fits_transformers(spec: EncoderSpec) -> bool:
     """Return whether transformers' own class can hold these widths (one width everywhere, one FFN width)."""
     first = spec.layers[0]
-    even = all(layer == first for layer in spec.layers) and first.scale == first.qk**-0.5
+    even = all(layer == first for layer in spec.layers) and first.scale == first.qk**-0.5 and spec.words is None
     # ELECTRA maps its embeddings to the width only where the two differ: a map between equal ones would be dropped
     factorised = spec.embedding is None or spec.embedding != spec.width
     return even and factorised and first.heads * first.qk == first.heads * first.value == spec.width == spec.head_width

@@ -95,6 +95,8 @@ def names_from_transformers(spec: EncoderSpec) -> dict[str, str]:
     }
     if spec.type_vocab:
         names["embeddings.token_type"] = f"{root}.token_type_embeddings"
+    if spec.words is not None:
+        names["embeddings.expand"] = f"{root}.word_projection"  # no class of theirs has it
     if spec.embedding is not None:
         names["embeddings.project"] = f"{kind}.embeddings_project"
     layers = f"{kind}.transformer.layer" if distil else f"{kind}.encoder.layer"

@@ -63,9 +63,13 @@ class ProjectedLinear(nn.Module):
 
 
 class Embeddings(nn.Module):
-    """Word, position and type embeddings, their norm, and ELECTRA's linear map from a smaller embedding width."""
+    """Word, position and type embeddings, their norm, and ELECTRA's linear map from a smaller embedding width.
+
+    `expand` maps a word table of a width of its own, cut by the fixed `word_projection`, to the others' width.
+    """
 
     projection: Tensor | None
+    word_projection: Tensor | None
 
     def __init__(self, spec: EncoderSpec) -> None:
         super().__init__()
@@ -73,7 +77,11 @@ class Embeddings(nn.Module):
         width = spec.embedding or spec.width
         wide = raw if raw is not None and spec.embedding is None else width
         self.pad_id, self.position_offset = spec.pad_id, spec.position_offset
-        self.word = nn.Embedding(spec.vocab, wide)
+        raw_words = spec.raw.get("words") if spec.words is not None else None
+        self.word = nn.Embedding(spec.vocab, raw_words or spec.words or wide)
+        words = None if raw_words is None or spec.words is None else torch.empty(spec.words, raw_words)
+        self.register_buffer("word_projection", words)
+        self.expand = None if spec.words is None else ProjectedLinear(spec.words, wide)
         self.position = nn.Embedding(spec.positions, wide)
         self.token_type = nn.Embedding(spec.type_vocab, wide) if spec.type_vocab else None
         self.norm = nn.LayerNorm(width, eps=spec.eps)
@@ -81,23 +89,32 @@ class Embeddings(nn.Module):
         self.register_buffer("projection", None if wide == width else torch.empty(width, wide))
         self.project = None if spec.embedding is None else ProjectedLinear(spec.embedding, spec.width, raw)
 
-    def summed(self, ids: Tensor, types: Tensor | None) -> Tensor:
+    def words(self, ids: Tensor, tap: Tap | None = None) -> Tensor:
+        """Return the word embeddings (B, T, width); `tap` sees what the table gives."""
+        found = self.word(ids)
+        if self.word_projection is not None:
+            found = found @ self.word_projection.T
+        if tap is not None:
+            tap("words", found)
+        return found if self.expand is None else self.expand(found)
+
+    def summed(self, ids: Tensor, types: Tensor | None, tap: Tap | None = None) -> Tensor:
         """Return the sum of the embeddings in front of the norm, (B, T, width)."""
         if self.position_offset:
             real = (ids != self.pad_id).long()
             positions = torch.cumsum(real, 1) * real + self.pad_id
         else:
             positions = torch.arange(ids.shape[1], device=ids.device)
-        total = self.word(ids) + self.position(positions)
+        total = self.words(ids, tap) + self.position(positions)
         if self.token_type is not None:
             if types is not None and len(self.token_type.weight) < 2:
                 types = None  # a pair's second type has no embedding of its own (RoBERTa)
             total = total + self.token_type(torch.zeros_like(ids) if types is None else types)
         return total if self.projection is None else total @ self.projection.T
 
-    def forward(self, ids: Tensor, types: Tensor | None) -> Tensor:
+    def forward(self, ids: Tensor, types: Tensor | None, tap: Tap | None = None) -> Tensor:
         """Map token and type ids (B, T) to the first state of the residual stream."""
-        state = self.dropout(self.norm(self.summed(ids, types)))
+        state = self.dropout(self.norm(self.summed(ids, types, tap)))
         return state if self.project is None else self.project(state)
 
 
@@ -163,7 +180,7 @@ class Encoder(nn.Module):
     ) -> Tensor:
         """Return logits (B, labels) for token ids and mask (B, T), int64."""
         mask = attention_mask.bool()
-        state = self.embeddings(input_ids, token_type_ids)
+        state = self.embeddings(input_ids, token_type_ids, tap)
         if tap is not None:
             tap("stream.0", state)
         for i, layer in enumerate(self.layers):
@@ -216,13 +233,22 @@ def fold(encoder: Encoder) -> Encoder:
         if isinstance(module, ProjectedLinear):
             state[f"{name}.weight"], state[f"{name}.bias"] = module.folded()
             state.pop(f"{name}.projection", None)
-    projection = state.pop("embeddings.projection", None)
+    projection, words = state.pop("embeddings.projection", None), state.pop("embeddings.word_projection", None)
+    if words is not None:
+        state["embeddings.word.weight"] = state["embeddings.word.weight"] @ words.T
     if projection is not None:
-        for table in ("word", "position", "token_type"):
-            if f"embeddings.{table}.weight" in state:
-                state[f"embeddings.{table}.weight"] = state[f"embeddings.{table}.weight"] @ projection.T
+        for name in _into_sum(state):
+            weight = state[name]
+            state[name] = projection @ weight if "expand" in name else weight @ projection.T
     folded.load_state_dict({k: v.clone() for k, v in state.items()})
     return folded.train(encoder.training)
+
+
+def _into_sum(state: dict[str, Tensor]) -> list[str]:
+    """Return the names of the tensors whose output is added up in front of the embeddings' norm."""
+    words = ("expand.weight", "expand.bias") if "embeddings.expand.weight" in state else ("word.weight",)
+    names = [f"embeddings.{part}" for part in (*words, "position.weight", "token_type.weight")]
+    return [name for name in names if name in state]
 
 
 @torch.no_grad()
@@ -248,9 +274,12 @@ def unfold(folded: Encoder, projections: dict[str, Tensor]) -> Encoder:
     if wide.embeddings.projection is not None:
         p = projections["stream"].to(next(folded.parameters()))
         state["embeddings.projection"] = p
-        for table in ("word", "position", "token_type"):
-            if f"embeddings.{table}.weight" in state:
-                state[f"embeddings.{table}.weight"] = state[f"embeddings.{table}.weight"] @ p
+        for name in _into_sum(state):
+            state[name] = p.T @ state[name] if "expand" in name else state[name] @ p
+    if wide.embeddings.word_projection is not None:
+        p = projections["words"].to(next(folded.parameters()))
+        state["embeddings.word_projection"] = p
+        state["embeddings.word.weight"] = state["embeddings.word.weight"] @ p
     wide.load_state_dict({k: v.clone() for k, v in state.items()})
     return wide.train(folded.training)
 
@@ -263,6 +292,8 @@ def projections_of(encoder: Encoder) -> dict[str, Tensor]:
             found[site] = modules[0].projection
     if encoder.embeddings.projection is not None:
         found["stream"] = encoder.embeddings.projection
+    if encoder.embeddings.word_projection is not None:
+        found["words"] = encoder.embeddings.word_projection
     return found
 
 

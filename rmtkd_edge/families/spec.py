@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol, Self, TypeVar
 
-SITE_KINDS = ("stream", "qk", "value", "ffn", "head", "inner", "factor")
+SITE_KINDS = ("stream", "words", "qk", "value", "ffn", "head", "inner", "factor")
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,8 @@ class EncoderSpec:
     """A BERT-like sequence classifier whose layers may all have different widths.
 
     `raw` names, for a site whose producers still carry a fixed projection, the width in front of that projection.
+    `words` is the word table's own width where a linear map stands behind the table (Lan et al. 2020, ALBERT, but in
+    front of the norm); None where the table is as wide as what it is added to.
     """
 
     model_type: str
@@ -71,6 +73,7 @@ class EncoderSpec:
     position_offset: int = 0
     dropout: float = 0.1
     raw: Mapping[str, int] = field(default_factory=dict)
+    words: int | None = None
 
     @property
     def max_length(self) -> int:
@@ -89,7 +92,8 @@ class EncoderSpec:
 
     def sites(self) -> list[Site]:
         """Return every width that can be cut, shallow to deep; the stream, which all layers share, comes first."""
-        sites = [Site("stream", "stream", self.width)]
+        table = self.words or self.embedding or self.width
+        sites = [Site("stream", "stream", self.width), Site("words", "words", table, latent=self.words is None)]
         for i, layer in enumerate(self.layers):
             sites.append(Site(f"layer.{i}.qk", "qk", layer.qk, layer.heads, i))
             sites.append(Site(f"layer.{i}.value", "value", layer.value, layer.heads, i))
@@ -108,12 +112,15 @@ class EncoderSpec:
             for i, layer in enumerate(self.layers)
         )
         width, head = ranks.get("stream", self.width), ranks.get("head", self.head_width)
-        return replace(self, layers=layers, width=width, head_width=head)
+        words = ranks.get("words", self.words)
+        words = words if words is not None and words < (self.embedding or width) else None
+        return replace(self, layers=layers, width=width, head_width=head, words=words)
 
     def count_parameters(self) -> int:
         """Return the number of trained parameters of the folded model, embeddings and position table counted."""
         d, e = self.width, self.embedding or self.width
-        total = (self.vocab + self.positions + self.type_vocab) * e + 2 * e
+        total = (self.positions + self.type_vocab) * e + 2 * e
+        total += self.vocab * e if self.words is None else self.vocab * self.words + (self.words + 1) * e
         if self.embedding is not None:
             total += e * d + d
         for layer in self.layers:

@@ -164,3 +164,47 @@ def test_least_squares_is_numpys_and_norm_fit_is_polyfit():
     gamma, beta = norm.solve()
     slope, shift = np.polyfit(x[:, 0], y[:, 0], 1)
     assert float(gamma) == pytest.approx(slope) and float(beta) == pytest.approx(shift)
+
+
+def with_thin_words(teacher: Encoder, rank: int) -> torch.Tensor:
+    """Make the words' embeddings an affine image of `rank` numbers; return a basis (rank + 1, d) of what they span."""
+    width = teacher.embeddings.word.weight.shape[1]
+    with torch.no_grad():
+        rows = torch.randn(50, rank) @ torch.randn(rank, width) + torch.randn(width)
+        teacher.embeddings.word.weight.copy_(rows)
+    return torch.linalg.svd(rows.double())[2][: rank + 1]
+
+
+@pytest.mark.parametrize("embedding", [None, 7])
+def test_words_of_a_low_rank_keep_their_embeddings_exactly(embedding):
+    teacher, batches = make_teacher(embedding), make_batches()
+    p = with_thin_words(teacher, 3)
+    student = warm_start(teacher, {"words": p}, batches, ridge=1e-9)
+    assert student.spec.words == 4 and student.parameter_count() < teacher.parameter_count()
+    assert error(student, teacher, make_batches(3, seed=9)) < 1e-4
+    again = warm_start(student, {"words": p[:3] @ p.T @ p @ p.T}, batches, ridge=1e-9)
+    assert again.spec.words == 3
+    other = warm_start(student, {"layer.0.ffn": permutation(20, 1)}, batches, ridge=1e-9)  # the table stays
+    assert error(other, teacher, make_batches(3, seed=9)) < 1e-4
+
+
+def test_words_and_stream_can_be_cut_together_and_one_behind_the_other():
+    teacher, batches = make_teacher(), make_batches()
+    words, stream = with_thin_words(teacher, 3), eigen_projections(teacher, {"stream": 8}, batches)
+    alone = error(warm_start(teacher, stream, batches, ridge=1e-9), teacher, batches)
+    both = warm_start(teacher, {**stream, "words": words}, batches, ridge=1e-9)
+    assert both.spec.words == 4 and error(both, teacher, batches) == pytest.approx(alone, abs=1e-3)
+    first = warm_start(teacher, {"words": words}, batches, ridge=1e-9)
+    then = warm_start(first, stream, batches, ridge=1e-9)
+    assert then.spec.words == 4 and error(then, teacher, batches) == pytest.approx(alone, abs=1e-3)
+    narrower = warm_start(first, eigen_projections(teacher, {"stream": 4}, batches), batches, ridge=1e-9)
+    assert narrower.spec.words is None  # a table of 4 for a stream of 4 is a plain one
+
+
+@pytest.mark.parametrize("later", [8, 4])
+def test_folding_alone_cuts_words_too(later):
+    teacher, batches = make_teacher(), make_batches(2)
+    first = plain_fold(teacher, {"words": with_thin_words(teacher, 3)})
+    assert error(first, teacher, batches) < 1e-6
+    then = plain_fold(first, eigen_projections(teacher, {"stream": later}, batches))
+    assert then.spec.words == (4 if later == 8 else None) and torch.isfinite(logits(then, batches)).all()

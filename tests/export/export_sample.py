@@ -56,7 +56,7 @@ def project(folded: Encoder, wide: EncoderSpec, seed: int = 0) -> Encoder:
     generator = torch.Generator().manual_seed(seed)
     found = {}
     for site, narrow in zip(list_sites(wide), list_sites(folded.spec), strict=True):
-        if narrow.width < site.width:
+        if narrow.width < site.width and not narrow.latent:
             shape = (site.width, narrow.width)
             blocks = [
                 torch.linalg.qr(torch.randn(shape, generator=generator, dtype=torch.float64))[0].T

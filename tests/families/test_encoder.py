@@ -61,6 +61,15 @@ def test_parameter_count_is_the_modules(kind):
     assert count_parameters(encoder.spec) == sum(p.numel() for p in encoder.parameters())
 
 
+def test_a_word_table_of_its_own_width_is_counted_and_dropped_where_it_is_no_narrower():
+    spec = EncoderSpec("bert", 30, 16, 2, 10, (LayerSpec(2, 4, 5, 7, 0.4),), 8, ("a", "b"))
+    thin = with_ranks(spec, {"words": 4})
+    assert count_parameters(thin) == sum(p.numel() for p in Encoder(thin).parameters())
+    assert count_parameters(spec) - count_parameters(thin) == 30 * 10 - 30 * 4 - (4 + 1) * 10
+    assert ranks_of(thin)["words"] == 4 and "words" not in ranks_of(spec)
+    assert with_ranks(thin, {"stream": 4}).words is None and with_ranks(spec, {"words": 10}).words is None
+
+
 def random_projections(spec: EncoderSpec, ranks: dict[str, int]) -> dict[str, torch.Tensor]:
     found = {}
     for site in list_sites(spec):
@@ -77,11 +86,12 @@ def test_fold_and_unfold_are_exact(seed):
     embedding = None if seed % 2 else 6
     layers = (LayerSpec(2, 4, 5, 7, 0.4), LayerSpec(3, 3, 2, 9, 0.5))
     spec = EncoderSpec("bert", 30, 16, 2, 10, layers, 8, ("a", "b"), embedding=embedding, dropout=0.0)
-    narrow = with_ranks(spec, ranks := {s.name: int(torch.randint(1, s.width + 1, ())) for s in list_sites(spec)})
+    narrow = with_ranks(spec, {s.name: int(torch.randint(1, s.width + 1, ())) for s in list_sites(spec)})
     folded = Encoder(narrow).double().eval()
     for p in folded.parameters():
         torch.nn.init.normal_(p, std=0.5)
-    wide = unfold(folded, random_projections(spec, ranks))
+    ranks = ranks_of(narrow)  # a word table as wide as the rest has no width of its own
+    wide = unfold(folded, {k: p for k, p in random_projections(spec, {"words": 1, **ranks}).items() if k in ranks})
     ids, mask = torch.randint(0, 30, (4, 6)), torch.ones(4, 6, dtype=torch.long)
     with torch.no_grad():
         torch.testing.assert_close(wide(ids, mask), folded(ids, mask), rtol=1e-9, atol=1e-9)
