@@ -102,7 +102,7 @@ def quantise_tables(model: onnx.ModelProto) -> None:
                 numpy_helper.from_array(np.zeros(len(scale), np.int8), f"{name}_zero_point"),
             ]
         )
-        output, rows = node.output[0], f"{node.output[0]}_quantized"
+        output, rows = node.output[0], f"{node.output[0]}_table_rows"  # "_quantized" is the product's own name
         node.input[0], node.output[0] = f"{name}_quantized", rows
         nodes.append(
             helper.make_node(

@@ -11,8 +11,10 @@ import time
 import pytest
 import torch
 
+import rmtkd_edge
 from rmtkd_edge.compress.stage import compress_run
 from rmtkd_edge.errors import DataError, UserError
+from rmtkd_edge.export.stage import export_run
 from rmtkd_edge.families.encoder import projections_of
 from rmtkd_edge.families.spec import count_parameters, ranks_of
 from rmtkd_edge.families.store import load_model
@@ -174,6 +176,23 @@ def test_every_choice_runs(change, tiny_recipe_dict, tiny_data, tmp_path):
     changes = {"train__epochs": 1, "compress__sites_per_cycle": 20, "distil__steps": 4, "stop__max_accuracy_drop": 1.0}
     result = run(tmp_path / "r", recipe_of(tiny_recipe_dict, **changes, **change), tiny_data)
     assert result["reduction"] > 0.3
+
+
+def test_words_of_their_own_width_go_all_the_way(tiny_recipe_dict, tiny_data, tmp_path):
+    changes = {"compress__sites": ["stream", "words", "ffn"], "compress__ranks": {"words": 6, "stream": 16}}
+    recipe = recipe_of(tiny_recipe_dict, distil__through_projection=True, distil__steps=4, **changes)
+    result = run(tmp_path / "w", recipe, tiny_data)
+    made = Run.open(tmp_path / "w")
+    best = load_model(made, "compress/best")
+    assert result["ranks"]["words"] == 6 and best.spec.words == 6
+    assert projections_of(best)["words"].shape[0] == 6
+    facts = export_run(made, threads=1)
+    assert facts["verification"]["fold_float64"] <= 1e-9 and facts["verification"]["onnx_float32"] <= 1e-4
+    assert facts["fusion"]["expected"] == facts["fusion"]["found"]
+    found = {name: rmtkd_edge.load(made.path, backend=name).predict(["a great film"]) for name in ("onnx", "torch")}
+    torch.testing.assert_close(
+        torch.as_tensor(found["onnx"].logits), torch.as_tensor(found["torch"].logits), rtol=1e-3, atol=1e-3
+    )
 
 
 def test_explicit_ranks_are_kept(tiny_recipe_dict, tiny_data, tmp_path):
