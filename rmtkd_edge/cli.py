@@ -152,6 +152,9 @@ def profile(
     on: Annotated[
         str, typer.Option("--on", "--device", help="Hardware profiles, with commas (rmtkd-edge profiles).")
     ] = "local-cpu",
+    host: Annotated[
+        str | None, typer.Option(help="The device's name for ssh (keys and ~/.ssh/config hold); else this machine.")
+    ] = None,
     quick: QuickOption = False,
     batch_size: BatchOption = None,
     seq_len: LengthOption = None,
@@ -171,7 +174,7 @@ def profile(
 
     names = [name.strip() for name in on.split(",") if name.strip()]
     batches, lengths = numbers("--batch-size", batch_size), numbers("--seq-len", seq_len)
-    workflow.refuse_profile(run, names, force)  # before anything is measured
+    workflow.refuse_profile(run, names, force, host, threads)  # before anything is measured
     results = []
     with progress(as_json) as reporter:
         for name in names:
@@ -181,6 +184,7 @@ def profile(
                     name,
                     reporter,
                     force=force,
+                    host=host,
                     threads=threads,
                     batches=batches,
                     lengths=lengths,

@@ -115,6 +115,7 @@ class HardwareProfile(Section):
     power: Power = Power()
     calibration: Calibration | None = Field(default=None, description="Written by rmtkd-edge calibrate")
     transport: Literal["local", "ssh", "folder"]
+    host: str | None = Field(default=None, description="Name for ssh; --host comes before it")
     loads: Loads = Loads()
     budgets: Budgets = Budgets()
     comparable: bool = Field(description="Whether figures of two machines under this name may be compared")

@@ -148,7 +148,7 @@ def latency_measure(recipe: Recipe) -> Callable[[Any], float] | None:
     """
     if recipe.stop.latency_ms is None or recipe.stop.profile is None:
         return None
-    from rmtkd_edge.profile.stage import refuse_other_device
+    from rmtkd_edge.profile.identity import refuse_other_device
 
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError("a latency budget is measured in one process", "compress without `accelerate launch`")
@@ -211,11 +211,12 @@ def run_profile(
     threads: int | None = None,
     batches: Sequence[int] = (),
     lengths: Sequence[int] = (),
+    host: str | None = None,
     **options: Any,
 ) -> dict[str, Any]:
     """Measure a run on one hardware profile; what is left out comes from the profile, `options` go to profile_run."""
     hardware = load_profile(name)
-    run = refuse_profile(path, [name], force)
+    run = refuse_profile(path, [name], force, host, threads)
     from rmtkd_edge.profile.stage import profile_run
 
     hardware, loads = asked(run, hardware, threads, batches, lengths)
@@ -223,7 +224,7 @@ def run_profile(
     def progress(event: dict[str, Any]) -> None:
         reporter.event("runner", **{key: value for key, value in event.items() if key != "event"})
 
-    return profile_run(run, hardware, loads=loads, seed=run.manifest["seed"], progress=progress, **options)
+    return profile_run(run, hardware, loads=loads, host=host, seed=run.manifest["seed"], progress=progress, **options)
 
 
 def asked(
@@ -269,18 +270,23 @@ def default_lengths(run: Run, hardware: HardwareProfile) -> Sequence[int | None]
     return [None] if image_size(run.read_json("export/config.json")) is not None else hardware.loads.seq
 
 
-def refuse_profile(path: Path, names: Sequence[str], force: bool) -> Run:
+def refuse_profile(
+    path: Path, names: Sequence[str], force: bool, host: str | None = None, threads: int | None = None
+) -> Run:
     """Return the run to measure; raise UserError or RunDirError for devices that cannot be measured, before any is."""
-    from rmtkd_edge.profile.stage import refuse_other_device
+    from rmtkd_edge.profile.identity import refuse_device
 
     if not names or len(set(names)) < len(names):
         raise UserError(f"--on {','.join(names)!r}: every device once, and at least one", "--on local-cpu")
-    profiles = [load_profile(name) for name in names]
+    if host is not None and len(names) > 1:
+        raise UserError(f"--host {host} is one device, --on names {len(names)}", "write `host` into their profiles")
+    changed = {} if threads is None else {"threads": threads}
+    profiles = [load_profile(name).model_copy(update=changed) for name in names]
     run = Run.open(path)
     require(run, "export", f"rmtkd-edge export {run.path}")
     stale = stale_profiles(run)
     for hardware in profiles:
-        refuse_other_device(hardware)
+        refuse_device(hardware, host)
         if run.has(f"profile/{hardware.name}.json") and hardware.name not in stale and not force:
             raise RunDirError(f"{run.path} was measured on {hardware.name} already", "add --force to measure again")
     return run

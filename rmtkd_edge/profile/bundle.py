@@ -17,7 +17,7 @@ from typing import Any
 
 from rmtkd_edge.errors import RunDirError, UserError
 from rmtkd_edge.hardware import HardwareProfile
-from rmtkd_edge.machine import ARM_SETS, X86_SETS
+from rmtkd_edge.profile.identity import refuse_other_machine, refuse_unknown_threads
 from rmtkd_edge.profile.plan import Arrays, Load, ModelFile, build_bundle, choose_loads, find_models
 from rmtkd_edge.profile.runner import RESULTS_SCHEMA, digest_of, load_key
 from rmtkd_edge.profile.stage import assemble, choose_effort
@@ -46,11 +46,7 @@ def write_bundle(
     The options are profile_run's. The run keeps what `collect` needs (bundles/<profile>.json). Raises UserError where
     the profile leaves the number of threads to the machine, RunDirError where `out` is there and not `force`.
     """
-    if profile.threads == "auto-physical":
-        raise UserError(
-            f"{profile.name} leaves the threads to the machine, and this one does not know the device's cores",
-            "--threads 4, or write threads into a copy of the profile",
-        )
+    refuse_unknown_threads(profile)
     archive = out.with_name(out.name + ".tar.gz")
     for path in (out, archive):
         if path.exists() and not force:
@@ -113,7 +109,7 @@ def collect(run: Run, file: Path, *, force: bool = False) -> dict[str, Any]:
             "measure with that bundle, unchanged",
         )
     profile = HardwareProfile.model_validate(known["profile"])
-    refuse_other_machine(document["env"], profile, file)
+    refuse_other_machine(document["env"], profile, str(file))
     models = _same_models(run, known["plan"], file)
     _check_cells(document, known["plan"], file)
     target = f"profile/{name}.json"
@@ -145,19 +141,6 @@ def read_results(file: Path) -> dict[str, Any]:
     if document.get("digest") != digest_of(document):
         raise UserError(f"{file} was altered after it was measured: its digest does not fit", "copy it again")
     return document
-
-
-def refuse_other_machine(env: dict[str, Any], profile: HardwareProfile, file: Path) -> None:
-    """Raise UserError where the processor lacks what the profile names: figures carry no other device's name."""
-    flags = env.get("cpu_flags")
-    names = {**X86_SETS, **ARM_SETS}
-    lacking = [] if flags is None else [s for s in profile.instruction_sets if names.get(s) not in flags]
-    if lacking:
-        raise UserError(
-            f"{file} was measured on a {env.get('machine')} ({env.get('cpu_model') or 'unknown processor'}) without "
-            f"{', '.join(lacking)}; {profile.name} has it",
-            "bundle for the profile that this device is: --on NAME",
-        )
 
 
 def _same_models(run: Run, plan: dict[str, Any], file: Path) -> list[ModelFile]:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from rmtkd_edge.errors import UserError
 from rmtkd_edge.hardware import HardwareProfile
-from rmtkd_edge.machine import detect_machine
 from rmtkd_edge.profile.compare import Comparison, compare
+from rmtkd_edge.profile.identity import refuse_device, refuse_other_machine
 from rmtkd_edge.profile.plan import (
     FULL,
     QUICK,
@@ -25,6 +25,7 @@ from rmtkd_edge.profile.plan import (
     find_models,
 )
 from rmtkd_edge.profile.transport_local import Progress, run_bundle
+from rmtkd_edge.profile.transport_ssh import make_target, run_over_ssh
 
 if TYPE_CHECKING:
     from rmtkd_edge.run import Run
@@ -45,8 +46,11 @@ def profile_run(
     inputs: Arrays | None = None,
     progress: Progress | None = None,
     timeout_s: float | None = None,
+    host: str | None = None,
 ) -> dict[str, Any]:
-    """Measure the run's models on this machine under `profile`, write profile/<name>.json and return it.
+    """Measure the run's models under `profile`, write profile/<name>.json and return it.
+
+    On this machine, or over ssh on `host` (or the profile's own).
 
     quick: 50 runs and 10 s a model and load in place of 200 and 60; min_runs and min_duration_s override either.
     loads: the profile's when None. meter: `auto`, or a name that must be there. inputs: real token ids, see
@@ -54,7 +58,7 @@ def profile_run(
     device, RunDirError without an export, ProviderError for a provider or meter that is not there, Finding for
     outputs that differ.
     """
-    refuse_other_device(profile)
+    refuse_device(profile, host)
     effort = choose_effort(quick, min_runs, min_duration_s)
     models, notes = find_models(run)
     chosen, cut = choose_loads(run, profile, loads)
@@ -72,29 +76,18 @@ def profile_run(
             seed=seed,
             inputs=inputs,
         )
-        document = run_bundle(Path(folder), partial, timeout_s=timeout_s, progress=progress)
+        name = host or profile.host
+        if name is None:
+            document = run_bundle(Path(folder), partial, timeout_s=timeout_s, progress=progress)
+        else:
+            target = make_target(name)
+            document = run_over_ssh(Path(folder), partial, target, timeout_s=timeout_s, progress=progress)
+            refuse_other_machine(document["env"], profile, name)
     out = assemble(document, profile, models, [*notes, *cut], seed, quick, synthetic=inputs is None)
     run.write_json(f"profile/{profile.name}.json", out)
     partial.unlink(missing_ok=True)
     run.mark("profile", "done", on=profile.name, results=len(out["results"]))
     return out
-
-
-def refuse_other_device(profile: HardwareProfile) -> None:
-    """Raise UserError unless this machine is what the profile describes: figures never carry another device's name."""
-    if profile.transport != "local":
-        raise UserError(
-            f"{profile.name} is another device (transport {profile.transport}), and it cannot be measured from here: "
-            "this version has no ssh transport",
-            f"rmtkd-edge bundle RUN --on {profile.name} makes a folder that measures itself there",
-        )
-    have = detect_machine().instruction_sets
-    lacking = [name for name in profile.instruction_sets if name not in have]
-    if lacking:
-        raise UserError(
-            f"{profile.name} wants {', '.join(lacking)}; this processor has {', '.join(have) or 'none that is known'}",
-            "measure this machine as what it is: --on local-cpu",
-        )
 
 
 def choose_effort(quick: bool, min_runs: int | None, min_duration_s: float | None) -> Effort:

@@ -56,7 +56,7 @@ def run_bundle(
             code = process.wait()
         finally:
             _stop(process)
-    return _read(results, code, errors.read_text(encoding="utf-8", errors="replace"))
+    return read_outcome(results, code, errors.read_text(encoding="utf-8", errors="replace"))
 
 
 def _follow(
@@ -80,7 +80,7 @@ def _follow(
         if line is None:
             return
         if progress is not None:
-            progress(_event(line))
+            progress(event_of(line))
 
 
 def _pump(stream: IO[str], lines: queue.Queue[str | None]) -> None:
@@ -89,7 +89,7 @@ def _pump(stream: IO[str], lines: queue.Queue[str | None]) -> None:
     lines.put(None)
 
 
-def _event(line: str) -> dict[str, Any]:
+def event_of(line: str) -> dict[str, Any]:
     """Return an event; a line of something else (a library that prints) is passed on as text."""
     with contextlib.suppress(ValueError):
         found = json.loads(line)
@@ -110,7 +110,8 @@ def _stop(process: subprocess.Popen[str]) -> None:
         process.stdout.close()
 
 
-def _read(results: Path, code: int, stderr: str) -> dict[str, Any]:
+def read_outcome(results: Path, code: int, stderr: str) -> dict[str, Any]:
+    """Return the finished document at `results`; raise what the runner's refusal, or its exit code, stands for."""
     try:
         document = json.loads(results.read_text(encoding="utf-8"))
     except (OSError, ValueError):
