@@ -3,7 +3,7 @@
 The user's own ssh configuration holds (keys, jump hosts, host key checks); nothing is asked and no password is kept.
 There everything is under ~/.cache/rmtkd-edge: `store/` has files by their sha256, so that only what changed is sent and
 a broken transfer goes on where it stopped; `jobs/` has one folder a plan. The runner does not hang on the connection:
-when that drops it goes on, and the same command picks it up. A finished job is removed, stored files after a week.
+when that drops it goes on, and the same command picks it up. A finished job is removed, all else after a week.
 """
 
 from __future__ import annotations
@@ -102,7 +102,8 @@ def run_over_ssh(
         atomic_write_bytes(results, found)
     stderr = again(lambda: target.run(f"tail -c 4000 {FOLDER}/{job}/stderr.txt 2>/dev/null || true"))
     document = read_outcome(results, code, stderr.decode(errors="replace"))
-    again(lambda: target.run(f"rm -rf {FOLDER}/{job}; find {FOLDER}/store -type f -mtime +7 -delete"))
+    old = f"find {FOLDER}/jobs -mindepth 1 -maxdepth 1 -mtime +7 -exec rm -rf {{}} +"
+    again(lambda: target.run(f"rm -rf {FOLDER}/{job}; find {FOLDER}/store -type f -mtime +7 -delete; {old}"))
     return document
 
 
