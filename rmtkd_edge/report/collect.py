@@ -161,6 +161,8 @@ def _floor(teacher: Quantity, recipe: dict[str, Any]) -> Quantity:
         return Quantity(None, "the recipe names no stop.max_accuracy_drop")
     if teacher.value is None:
         return Quantity(None, teacher.why)
+    if float(drop) >= teacher.value:
+        return Quantity(None, f"stop.max_accuracy_drop = {float(drop):g} allows any accuracy")
     return Quantity(teacher.value - float(drop), source=f"teacher minus {float(drop):g}")
 
 
