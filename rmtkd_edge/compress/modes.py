@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from rmtkd_edge.compress.ranks import SiteRank, check_site_names
 from rmtkd_edge.errors import RecipeError
-from rmtkd_edge.families.convnet_spec import FACTOR, ConvNetSpec
+from rmtkd_edge.families.convnet_spec import CHANNELS, FACTOR, ConvNetSpec
 from rmtkd_edge.families.spec import Site, Spec, list_sites
 from rmtkd_edge.hardware import Curve, load_profile
 from rmtkd_edge.recipe import Compress, Recipe
@@ -107,6 +107,6 @@ def estimated_latency(spec: ConvNetSpec, curve: Curve, multiple: int) -> float:
         return width * (per_mac[low + (width - low) % count] / best) ** 0.5
 
     return sum(
-        c.kernel**2 * c.side**2 * (effective(c.inputs) if c.inputs > 3 else c.inputs) * effective(c.outputs)
+        c.kernel**2 * c.side**2 * (effective(c.inputs) if c.inputs > CHANNELS else c.inputs) * effective(c.outputs)
         for c in spec.convolutions()
     )

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from rmtkd_edge.errors import ProviderError, UserError
+from rmtkd_edge.profile.runner import digest_of
 from rmtkd_edge.profile.transport_local import Progress, event_of, read_outcome
 from rmtkd_edge.run import atomic_write_bytes, sha256_file
 
@@ -102,9 +103,16 @@ def run_over_ssh(
         atomic_write_bytes(results, found)
     stderr = again(lambda: target.run(f"tail -c 4000 {FOLDER}/{job}/stderr.txt 2>/dev/null || true"))
     document = read_outcome(results, code, stderr.decode(errors="replace"))
+    refuse_altered(document, target.host)
     old = f"find {FOLDER}/jobs -mindepth 1 -maxdepth 1 -mtime +7 -exec rm -rf {{}} +"
     again(lambda: target.run(f"rm -rf {FOLDER}/{job}; find {FOLDER}/store -type f -mtime +7 -delete; {old}"))
     return document
+
+
+def refuse_altered(document: dict[str, Any], host: str) -> None:
+    """Raise UserError where results are not what the runner wrote (the job stays where it is)."""
+    if document.get("digest") != digest_of(document):
+        raise UserError(f"the results of {host} do not fit their digest", "repeat the command: they are fetched again")
 
 
 class Again:

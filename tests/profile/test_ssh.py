@@ -23,6 +23,7 @@ from rmtkd_edge.hardware import load_profile
 from rmtkd_edge.profile import transport_ssh
 from rmtkd_edge.profile.identity import refuse_device
 from rmtkd_edge.profile.plan import copy_runner
+from rmtkd_edge.profile.runner import digest_of
 from rmtkd_edge.profile.transport_ssh import FOLDER, Target, make_target, run_over_ssh
 
 SSHD = shutil.which("sshd") or shutil.which("sshd", path="/usr/sbin:/usr/local/sbin")
@@ -220,6 +221,14 @@ def test_unknown_keys_missing_packages_and_strangers_get_their_hint(server: Serv
 def test_a_host_is_never_an_option_or_a_command(host: str) -> None:
     with pytest.raises(UserError, match="no host name"):
         make_target(host)
+
+
+def test_results_that_were_altered_on_the_way_are_refused() -> None:
+    document = {"complete": True, "results": [1.5]}
+    transport_ssh.refuse_altered({**document, "digest": digest_of(document)}, "pi5")
+    for odd in (document, {**document, "results": [1.4], "digest": digest_of(document)}):
+        with pytest.raises(UserError, match="pi5"):
+            transport_ssh.refuse_altered(odd, "pi5")
 
 
 def test_hosts_are_names_users_and_addresses() -> None:
