@@ -164,9 +164,14 @@ def _collect(encoder, moments, batches, options, special_ids, seed) -> None:
     depths = len(encoder.layers) + 1
     special = torch.tensor(list(special_ids), dtype=torch.long)
     words = any(m.site.kind == "words" for m in moments.values())
+    deepest = layers_needed([m.site for m in moments.values()])
     for batch in batches:
         taps: dict[str, Tensor] = {}
-        encoder(batch["input_ids"], batch["attention_mask"], batch.get("token_type_ids"), tap=taps.__setitem__)
+        arguments = (batch["input_ids"], batch["attention_mask"], batch.get("token_type_ids"), taps.__setitem__)
+        if deepest is None:
+            encoder(*arguments)
+        else:
+            encoder.states(*arguments, layers=deepest)
         valid = batch["attention_mask"].bool() & ~torch.isin(batch["input_ids"], special.to(batch["input_ids"].device))
         valid[~valid.any(1), 0] = True  # a sequence of special tokens alone is represented by its first
         picked = pick_tokens(valid.cpu().numpy(), batch["index"].cpu().numpy(), depths, options, seed)
@@ -175,6 +180,13 @@ def _collect(encoder, moments, batches, options, special_ids, seed) -> None:
         for m in moments.values():
             chosen = with_special if m.site.kind == "words" else picked
             _add(m, taps, valid, chosen, encoder, seed, options.scale_columns)
+
+
+def layers_needed(sites: Sequence[Site]) -> int | None:
+    """Return how many layers run until the last of `sites` has been seen; None: all of them and the head."""
+    if any(site.kind in ("stream", "head") for site in sites):
+        return None
+    return max((0 if site.layer is None else site.layer + 1 for site in sites), default=0)
 
 
 @dataclass(frozen=True)

@@ -179,18 +179,30 @@ class Encoder(nn.Module):
         self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None, tap: Tap | None = None
     ) -> Tensor:
         """Return logits (B, labels) for token ids and mask (B, T), int64."""
-        mask = attention_mask.bool()
-        state = self.embeddings(input_ids, token_type_ids, tap)
-        if tap is not None:
-            tap("stream.0", state)
-        for i, layer in enumerate(self.layers):
-            state = layer(state, mask, tap)
-            if tap is not None:
-                tap(f"stream.{i + 1}", state)
+        state = self.states(input_ids, attention_mask, token_type_ids, tap)
         inner = self.head(self.dropout(state[:, 0]))
         if tap is not None:
             tap("head", inner)
         return self.classifier(self.dropout(self.head_activation(inner)))
+
+    def states(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        token_type_ids: Tensor | None = None,
+        tap: Tap | None = None,
+        layers: int | None = None,
+    ) -> Tensor:
+        """Return the residual stream (B, T, d) behind the last layer, or behind the first `layers` of them."""
+        mask = attention_mask.bool()
+        state = self.embeddings(input_ids, token_type_ids, tap)
+        if tap is not None:
+            tap("stream.0", state)
+        for i, layer in enumerate(self.layers if layers is None else self.layers[:layers]):
+            state = layer(state, mask, tap)
+            if tap is not None:
+                tap(f"stream.{i + 1}", state)
+        return state
 
     def set_attention(self, attention: Attention) -> None:
         """Use another implementation of attention in every layer (export emits one fused op)."""

@@ -6,10 +6,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rmtkd_edge.compress.analyse import pick_tokens
+from rmtkd_edge.compress.analyse import analyse_sites, pick_tokens
 from rmtkd_edge.compress.bases import completed, selection
 from rmtkd_edge.compress.linear_moments import LinearMoments
 from rmtkd_edge.errors import DataError
+from rmtkd_edge.families.encoder import Encoder
+from rmtkd_edge.families.spec import EncoderSpec, LayerSpec, list_sites
 from rmtkd_edge.recipe import Analyse
 from rmtkd_edge.spectral import weighted_spectrum
 from rmtkd_edge.spectral.seeded import row_uniform
@@ -84,3 +86,25 @@ def test_more_channels_than_the_moment_has_directions_are_all_different():
     rows = torch.randn(20, 50, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     chosen = selection(rows.T @ rows / 20, None, 35)
     torch.testing.assert_close(chosen @ chosen.T, torch.eye(35, dtype=torch.float64), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("weighting", ["effect", "none"])
+def test_a_site_alone_has_the_spectrum_it_has_among_all(weighting):
+    # Alone, no more layers are run than its activations need.
+    torch.manual_seed(0)
+    layers = (LayerSpec(2, 4, 4, 16, 0.5), LayerSpec(2, 4, 4, 16, 0.5), LayerSpec(2, 4, 4, 16, 0.5))
+    encoder = Encoder(EncoderSpec("bert", 40, 16, 2, 8, layers, 8, ("a", "b"), words=6)).eval()
+    for p in encoder.parameters():
+        torch.nn.init.normal_(p, std=0.4)
+    ids = torch.randint(5, 40, (24, 9))
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "index": torch.arange(24)}
+    options = Analyse(weighting=weighting)
+
+    def spectra(sites):
+        return analyse_sites(encoder, sites, lambda: [batch], lambda: [batch], options, (0,), 0)
+
+    sites = list_sites(encoder.spec)
+    assert {"words", "stream", "head", "qk", "value", "ffn"} <= {site.kind for site in sites}
+    for together in spectra(sites):
+        (alone,) = spectra([together.site])
+        np.testing.assert_allclose(alone.eigenvalues, together.eigenvalues, rtol=1e-9, atol=1e-15)
