@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from rmtkd_edge.errors import UserError
 from rmtkd_edge.hardware import HardwareProfile
 from rmtkd_edge.profile.compare import Comparison, compare
-from rmtkd_edge.profile.identity import refuse_device, refuse_other_machine
+from rmtkd_edge.profile.identity import refuse_device
 from rmtkd_edge.profile.plan import (
     FULL,
     QUICK,
@@ -24,8 +24,8 @@ from rmtkd_edge.profile.plan import (
     choose_loads,
     find_models,
 )
-from rmtkd_edge.profile.transport_local import Progress, run_bundle
-from rmtkd_edge.profile.transport_ssh import make_target, run_over_ssh
+from rmtkd_edge.profile.reach import Reach, carry_out
+from rmtkd_edge.profile.transport_local import Progress
 
 if TYPE_CHECKING:
     from rmtkd_edge.run import Run
@@ -76,13 +76,7 @@ def profile_run(
             seed=seed,
             inputs=inputs,
         )
-        name = host or profile.host
-        if name is None:
-            document = run_bundle(Path(folder), partial, timeout_s=timeout_s, progress=progress)
-        else:
-            target = make_target(name)
-            document = run_over_ssh(Path(folder), partial, target, timeout_s=timeout_s, progress=progress)
-            refuse_other_machine(document["env"], profile, name)
+        document = carry_out(Path(folder), partial, profile, Reach(host, timeout_s), progress)
     out = assemble(document, profile, models, [*notes, *cut], seed, quick, synthetic=inputs is None)
     run.write_json(f"profile/{profile.name}.json", out)
     partial.unlink(missing_ok=True)

@@ -1,0 +1,35 @@
+"""How a device is reached: the transport that a profile, or the command line, names for a bundle."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rmtkd_edge.hardware import HardwareProfile
+from rmtkd_edge.profile.identity import refuse_other_machine
+from rmtkd_edge.profile.transport_local import Progress, run_bundle
+from rmtkd_edge.profile.transport_ssh import make_target, run_over_ssh
+
+
+@dataclass(frozen=True)
+class Reach:
+    """What the command line says of the way to a device: its ssh name, and how long its work may take."""
+
+    host: str | None = None
+    timeout_s: float | None = None
+
+
+def carry_out(
+    bundle: Path, results: Path, profile: HardwareProfile, reach: Reach, progress: Progress | None = None
+) -> dict[str, Any]:
+    """Run a bundle where the profile's device is and return the runner's document, which also stays at `results`.
+
+    Raises what run_bundle and run_over_ssh raise, and UserError where another machine answered.
+    """
+    name = reach.host or profile.host
+    if name is None:
+        return run_bundle(bundle, results, timeout_s=reach.timeout_s, progress=progress)
+    document = run_over_ssh(bundle, results, make_target(name), timeout_s=reach.timeout_s, progress=progress)
+    refuse_other_machine(document["env"], profile, name)
+    return document
