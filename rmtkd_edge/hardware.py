@@ -59,6 +59,20 @@ class Loads(Section):
     seq: tuple[Positive, ...] = Field(default=(128,), min_length=1)
 
 
+class Limits(Section):
+    """What a measurement is held to, so that a larger machine stands in for a smaller one; None means no limit."""
+
+    cores: Positive | None = Field(default=None, description="Cores that it may use, by affinity")
+    cpu_quota: Amount | None = Field(default=None, description="Processors' worth of time, by cgroup v2: 0.5 is half")
+    memory_mb: Amount | None = Field(default=None, description="Memory of a process that runs one model, in 10^6 bytes")
+
+    def imposed(self) -> dict[str, Any]:
+        """Return the limits that are set, as a plan names them (memory in bytes); empty without any."""
+        memory = None if self.memory_mb is None else int(self.memory_mb * 1_000_000)
+        named = {"cores": self.cores, "cpu_quota": self.cpu_quota, "memory_bytes": memory}
+        return {key: value for key, value in named.items() if value is not None}
+
+
 class Budgets(Section):
     """Limits of the device for one model; None means none."""
 
@@ -116,10 +130,17 @@ class HardwareProfile(Section):
     calibration: Calibration | None = Field(default=None, description="Written by rmtkd-edge calibrate")
     transport: Literal["local", "ssh", "folder"]
     host: str | None = Field(default=None, description="Name for ssh; --host comes before it")
+    limits: Limits = Limits()
     loads: Loads = Loads()
     budgets: Budgets = Budgets()
     comparable: bool = Field(description="Whether figures of two machines under this name may be compared")
     whys: dict[str, str] = Field(default={}, description="Why a key has no value, or which rule gave it one")
+
+    @model_validator(mode="after")
+    def _threads_have_cores(self) -> HardwareProfile:
+        if self.limits.cores is not None and self.threads != "auto-physical" and self.threads > self.limits.cores:
+            raise ValueError(f"threads = {self.threads} with limits.cores = {self.limits.cores}: name no more threads")
+        return self
 
     @property
     def memory_gb(self) -> float | None:
@@ -185,8 +206,11 @@ def detect_local() -> HardwareProfile:
 
 
 def resolve_threads(profile: HardwareProfile, machine: Machine | None = None) -> int:
-    """Return the threads of a session: the profile's, or the physical cores that this process may use."""
-    return profile.threads if profile.threads != "auto-physical" else (machine or detect_machine()).usable_cores
+    """Return the threads of a session: the profile's, or the physical cores that it may use."""
+    if profile.threads != "auto-physical":
+        return profile.threads
+    usable = (machine or detect_machine()).usable_cores
+    return usable if profile.limits.cores is None else min(usable, profile.limits.cores)
 
 
 def alignment_of(instruction_sets: tuple[str, ...]) -> tuple[int, str]:

@@ -96,7 +96,7 @@ def comparison_lines(result: dict[str, Any]) -> list[str]:
             f"{pair['candidate']} is {1 / pair['ratio']:.2f} times as fast as {pair['baseline']}"
             f" ({load_text(load)}{interval})"
         )
-    return [*lines, *(note for note in result.get("notes", []) if " is refused " in note)]
+    return [*lines, *(note for note in result.get("notes", []) if " is refused " in note or " does not fit " in note)]
 
 
 def summary_table(run: Run, profile: str) -> Table:

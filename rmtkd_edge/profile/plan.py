@@ -260,16 +260,18 @@ def build_bundle(
         "meters": list(profile.meters) if meter == "auto" else [meter],
         "meter_required": meter != "auto",
         "meter_options": profile.power.model_dump(),
+        "limits": profile.limits.imposed(),
     }
     (folder / "plan.json").write_text(json.dumps(plan, indent=1), encoding="utf-8")
     return folder / "plan.json"
 
 
 def copy_runner(folder: Path) -> None:
-    """Copy runner.py and the meters, which need nothing else of the package, into a bundle."""
+    """Copy what measures, which needs nothing else of the package, into a bundle."""
     here = Path(__file__).resolve().parent
     (folder / "meters").mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(here / "runner.py", folder / "runner.py")
+    for name in ("runner.py", "limits.py"):
+        shutil.copyfile(here / name, folder / name)
     for file in sorted((here / "meters").glob("*.py")):
         shutil.copyfile(file, folder / "meters" / file.name)
 

@@ -51,7 +51,7 @@ Say = Callable[..., None]
 
 
 class RunnerError(Exception):
-    """A refusal; `kind` is plan, hash, provider, model, output, meter or probe."""
+    """A refusal; `kind` is plan, hash, provider, model, output, meter, limit or probe."""
 
     def __init__(self, kind: str, message: str) -> None:
         super().__init__(message)
@@ -165,6 +165,49 @@ def verify_outputs(
     return {"max_abs_diff": worst, "max_rel_diff": relative, "tolerance": limit, "outputs": sorted(reference)}
 
 
+# ---- the limits of a smaller device ----
+
+
+def limits_module() -> Any:
+    """Return limits.py, which stands beside this file; raise RunnerError where it does not."""
+    if not (HERE / "limits.py").is_file():
+        raise RunnerError("limit", "no limits.py beside the runner; make the bundle again")
+    return importlib.import_module(f"{__package__}.limits" if __package__ else "limits")
+
+
+def confine(plan: Json) -> Json | None:
+    """Put the plan's limits of cores and processor time on this process and return what holds; None without any."""
+    if not plan.get("limits"):
+        return None
+    module = limits_module()
+    try:
+        return module.confine(plan["limits"])
+    except module.LimitRefused as err:
+        raise RunnerError("limit", str(err)) from err
+
+
+def within_memory(limit: int, probes: list[Json], argv: list[str]) -> Json:
+    """Return whether a model's fresh process does with `limit` bytes: by what it took, then by holding it to them."""
+    peaks = [p["peak_rss_bytes"] for p in probes if p.get("peak_rss_bytes") is not None]
+    out: Json = {"limit_bytes": limit, "needs_bytes": max(peaks) if peaks else None, "fits": None, "imposed_by": None}
+    if not peaks:
+        return {**out, "why": "no probe gave the memory that it takes"}
+    if max(peaks) > limit:
+        short = f"needs {max(peaks) / 1e6:.0f} MB with Python and onnxruntime, the profile has {limit / 1e6:.0f}"
+        return {**out, "fits": False, "why": short}
+    done = _started([*argv, "--memory", str(limit)])
+    try:
+        said = json.loads(done.stdout.splitlines()[-1])
+    except (IndexError, ValueError):
+        said = {}
+    if said.get("refused"):
+        raise RunnerError("limit", said["refused"])
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or [f"it ended with code {done.returncode}"])[-1][-200:]
+        return {**out, "fits": False, "why": f"held to {limit / 1e6:.0f} MB it failed: {last}"}
+    return {**out, "fits": True, "imposed_by": said.get("imposed_by"), "why": ""}
+
+
 # ---- the machine ----
 
 
@@ -215,8 +258,8 @@ def frequency_capped(root: str = "") -> bool | None:
     return any(states) if states else None
 
 
-def environment(plan: Json, session: Any) -> Json:
-    """Return what ran where; a fact that cannot be read is None and listed in `unread`."""
+def environment(plan: Json, session: Any, held: Json | None = None) -> Json:
+    """Return what ran where, under which limits; a fact that cannot be read is None and listed in `unread`."""
     info = read_text("/proc/cpuinfo") or ""
     name = re.search(r"^(?:model name|Hardware)\s*:\s*(.+)$", info, re.MULTILINE)
     flags = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", info, re.MULTILINE)
@@ -239,6 +282,8 @@ def environment(plan: Json, session: Any) -> Json:
         "os": platform.platform(),
         "machine": platform.machine(),
     }
+    if held is not None:
+        env["limits"] = held
     env["unread"] = [key for key, value in env.items() if value is None]
     return env
 
@@ -438,7 +483,7 @@ class Store:
 
     def __init__(self, path: Path, plan: Json) -> None:
         names = ("provider", "threads", "spinning", "min_runs", "min_duration_s", "rounds", "warmup", "seed", "meters")
-        settings = [onnxruntime.__version__, *(plan[name] for name in names)]
+        settings = [onnxruntime.__version__, *(plan[name] for name in names), *filter(None, [plan.get("limits")])]
         mark = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16]
         self.path, self.resumed = path, False
         self.doc: Json = {
@@ -519,8 +564,9 @@ def suited_to(plan: Json, facts: Json) -> Json:
 
 def _measure(plan: Json, plan_path: Path, store: Store, say: Say) -> Json:
     folder, models = plan_path.parent, plan["models"]
+    held = confine(plan)
     sessions = [open_session(plan, folder / model["file"]) for model in models]
-    store.doc["env"] = environment(plan, sessions[0])
+    store.doc["env"] = environment(plan, sessions[0], held)
     meter, facts = open_meter(plan)
     if store.resumed and store.doc.get("meter", {}).get("name") != facts["name"]:
         store.doc.update(cells={}, idle={})  # energies of two meters cannot be added up
@@ -568,23 +614,40 @@ def run_probes(plan: Json, plan_path: Path, store: Store, say: Say) -> None:
                     say("probe", f"{load_key(load)}: memory and cold start of {model['label']}")
                 argv = ["--probe", "model", str(plan_path), str(i), str(j)]
                 probes[cell_key(model, load)] = [_probe(argv) for _ in range(repeats)]
+                limit = (plan.get("limits") or {}).get("memory_bytes")
+                if limit:
+                    probes[f"limit|{cell_key(model, load)}"] = within_memory(limit, probes[cell_key(model, load)], argv)
                 store.write()
 
 
-def _probe(argv: list[str]) -> Json:
+def _started(argv: list[str]) -> subprocess.CompletedProcess:
+    """Return a finished process of this file that probes; raise RunnerError where it hangs."""
     command = [sys.executable, str(Path(__file__).resolve()), *argv, "--started", str(time.monotonic_ns())]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=PROBE_TIMEOUT_S, check=False)
+        return subprocess.run(command, capture_output=True, text=True, timeout=PROBE_TIMEOUT_S, check=False)
     except subprocess.TimeoutExpired as err:
         raise RunnerError("probe", f"a probe took longer than {PROBE_TIMEOUT_S} s: {' '.join(argv)}") from err
+
+
+def _probe(argv: list[str]) -> Json:
+    done = _started(argv)
     if done.returncode:
         raise RunnerError("probe", f"a probe ended with {done.returncode}: {done.stderr.strip()[-400:]}")
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def probe(argv: list[str], started_ns: int) -> Json:
-    """Be the fresh process: import only, or load one model and run it; bytes from /proc/self/status, times in ms."""
+def probe(argv: list[str], started_ns: int, memory_bytes: int = 0) -> Json:
+    """Be the fresh process: import only, or load one model and run it; bytes from /proc/self/status, times in ms.
+
+    With `memory_bytes` it has no more than those; `refused` says where nothing can hold it to them.
+    """
     out: Json = {}
+    if memory_bytes:
+        module = limits_module()
+        try:
+            out["imposed_by"] = module.fence(memory_bytes)
+        except module.LimitRefused as err:
+            return {"refused": str(err)}
     if argv[0] == "model":
         plan_path = Path(argv[1])
         plan = json.loads(plan_path.read_text(encoding="utf-8"))
@@ -676,7 +739,7 @@ def result_of(plan: Json, plan_path: Path, doc: Json, model: Json, load: Json) -
             "raw_ms": [p["cold_start_ms"] for p in probes],
             "session_ms": _median(probes, "session_ms"),
         },
-        "memory": memory(bare, probes),
+        "memory": {**memory(bare, probes), "limit": doc["probes"].get(f"limit|{cell_key(model, load)}")},
         "energy": energy(blocks, doc["meter"], doc["idle"].get(load_key(load), []), plan["idle_s"], load["batch"]),
         "verification": cell["verification"],
         "quality": judged,
@@ -690,6 +753,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="progress as one JSON object a line")
     parser.add_argument("--probe", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--started", type=int, default=0, help=argparse.SUPPRESS)
+    parser.add_argument("--memory", type=int, default=0, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
 
     def say(event: str, text: str, **facts: Any) -> None:
@@ -697,7 +761,7 @@ def main(argv: list[str] | None = None) -> int:
 
     try:
         if args.probe:
-            print(json.dumps(probe(args.paths, args.started)), flush=True)
+            print(json.dumps(probe(args.paths, args.started, args.memory)), flush=True)
         elif len(args.paths) not in (0, 2):
             parser.error("give plan.json and results.json, or neither")
         else:

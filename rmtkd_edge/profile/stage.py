@@ -121,7 +121,7 @@ def assemble(
         "comparable": profile.comparable,
         "quick": quick,
         "inputs": _inputs(results, synthetic),
-        "notes": [*notes, *slower_int8(comparisons)],
+        "notes": [*notes, *does_not_fit(results), *slower_int8(comparisons)],
         "meter": document["meter"],
         "hardware": profile.model_dump(mode="json"),
         "results": [finish(result, facts[result["label"]], profile.name) for result in results],
@@ -133,6 +133,16 @@ def _inputs(results: Sequence[dict[str, Any]], synthetic: bool) -> str:
     if any(result["load"].get("seq") is None for result in results):
         return "synthetic images, normal values"
     return "synthetic token ids, full mask" if synthetic else "token ids of the data set"
+
+
+def does_not_fit(results: Sequence[dict[str, Any]]) -> list[str]:
+    """Return a sentence for every file that the profile's memory does not hold, load by load."""
+    held = [(r, r["memory"].get("limit") or {}) for r in results]
+    return [
+        f"{r['label']} does not fit (batch {r['load']['batch']}): {limit['why']}"
+        for r, limit in held
+        if limit.get("fits") is False
+    ]
 
 
 def slower_int8(comparisons: Sequence[dict[str, Any]]) -> list[str]:

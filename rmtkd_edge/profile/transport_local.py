@@ -25,6 +25,7 @@ _KINDS: dict[str, tuple[type[RmtkdError], str]] = {
         "--on local-cpu measures on the processor; onnxruntime-gpu brings CUDAExecutionProvider",
     ),
     "meter": (ProviderError, "--meter auto takes what can be read here"),
+    "limit": (UserError, "change [limits] in a copy of the profile, or measure on the device itself"),
     "hash": (RunDirError, "export the run again: rmtkd-edge export RUN"),
     "output": (Finding, "the exported model does not compute what it did on the host: export it again and verify"),
 }
