@@ -167,40 +167,37 @@ def profile(
 ) -> None:
     """Measure the exported models with onnxruntime, in turn with the uncompressed ones.
 
-    Exit code 1, with a table, where no file keeps the profile's budgets.
+    Several devices (--on pi,jetson,local-cpu; each profile names its host) are measured at the same time. Exit code 1,
+    with a table, where no file keeps the profile's budgets.
     """
     from rmtkd_edge import workflow
+    from rmtkd_edge.devices import run_profiles
     from rmtkd_edge.tables import comparison_lines, profile_table
 
     names = [name.strip() for name in on.split(",") if name.strip()]
     batches, lengths = numbers("--batch-size", batch_size), numbers("--seq-len", seq_len)
-    workflow.refuse_profile(run, names, force, host, threads)  # before anything is measured
-    results = []
     with progress(as_json) as reporter:
-        for name in names:
-            results.append(
-                workflow.run_profile(
-                    run,
-                    name,
-                    reporter,
-                    force=force,
-                    host=host,
-                    threads=threads,
-                    batches=batches,
-                    lengths=lengths,
-                    quick=quick,
-                    min_runs=iterations,
-                    min_duration_s=duration,
-                    meter=meter,
-                )
-            )
+        results = run_profiles(
+            run,
+            names,
+            reporter,
+            force=force,
+            host=host,
+            threads=threads,
+            batches=batches,
+            lengths=lengths,
+            quick=quick,
+            min_runs=iterations,
+            min_duration_s=duration,
+            meter=meter,
+        )
     if as_json:
         show_json(results[0] if len(results) == 1 else results)
         workflow.refuse_missed_budgets(run, results)
         return
+    show(profile_table(*results))
     for result in results:
-        show(profile_table(result))
-        say(*comparison_lines(result))
+        say(*comparison_lines(result, name=len(results) > 1))
     workflow.refuse_missed_budgets(run, results)
     say(f"next: rmtkd-edge report {run}")
 

@@ -37,8 +37,8 @@ class ConsoleReporter:
     def __init__(self, console: Console) -> None:
         self.console = console
         self._bar: Any = None
-        self._task: Any = None
-        self._said = 0.0
+        self._tasks: dict[str, Any] = {}  # by device: several may be measured at a time
+        self._said: dict[str, float] = {}
 
     def __enter__(self) -> ConsoleReporter:
         if self.console.is_terminal:
@@ -62,22 +62,23 @@ class ConsoleReporter:
             self._count(f"loss {facts['loss']:.3f}", facts["step"], facts["total"])
             return
         if kind == "runner" and "total" in facts:
-            self._count(str(facts.get("text", "")), facts.get("done", 0), facts["total"])
+            self._count(str(facts.get("text", "")), facts.get("done", 0), facts["total"], str(facts.get("device", "")))
             return
-        if self._bar is not None and self._task is not None and kind in ("stage", "cycle_start", "cycle_end", "stop"):
-            self._bar.remove_task(self._task)
-            self._task = None
+        if self._bar is not None and kind in ("stage", "cycle_start", "cycle_end", "stop"):
+            for task in self._tasks.values():
+                self._bar.remove_task(task)
+            self._tasks = {}
         line = line_of(kind, facts)
         if line:
             self.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
-    def _count(self, text: str, done: int, total: int) -> None:
+    def _count(self, text: str, done: int, total: int, device: str = "") -> None:
         if self._bar is not None:
-            if self._task is None:
-                self._task = self._bar.add_task(text, total=total)
-            self._bar.update(self._task, completed=done, total=total, description=text)
-        elif time.monotonic() - self._said > PLAIN_STEP_S or done == total:
-            self._said = time.monotonic()
+            if device not in self._tasks:
+                self._tasks[device] = self._bar.add_task(text, total=total)
+            self._bar.update(self._tasks[device], completed=done, total=total, description=text)
+        elif time.monotonic() - self._said.get(device, 0.0) > PLAIN_STEP_S or done == total:
+            self._said[device] = time.monotonic()
             self.console.print(f"  {done}/{total} {text}", markup=False, highlight=False, soft_wrap=True)
 
 

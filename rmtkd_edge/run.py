@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import tempfile
+import threading
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -83,6 +84,7 @@ class Run:
         self.path = path
         self.manifest = manifest
         self.read_only = False  # of several processes one writes
+        self._lock = threading.Lock()  # devices are measured at the same time, and share the manifest
 
     @staticmethod
     def create(path: Path | str, recipe_text: str, seed: int, force: bool = False) -> Run:
@@ -152,8 +154,9 @@ class Run:
         if self.read_only:
             return path
         atomic_write_bytes(path, data)
-        self.manifest["files"][rel] = hashlib.sha256(data).hexdigest()
-        self._save()
+        with self._lock:
+            self.manifest["files"][rel] = hashlib.sha256(data).hexdigest()
+            self._save()
         return path
 
     def write_text(self, rel: str, text: str) -> Path:
@@ -213,17 +216,19 @@ class Run:
         if not path.exists():
             raise RunDirError(f"{path} is missing from this run", "run the stage that writes it again")
         files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-        for file in files:
-            self.manifest["files"][file.relative_to(root).as_posix()] = sha256_file(file)
-        self._save()
+        hashes = {file.relative_to(root).as_posix(): sha256_file(file) for file in files}
+        with self._lock:
+            self.manifest["files"].update(hashes)
+            self._save()
 
     def remove(self, rel: str) -> None:
         """Remove a file, or a folder and all in it, from the run."""
         if self.read_only:
             return
-        for name in [f for f in self.manifest["files"] if f == rel or f.startswith(f"{rel}/")]:
-            del self.manifest["files"][name]
-        self._save()
+        with self._lock:
+            for name in [f for f in self.manifest["files"] if f == rel or f.startswith(f"{rel}/")]:
+                del self.manifest["files"][name]
+            self._save()
         _delete(self.path_of(rel))
 
     def verify(self, rel_prefix: str = "") -> None:
@@ -238,11 +243,12 @@ class Run:
 
     def mark(self, name: str, state: str, **facts: Any) -> None:
         """Set a stage's state (`running` or `done`) and add facts to it."""
-        entry = {**self.stage(name), **facts, "state": state}
-        if state == "done":
-            entry["finished"] = datetime.now(UTC).isoformat(timespec="seconds")
-        self.manifest["stages"][name] = entry
-        self._save()
+        with self._lock:
+            entry = {**self.stage(name), **facts, "state": state}
+            if state == "done":
+                entry["finished"] = datetime.now(UTC).isoformat(timespec="seconds")
+            self.manifest["stages"][name] = entry
+            self._save()
 
     def _save(self) -> None:
         if self.read_only:

@@ -50,19 +50,24 @@ def variants_table(result: dict[str, Any]) -> Table:
     return table_of(["variant", "file", "MB", "accuracy"], rows)
 
 
-def profile_table(result: dict[str, Any]) -> Table:
-    """Return the table of one profile's results."""
-    rows = []
-    for item in result["results"]:
-        latency, load, model = item["latency"], item["load"], item["model"]
-        row = [item["label"], load["batch"], load.get("seq") or "-"]
-        row += [figure(latency.get("p50"), ".2f"), figure(latency.get("p90"), ".2f")]
-        row += [figure(item.get("throughput_per_s"), ".1f")]
-        row += [figure((item.get("memory") or {}).get("peak_rss_bytes"), ".0f", 1e-6)]
-        row += [figure(model.get("disk_bytes"), ".1f", 1e-6), energy_cell(item.get("energy") or {})]
-        rows.append([*row, (item.get("quality") or {}).get("verdict") or "-"])
+def profile_table(*documents: dict[str, Any]) -> Table:
+    """Return one table of the results of one profile, or of several, each row then with its device."""
     header = ["model", "batch", "tokens", "p50 ms", "p90 ms", "per s", "RSS MB", "disk MB", "mJ", "verdict"]
-    return table_of(header, rows, result["profile"])
+    if len(documents) == 1:
+        (only,) = documents
+        return table_of(header, [_result_row(item) for item in only["results"]], only["profile"])
+    rows = [[document["profile"], *_result_row(item)] for document in documents for item in document["results"]]
+    return table_of(["device", *header], rows)
+
+
+def _result_row(item: dict[str, Any]) -> list[Any]:
+    latency, load, model = item["latency"], item["load"], item["model"]
+    row = [item["label"], load["batch"], load.get("seq") or "-"]
+    row += [figure(latency.get("p50"), ".2f"), figure(latency.get("p90"), ".2f")]
+    row += [figure(item.get("throughput_per_s"), ".1f")]
+    row += [figure((item.get("memory") or {}).get("peak_rss_bytes"), ".0f", 1e-6)]
+    row += [figure(model.get("disk_bytes"), ".1f", 1e-6), energy_cell(item.get("energy") or {})]
+    return [*row, (item.get("quality") or {}).get("verdict") or "-"]
 
 
 def energy_cell(energy: dict[str, Any]) -> str:
@@ -79,8 +84,11 @@ def load_text(load: dict[str, Any]) -> str:
     return f"batch {load['batch']}" + ("" if load.get("seq") is None else f", {load['seq']} tokens")
 
 
-def comparison_lines(result: dict[str, Any]) -> list[str]:
-    """Return one line a comparison of a candidate with the original: how many times as fast, with its interval."""
+def comparison_lines(result: dict[str, Any], name: bool = False) -> list[str]:
+    """Return one line a comparison of a candidate with the original: how many times as fast, with its interval.
+
+    name: begin every line with the device.
+    """
     lines = []
     for pair in result.get("comparisons", []):
         if pair["metric"] != "latency_ms" or not pair["baseline"].startswith("original"):
@@ -96,7 +104,8 @@ def comparison_lines(result: dict[str, Any]) -> list[str]:
             f"{pair['candidate']} is {1 / pair['ratio']:.2f} times as fast as {pair['baseline']}"
             f" ({load_text(load)}{interval})"
         )
-    return [*lines, *(note for note in result.get("notes", []) if " is refused " in note or " does not fit " in note)]
+    lines += [note for note in result.get("notes", []) if " is refused " in note or " does not fit " in note]
+    return [f"{result['profile']}: {line}" for line in lines] if name else lines
 
 
 def summary_table(run: Run, profile: str) -> Table:

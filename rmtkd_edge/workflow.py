@@ -212,11 +212,15 @@ def run_profile(
     batches: Sequence[int] = (),
     lengths: Sequence[int] = (),
     host: str | None = None,
+    run: Run | None = None,
     **options: Any,
 ) -> dict[str, Any]:
-    """Measure a run on one hardware profile; what is left out comes from the profile, `options` go to profile_run."""
+    """Measure a run on one hardware profile; what is left out comes from the profile, `options` go to profile_run.
+
+    run: the open run, where several devices share it and have been checked.
+    """
     hardware = load_profile(name)
-    run = refuse_profile(path, [name], force, host, threads)
+    run = run or refuse_profile(path, [name], force, host, threads)
     from rmtkd_edge.profile.stage import profile_run
 
     hardware, loads = asked(run, hardware, threads, batches, lengths)
@@ -284,6 +288,7 @@ def refuse_profile(
     profiles = [load_profile(name).model_copy(update=changed) for name in names]
     run = Run.open(path)
     require(run, "export", f"rmtkd-edge export {run.path}")
+    load_recipe(str(run.path_of("recipe.toml")))  # its budgets are judged at the end: a fault of it comes first
     stale = stale_profiles(run)
     for hardware in profiles:
         refuse_device(hardware, host)
