@@ -268,6 +268,27 @@ def collect(
 
 
 @app.command()
+def compare(
+    a: Annotated[Path, typer.Argument(metavar="A", help="profile/NAME.json of a run, or a results.json.")],
+    b: Annotated[Path, typer.Argument(metavar="B", help="Another one, of the same models and loads.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Set two measurements side by side: another day, another device, another setting, or another model.
+
+    Ratios are B / A, with an interval; whatever else differs between the two is named.
+    """
+    from rmtkd_edge.profile.contrast import contrast_files
+    from rmtkd_edge.tables import contrast_lines, contrast_table
+
+    found = contrast_files(a, b)
+    if as_json:
+        show_json([item.to_dict() for item in found])
+        return
+    show(contrast_table(found))
+    say(*contrast_lines(found))
+
+
+@app.command()
 def report(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="One or several run directories.")],
     out: Annotated[

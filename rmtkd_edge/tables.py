@@ -12,6 +12,7 @@ from rmtkd_edge.run import Run
 
 if TYPE_CHECKING:
     from rmtkd_edge.hardware import HardwareProfile
+    from rmtkd_edge.profile.contrast import Contrast
 
 
 def table_of(header: Sequence[str], rows: Iterable[Sequence[Any]], title: str | None = None) -> Table:
@@ -106,6 +107,33 @@ def comparison_lines(result: dict[str, Any], name: bool = False) -> list[str]:
         )
     lines += [note for note in result.get("notes", []) if " is refused " in note or " does not fit " in note]
     return [f"{result['profile']}: {line}" for line in lines] if name else lines
+
+
+def contrast_table(contrasts: Sequence[Contrast]) -> Table:
+    """Return the table of two measurements side by side; ratios are the second file over the first."""
+    rows = []
+    for c in contrasts:
+        ends = c.latency_ci95
+        interval = "-" if ends is None else f"{ends[0]:.3f} to {ends[1]:.3f}"
+        row = [c.label, c.load, *(f"{ms:.3f}" for ms in c.latency_ms), f"{c.latency_ratio:.3f}", interval]
+        row += [figure(ratio, ".3f") for ratio in (c.memory_ratio, c.disk_ratio, c.energy_ratio)]
+        rows.append([*row, "same" if c.same_file else "other", " / ".join(c.verdicts)])
+    header = ["model", "load", "a ms", "b ms", "b / a", "95 % interval", "RSS", "disk", "energy", "file", "verdicts"]
+    return table_of(header, rows)
+
+
+def contrast_lines(contrasts: Sequence[Contrast]) -> list[str]:
+    """Return what a reader must know before the ratios are believed."""
+    lines = ["two sessions, not interleaved: a difference of some per cent may be the machine's"]
+    differences = dict.fromkeys(text for c in contrasts for text in c.differences)
+    if differences:
+        lines.append("not the same in both: " + "; ".join(differences))
+    if any(verdict != "clean" for c in contrasts for verdict in c.verdicts):
+        lines.append("not every result is clean: see the verdicts")
+    unclear = [f"{c.label} {c.load}" for c in contrasts if not c.clear]
+    if unclear:
+        lines.append("no difference in latency can be told: " + ", ".join(unclear))
+    return lines
 
 
 def summary_table(run: Run, profile: str) -> Table:

@@ -64,12 +64,12 @@ def ratio_of_medians(candidate: Rounds, baseline: Rounds, seed: int) -> tuple[fl
     if len(logs) < LEAST_ROUNDS:
         return ratio, None
     drawn = logs[np.random.default_rng(seed).integers(0, len(logs), (RESAMPLES, len(logs)))].mean(axis=1)
-    tail = _small_sample_tail(len(logs))
+    tail = small_sample_tail(len(logs))
     low, high = np.exp(np.quantile(drawn, (tail, 1.0 - tail)))
     return ratio, (float(low), float(high))
 
 
-def _small_sample_tail(rounds: int) -> float:
+def small_sample_tail(rounds: int) -> float:
     """Return the share cut off at each end so that a bootstrap of few rounds covers 95 %.
 
     Normal tail at sqrt(n / (n - 1)) t(0.975, n - 1), Student's quantile by its Cornish-Fisher expansion.
