@@ -44,6 +44,7 @@ WINDOW_S, WINDOW_PERIODS = (
     100,
 )  # an energy figure needs a window this long, and each block this many meter periods
 CPU_WALL_LEAST, STEAL_PCT_MOST, SPARE_CORES, WAITED_PCT_MOST = 0.9, 2.0, 0.25, 10.0  # beyond these: `contended`
+FEWEST_SAMPLES, FAULTS_MOST, NEAR_TRIP_C = 30, 0, 5.0  # calls; major page faults; degrees below a passive trip point
 FEWEST_ROUNDS = 5  # of interleaving, however slow the energy meter
 PROBE_TIMEOUT_S = 900
 Json = dict  # a JSON object
@@ -220,8 +221,12 @@ def read_text(path: str) -> str | None:
 
 
 def counters(root: str = "") -> Json:
-    """Return counters that only grow (`ticks_*`, `quota`, `throttle`) and the state `capped`; None: unreadable."""
-    out: Json = dict.fromkeys(("ticks_total", "ticks_busy", "ticks_steal", "quota", "throttle", "capped", "waited_ns"))
+    """Return counters that only grow (`ticks_*`, `quota`, `throttle`, `faults`) and states; None: unreadable.
+
+    States: `capped`, `swap_bytes` of this process, `below_trip_c` degrees to the nearest passive trip point.
+    """
+    names = "ticks_total ticks_busy ticks_steal quota throttle capped waited_ns faults swap_bytes below_trip_c"
+    out: Json = dict.fromkeys(names.split())
     mine = usable_cpus()
     lines = re.findall(r"^cpu(\d+) ([\d ]+)", read_text(root + "/proc/stat") or "", re.MULTILINE)
     ticks = [[int(v) for v in values.split()][:8] for number, values in lines if int(number) in mine]
@@ -238,7 +243,26 @@ def counters(root: str = "") -> Json:
     seen = [int(text) for text in map(read_text, events) if text and text.isdigit()]
     out["throttle"] = sum(seen) if seen else None
     out["capped"] = frequency_capped(root)
+    # behind the command's name, which may hold blanks: the tenth field counts the pages that came from a disk
+    stat = (read_text(root + "/proc/self/stat") or "").rpartition(")")[2].split()
+    out["faults"] = int(stat[9]) if len(stat) > 9 else None
+    out["swap_bytes"] = status_bytes("VmSwap", read_text(root + "/proc/self/status") or "-")
+    out["below_trip_c"] = below_trip(root)
     return out
+
+
+def below_trip(root: str = "") -> float | None:
+    """Return how many degrees the hottest zone is below its lowest passive trip point; None where none has one."""
+    found = []
+    for zone in glob.glob(root + "/sys/class/thermal/thermal_zone*"):
+        now, trips = read_text(zone + "/temp"), []
+        for kind in glob.glob(zone + "/trip_point_*_type"):
+            limit = read_text(kind[: -len("type")] + "temp")
+            if read_text(kind) == "passive" and limit and limit.lstrip("-").isdigit() and int(limit) > 0:
+                trips.append(int(limit))
+        if trips and now and now.lstrip("-").isdigit():
+            found.append((min(trips) - int(now)) / 1000)
+    return min(found) if found else None
 
 
 def usable_cpus() -> set:
@@ -289,37 +313,58 @@ def environment(plan: Json, session: Any, held: Json | None = None) -> Json:
 
 
 def quality(blocks: list[Json], plan: Json, cpus: int) -> Json:
-    """Return how far the machine was quiet: `verdict` is clean, contended or throttled, `reasons` says why.
+    """Return how far the figures can be believed: `verdict`, and `reasons` that say why.
 
-    cpu_wall_ratio: CPU seconds of this process per second. others_cores: processors that others kept busy.
+    Verdicts, worst first: throttled, swapped, hot, contended, few (too few samples), clean. cpu_wall_ratio: CPU seconds
+    of this process per second. others_cores: processors that others kept busy.
     """
     wall = sum(b["wall_ns"] for b in blocks) / 1e9
     cpu = sum(b["cpu_ns"] for b in blocks) / 1e9
-    total, busy, steal, quota, events, waited = (
-        _grown(blocks, k) for k in ("ticks_total", "ticks_busy", "ticks_steal", "quota", "throttle", "waited_ns")
+    total, busy, steal, quota, events, waited, faults = (
+        _grown(blocks, k)
+        for k in ("ticks_total", "ticks_busy", "ticks_steal", "quota", "throttle", "waited_ns", "faults")
     )
     waited_pct = None if waited is None or cpu <= 0 else max(0.0, waited / 1e7 / cpu)
     steal_pct = None if not total or steal is None else 100.0 * steal / total
     others = None if not total or busy is None else max(0.0, busy * cpus / total - cpu / wall)
-    capped = [b["machine"][i]["capped"] for b in blocks for i in (0, 1) if b["machine"][i]["capped"] is not None]
+    capped, swap, below = (_states(blocks, key) for key in ("capped", "swap_bytes", "below_trip_c"))
     throttled = None if events is None and not capped else bool(events) or any(capped)
+    held = bool((plan.get("limits") or {}).get("cpu_quota"))  # the profile itself takes processor time away
     contended = []
-    if plan["provider"] == "CPUExecutionProvider" and cpu / wall < CPU_WALL_LEAST:
+    if plan["provider"] == "CPUExecutionProvider" and cpu / wall < CPU_WALL_LEAST and not held:
         contended.append(f"the process got {cpu / wall:.2f} CPU seconds a second")
-    if waited_pct is not None and waited_pct > WAITED_PCT_MOST:
+    if waited_pct is not None and waited_pct > WAITED_PCT_MOST and not held:
         contended.append(f"its threads waited for a processor {waited_pct:.0f} % as long as they ran")
     if steal_pct is not None and steal_pct > STEAL_PCT_MOST:
         contended.append(f"{steal_pct:.1f} % of the time was stolen by the hypervisor")
-    if quota:
+    if quota and not held:
         contended.append(f"the cgroup's quota stopped it {quota} times")
     if others is not None and others + plan["threads"] > cpus + SPARE_CORES:
         contended.append(f"others kept {others:.1f} of {cpus} processors busy")
-    verdict = "throttled" if throttled else "contended" if contended else "clean"
-    reasons = (["heat or supply capped the clock"] if throttled else []) + contended
+    swapped = [f"{max(swap) / 1e6:.0f} MB of the process lay in swap"] if any(swap) else []
+    if faults is not None and faults > FAULTS_MOST:
+        swapped.append(f"{faults} pages came from a disk while it was timed")
+    near = min(below, default=NEAR_TRIP_C)
+    samples = sum(len(b["ns"]) for b in blocks)
+    reasons = {
+        "throttled": ["heat or supply capped the clock"] if throttled else [],
+        "swapped": swapped,
+        "hot": [f"a sensor came within {near:.1f} degrees of where the clock is capped"] if near < NEAR_TRIP_C else [],
+        "contended": contended,
+        "few": [f"{samples} calls are few; {FEWEST_SAMPLES} are wanted"] if samples < FEWEST_SAMPLES else [],
+    }
+    verdict = next((name for name, found in reasons.items() if found), "clean")
     out = {"verdict": verdict, "cpu_wall_ratio": cpu / wall, "steal_pct": steal_pct, "others_cores": others}
-    out.update(throttled=throttled, quota_stops=quota, waited_pct=waited_pct, reasons=reasons)
-    out["unread"] = [key for key in ("steal_pct", "throttled", "quota_stops", "waited_pct") if out[key] is None]
+    out.update(throttled=throttled, quota_stops=quota, waited_pct=waited_pct, major_faults=faults)
+    out.update(swap_bytes=max(swap, default=None), below_trip_c=min(below, default=None))
+    out["reasons"] = [reason for found in reasons.values() for reason in found]
+    out["unread"] = [key for key, value in out.items() if value is None]
     return out
+
+
+def _states(blocks: list[Json], key: str) -> list:
+    """Return what was read of a state at the ends of all blocks; unreadable ones are left out."""
+    return [b["machine"][i][key] for b in blocks for i in (0, 1) if b["machine"][i].get(key) is not None]
 
 
 def _grown(blocks: list[Json], key: str) -> int | None:

@@ -22,6 +22,7 @@ PROBES = [
     {"peak_rss_bytes": 500, "rss_bytes": 400, "rss_after_load_bytes": 300, "cold_start_ms": 9.0, "session_ms": 1.0}
 ]
 COUNTERS = {
+    "faults": 0,
     "ticks_total": 0,
     "ticks_busy": 0,
     "ticks_steal": 0,
@@ -72,7 +73,7 @@ def test_end_to_end_in_a_process_of_its_own(tmp_path: Path) -> None:
         assert result["energy"]["why"]
         assert result["energy"]["kind"] == "unavailable"
         assert result["verification"]["max_rel_diff"] <= 1e-4
-        assert result["quality"]["verdict"] in ("clean", "contended", "throttled")
+        assert result["quality"]["verdict"] in ("clean", "contended", "throttled", "swapped", "hot", "few")
         assert result["env"]["threads"] == 1
         assert result["env"]["providers_actual"][0] == "CPUExecutionProvider"
 
@@ -282,7 +283,7 @@ def test_modelled_energy_needs_no_window_and_says_that_it_is_modelled(tmp_path: 
 
 
 PLAN = {"provider": "CPUExecutionProvider", "threads": 1}
-SECOND = [int(1e9)]
+SECOND = [2 * 10**7] * 50
 
 
 @pytest.mark.parametrize(
@@ -296,6 +297,13 @@ SECOND = [int(1e9)]
         (block(SECOND, ticks_total=200, ticks_busy=100, throttle=1), PLAN, "throttled"),
         (block(SECOND, ticks_total=200, ticks_busy=100, capped=True), PLAN, "throttled"),
         (block(SECOND, cpu=0.1), {**PLAN, "provider": "CUDAExecutionProvider"}, "clean"),
+        (block(SECOND, faults=2), PLAN, "swapped"),
+        (block(SECOND, swap_bytes=4096), PLAN, "swapped"),
+        (block(SECOND, below_trip_c=3.0), PLAN, "hot"),
+        (block(SECOND, below_trip_c=30.0), PLAN, "clean"),
+        (block([10**9]), PLAN, "few"),
+        (block([10**9], faults=2, throttle=1), PLAN, "throttled"),
+        (block(SECOND, cpu=0.5, quota=3), {**PLAN, "limits": {"cpu_quota": 0.5}}, "clean"),
     ],
 )
 def test_verdict_follows_what_the_machine_did(made: dict[str, Any], plan: dict[str, Any], verdict: str) -> None:
@@ -318,6 +326,14 @@ def test_counters_are_read_from_proc_and_sys(tmp_path: Path, monkeypatch: pytest
         "proc/stat": "cpu  30 3 15 300 6 3 3 21 0 0\ncpu0 10 1 5 100 2 1 1 7 0 0\ncpu9 20 2 10 200 4 2 2 14 0 0\n",
         "proc/self/task/1/schedstat": "900 40 3\n",
         "proc/self/task/2/schedstat": "100 2 1\n",
+        "proc/self/stat": "7 (a (b) c) S 1 2 3 4 5 6 7 8 12 0 1 1\n",
+        "proc/self/status": "VmRSS:\t 10 kB\nVmSwap:\t 8 kB\n",
+        "sys/class/thermal/thermal_zone0/temp": "60500\n",
+        "sys/class/thermal/thermal_zone0/trip_point_0_type": "passive\n",
+        "sys/class/thermal/thermal_zone0/trip_point_0_temp": "85000\n",
+        "sys/class/thermal/thermal_zone0/trip_point_1_type": "critical\n",
+        "sys/class/thermal/thermal_zone0/trip_point_1_temp": "61000\n",
+        "sys/class/thermal/thermal_zone1/temp": "90000\n",
         "sys/fs/cgroup/cpu.stat": "usage_usec 5\nnr_throttled 4\n",
         "sys/devices/system/cpu/cpu0/thermal_throttle/core_throttle_count": "3\n",
         "sys/class/thermal/cooling_device0/type": "Processor\n",
@@ -333,7 +349,7 @@ def test_counters_are_read_from_proc_and_sys(tmp_path: Path, monkeypatch: pytest
     )  # what others do on processors that are not ours is no matter
     found = runner.counters(str(tmp_path))
     grown = {"ticks_total": 127, "ticks_busy": 18, "ticks_steal": 7, "quota": 4, "throttle": 3, "waited_ns": 42}
-    assert found == {**grown, "capped": True}
+    assert found == {**grown, "capped": True, "faults": 12, "swap_bytes": 8192, "below_trip_c": 24.5}
 
 
 def test_memory_is_a_difference_of_fresh_processes_or_null() -> None:
@@ -391,6 +407,6 @@ def test_a_slow_meter_gets_longer_blocks() -> None:
 
 
 def test_waiting_for_a_processor_is_contention() -> None:
-    blocks = [block([10**9], waited_ns=5 * 10**8)]
+    blocks = [block(SECOND, waited_ns=5 * 10**8)]
     found = runner.quality(blocks, {"provider": "CPUExecutionProvider", "threads": 1}, 2)
     assert found["verdict"] == "contended" and any("waited" in reason for reason in found["reasons"])
