@@ -39,11 +39,14 @@ class Alignment(Section):
 
 
 class Power(Section):
-    """Figures for the `modelled` meter, in watts; both may be left out, and neither may stand without a source."""
+    """What meters are told: watts for `modelled`, never without a source; a log for `external_csv`."""
 
     idle_watts: Amount | None = None
     active_watts_per_core: Amount | None = Field(default=None, description="Above idle, for one core at full load")
     source: str | None = Field(default=None, description="Who measured it, where, and what it covers")
+    csv: str | None = Field(
+        default=None, description="Log of an external meter: absolute path on the machine that measures"
+    )
 
     @model_validator(mode="after")
     def _has_source(self) -> Power:

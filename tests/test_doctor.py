@@ -26,7 +26,8 @@ def test_a_provider_that_is_not_there_is_said_not_to_load():
 
 def test_every_meter_is_looked_at():
     names = {check.name for check in doctor.meters()}
-    assert {"meter rapl", "meter nvml"} <= names and not any("modelled" in name or "base" in name for name in names)
+    assert {f"meter {name}" for name in ("rapl", "nvml", "ina3221", "battery", "pmic", "external_csv")} <= names
+    assert not any("modelled" in name or "base" in name for name in names)
 
 
 def test_a_pair_of_other_versions_is_told_without_importing_it(monkeypatch):

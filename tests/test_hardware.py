@@ -88,6 +88,11 @@ def test_watts_without_a_source_are_refused() -> None:
         parse_profile({**MINIMAL, "power": {"idle_watts": 2.0}}, "here")
 
 
+def test_a_meters_log_needs_no_watts_and_reaches_the_meter() -> None:
+    profile = parse_profile({**MINIMAL, "power": {"csv": "/home/me/meter.csv"}}, "here")
+    assert profile.power.model_dump()["csv"] == "/home/me/meter.csv"  # the plan's meter_options
+
+
 def test_profiles_are_frozen() -> None:
     with pytest.raises(ValueError, match="frozen"):
         parse_profile(MINIMAL, "here").name = "y"  # type: ignore[misc]

@@ -599,12 +599,17 @@ def measure(plan_path: Path, results: Path, say: Say) -> Json:
 
 
 def suited_to(plan: Json, facts: Json) -> Json:
-    """Return the plan with blocks as long as the meter's period wants them: fewer rounds first, then more seconds."""
+    """Return the plan with blocks as long as the meter's period wants them: fewer rounds first, then more seconds.
+
+    The idle power is watched as long as one block, or there would be no net figure.
+    """
     if not facts["needs_window"] or not facts["period_s"]:
         return plan
     block = WINDOW_PERIODS * facts["period_s"]
     rounds = min(plan["rounds"], max(FEWEST_ROUNDS, int(plan["min_duration_s"] // block)))
-    return {**plan, "rounds": rounds, "min_duration_s": max(plan["min_duration_s"], rounds * block, WINDOW_S)}
+    idle = plan.get("idle_s", 0.0)  # 0: not asked for
+    seconds = max(plan["min_duration_s"], rounds * block, WINDOW_S)
+    return {**plan, "rounds": rounds, "min_duration_s": seconds, "idle_s": max(idle, block) if idle > 0 else idle}
 
 
 def _measure(plan: Json, plan_path: Path, store: Store, say: Say) -> Json:

@@ -6,9 +6,11 @@ import ast
 import importlib
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
+import fake_machines as fake
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -80,7 +82,16 @@ def openings(tmp_path: Path) -> list[dict[str, Any]]:
         {"sysfs": full, "provider": CPU, **watts},
         {"sysfs": full, "provider": CUDA, "library": FakeNvml([100, 200, 250, 250]), **watts},
         {"sysfs": tmp_path / "none", "provider": CUDA},
+        {"sysfs": fake.jetson(tmp_path / "jetson", {"1-0040": {"VDD_IN": (5000, 900), "VDD_SOC": (5000, 300)}})},
+        {"sysfs": tmp_path / "none", "vcgencmd": fake.vcgencmd(tmp_path / "pi", fake.adc_text())},
+        {"sysfs": laptop(tmp_path / "laptop")},
+        {"sysfs": tmp_path / "none", "csv": str(fake.log(tmp_path / "meter.csv", time.time()))},
     ]
+
+
+def laptop(root: Path) -> Path:
+    fake.supply(root, "BAT0", type="Battery", status="Discharging", power_now=9_000_000)
+    return root
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -216,7 +227,13 @@ def test_nvml_records_counter_and_sampled_power() -> None:
     assert meter.read().provenance == "measured-counter"
     (beside,) = meter.also()
     assert beside.provenance == "measured-sampled"
+    assert beside.meter == "nvml:power-0"
     assert beside.joules is not None
+    library.power = None
+    (broken,) = meter.also()
+    assert broken.joules is None
+    assert "power" in broken.why
+    assert meter.read().joules == 2.5  # the counter goes on without it
     assert "Fake GPU" in meter.scope
     meter.close()
     assert library.closed == 1

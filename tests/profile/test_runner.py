@@ -404,6 +404,8 @@ def test_a_slow_meter_gets_longer_blocks() -> None:
     quick = runner.suited_to({"rounds": 10, "min_duration_s": 10.0}, {"needs_window": True, "period_s": 0.1})
     assert quick["rounds"] == runner.FEWEST_ROUNDS and quick["min_duration_s"] == pytest.approx(50.0)
     assert runner.suited_to(plan, {"needs_window": False, "period_s": 0.1}) is plan
+    for asked, watched in ((2.0, 20.0), (30.0, 30.0), (0.0, 0.0)):  # a net figure wants an idle window of that length
+        assert runner.suited_to({**plan, "idle_s": asked}, {"needs_window": True, "period_s": 0.2})["idle_s"] == watched
 
 
 def test_waiting_for_a_processor_is_contention() -> None:

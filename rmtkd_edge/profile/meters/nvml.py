@@ -7,12 +7,10 @@ stands beside it. libnvidia-ml comes with the driver; no Python package is neede
 from __future__ import annotations
 
 import ctypes
-import threading
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from .base import Meter, MeterAbsent, Reading
+from .base import Integral, Meter, MeterAbsent, Reading, Sampler
 
 PERIOD_S = 0.1
 SAMPLE_S = 0.05
@@ -20,42 +18,6 @@ WAYS_OUT = (
     "run on a machine with an NVIDIA driver and a profile that asks for CUDAExecutionProvider (--on nvidia-gpu)",
     "take another source: --meter rapl for the processor, or --meter unavailable",
 )
-
-
-class Sampler(threading.Thread):
-    """Reads power in milliwatts on a thread of its own and adds it up by the trapezium rule.
-
-    `read_mw` returns None where the power cannot be read; from then on there is no energy either.
-    """
-
-    def __init__(self, read_mw: Callable[[], int | None], period_s: float = SAMPLE_S) -> None:
-        super().__init__(daemon=True)
-        self._read_mw, self._period_s = read_mw, period_s
-        self._halt, self._lock = threading.Event(), threading.Lock()
-        self._last = (time.perf_counter(), read_mw())
-        self._joules: float | None = None if self._last[1] is None else 0.0
-
-    def advance(self) -> float | None:
-        """Take one more sample and return the joules so far, or None once a sample failed."""
-        with self._lock:
-            now, power = time.perf_counter(), self._read_mw()
-            before = self._last[1]
-            if power is None or before is None or self._joules is None:
-                self._joules = None
-            else:
-                self._joules += (now - self._last[0]) * (power + before) / 2000.0
-            self._last = (now, power)
-            return self._joules
-
-    def run(self) -> None:
-        """Sample until stopped."""
-        while not self._halt.wait(self._period_s):
-            self.advance()
-
-    def stop(self) -> None:
-        """Stop sampling and wait for the thread."""
-        self._halt.set()
-        self.join(timeout=5)
 
 
 class Nvml(Meter):
@@ -67,12 +29,13 @@ class Nvml(Meter):
         self._library, self._device = library, _handle(library, device)
         self._first_mj, self._most_mj = self._counter_mj(), 0
         counted = self._first_mj is not None
-        if not counted and self._power_mw() is None:
+        self._power = Integral(self._watts)
+        if not counted and self._power.why:
             raise MeterAbsent(f"NVML gives neither energy nor power for GPU {device}", WAYS_OUT)
         self.provenance = "measured-counter" if counted else "measured-sampled"
         self.name = f"nvml:{'energy' if counted else 'power'}-{device}"
         self.scope = f"the board of GPU {device} ({_name(library, self._device)}); not the host"
-        self._sampler = Sampler(self._power_mw)
+        self._sampler = Sampler([self._power], SAMPLE_S)
         self._sampler.start()
 
     def _counter_mj(self) -> int | None:
@@ -80,10 +43,12 @@ class Nvml(Meter):
         status = self._library.nvmlDeviceGetTotalEnergyConsumption(self._device, ctypes.byref(value))
         return int(value.value) if status == 0 else None
 
-    def _power_mw(self) -> int | None:
+    def _watts(self) -> float:
         value = ctypes.c_uint()
         status = self._library.nvmlDeviceGetPowerUsage(self._device, ctypes.byref(value))
-        return int(value.value) if status == 0 else None
+        if status != 0:
+            raise OSError(f"the power could not be read (status {status})")
+        return value.value / 1e3
 
     def read(self) -> Reading:
         """Return the energy since the meter was opened; one that stops answering is a reading without joules."""
@@ -100,10 +65,7 @@ class Nvml(Meter):
         return [] if self._first_mj is None else [self._sampled(self.name.replace("energy", "power"))]
 
     def _sampled(self, name: str) -> Reading:
-        joules = self._sampler.advance()
-        if joules is None:
-            return Reading(None, "unavailable", name, self.scope, "the power could not be read")
-        return Reading(joules, "measured-sampled", name, self.scope)
+        return self._power.reading("measured-sampled", name, self.scope)
 
     def close(self) -> None:
         """Stop the sampler and release NVML."""
