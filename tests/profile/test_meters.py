@@ -122,7 +122,10 @@ def test_every_meter_keeps_the_interface(name: str, tmp_path: Path) -> None:
     assert opened, "the meter opens on none of the machines"
 
 
-@pytest.mark.parametrize("path", [*sorted(FOLDER.glob("*.py")), FOLDER.parent / "runner.py"], ids=lambda p: p.name)
+TRAVELS = [*sorted(FOLDER.glob("*.py")), FOLDER.parent / "runner.py", FOLDER.parent / "limits.py"]
+
+
+@pytest.mark.parametrize("path", TRAVELS, ids=lambda p: p.name)
 def test_files_that_travel_need_python_3_9_and_nothing_of_the_package(path: Path) -> None:
     tree = ast.parse(path.read_text(encoding="utf-8"), feature_version=(3, 9))
     third = {"numpy", "onnxruntime"} if path.name == "runner.py" else set()
@@ -137,7 +140,7 @@ def test_files_that_travel_need_python_3_9_and_nothing_of_the_package(path: Path
 
 
 def test_annotations_are_never_evaluated_where_python_3_9_could_not() -> None:
-    for path in [*FOLDER.glob("*.py"), FOLDER.parent / "runner.py"]:
+    for path in TRAVELS:
         tree = ast.parse(path.read_text(encoding="utf-8"))
         unions = [n for n in ast.walk(tree) if isinstance(n, ast.BinOp) and isinstance(n.op, ast.BitOr)]
         if unions:
