@@ -1,0 +1,252 @@
+"""Whatever goes wrong in the middle of a measurement ends in a message that names it, and loses no finished round."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from profile_bundle import sha256, tiny_encoder, write_plan
+
+from rmtkd_edge.profile import runner
+from rmtkd_edge.profile.plan import copy_runner
+
+Fault = Callable[[Path], None]
+ROUNDS, DONE = 6, 2
+
+
+class Stop(Exception):
+    """Ends a measurement from outside, as a signal would."""
+
+
+def stop_after(rounds: int) -> Any:
+    def say(event: str, text: str, **facts: Any) -> None:
+        if event == "round" and facts["done"] == rounds:
+            raise Stop
+
+    return say
+
+
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a bundle whose measurement was stopped after two rounds of six."""
+    folder = tmp_path_factory.mktemp("begun")
+    plan = write_plan(folder, rounds=ROUNDS, min_runs=ROUNDS, files={}, profile="a")
+    text = json.loads(plan.read_text())
+    text["files"] = {name: sha256(folder / name) for name in ("inputs.npz", "reference.npz")}
+    plan.write_text(json.dumps(text))
+    copy_runner(folder)
+    with pytest.raises(Stop):
+        runner.measure(plan, folder / "results.json", stop_after(DONE))
+    return folder
+
+
+@pytest.fixture
+def bundle(begun: Path, tmp_path: Path) -> Path:
+    """Return a copy that a test may spoil."""
+    return shutil.copytree(begun, tmp_path / "bundle")
+
+
+def run(folder: Path, *before: str) -> subprocess.CompletedProcess[str]:
+    """Run the bundle by itself; `before` are lines of Python that the process begins with."""
+    lines = [*before, f"import runpy; runpy.run_path({str(folder / 'runner.py')!r}, run_name='__main__')"]
+    command = [sys.executable, "-c", "\n".join(lines)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, cwd=folder)
+
+
+def change(**keys: Any) -> Fault:
+    """Return a fault that puts other values into the plan."""
+
+    def fault(folder: Path) -> None:
+        plan = json.loads((folder / "plan.json").read_text())
+        (folder / "plan.json").write_text(json.dumps({**plan, **keys}))
+
+    return fault
+
+
+def cut(name: str) -> Fault:
+    """Return a fault that cuts a file in half."""
+
+    def fault(folder: Path) -> None:
+        data = (folder / name).read_bytes()
+        (folder / name).write_bytes(data[: len(data) // 2])
+
+    return fault
+
+
+def other_model(folder: Path) -> None:
+    tiny_encoder(folder / "A.onnx", 16, seed=5)
+
+
+def no_model_at_all(folder: Path) -> None:
+    plan = json.loads((folder / "plan.json").read_text())
+    (folder / "A.onnx").write_bytes(b"not an ONNX file")
+    plan["models"][0]["sha256"] = sha256(folder / "A.onnx")
+    (folder / "plan.json").write_text(json.dumps(plan))
+
+
+def other_reference(value: float) -> Fault:
+    """Return a fault after which the host's outputs are others than the device's."""
+
+    def fault(folder: Path) -> None:
+        plan = json.loads((folder / "plan.json").read_text())
+        with np.load(folder / "reference.npz") as stored:
+            arrays = {key: np.full_like(stored[key], value) for key in stored.files}
+        np.savez(folder / "reference.npz", **arrays)
+        plan["files"]["reference.npz"] = sha256(folder / "reference.npz")
+        (folder / "plan.json").write_text(json.dumps(plan))
+
+    return fault
+
+
+def inputs_without(name: str) -> Fault:
+    """Return a fault that leaves one input out."""
+
+    def fault(folder: Path) -> None:
+        plan = json.loads((folder / "plan.json").read_text())
+        with np.load(folder / "inputs.npz") as stored:
+            arrays = {key: stored[key] for key in stored.files if not key.endswith(name)}
+        np.savez(folder / "inputs.npz", **arrays)
+        plan["files"]["inputs.npz"] = sha256(folder / "inputs.npz")
+        (folder / "plan.json").write_text(json.dumps(plan))
+
+    return fault
+
+
+def without(name: str) -> Fault:
+    """Return a fault that takes a file away."""
+    return lambda folder: (folder / name).unlink()
+
+
+FAULTS: dict[str, tuple[Fault, str]] = {  # name: what is done to the bundle, what the message must say
+    "a model is another one": (other_model, "A.onnx has sha256"),
+    "a model is cut off": (cut("B.onnx"), "B.onnx has sha256"),
+    "a model is missing": (without("A.onnx"), "A.onnx is missing"),
+    "a model is no ONNX file": (no_model_at_all, "A.onnx does not load"),
+    "the inputs are cut off": (cut("inputs.npz"), "inputs.npz has sha256"),
+    "the reference is missing": (without("reference.npz"), "reference.npz is missing"),
+    "an input is not there": (inputs_without("attention_mask"), "wants attention_mask"),
+    "outputs differ": (other_reference(7.0), "outputs differ by"),
+    "outputs are of another size": (other_reference(float("nan")), "differ"),
+    "the plan is half written": (cut("plan.json"), "plan.json cannot be read"),
+    "the plan is of another version": (change(schema="rmtkd-edge/plan@9"), "is not a rmtkd-edge/plan@1"),
+    "the plan is missing": (without("plan.json"), "plan.json cannot be read"),
+    "the plan wants nothing": (change(loads=[]), "at least one model, load"),
+    "the provider is not there": (change(provider="CoreMLExecutionProvider"), "is not in this onnxruntime"),
+    "the provider falls back": (change(provider="CUDAExecutionProvider"), "CUDAExecutionProvider"),
+    "the meter is unreadable": (change(meters=["rapl"], meter_required=True), "the meter rapl cannot be read"),
+    "the meter does not exist": (change(meters=["sundial"], meter_required=True), "no meters/sundial.py"),
+    "the meter's name is a path": (change(meters=["../x"]), "is no name of a meter"),
+    "more cores than there are": (change(limits={"cores": 4096}), "limits.cores is 4096"),
+    "the limits cannot be read": (lambda f: (change(limits={"cores": 1})(f), without("limits.py")(f)), "no limits.py"),
+}
+
+
+def kept_rounds(folder: Path) -> list[list[list[int]]]:
+    """Return the rounds that the partial results hold, model by model."""
+    cells = json.loads((folder / "results.json").read_text())["cells"]
+    return [[block["ns"] for block in cell["blocks"]] for cell in cells.values()]
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_fault_is_named_and_nothing_is_lost(name: str, bundle: Path, begun: Path) -> None:
+    fault, says = FAULTS[name]
+    before = kept_rounds(bundle)
+    assert [len(rounds) for rounds in before] == [DONE, DONE]
+    fault(bundle)
+    done = run(bundle)
+    assert done.returncode == 2, done.stderr
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+    assert kept_rounds(bundle) == before
+    for file in begun.glob("*.*"):  # mended, the same command goes on
+        if file.name != "results.json":
+            shutil.copyfile(file, bundle / file.name)
+    results = runner.measure(bundle / "plan.json", bundle / "results.json", lambda *a, **k: None)["results"]
+    assert [r["latency"]["rounds_ns"][:DONE] for r in results] == before
+
+
+def test_a_full_disk_is_named_and_what_was_written_stays(bundle: Path) -> None:
+    before = kept_rounds(bundle)
+    size = (bundle / "results.json").stat().st_size
+    done = run(
+        bundle, "import resource, signal", "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)",
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size}))",
+    )  # fmt: skip
+    assert done.returncode == 2, done.stderr
+    assert "results.json cannot be written" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert kept_rounds(bundle) == before
+    assert not list(bundle.glob("*.tmp"))
+
+
+def test_half_written_results_are_refused_and_left_alone(bundle: Path) -> None:
+    cut("results.json")(bundle)
+    data = (bundle / "results.json").read_bytes()
+    done = run(bundle)
+    assert done.returncode == 2
+    assert "results.json exists and holds no results" in done.stderr
+    assert (bundle / "results.json").read_bytes() == data
+
+
+@pytest.mark.parametrize("jump", [-3600.0, 3600.0])
+def test_a_jump_of_the_clock_does_no_harm(bundle: Path, monkeypatch: pytest.MonkeyPatch, jump: float) -> None:
+    now = [1e9]
+
+    def jumping() -> float:
+        now[0] += jump
+        return now[0]
+
+    monkeypatch.setattr(runner.time, "time", jumping)
+    results = runner.measure(bundle / "plan.json", bundle / "results.json", lambda *a, **k: None)["results"]
+    assert all(0 < ns < 10**10 for r in results for block in r["latency"]["rounds_ns"] for ns in block)
+
+
+def test_a_meter_that_fails_midway_costs_its_own_figure_alone(bundle: Path) -> None:
+    (bundle / "meters/failing.py").write_text(
+        "from .base import Meter, Reading\n\n\nclass Failing(Meter):\n"
+        "    name = 'failing'\n    provenance = 'measured-counter'\n    needs_window = False\n    count = 0\n\n"
+        "    def read(self):\n        self.count += 1\n        if self.count > 9:\n"
+        "            return Reading(None, 'unavailable', 'failing', 'all', 'the cable fell out')\n"
+        "        return Reading(float(self.count), self.provenance, 'failing', 'all')\n\n\n"
+        "def open_meter(options):\n    return Failing()\n"
+    )
+    (bundle / "results.json").unlink()
+    change(meters=["failing"])(bundle)
+    done = run(bundle)
+    assert done.returncode == 0, done.stderr
+    results = json.loads((bundle / "results.json").read_text())["results"]
+    assert all(len(r["latency"]["rounds_ns"]) == ROUNDS for r in results)
+    assert any(r["energy"]["why"] == "the cable fell out" for r in results)
+    assert all(r["energy"]["j_per_inf_gross"] is None for r in results if "why" in r["energy"])
+
+
+def test_a_killed_runner_goes_on(bundle: Path) -> None:
+    before = kept_rounds(bundle)
+    kill = "import os, signal, threading; threading.Timer(0.9, os.kill, (os.getpid(), signal.SIGKILL)).start()"
+    change(min_duration_s=60.0)(bundle)  # another plan than the one begun: its rounds are too short for this one
+    (bundle / "results.json").unlink()
+    assert run(bundle, kill).returncode == -9
+    assert len(before) == 2
+
+
+def test_a_probe_that_dies_is_named(bundle: Path) -> None:
+    before = kept_rounds(bundle)
+    text = (bundle / "runner.py").read_text()
+    broken = text.replace(
+        "out: Json = {}\n    if memory_bytes", "os.kill(os.getpid(), 9)\n    out: Json = {}\n    if memory_bytes"
+    )
+    assert broken != text
+    (bundle / "runner.py").write_text(broken)
+    done = run(bundle)
+    assert done.returncode == 2, done.stderr
+    assert "a probe ended with -9" in done.stderr
+    document = json.loads((bundle / "results.json").read_text())
+    assert [[b["ns"] for b in c["blocks"]][:DONE] for c in document["cells"].values()] == before
+    assert all(len(c["blocks"]) == ROUNDS for c in document["cells"].values()), "all rounds are kept, only probes lack"
