@@ -20,8 +20,8 @@ MeterName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 
 # Multiples that ranks are rounded up to: the float32 lanes of one vector register (avx512 16, avx2 8, neon 4), which is
 # the channel block of onnxruntime's blocked convolutions and the tile width of its matrix products; on CUDA 8, the
-# multiple that tensor cores want for half precision.
-ALIGNMENT = MappingProxyType({"cuda": 8, "avx512": 16, "avx2": 8, "neon": 4})
+# multiple that tensor cores want for half precision; WebAssembly's vectors have 4.
+ALIGNMENT = MappingProxyType({"cuda": 8, "wasm": 4, "avx512": 16, "avx2": 8, "neon": 4})
 
 
 class Processor(Section):
@@ -114,7 +114,7 @@ class HardwareProfile(Section):
     )
     power: Power = Power()
     calibration: Calibration | None = Field(default=None, description="Written by rmtkd-edge calibrate")
-    transport: Literal["local", "ssh", "folder"]
+    transport: Literal["local", "ssh", "folder", "node", "browser"]
     host: str | None = Field(default=None, description="Name for ssh; --host comes before it")
     loads: Loads = Loads()
     budgets: Budgets = Budgets()
