@@ -70,7 +70,7 @@ class Link:
         if self.process.poll() is not None or not self._alive():
             last = self.errors.read_text(encoding="utf-8", errors="replace").strip()[-600:] or "it said nothing"
             raise RmtkdError(
-                f"{self.name} ended while it should {what}: {last}",
+                f"{self.name} ended during `{what}`: {last}",
                 "repeat the command: what was measured is kept; a model too large for memory ends it too",
             )
         now = time.monotonic()

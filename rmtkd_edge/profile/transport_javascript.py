@@ -6,10 +6,14 @@ sessions are elsewhere; they time their own calls, so that the way to them is no
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
+import signal
 import subprocess
+import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,12 +85,34 @@ def run_javascript(
     results.parent.mkdir(parents=True, exist_ok=True)
     end = None if timeout_s is None else time.monotonic() + timeout_s
     engine = JavaScript(tools, bundle.resolve(), Limits(end, stall_s))
+    with _ended_in_order():
+        try:
+            return runner.measure(bundle / "plan.json", results, say, engine)
+        except RunnerError as err:
+            raise refusal(err.kind, str(err)) from err
+        finally:
+            engine.close()
+
+
+@contextlib.contextmanager
+def _ended_in_order() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP run what is left to do: a browser would outlive a process that they kill."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def leave(number: int, frame: Any) -> None:
+        raise SystemExit(128 + number)
+
+    kept = {}
+    for number in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
+        if signal.getsignal(number) is signal.SIG_DFL:
+            kept[number] = signal.signal(number, leave)
     try:
-        return runner.measure(bundle / "plan.json", results, say, engine)
-    except RunnerError as err:
-        raise refusal(err.kind, str(err)) from err
+        yield
     finally:
-        engine.close()
+        for number, handler in kept.items():
+            signal.signal(number, handler)
 
 
 class JavaScript(runner.Engine):
