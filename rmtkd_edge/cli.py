@@ -162,6 +162,9 @@ def profile(
     iterations: IterationsOption = None,
     duration: DurationOption = None,
     meter: MeterOption = "auto",
+    javascript: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder of node_modules, for node and web-wasm.")
+    ] = None,
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -190,6 +193,7 @@ def profile(
             min_runs=iterations,
             min_duration_s=duration,
             meter=meter,
+            javascript=javascript,
         )
     if as_json:
         show_json(results[0] if len(results) == 1 else results)

@@ -20,8 +20,8 @@ MeterName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 
 # Multiples that ranks are rounded up to: the float32 lanes of one vector register (avx512 16, avx2 8, neon 4), which is
 # the channel block of onnxruntime's blocked convolutions and the tile width of its matrix products; on CUDA 8, the
-# multiple that tensor cores want for half precision.
-ALIGNMENT = MappingProxyType({"cuda": 8, "avx512": 16, "avx2": 8, "neon": 4})
+# multiple that tensor cores want for half precision; WebAssembly's vectors have 4.
+ALIGNMENT = MappingProxyType({"cuda": 8, "wasm": 4, "avx512": 16, "avx2": 8, "neon": 4})
 
 
 class Processor(Section):
@@ -131,7 +131,7 @@ class HardwareProfile(Section):
     )
     power: Power = Power()
     calibration: Calibration | None = Field(default=None, description="Written by rmtkd-edge calibrate")
-    transport: Literal["local", "ssh", "folder"]
+    transport: Literal["local", "ssh", "folder", "node", "browser"]
     host: str | None = Field(default=None, description="Name for ssh; --host comes before it")
     limits: Limits = Limits()
     loads: Loads = Loads()
@@ -140,9 +140,11 @@ class HardwareProfile(Section):
     whys: dict[str, str] = Field(default={}, description="Why a key has no value, or which rule gave it one")
 
     @model_validator(mode="after")
-    def _threads_have_cores(self) -> HardwareProfile:
+    def _limits_can_hold(self) -> HardwareProfile:
         if self.limits.cores is not None and self.threads != "auto-physical" and self.threads > self.limits.cores:
             raise ValueError(f"threads = {self.threads} with limits.cores = {self.limits.cores}: name no more threads")
+        if self.limits.memory_mb is not None and self.transport in ("node", "browser"):
+            raise ValueError(f"limits.memory_mb holds a Python process; transport {self.transport} has another")
         return self
 
     @property

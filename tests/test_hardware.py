@@ -26,7 +26,7 @@ PI = "processor\t: 0\nFeatures\t: fp asimd asimddp\nCPU architecture: 8\n\nproce
 
 def test_the_profiles_of_the_design_ship() -> None:
     wanted = {"local-cpu", "generic-x86-avx512", "generic-x86-avx2", "raspberry-pi-5", "raspberry-pi-4", "nvidia-gpu"}
-    assert wanted | {"jetson-orin-nano"} <= set(list_profiles())
+    assert wanted | {"jetson-orin-nano", "node", "web-wasm"} <= set(list_profiles())
 
 
 @pytest.mark.parametrize("name", list_profiles())
@@ -39,7 +39,7 @@ def test_every_profile_is_whole(name: str) -> None:
     if profile.provider == "CPUExecutionProvider":
         assert profile.alignment.gemm == hardware.alignment_of(profile.instruction_sets)[0]
     else:
-        assert profile.alignment.gemm == ALIGNMENT["cuda"]
+        assert profile.alignment.gemm == ALIGNMENT["wasm" if profile.transport == "browser" else "cuda"]
     for figure in (profile.idle_watts, profile.active_watts_per_core):
         assert figure is None or profile.power.source
     if profile.power.active_watts_per_core is None and "modelled" in profile.meters:

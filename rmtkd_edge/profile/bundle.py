@@ -17,7 +17,7 @@ from typing import Any
 
 from rmtkd_edge.errors import RunDirError, UserError
 from rmtkd_edge.hardware import HardwareProfile
-from rmtkd_edge.profile.identity import refuse_other_machine, refuse_unknown_threads
+from rmtkd_edge.profile.identity import refuse_other_machine, refuse_runtime, refuse_unknown_threads
 from rmtkd_edge.profile.plan import Arrays, Load, ModelFile, build_bundle, choose_loads, find_models
 from rmtkd_edge.profile.runner import RESULTS_SCHEMA, digest_of, load_key
 from rmtkd_edge.profile.stage import assemble, choose_effort
@@ -46,6 +46,7 @@ def write_bundle(
     The options are profile_run's. The run keeps what `collect` needs (bundles/<profile>.json). Raises UserError where
     the profile leaves the number of threads to the machine, RunDirError where `out` is there and not `force`.
     """
+    refuse_runtime(profile)
     refuse_unknown_threads(profile)
     archive = out.with_name(out.name + ".tar.gz")
     for path in (out, archive):

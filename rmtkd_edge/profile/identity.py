@@ -8,19 +8,34 @@ from rmtkd_edge.errors import UserError
 from rmtkd_edge.hardware import HardwareProfile
 from rmtkd_edge.machine import ARM_SETS, X86_SETS, detect_machine
 
+RUNTIMES = ("node", "browser")  # transports to other runtimes on this machine
+
+
+def refuse_runtime(profile: HardwareProfile) -> None:
+    """Raise UserError for a profile whose runtime is not Python's: runner.py alone would measure something else."""
+    if profile.transport in RUNTIMES:
+        raise UserError(
+            f"{profile.name} is measured in another runtime of this machine ({profile.transport}), by `profile` alone",
+            f"rmtkd-edge profile RUN --on {profile.name}",
+        )
+
 
 def refuse_device(profile: HardwareProfile, host: str | None) -> None:
     """Raise UserError unless the profile can be measured over ssh on `host` (or its own), or on this machine."""
-    if host is None and profile.host is None:
+    if profile.transport in RUNTIMES:
+        if host is not None:
+            raise UserError(f"{profile.name} is measured on this machine", "leave --host out")
+    elif host is None and profile.host is None:
         refuse_other_device(profile)
-        return
-    if profile.detect:
+    elif profile.detect:
         raise UserError(f"{profile.name} describes the machine that it is used on", "--on another profile, or a copy")
-    refuse_unknown_threads(profile)
+    else:
+        refuse_unknown_threads(profile)
 
 
 def refuse_other_device(profile: HardwareProfile) -> None:
     """Raise UserError unless this machine is what the profile describes."""
+    refuse_runtime(profile)
     if profile.transport != "local":
         raise UserError(
             f"{profile.name} is another device (transport {profile.transport}), and nothing says how to reach it",

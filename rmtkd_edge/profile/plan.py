@@ -26,7 +26,10 @@ if TYPE_CHECKING:
 ROLES = {"candidate": ("export", "rmt-kd"), "baseline": ("baseline", "original")}
 FILES = {"fp32": "onnx/model.onnx", "int8": "onnx/model_quantized.onnx"}
 TOKEN_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
-TOLERANCE = {"CPUExecutionProvider": 1e-4}  # relative, of fp32 outputs between two machines
+TOLERANCE = {
+    "CPUExecutionProvider": 1e-4,
+    "WasmExecutionProvider": 1e-4,
+}  # relative, of fp32 outputs between two machines
 TOLERANCE_OTHER = 1e-2  # accelerators round products to TF32 or half precision
 Arrays = Mapping[str, NDArray[Any]]
 

@@ -8,16 +8,18 @@ from typing import Any
 
 from rmtkd_edge.hardware import HardwareProfile
 from rmtkd_edge.profile.identity import refuse_other_machine
+from rmtkd_edge.profile.transport_javascript import PACKAGES, find_tools, run_javascript
 from rmtkd_edge.profile.transport_local import Progress, run_bundle
 from rmtkd_edge.profile.transport_ssh import make_target, run_over_ssh
 
 
 @dataclass(frozen=True)
 class Reach:
-    """What the command line says of the way to a device: its ssh name, and how long its work may take."""
+    """What the command line says of the way to a device: its ssh name, how long its work may take, and node_modules."""
 
     host: str | None = None
     timeout_s: float | None = None
+    javascript: Path | None = None
 
 
 def carry_out(
@@ -28,6 +30,9 @@ def carry_out(
     Raises what run_bundle and run_over_ssh raise, and UserError where another machine answered.
     """
     name = reach.host or profile.host
+    if profile.transport in PACKAGES:
+        tools = find_tools(profile.transport, reach.javascript)
+        return run_javascript(bundle, results, tools, timeout_s=reach.timeout_s, progress=progress)
     if name is None:
         return run_bundle(bundle, results, timeout_s=reach.timeout_s, progress=progress)
     document = run_over_ssh(bundle, results, make_target(name), timeout_s=reach.timeout_s, progress=progress)

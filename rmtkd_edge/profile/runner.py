@@ -9,6 +9,7 @@ written after every round, and the same command goes on where a killed one stopp
 from __future__ import annotations
 
 import argparse
+import contextlib
 import glob
 import hashlib
 import importlib
@@ -45,6 +46,7 @@ WINDOW_S, WINDOW_PERIODS = (
 )  # an energy figure needs a window this long, and each block this many meter periods
 CPU_WALL_LEAST, STEAL_PCT_MOST, SPARE_CORES, WAITED_PCT_MOST = 0.9, 2.0, 0.25, 10.0  # beyond these: `contended`
 FEWEST_SAMPLES, FAULTS_MOST, NEAR_TRIP_C = 30, 0, 5.0  # calls; major page faults; degrees below a passive trip point
+ON_CPU = ("CPUExecutionProvider", "WasmExecutionProvider")  # what keeps a processor busy while it runs
 FEWEST_ROUNDS = 5  # of interleaving, however slow the energy meter
 PROBE_TIMEOUT_S = 900
 Json = dict  # a JSON object
@@ -52,7 +54,7 @@ Say = Callable[..., None]
 
 
 class RunnerError(Exception):
-    """A refusal; `kind` is plan, hash, provider, model, output, meter, limit or probe."""
+    """A refusal; `kind` is plan, hash, provider, model, output, meter, limit, disk or probe."""
 
     def __init__(self, kind: str, message: str) -> None:
         super().__init__(message)
@@ -153,6 +155,8 @@ def verify_outputs(
     """
     worst, relative = 0.0, 0.0
     for name, expected in reference.items():
+        if not np.isfinite(expected).all():
+            raise RunnerError("plan", f"{model['label']}: the reference of {name} is not finite; export the run again")
         if name not in outputs or outputs[name].shape != expected.shape or not np.isfinite(outputs[name]).all():
             raise RunnerError("output", f"{model['label']}: output {name} is absent, of another shape or not finite")
         worst = max(worst, float(np.abs(outputs[name] - expected).max()))
@@ -220,10 +224,11 @@ def read_text(path: str) -> str | None:
         return None
 
 
-def counters(root: str = "") -> Json:
+def counters(root: str = "", pids: tuple = ("self",)) -> Json:
     """Return counters that only grow (`ticks_*`, `quota`, `throttle`, `faults`) and states; None: unreadable.
 
-    States: `capped`, `swap_bytes` of this process, `below_trip_c` degrees to the nearest passive trip point.
+    States: `capped`, `swap_bytes`, `below_trip_c` degrees to the nearest passive trip point. pids: the processes that
+    `waited_ns`, `faults` and `swap_bytes` are of.
     """
     names = "ticks_total ticks_busy ticks_steal quota throttle capped waited_ns faults swap_bytes below_trip_c"
     out: Json = dict.fromkeys(names.split())
@@ -234,7 +239,8 @@ def counters(root: str = "") -> Json:
         user, nice, system, idle, wait, irq, soft, steal = (sum(column) for column in zip(*ticks))  # noqa: B905
         busy = user + nice + system + irq + soft
         out.update(ticks_total=busy + idle + wait + steal, ticks_busy=busy, ticks_steal=steal)
-    waits = [(read_text(file) or "").split() for file in glob.glob(root + "/proc/self/task/*/schedstat")]
+    tasks = [file for pid in pids for file in glob.glob(f"{root}/proc/{pid}/task/*/schedstat")]
+    waits = [(read_text(file) or "").split() for file in tasks]
     out["waited_ns"] = sum(int(parts[1]) for parts in waits if len(parts) == 3) if waits else None
     group = read_text(root + "/sys/fs/cgroup/cpu.stat") or read_text(root + "/sys/fs/cgroup/cpu/cpu.stat")
     quota = re.search(r"^nr_throttled (\d+)", group or "", re.MULTILINE)
@@ -244,9 +250,10 @@ def counters(root: str = "") -> Json:
     out["throttle"] = sum(seen) if seen else None
     out["capped"] = frequency_capped(root)
     # behind the command's name, which may hold blanks: the tenth field counts the pages that came from a disk
-    stat = (read_text(root + "/proc/self/stat") or "").rpartition(")")[2].split()
-    out["faults"] = int(stat[9]) if len(stat) > 9 else None
-    out["swap_bytes"] = status_bytes("VmSwap", read_text(root + "/proc/self/status") or "-")
+    stats = [(read_text(f"{root}/proc/{pid}/stat") or "").rpartition(")")[2].split() for pid in pids]
+    out["faults"] = sum(int(stat[9]) for stat in stats) if all(len(stat) > 9 for stat in stats) else None
+    swaps = [status_bytes("VmSwap", read_text(f"{root}/proc/{pid}/status") or "-") for pid in pids]
+    out["swap_bytes"] = None if None in swaps else sum(size or 0 for size in swaps)
     out["below_trip_c"] = below_trip(root)
     return out
 
@@ -282,8 +289,8 @@ def frequency_capped(root: str = "") -> bool | None:
     return any(states) if states else None
 
 
-def environment(plan: Json, session: Any, held: Json | None = None) -> Json:
-    """Return what ran where, under which limits; a fact that cannot be read is None and listed in `unread`."""
+def environment(plan: Json, session: Any) -> Json:
+    """Return what ran where; a fact that cannot be read is None and listed in `unread`."""
     info = read_text("/proc/cpuinfo") or ""
     name = re.search(r"^(?:model name|Hardware)\s*:\s*(.+)$", info, re.MULTILINE)
     flags = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", info, re.MULTILINE)
@@ -306,8 +313,6 @@ def environment(plan: Json, session: Any, held: Json | None = None) -> Json:
         "os": platform.platform(),
         "machine": platform.machine(),
     }
-    if held is not None:
-        env["limits"] = held
     env["unread"] = [key for key, value in env.items() if value is None]
     return env
 
@@ -315,23 +320,23 @@ def environment(plan: Json, session: Any, held: Json | None = None) -> Json:
 def quality(blocks: list[Json], plan: Json, cpus: int) -> Json:
     """Return how far the figures can be believed: `verdict`, and `reasons` that say why.
 
-    Verdicts, worst first: throttled, swapped, hot, contended, few (too few samples), clean. cpu_wall_ratio: CPU seconds
-    of this process per second. others_cores: processors that others kept busy.
+    Verdicts, worst first: throttled, swapped, hot, contended, few (too few samples), unknown (nothing says what the
+    processor did), clean. cpu_wall_ratio: CPU seconds of what ran the model per second. others_cores: processors that
+    others kept busy.
     """
-    wall = sum(b["wall_ns"] for b in blocks) / 1e9
-    cpu = sum(b["cpu_ns"] for b in blocks) / 1e9
+    wall, cpu = sum(b["wall_ns"] for b in blocks) / 1e9, cpu_seconds(blocks)
     total, busy, steal, quota, events, waited, faults = (
         _grown(blocks, k)
         for k in ("ticks_total", "ticks_busy", "ticks_steal", "quota", "throttle", "waited_ns", "faults")
     )
-    waited_pct = None if waited is None or cpu <= 0 else max(0.0, waited / 1e7 / cpu)
+    waited_pct = None if waited is None or not cpu else max(0.0, waited / 1e7 / cpu)
     steal_pct = None if not total or steal is None else 100.0 * steal / total
-    others = None if not total or busy is None else max(0.0, busy * cpus / total - cpu / wall)
+    others = None if not total or busy is None or cpu is None else max(0.0, busy * cpus / total - cpu / wall)
     capped, swap, below = (_states(blocks, key) for key in ("capped", "swap_bytes", "below_trip_c"))
     throttled = None if events is None and not capped else bool(events) or any(capped)
     held = bool((plan.get("limits") or {}).get("cpu_quota"))  # the profile itself takes processor time away
     contended = []
-    if plan["provider"] == "CPUExecutionProvider" and cpu / wall < CPU_WALL_LEAST and not held:
+    if plan["provider"] in ON_CPU and cpu is not None and cpu / wall < CPU_WALL_LEAST and not held:
         contended.append(f"the process got {cpu / wall:.2f} CPU seconds a second")
     if waited_pct is not None and waited_pct > WAITED_PCT_MOST and not held:
         contended.append(f"its threads waited for a processor {waited_pct:.0f} % as long as they ran")
@@ -352,9 +357,11 @@ def quality(blocks: list[Json], plan: Json, cpus: int) -> Json:
         "hot": [f"a sensor came within {near:.1f} degrees of where the clock is capped"] if near < NEAR_TRIP_C else [],
         "contended": contended,
         "few": [f"{samples} calls are few; {FEWEST_SAMPLES} are wanted"] if samples < FEWEST_SAMPLES else [],
+        "unknown": ["the processor time of what ran the model cannot be read"] if cpu is None else [],
     }
     verdict = next((name for name, found in reasons.items() if found), "clean")
-    out = {"verdict": verdict, "cpu_wall_ratio": cpu / wall, "steal_pct": steal_pct, "others_cores": others}
+    ratio = None if cpu is None else cpu / wall
+    out: Json = {"verdict": verdict, "cpu_wall_ratio": ratio, "steal_pct": steal_pct, "others_cores": others}
     out.update(throttled=throttled, quota_stops=quota, waited_pct=waited_pct, major_faults=faults)
     out.update(swap_bytes=max(swap, default=None), below_trip_c=min(below, default=None))
     out["reasons"] = [reason for found in reasons.values() for reason in found]
@@ -365,6 +372,12 @@ def quality(blocks: list[Json], plan: Json, cpus: int) -> Json:
 def _states(blocks: list[Json], key: str) -> list:
     """Return what was read of a state at the ends of all blocks; unreadable ones are left out."""
     return [b["machine"][i][key] for b in blocks for i in (0, 1) if b["machine"][i].get(key) is not None]
+
+
+def cpu_seconds(blocks: list[Json]) -> float | None:
+    """Return the processor time of what ran the model, None where a block has none."""
+    spent = [b["cpu_ns"] for b in blocks]
+    return None if None in spent else sum(spent) / 1e9
 
 
 def _grown(blocks: list[Json], key: str) -> int | None:
@@ -472,10 +485,22 @@ def _withheld(blocks: list[Json], facts: Json, window: float) -> str:
 
 
 def run_block(session: Any, feeds: Json, runs: int, seconds: float, meter: Any) -> Json:
-    """Run a model at least `runs` times and `seconds` long, after one run that only brings its weights back in."""
+    """Run a model at least `runs` times and `seconds` long, after one run that only brings its weights back in.
+
+    A session of another runtime times its own calls (`timed`), since the way to it is no part of them.
+    """
     session.run(None, feeds)
+    timed = getattr(session, "timed", None)
+    pids = ("self",) if timed is None else tuple(session.pids())
+    machine, joules = counters(pids=pids), read_meter(meter)
+    block = timed_here(session, feeds, runs, seconds) if timed is None else timed(feeds, runs, seconds)
+    after = {name: _spent(joules.get(name), reading) for name, reading in read_meter(meter).items()}
+    return {**block, "joules": after, "machine": [machine, counters(pids=pids)]}
+
+
+def timed_here(session: Any, feeds: Json, runs: int, seconds: float) -> Json:
+    """Return the nanoseconds of every call, of all of them, and of the processor."""
     values: list[int] = []
-    machine, joules = counters(), read_meter(meter)
     clock, cpu, begin = time.perf_counter_ns, time.process_time_ns(), time.perf_counter_ns()
     enough = begin + int(seconds * 1e9)
     end = begin
@@ -484,9 +509,7 @@ def run_block(session: Any, feeds: Json, runs: int, seconds: float, meter: Any) 
         session.run(None, feeds)
         end = clock()
         values.append(end - start)
-    cpu_ns, wall_ns = time.process_time_ns() - cpu, clock() - begin
-    after = {name: _spent(joules.get(name), reading) for name, reading in read_meter(meter).items()}
-    return {"ns": values, "cpu_ns": cpu_ns, "wall_ns": wall_ns, "joules": after, "machine": [machine, counters()]}
+    return {"ns": values, "cpu_ns": time.process_time_ns() - cpu, "wall_ns": clock() - begin}
 
 
 def _spent(before: list | None, after: list) -> list:
@@ -496,13 +519,20 @@ def _spent(before: list | None, after: list) -> list:
 
 
 def write_whole(path: Path, document: Json) -> None:
-    """Replace a file by a JSON document: readers see the old one or the new one, never a part."""
+    """Replace a file by a JSON document: readers see the old one or the new one, never a part; raise RunnerError."""
     temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w", encoding="utf-8") as stream:
-        json.dump(document, stream, allow_nan=False)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(temporary, path)
+    try:
+        with temporary.open("w", encoding="utf-8") as stream:
+            json.dump(document, stream, allow_nan=False)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+    except OSError as err:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise RunnerError(
+            "disk", f"{path} cannot be written: {err.strerror or err}; what it held is kept, free space and go on"
+        ) from err
 
 
 def digest_of(document: Json) -> str:
@@ -526,9 +556,9 @@ def previous(path: Path) -> Json:
 class Store:
     """The results file: whatever was measured is in it, written whole or not at all."""
 
-    def __init__(self, path: Path, plan: Json) -> None:
+    def __init__(self, path: Path, plan: Json, version: str = onnxruntime.__version__) -> None:
         names = ("provider", "threads", "spinning", "min_runs", "min_duration_s", "rounds", "warmup", "seed", "meters")
-        settings = [onnxruntime.__version__, *(plan[name] for name in names), *filter(None, [plan.get("limits")])]
+        settings = [version, *(plan[name] for name in names), *filter(None, [plan.get("limits")])]
         mark = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16]
         self.path, self.resumed = path, False
         self.doc: Json = {
@@ -584,18 +614,53 @@ def measure_load(plan: Json, load: Json, sessions: list, feeds: list, store: Sto
     idle.append(idle_watts(meter, store.doc["meter"], plan["idle_s"]))
 
 
-def measure(plan_path: Path, results: Path, say: Say) -> Json:
+class Engine:
+    """What runs the models: onnxruntime in this process. A subclass puts another runtime in its place.
+
+    Its sessions answer to run, get_inputs, get_outputs, get_providers, timed (a block without machine and joules) and
+    pids (the processes that do the work).
+    """
+
+    version = onnxruntime.__version__
+    no_meter = ""  # why there is no energy, where a meter could not tell
+    cold_start = "process start to first output, median, files in the page cache"
+    memory = "VmHWM of a fresh process minus a bare import"
+
+    def open(self, plan: Json, folder: Path) -> tuple[list, list, list]:
+        """Return the models that load, their sessions, and notes on those that do not."""
+        return plan["models"], [open_session(plan, folder / model["file"]) for model in plan["models"]], []
+
+    def environment(self, plan: Json, session: Any) -> Json:
+        """Return what ran where."""
+        return environment(plan, session)
+
+    def probe(self, plan_path: Path, pair: tuple | None) -> Json:
+        """Return memory and cold start of (model, load), by number, in a fresh process; None: of a bare import."""
+        return _probe(["--probe", "import"] if pair is None else ["--probe", "model", str(plan_path), *map(str, pair)])
+
+
+def measure(plan_path: Path, results: Path, say: Say, engine: Engine | None = None) -> Json:
     """Carry out a plan and return the results document, which is also written to `results`."""
+    engine = engine or Engine()
     document = previous(results)
     try:
         plan = load_plan(plan_path)
-        store = Store(results, plan)
-        document = store.doc
-        return _measure(plan, plan_path, store, say)
+        store = Store(results, plan, engine.version)
+        try:
+            return _measure(plan, plan_path, store, say, engine)
+        finally:
+            if has_rounds(store.doc) or not has_rounds(document):  # else a refused plan would cost another's rounds
+                document = store.doc
     except RunnerError as err:
         error = {"kind": err.kind, "message": str(err)}
-        write_whole(results, {"schema": RESULTS_SCHEMA, "complete": False, **document, "error": error})
+        with contextlib.suppress(RunnerError):  # a full disk is named by the error that is on its way
+            write_whole(results, {"schema": RESULTS_SCHEMA, "complete": False, **document, "error": error})
         raise
+
+
+def has_rounds(document: Json) -> bool:
+    """Return whether unfinished results hold any measured round."""
+    return any(cell.get("blocks") for cell in (document.get("cells") or {}).values())
 
 
 def suited_to(plan: Json, facts: Json) -> Json:
@@ -612,12 +677,14 @@ def suited_to(plan: Json, facts: Json) -> Json:
     return {**plan, "rounds": rounds, "min_duration_s": seconds, "idle_s": max(idle, block) if idle > 0 else idle}
 
 
-def _measure(plan: Json, plan_path: Path, store: Store, say: Say) -> Json:
-    folder, models = plan_path.parent, plan["models"]
+def _measure(plan: Json, plan_path: Path, store: Store, say: Say, engine: Engine) -> Json:
+    folder = plan_path.parent
     held = confine(plan)
-    sessions = [open_session(plan, folder / model["file"]) for model in models]
-    store.doc["env"] = environment(plan, sessions[0], held)
+    models, sessions, store.doc["notes"] = engine.open(plan, folder)
+    plan = {**plan, "models": models}
+    store.doc["env"] = {**engine.environment(plan, sessions[0]), **({} if held is None else {"limits": held})}
     meter, facts = open_meter(plan)
+    facts["skipped"] += [engine.no_meter] if engine.no_meter else []
     if store.resumed and store.doc.get("meter", {}).get("name") != facts["name"]:
         store.doc.update(cells={}, idle={})  # energies of two meters cannot be added up
     store.doc["meter"] = facts
@@ -638,9 +705,9 @@ def _measure(plan: Json, plan_path: Path, store: Store, say: Say) -> Json:
         if meter is not None:
             meter.close()
     del sessions
-    run_probes(plan, plan_path, store, say)
+    run_probes(plan, plan_path, store, say, engine)
     pairs = [(model, load) for load in plan["loads"] for model in models]
-    store.doc["results"] = [result_of(plan, plan_path, store.doc, model, load) for model, load in pairs]
+    store.doc["results"] = [result_of(plan, plan_path, store.doc, model, load, engine) for model, load in pairs]
     store.doc["complete"] = True
     del store.doc["cells"], store.doc["probes"]  # all of it is in the results now
     store.doc["digest"] = digest_of(store.doc)
@@ -652,20 +719,20 @@ def _measure(plan: Json, plan_path: Path, store: Store, say: Say) -> Json:
 # ---- memory and cold start, each in a fresh process ----
 
 
-def run_probes(plan: Json, plan_path: Path, store: Store, say: Say) -> None:
+def run_probes(plan: Json, plan_path: Path, store: Store, say: Say, engine: Engine) -> None:
     """Fill the probes: a bare import, and every model under every load, several times, each in a process of its own."""
     probes, repeats = store.doc["probes"], int(plan.get("probe_repeats", 3))
     if "import" not in probes:
-        probes["import"] = [_probe(["--probe", "import"]) for _ in range(repeats)]
+        probes["import"] = [engine.probe(plan_path, None) for _ in range(repeats)]
     for j, load in enumerate(plan["loads"]):
         for i, model in enumerate(plan["models"]):
             if cell_key(model, load) not in probes:
                 if repeats:
                     say("probe", f"{load_key(load)}: memory and cold start of {model['label']}")
-                argv = ["--probe", "model", str(plan_path), str(i), str(j)]
-                probes[cell_key(model, load)] = [_probe(argv) for _ in range(repeats)]
+                probes[cell_key(model, load)] = [engine.probe(plan_path, (i, j)) for _ in range(repeats)]
                 limit = (plan.get("limits") or {}).get("memory_bytes")
                 if limit:
+                    argv = ["--probe", "model", str(plan_path), str(i), str(j)]
                     probes[f"limit|{cell_key(model, load)}"] = within_memory(limit, probes[cell_key(model, load)], argv)
                 store.write()
 
@@ -725,10 +792,10 @@ def _median(probes: list[Json], key: str) -> float | None:
     return statistics.median(values) if values and len(values) == len(probes) else None
 
 
-def memory(bare: list[Json], probes: list[Json]) -> Json:
+def memory(bare: list[Json], probes: list[Json], method: str = Engine.memory) -> Json:
     """Return peak and loaded memory above a bare import, in bytes: medians, with the raw values beside them."""
     out: Json = {"peak_rss_bytes": None, "rss_after_load_bytes": None, "repeats": len(probes)}
-    out["method"] = "VmHWM of a fresh process minus a bare import"
+    out["method"] = method
     zero, peak = _median(bare, "peak_rss_bytes"), _median(probes, "peak_rss_bytes")
     base, loaded = _median(bare, "rss_bytes"), _median(probes, "rss_after_load_bytes")
     if zero is None or peak is None or base is None or loaded is None:
@@ -759,7 +826,7 @@ def latency(blocks: list[Json], warmup: int) -> Json:
     return {**out, "rounds_ns": [b["ns"] for b in blocks]}
 
 
-def result_of(plan: Json, plan_path: Path, doc: Json, model: Json, load: Json) -> Json:
+def result_of(plan: Json, plan_path: Path, doc: Json, model: Json, load: Json, engine: Engine) -> Json:
     """Return one result: a model under a load."""
     cell, probes = doc["cells"][cell_key(model, load)], doc["probes"][cell_key(model, load)]
     blocks, bare = cell["blocks"], doc["probes"]["import"]
@@ -769,7 +836,7 @@ def result_of(plan: Json, plan_path: Path, doc: Json, model: Json, load: Json) -
         judged["reasons"].append(
             f"the standard deviation is {100 * timing['stdev'] / timing['mean']:.0f} % of the mean"
         )
-    described = {key: model[key] for key in ("sha256", "precision", "file")}
+    described, cpu = {key: model[key] for key in ("sha256", "precision", "file")}, cpu_seconds(blocks)
     described["disk_bytes"] = sum((plan_path.parent / part["file"]).stat().st_size for part in files)
     described["files"] = [part["file"] for part in files]
     return {
@@ -782,14 +849,18 @@ def result_of(plan: Json, plan_path: Path, doc: Json, model: Json, load: Json) -
         "env": doc["env"],
         "latency": timing,
         "throughput_per_s": load["batch"] / timing["p50"] * 1e3,
-        "cpu_s_per_inf": sum(b["cpu_ns"] for b in blocks) / 1e9 / timing["n"] / load["batch"],
+        "cpu_s_per_inf": None if cpu is None else cpu / timing["n"] / load["batch"],
+        **({"cpu_s_per_inf_why": "the processor time cannot be read"} if cpu is None else {}),
         "cold_start_ms": _median(probes, "cold_start_ms"),
         "cold_start": {
-            "method": "process start to first output, median, files in the page cache",
+            "method": engine.cold_start,
             "raw_ms": [p["cold_start_ms"] for p in probes],
             "session_ms": _median(probes, "session_ms"),
         },
-        "memory": {**memory(bare, probes), "limit": doc["probes"].get(f"limit|{cell_key(model, load)}")},
+        "memory": {
+            **memory(bare, probes, engine.memory),
+            "limit": doc["probes"].get(f"limit|{cell_key(model, load)}"),
+        },
         "energy": energy(blocks, doc["meter"], doc["idle"].get(load_key(load), []), plan["idle_s"], load["batch"]),
         "verification": cell["verification"],
         "quality": judged,

@@ -47,10 +47,12 @@ def profile_run(
     progress: Progress | None = None,
     timeout_s: float | None = None,
     host: str | None = None,
+    javascript: Path | None = None,
 ) -> dict[str, Any]:
     """Measure the run's models under `profile`, write profile/<name>.json and return it.
 
-    On this machine, or over ssh on `host` (or the profile's own).
+    On this machine, or over ssh on `host` (or the profile's own). javascript: the folder of node_modules, for Node and
+    the browser.
 
     quick: 50 runs and 10 s a model and load in place of 200 and 60; min_runs and min_duration_s override either.
     loads: the profile's when None. meter: `auto`, or a name that must be there. inputs: real token ids, see
@@ -76,7 +78,7 @@ def profile_run(
             seed=seed,
             inputs=inputs,
         )
-        document = carry_out(Path(folder), partial, profile, Reach(host, timeout_s), progress)
+        document = carry_out(Path(folder), partial, profile, Reach(host, timeout_s, javascript), progress)
     out = assemble(document, profile, models, [*notes, *cut], seed, quick, synthetic=inputs is None)
     run.write_json(f"profile/{profile.name}.json", out)
     partial.unlink(missing_ok=True)
@@ -121,7 +123,7 @@ def assemble(
         "comparable": profile.comparable,
         "quick": quick,
         "inputs": _inputs(results, synthetic),
-        "notes": [*notes, *does_not_fit(results), *slower_int8(comparisons)],
+        "notes": [*notes, *document.get("notes", []), *does_not_fit(results), *slower_int8(comparisons)],
         "meter": document["meter"],
         "hardware": profile.model_dump(mode="json"),
         "results": [finish(result, facts[result["label"]], profile.name) for result in results],

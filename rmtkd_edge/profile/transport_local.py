@@ -25,6 +25,7 @@ _KINDS: dict[str, tuple[type[RmtkdError], str]] = {
         "--on local-cpu measures on the processor; onnxruntime-gpu brings CUDAExecutionProvider",
     ),
     "meter": (ProviderError, "--meter auto takes what can be read here"),
+    "disk": (RunDirError, "free space; the same command goes on from what is there"),
     "limit": (UserError, "change [limits] in a copy of the profile, or measure on the device itself"),
     "hash": (RunDirError, "export the run again: rmtkd-edge export RUN"),
     "output": (Finding, "the exported model does not compute what it did on the host: export it again and verify"),
@@ -121,7 +122,12 @@ def read_outcome(results: Path, code: int, stderr: str) -> dict[str, Any]:
     if code == 0 and isinstance(document, dict) and document.get("complete"):
         return document
     if refused and code == 2:
-        kind, hint = _KINDS.get(refused["kind"], (RmtkdError, "see the message above"))
-        raise kind(refused["message"], hint)
+        raise refusal(refused["kind"], refused["message"])
     last = stderr.strip()[-600:] or "it said nothing"
     raise RmtkdError(f"the runner ended with code {code}: {last}", "repeat the command: what was measured is kept")
+
+
+def refusal(kind: str, message: str) -> RmtkdError:
+    """Return the error that a refusal of the runner stands for."""
+    error, hint = _KINDS.get(kind, (RmtkdError, "see the message above"))
+    return error(message, hint)

@@ -133,7 +133,7 @@ FAULTS: dict[str, tuple[Fault, str]] = {  # name: what is done to the bundle, wh
     "the reference is missing": (without("reference.npz"), "reference.npz is missing"),
     "an input is not there": (inputs_without("attention_mask"), "wants attention_mask"),
     "outputs differ": (other_reference(7.0), "outputs differ by"),
-    "outputs are of another size": (other_reference(float("nan")), "differ"),
+    "the reference is not finite": (other_reference(float("nan")), "the reference of logits is not finite"),
     "the plan is half written": (cut("plan.json"), "plan.json cannot be read"),
     "the plan is of another version": (change(schema="rmtkd-edge/plan@9"), "is not a rmtkd-edge/plan@1"),
     "the plan is missing": (without("plan.json"), "plan.json cannot be read"),

@@ -16,7 +16,7 @@ from profile_bundle import VOCABULARY, sha256, tiny_encoder, write_plan
 
 from rmtkd_edge.errors import Finding, ProviderError, RmtkdError, RunDirError, UserError
 from rmtkd_edge.hardware import HardwareProfile, list_profiles, load_profile
-from rmtkd_edge.profile.identity import refuse_other_device
+from rmtkd_edge.profile.identity import RUNTIMES, refuse_device, refuse_other_device
 from rmtkd_edge.profile.plan import Load, build_inputs, choose_loads, copy_runner, find_models
 from rmtkd_edge.profile.stage import choose_effort, profile_run
 from rmtkd_edge.profile.transport_local import run_bundle
@@ -85,7 +85,11 @@ def test_the_stage_never_imports_torch() -> None:
 @pytest.mark.parametrize("name", list_profiles())
 def test_another_device_is_never_measured_here(name: str, tmp_path: Path) -> None:
     profile = load_profile(name)
-    if profile.transport != "local":
+    if profile.transport in RUNTIMES:  # this machine, though not in Python
+        refuse_device(profile, None)
+        with pytest.raises(UserError, match="another runtime"):
+            refuse_other_device(profile)
+    elif profile.transport != "local":
         with pytest.raises(UserError, match="another device"):
             refuse_other_device(profile)
         with pytest.raises(UserError, match="another device"):
