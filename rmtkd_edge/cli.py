@@ -155,6 +155,9 @@ def profile(
     host: Annotated[
         str | None, typer.Option(help="The device's name for ssh (keys and ~/.ssh/config hold); else this machine.")
     ] = None,
+    python: Annotated[
+        str | None, typer.Option(help="The Python that measures, on the device; it needs onnxruntime and numpy.")
+    ] = None,
     quick: QuickOption = False,
     batch_size: BatchOption = None,
     seq_len: LengthOption = None,
@@ -174,7 +177,7 @@ def profile(
 
     names = [name.strip() for name in on.split(",") if name.strip()]
     batches, lengths = numbers("--batch-size", batch_size), numbers("--seq-len", seq_len)
-    workflow.refuse_profile(run, names, force, host, threads)  # before anything is measured
+    workflow.refuse_profile(run, names, force, host, threads, python)  # before anything is measured
     results = []
     with progress(as_json) as reporter:
         for name in names:
@@ -185,6 +188,7 @@ def profile(
                     reporter,
                     force=force,
                     host=host,
+                    python=python,
                     threads=threads,
                     batches=batches,
                     lengths=lengths,

@@ -51,7 +51,12 @@ def variants_table(result: dict[str, Any]) -> Table:
 
 
 def profile_table(result: dict[str, Any]) -> Table:
-    """Return the table of one profile's results."""
+    """Return the table of one profile's results: of an emulated device how far outputs agree, and no times."""
+    if result.get("hardware", {}).get("emulated"):
+        from rmtkd_edge.profile.emulation import agreement_rows
+
+        header, *rows = agreement_rows(result["results"])
+        return table_of(header, rows, f"{result['profile']}: largest differences from the outputs on this machine")
     rows = []
     for item in result["results"]:
         latency, load, model = item["latency"], item["load"], item["model"]

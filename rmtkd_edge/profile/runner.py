@@ -46,6 +46,7 @@ WINDOW_S, WINDOW_PERIODS = (
 CPU_WALL_LEAST, STEAL_PCT_MOST, SPARE_CORES, WAITED_PCT_MOST = 0.9, 2.0, 0.25, 10.0  # beyond these: `contended`
 FEWEST_ROUNDS = 5  # of interleaving, however slow the energy meter
 PROBE_TIMEOUT_S = 900
+EMULATED_PYTHON = "RMTKD_PYTHON"  # set by the launcher of an emulated Python: the command that starts another one
 Json = dict  # a JSON object
 Say = Callable[..., None]
 
@@ -101,11 +102,11 @@ def load_key(load: Json) -> str:
     return f"b{load['batch']}" + ("" if load.get("seq") is None else f"s{load['seq']}")
 
 
-def arrays_of(path: Path, prefix: str) -> dict[str, np.ndarray]:
+def arrays_of(path: Path, prefix: str, needed: bool = True) -> dict[str, np.ndarray]:
     """Return the arrays of an .npz whose names begin with `prefix/`, the prefix taken off."""
     with np.load(path, allow_pickle=False) as stored:
         found = {k[len(prefix) + 1 :]: stored[k] for k in stored.files if k.startswith(prefix + "/")}
-    if not found:
+    if needed and not found:
         raise RunnerError("plan", f"{path.name} has nothing for {prefix}")
     return found
 
@@ -148,7 +149,7 @@ def verify_outputs(
 ) -> Json:
     """Return the largest differences from the reference; raise RunnerError beyond `tolerance` x its largest magnitude.
 
-    int8 models only report: their outputs differ by design and between processors.
+    int8 models only report: their outputs differ by design (same_file has their difference between processors).
     """
     worst, relative = 0.0, 0.0
     for name, expected in reference.items():
@@ -163,6 +164,17 @@ def verify_outputs(
         )
     limit = tolerance if exact else None
     return {"max_abs_diff": worst, "max_rel_diff": relative, "tolerance": limit, "outputs": sorted(reference)}
+
+
+def same_file(model: Json, outputs: dict[str, np.ndarray], there: dict[str, np.ndarray], tolerance: float) -> Json:
+    """Return how far outputs are from those of the same file on the host, and the share of rows with the same label."""
+    found = verify_outputs({**model, "precision": "any"}, outputs, there, tolerance)
+    rows = [(outputs[name].argmax(-1) == there[name].argmax(-1)).mean() for name in there if there[name].ndim > 1]
+    out = {"same_labels": float(min(rows)) if rows else None}
+    if model["precision"] != "fp32":
+        out.update(same_file_max_abs_diff=found["max_abs_diff"], same_file_max_rel_diff=found["max_rel_diff"])
+        out["same_file_tolerance"] = tolerance
+    return out
 
 
 # ---- the machine ----
@@ -219,6 +231,8 @@ def environment(plan: Json, session: Any) -> Json:
     """Return what ran where; a fact that cannot be read is None and listed in `unread`."""
     info = read_text("/proc/cpuinfo") or ""
     name = re.search(r"^(?:model name|Hardware)\s*:\s*(.+)$", info, re.MULTILINE)
+    if platform.machine() == "aarch64" and not re.search(r"^CPU architecture", info, re.MULTILINE):
+        info, name = "", None  # emulated: these are the flags of the processor that emulates
     flags = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", info, re.MULTILINE)
     vector = [f for f in (flags[1].split() if flags else []) if re.match(r"avx|amx|fma$|asimd|sve|i8mm|bf16", f)]
     board = read_text("/proc/device-tree/model")
@@ -238,13 +252,14 @@ def environment(plan: Json, session: Any) -> Json:
         "cgroup_cpu_max": quota,
         "os": platform.platform(),
         "machine": platform.machine(),
+        "emulated": EMULATED_PYTHON in os.environ or bool(plan.get("emulated")),
     }
     env["unread"] = [key for key, value in env.items() if value is None]
     return env
 
 
 def quality(blocks: list[Json], plan: Json, cpus: int) -> Json:
-    """Return how far the machine was quiet: `verdict` is clean, contended or throttled, `reasons` says why.
+    """Return how far the machine was quiet: `verdict` is clean, contended, throttled or emulated, `reasons` why.
 
     cpu_wall_ratio: CPU seconds of this process per second. others_cores: processors that others kept busy.
     """
@@ -270,6 +285,8 @@ def quality(blocks: list[Json], plan: Json, cpus: int) -> Json:
     if others is not None and others + plan["threads"] > cpus + SPARE_CORES:
         contended.append(f"others kept {others:.1f} of {cpus} processors busy")
     verdict = "throttled" if throttled else "contended" if contended else "clean"
+    if plan.get("emulated"):
+        verdict, contended = "emulated", ["another processor is emulated: its times and its energy mean nothing"]
     reasons = (["heat or supply capped the clock"] if throttled else []) + contended
     out = {"verdict": verdict, "cpu_wall_ratio": cpu / wall, "steal_pct": steal_pct, "others_cores": others}
     out.update(throttled=throttled, quota_stops=quota, waited_pct=waited_pct, reasons=reasons)
@@ -536,6 +553,12 @@ def _measure(plan: Json, plan_path: Path, store: Store, say: Say) -> Json:
                 outputs = dict(zip(names, session.run(names, feed)))  # noqa: B905
                 reference = arrays_of(folder / plan["reference"], f"{model['role']}/{load_key(load)}")
                 verified = verify_outputs(model, outputs, reference, plan.get("tolerance", 1e-4))
+                if model["precision"] != "fp32":  # plans before tolerance_int8 hold no outputs of int8 files
+                    role = f"{model['role']}-{model['precision']}/{load_key(load)}"
+                    reference = arrays_of(folder / plan["reference"], role, needed=False)
+                if reference:
+                    limit = plan.get("tolerance_int8", plan.get("tolerance", 1e-4))
+                    verified.update(same_file(model, outputs, reference, limit))
                 store.cell(model, load)["verification"] = verified
             measure_load(plan, load, sessions, feeds, store, meter, say)
     finally:
@@ -572,7 +595,9 @@ def run_probes(plan: Json, plan_path: Path, store: Store, say: Say) -> None:
 
 
 def _probe(argv: list[str]) -> Json:
-    command = [sys.executable, str(Path(__file__).resolve()), *argv, "--started", str(time.monotonic_ns())]
+    # The kernel starts no file of an emulated processor: there this names what starts its Python.
+    python = os.environ.get(EMULATED_PYTHON) or sys.executable
+    command = [python, str(Path(__file__).resolve()), *argv, "--started", str(time.monotonic_ns())]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=PROBE_TIMEOUT_S, check=False)
     except subprocess.TimeoutExpired as err:
