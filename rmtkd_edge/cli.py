@@ -155,6 +155,9 @@ def profile(
     host: Annotated[
         str | None, typer.Option(help="The device's name for ssh (keys and ~/.ssh/config hold); else this machine.")
     ] = None,
+    python: Annotated[
+        str | None, typer.Option(help="The Python that measures, on the device; it needs onnxruntime and numpy.")
+    ] = None,
     quick: QuickOption = False,
     batch_size: BatchOption = None,
     seq_len: LengthOption = None,
@@ -175,7 +178,7 @@ def profile(
     """
     from rmtkd_edge import workflow
     from rmtkd_edge.devices import run_profiles
-    from rmtkd_edge.tables import comparison_lines, profile_table
+    from rmtkd_edge.tables import comparison_lines, profile_tables
 
     names = [name.strip() for name in on.split(",") if name.strip()]
     batches, lengths = numbers("--batch-size", batch_size), numbers("--seq-len", seq_len)
@@ -186,6 +189,7 @@ def profile(
             reporter,
             force=force,
             host=host,
+            python=python,
             threads=threads,
             batches=batches,
             lengths=lengths,
@@ -199,7 +203,8 @@ def profile(
         show_json(results[0] if len(results) == 1 else results)
         workflow.refuse_missed_budgets(run, results)
         return
-    show(profile_table(*results))
+    for table in profile_tables(results):
+        show(table)
     for result in results:
         say(*comparison_lines(result, name=len(results) > 1))
     workflow.refuse_missed_budgets(run, results)

@@ -28,7 +28,7 @@ def run_profiles(
     A device that fails does not stop the others, whose figures are kept. Raises UserError, or Finding where all that
     failed are findings, naming each.
     """
-    run = workflow.refuse_profile(path, names, force, host, options.get("threads"))
+    run = workflow.refuse_profile(path, names, force, host, options.get("threads"), options.get("python"))
     hosts = {name: host or load_profile(name).host for name in names}
     turns = {machine: threading.Lock() for machine in hosts.values()}  # two on one machine would disturb each other
     failed: dict[str, RmtkdError] = {}

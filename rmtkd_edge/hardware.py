@@ -136,6 +136,10 @@ class HardwareProfile(Section):
     limits: Limits = Limits()
     loads: Loads = Loads()
     budgets: Budgets = Budgets()
+    emulated: bool = Field(
+        default=False,
+        description="Another processor is emulated here: only outputs count, times and energy mean nothing",
+    )
     comparable: bool = Field(description="Whether figures of two machines under this name may be compared")
     whys: dict[str, str] = Field(default={}, description="Why a key has no value, or which rule gave it one")
 

@@ -51,14 +51,34 @@ def variants_table(result: dict[str, Any]) -> Table:
     return table_of(["variant", "file", "MB", "accuracy"], rows)
 
 
+def profile_tables(documents: Sequence[dict[str, Any]]) -> list[Table]:
+    """Return one table of all measured devices, and one of each that was emulated."""
+    apart = [[d for d in documents if _emulated(d) is emulated] for emulated in (False, True)]
+    return [*([profile_table(*apart[0])] if apart[0] else []), *(profile_table(d) for d in apart[1])]
+
+
+def _emulated(document: dict[str, Any]) -> bool:
+    return bool(document.get("hardware", {}).get("emulated"))
+
+
 def profile_table(*documents: dict[str, Any]) -> Table:
-    """Return one table of the results of one profile, or of several, each row then with its device."""
-    header = ["model", "batch", "tokens", "p50 ms", "p90 ms", "per s", "RSS MB", "disk MB", "mJ", "verdict"]
+    """Return one table of the results of one profile, or of several, each row then with its device.
+
+    Of an emulated device it says how far outputs agree, and no times.
+    """
+    if len(documents) == 1 and _emulated(documents[0]):
+        from rmtkd_edge.profile.emulation import agreement_rows
+
+        header, *rows = agreement_rows(documents[0]["results"])
+        return table_of(
+            header, rows, f"{documents[0]['profile']}: largest differences from the outputs on this machine"
+        )
+    names = ["model", "batch", "tokens", "p50 ms", "p90 ms", "per s", "RSS MB", "disk MB", "mJ", "verdict"]
     if len(documents) == 1:
         (only,) = documents
-        return table_of(header, [_result_row(item) for item in only["results"]], only["profile"])
+        return table_of(names, [_result_row(item) for item in only["results"]], only["profile"])
     rows = [[document["profile"], *_result_row(item)] for document in documents for item in document["results"]]
-    return table_of(["device", *header], rows)
+    return table_of(["device", *names], rows)
 
 
 def _result_row(item: dict[str, Any]) -> list[Any]:

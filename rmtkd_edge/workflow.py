@@ -212,6 +212,7 @@ def run_profile(
     batches: Sequence[int] = (),
     lengths: Sequence[int] = (),
     host: str | None = None,
+    python: str | None = None,
     run: Run | None = None,
     **options: Any,
 ) -> dict[str, Any]:
@@ -220,7 +221,7 @@ def run_profile(
     run: the open run, where several devices share it and have been checked.
     """
     hardware = load_profile(name)
-    run = run or refuse_profile(path, [name], force, host, threads)
+    run = run or refuse_profile(path, [name], force, host, threads, python)
     from rmtkd_edge.profile.stage import profile_run
 
     hardware, loads = asked(run, hardware, threads, batches, lengths)
@@ -228,7 +229,9 @@ def run_profile(
     def progress(event: dict[str, Any]) -> None:
         reporter.event("runner", **{key: value for key, value in event.items() if key != "event"})
 
-    return profile_run(run, hardware, loads=loads, host=host, seed=run.manifest["seed"], progress=progress, **options)
+    return profile_run(
+        run, hardware, loads=loads, host=host, python=python, seed=run.manifest["seed"], progress=progress, **options
+    )
 
 
 def asked(
@@ -275,8 +278,9 @@ def default_lengths(run: Run, hardware: HardwareProfile) -> Sequence[int | None]
 
 
 def refuse_profile(
-    path: Path, names: Sequence[str], force: bool, host: str | None = None, threads: int | None = None
-) -> Run:
+    path: Path, names: Sequence[str], force: bool, host: str | None = None, threads: int | None = None,
+    python: str | None = None,
+) -> Run:  # fmt: skip
     """Return the run to measure; raise UserError or RunDirError for devices that cannot be measured, before any is."""
     from rmtkd_edge.profile.identity import refuse_device
 
@@ -288,12 +292,12 @@ def refuse_profile(
     profiles = [load_profile(name).model_copy(update=changed) for name in names]
     run = Run.open(path)
     require(run, "export", f"rmtkd-edge export {run.path}")
-    load_recipe(str(run.path_of("recipe.toml")))  # its budgets are judged at the end: a fault of it comes first
     stale = stale_profiles(run)
     for hardware in profiles:
-        refuse_device(hardware, host)
+        refuse_device(hardware, host, python)
         if run.has(f"profile/{hardware.name}.json") and hardware.name not in stale and not force:
             raise RunDirError(f"{run.path} was measured on {hardware.name} already", "add --force to measure again")
+    load_recipe(str(run.path_of("recipe.toml")))  # its budgets are judged at the end: a fault of it comes first
     return run
 
 

@@ -57,7 +57,8 @@ def _of_file(result: Mapping[str, Any], limits: Mapping[str, float]) -> list[Ver
 
 def _value(result: Mapping[str, Any], name: str) -> tuple[float | None, str]:
     if name == "latency_ms":
-        return float(result["latency"]["p50"]), ""
+        p50 = result["latency"]["p50"]
+        return (None, result["latency"].get("p50_why") or "not measured") if p50 is None else (float(p50), "")
     if name == "disk_mb":
         return result["model"]["disk_bytes"] / MEGABYTE, ""
     if name == "memory_mb":

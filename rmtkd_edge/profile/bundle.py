@@ -48,6 +48,10 @@ def write_bundle(
     """
     refuse_runtime(profile)
     refuse_unknown_threads(profile)
+    if profile.emulated:
+        raise UserError(
+            f"{profile.name} is emulated on this machine and needs no bundle", f"rmtkd-edge profile {run.path}"
+        )
     archive = out.with_name(out.name + ".tar.gz")
     for path in (out, archive):
         if path.exists() and not force:

@@ -67,6 +67,10 @@ def read_measurement(file: Path) -> list[dict[str, Any]]:
     known = isinstance(document, dict) and document.get("schema") in (PROFILE_SCHEMA, RESULTS_SCHEMA)
     if not known or not isinstance(document.get("results"), list) or not document["results"]:
         raise UserError(f"{file} holds no finished measurement", "give profile/NAME.json of a run, or a results.json")
+    if any((result.get("quality") or {}).get("verdict") == "emulated" for result in document["results"]):
+        raise UserError(
+            f"{file} was measured under emulation: its times are compared with nothing", "give another file"
+        )
     return list(document["results"])
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from rmtkd_edge.errors import UserError
 from rmtkd_edge.hardware import HardwareProfile
 from rmtkd_edge.machine import ARM_SETS, X86_SETS, detect_machine
+from rmtkd_edge.profile.emulation import refuse_interpreter
 
 RUNTIMES = ("node", "browser")  # transports to other runtimes on this machine
 
@@ -20,12 +21,16 @@ def refuse_runtime(profile: HardwareProfile) -> None:
         )
 
 
-def refuse_device(profile: HardwareProfile, host: str | None) -> None:
-    """Raise UserError unless the profile can be measured over ssh on `host` (or its own), or on this machine."""
+def refuse_device(profile: HardwareProfile, host: str | None, python: str | None = None) -> None:
+    """Raise UserError unless the profile can be measured over ssh on `host` (or its own), or here (by `python`)."""
     if profile.transport in RUNTIMES:
-        if host is not None:
-            raise UserError(f"{profile.name} is measured on this machine", "leave --host out")
-    elif host is None and profile.host is None:
+        if host is not None or python is not None:
+            raise UserError(f"{profile.name} is measured on this machine", "leave --host and --python out")
+        return
+    refuse_interpreter(profile, host, python)
+    if profile.emulated:
+        return
+    if host is None and profile.host is None:
         refuse_other_device(profile)
     elif profile.detect:
         raise UserError(f"{profile.name} describes the machine that it is used on", "--on another profile, or a copy")
@@ -62,6 +67,8 @@ def refuse_unknown_threads(profile: HardwareProfile) -> None:
 
 def refuse_other_machine(env: dict[str, Any], profile: HardwareProfile, where: str) -> None:
     """Raise UserError where the processor that `env` describes lacks what the profile names."""
+    if env.get("emulated") and not profile.emulated:
+        raise UserError(f"{where} is emulated: its times mean nothing", "--on arm64-emulated compares outputs only")
     flags = env.get("cpu_flags")
     names = {**X86_SETS, **ARM_SETS}
     lacking = [] if flags is None else [s for s in profile.instruction_sets if names.get(s) not in flags]

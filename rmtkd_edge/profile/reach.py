@@ -7,18 +7,24 @@ from pathlib import Path
 from typing import Any
 
 from rmtkd_edge.hardware import HardwareProfile
+from rmtkd_edge.profile.emulation import STALL_S as EMULATED_STALL_S
+from rmtkd_edge.profile.emulation import refuse_machine
 from rmtkd_edge.profile.identity import refuse_other_machine
 from rmtkd_edge.profile.transport_javascript import PACKAGES, find_tools, run_javascript
-from rmtkd_edge.profile.transport_local import Progress, run_bundle
-from rmtkd_edge.profile.transport_ssh import make_target, run_over_ssh
+from rmtkd_edge.profile.transport_local import STALL_S, Progress, run_bundle
+from rmtkd_edge.profile.transport_ssh import Target, make_target, run_over_ssh
 
 
 @dataclass(frozen=True)
 class Reach:
-    """What the command line says of the way to a device: its ssh name, how long its work may take, and node_modules."""
+    """What the command line says of the way to a device: its ssh name, how long its work may take, what runs it there.
+
+    python: the interpreter. javascript: the folder of node_modules, for Node and the browser.
+    """
 
     host: str | None = None
     timeout_s: float | None = None
+    python: str | None = None
     javascript: Path | None = None
 
 
@@ -34,7 +40,13 @@ def carry_out(
         tools = find_tools(profile.transport, reach.javascript)
         return run_javascript(bundle, results, tools, timeout_s=reach.timeout_s, progress=progress)
     if name is None:
-        return run_bundle(bundle, results, timeout_s=reach.timeout_s, progress=progress)
-    document = run_over_ssh(bundle, results, make_target(name), timeout_s=reach.timeout_s, progress=progress)
+        stall_s = EMULATED_STALL_S if profile.emulated else STALL_S
+        document = run_bundle(
+            bundle, results, timeout_s=reach.timeout_s, stall_s=stall_s, progress=progress, python=reach.python
+        )
+        refuse_machine(profile, document["env"]["machine"], reach.python or "this Python")
+        return document
+    target = make_target(name, python=reach.python or Target.python)
+    document = run_over_ssh(bundle, results, target, timeout_s=reach.timeout_s, progress=progress)
     refuse_other_machine(document["env"], profile, name)
     return document

@@ -49,6 +49,7 @@ FEWEST_SAMPLES, FAULTS_MOST, NEAR_TRIP_C = 30, 0, 5.0  # calls; major page fault
 ON_CPU = ("CPUExecutionProvider", "WasmExecutionProvider")  # what keeps a processor busy while it runs
 FEWEST_ROUNDS = 5  # of interleaving, however slow the energy meter
 PROBE_TIMEOUT_S = 900
+EMULATED_PYTHON = "RMTKD_PYTHON"  # set by the launcher of an emulated Python: the command that starts another one
 Json = dict  # a JSON object
 Say = Callable[..., None]
 
@@ -104,11 +105,11 @@ def load_key(load: Json) -> str:
     return f"b{load['batch']}" + ("" if load.get("seq") is None else f"s{load['seq']}")
 
 
-def arrays_of(path: Path, prefix: str) -> dict[str, np.ndarray]:
+def arrays_of(path: Path, prefix: str, needed: bool = True) -> dict[str, np.ndarray]:
     """Return the arrays of an .npz whose names begin with `prefix/`, the prefix taken off."""
     with np.load(path, allow_pickle=False) as stored:
         found = {k[len(prefix) + 1 :]: stored[k] for k in stored.files if k.startswith(prefix + "/")}
-    if not found:
+    if needed and not found:
         raise RunnerError("plan", f"{path.name} has nothing for {prefix}")
     return found
 
@@ -151,7 +152,7 @@ def verify_outputs(
 ) -> Json:
     """Return the largest differences from the reference; raise RunnerError beyond `tolerance` x its largest magnitude.
 
-    int8 models only report: their outputs differ by design and between processors.
+    int8 models only report: their outputs differ by design (same_file has their difference between processors).
     """
     worst, relative = 0.0, 0.0
     for name, expected in reference.items():
@@ -211,6 +212,17 @@ def within_memory(limit: int, probes: list[Json], argv: list[str]) -> Json:
         last = (done.stderr.strip().splitlines() or [f"it ended with code {done.returncode}"])[-1][-200:]
         return {**out, "fits": False, "why": f"held to {limit / 1e6:.0f} MB it failed: {last}"}
     return {**out, "fits": True, "imposed_by": said.get("imposed_by"), "why": ""}
+
+
+def same_file(model: Json, outputs: dict[str, np.ndarray], there: dict[str, np.ndarray], tolerance: float) -> Json:
+    """Return how far outputs are from those of the same file on the host, and the share of rows with the same label."""
+    found = verify_outputs({**model, "precision": "any"}, outputs, there, tolerance)
+    rows = [(outputs[name].argmax(-1) == there[name].argmax(-1)).mean() for name in there if there[name].ndim > 1]
+    out = {"same_labels": float(min(rows)) if rows else None}
+    if model["precision"] != "fp32":
+        out.update(same_file_max_abs_diff=found["max_abs_diff"], same_file_max_rel_diff=found["max_rel_diff"])
+        out["same_file_tolerance"] = tolerance
+    return out
 
 
 # ---- the machine ----
@@ -293,6 +305,8 @@ def environment(plan: Json, session: Any) -> Json:
     """Return what ran where; a fact that cannot be read is None and listed in `unread`."""
     info = read_text("/proc/cpuinfo") or ""
     name = re.search(r"^(?:model name|Hardware)\s*:\s*(.+)$", info, re.MULTILINE)
+    if platform.machine() == "aarch64" and not re.search(r"^CPU architecture", info, re.MULTILINE):
+        info, name = "", None  # emulated: these are the flags of the processor that emulates
     flags = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", info, re.MULTILINE)
     vector = [f for f in (flags[1].split() if flags else []) if re.match(r"avx|amx|fma$|asimd|sve|i8mm|bf16", f)]
     board = read_text("/proc/device-tree/model")
@@ -312,6 +326,7 @@ def environment(plan: Json, session: Any) -> Json:
         "cgroup_cpu_max": quota,
         "os": platform.platform(),
         "machine": platform.machine(),
+        "emulated": EMULATED_PYTHON in os.environ or bool(plan.get("emulated")),
     }
     env["unread"] = [key for key, value in env.items() if value is None]
     return env
@@ -321,8 +336,8 @@ def quality(blocks: list[Json], plan: Json, cpus: int) -> Json:
     """Return how far the figures can be believed: `verdict`, and `reasons` that say why.
 
     Verdicts, worst first: throttled, swapped, hot, contended, few (too few samples), unknown (nothing says what the
-    processor did), clean. cpu_wall_ratio: CPU seconds of what ran the model per second. others_cores: processors that
-    others kept busy.
+    processor did), clean; `emulated` stands alone. cpu_wall_ratio: CPU seconds of what ran the model per second.
+    others_cores: processors that others kept busy.
     """
     wall, cpu = sum(b["wall_ns"] for b in blocks) / 1e9, cpu_seconds(blocks)
     total, busy, steal, quota, events, waited, faults = (
@@ -359,6 +374,8 @@ def quality(blocks: list[Json], plan: Json, cpus: int) -> Json:
         "few": [f"{samples} calls are few; {FEWEST_SAMPLES} are wanted"] if samples < FEWEST_SAMPLES else [],
         "unknown": ["the processor time of what ran the model cannot be read"] if cpu is None else [],
     }
+    if plan.get("emulated"):
+        reasons = {"emulated": ["another processor is emulated: its times and its energy mean nothing"]}
     verdict = next((name for name, found in reasons.items() if found), "clean")
     ratio = None if cpu is None else cpu / wall
     out: Json = {"verdict": verdict, "cpu_wall_ratio": ratio, "steal_pct": steal_pct, "others_cores": others}
@@ -699,6 +716,12 @@ def _measure(plan: Json, plan_path: Path, store: Store, say: Say, engine: Engine
                 outputs = dict(zip(names, session.run(names, feed)))  # noqa: B905
                 reference = arrays_of(folder / plan["reference"], f"{model['role']}/{load_key(load)}")
                 verified = verify_outputs(model, outputs, reference, plan.get("tolerance", 1e-4))
+                if model["precision"] != "fp32":  # plans before tolerance_int8 hold no outputs of int8 files
+                    role = f"{model['role']}-{model['precision']}/{load_key(load)}"
+                    reference = arrays_of(folder / plan["reference"], role, needed=False)
+                if reference:
+                    limit = plan.get("tolerance_int8", plan.get("tolerance", 1e-4))
+                    verified.update(same_file(model, outputs, reference, limit))
                 store.cell(model, load)["verification"] = verified
             measure_load(plan, load, sessions, feeds, store, meter, say)
     finally:
@@ -739,7 +762,9 @@ def run_probes(plan: Json, plan_path: Path, store: Store, say: Say, engine: Engi
 
 def _started(argv: list[str]) -> subprocess.CompletedProcess:
     """Return a finished process of this file that probes; raise RunnerError where it hangs."""
-    command = [sys.executable, str(Path(__file__).resolve()), *argv, "--started", str(time.monotonic_ns())]
+    # The kernel starts no file of an emulated processor: there this names what starts its Python.
+    python = os.environ.get(EMULATED_PYTHON) or sys.executable
+    command = [python, str(Path(__file__).resolve()), *argv, "--started", str(time.monotonic_ns())]
     try:
         return subprocess.run(command, capture_output=True, text=True, timeout=PROBE_TIMEOUT_S, check=False)
     except subprocess.TimeoutExpired as err:

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 from rmtkd_edge.errors import UserError
 from rmtkd_edge.hardware import HardwareProfile
 from rmtkd_edge.profile.compare import Comparison, compare
+from rmtkd_edge.profile.emulation import disagreements, refuse_disagreement, without_times
 from rmtkd_edge.profile.identity import refuse_device
 from rmtkd_edge.profile.plan import (
+    EMULATED,
     FULL,
     QUICK,
     Arrays,
@@ -47,12 +49,13 @@ def profile_run(
     progress: Progress | None = None,
     timeout_s: float | None = None,
     host: str | None = None,
+    python: str | None = None,
     javascript: Path | None = None,
 ) -> dict[str, Any]:
     """Measure the run's models under `profile`, write profile/<name>.json and return it.
 
-    On this machine, or over ssh on `host` (or the profile's own). javascript: the folder of node_modules, for Node and
-    the browser.
+    On this machine, or over ssh on `host` (or the profile's own), by the Python that `python` names there. javascript:
+    the folder of node_modules, for Node and the browser.
 
     quick: 50 runs and 10 s a model and load in place of 200 and 60; min_runs and min_duration_s override either.
     loads: the profile's when None. meter: `auto`, or a name that must be there. inputs: real token ids, see
@@ -60,8 +63,8 @@ def profile_run(
     device, RunDirError without an export, ProviderError for a provider or meter that is not there, Finding for
     outputs that differ.
     """
-    refuse_device(profile, host)
-    effort = choose_effort(quick, min_runs, min_duration_s)
+    refuse_device(profile, host, python)
+    effort = choose_effort(quick, min_runs, min_duration_s, profile.emulated)
     models, notes = find_models(run)
     chosen, cut = choose_loads(run, profile, loads)
     partial = run.path_of(f"profile/{profile.name}.partial")
@@ -78,17 +81,18 @@ def profile_run(
             seed=seed,
             inputs=inputs,
         )
-        document = carry_out(Path(folder), partial, profile, Reach(host, timeout_s, javascript), progress)
+        document = carry_out(Path(folder), partial, profile, Reach(host, timeout_s, python, javascript), progress)
     out = assemble(document, profile, models, [*notes, *cut], seed, quick, synthetic=inputs is None)
     run.write_json(f"profile/{profile.name}.json", out)
     partial.unlink(missing_ok=True)
     run.mark("profile", "done", on=profile.name, results=len(out["results"]))
+    refuse_disagreement(out)
     return out
 
 
-def choose_effort(quick: bool, min_runs: int | None, min_duration_s: float | None) -> Effort:
+def choose_effort(quick: bool, min_runs: int | None, min_duration_s: float | None, emulated: bool = False) -> Effort:
     """Return how much is measured; raise UserError for a number that makes no sense."""
-    effort = QUICK if quick else FULL
+    effort = EMULATED if emulated else QUICK if quick else FULL
     if min_runs is not None and min_runs < 1:
         raise UserError(f"{min_runs} runs measure nothing", "--iterations wants at least 1")
     if min_duration_s is not None and not 0 <= min_duration_s < float("inf"):
@@ -114,8 +118,9 @@ def assemble(
 ) -> dict[str, Any]:
     """Return the profile's JSON from the runner's document: results with their models' facts, and comparisons."""
     results = document["results"]
-    comparisons = [pair.to_dict() for pair in compare_all(results, seed)]
+    comparisons = [] if profile.emulated else [pair.to_dict() for pair in compare_all(results, seed)]
     facts = {model.label: model for model in models}
+    finished = [finish(result, facts[result["label"]], profile.name) for result in results]
     return {
         "schema": SCHEMA,
         "profile": profile.name,
@@ -123,10 +128,16 @@ def assemble(
         "comparable": profile.comparable,
         "quick": quick,
         "inputs": _inputs(results, synthetic),
-        "notes": [*notes, *document.get("notes", []), *does_not_fit(results), *slower_int8(comparisons)],
+        "notes": [
+            *notes,
+            *document.get("notes", []),
+            *does_not_fit(results),
+            *slower_int8(comparisons),
+            *disagreements(results),
+        ],
         "meter": document["meter"],
         "hardware": profile.model_dump(mode="json"),
-        "results": [finish(result, facts[result["label"]], profile.name) for result in results],
+        "results": [without_times(result) if profile.emulated else result for result in finished],
         "comparisons": comparisons,
     }
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from rmtkd_edge.errors import Finding, ProviderError, RmtkdError, RunDirError, UserError
+from rmtkd_edge.profile.emulation import find_python
 
 Progress = Callable[[dict[str, Any]], None]
 STALL_S = 900.0  # without a word from the runner for this long, it is taken for hung
@@ -39,17 +40,20 @@ def run_bundle(
     timeout_s: float | None = None,
     stall_s: float = STALL_S,
     progress: Progress | None = None,
+    python: str | None = None,
 ) -> dict[str, Any]:
     """Run bundle/runner.py on bundle/plan.json and return the results document, which stays at `results`.
 
-    progress: called with every event of the runner ({"event", "text", ...}). What an earlier call left at `results` is
-    continued. Raises ProviderError, RunDirError or Finding for the runner's refusals, UserError when it takes
-    longer than `timeout_s`, or says nothing for `stall_s`, seconds; what was measured until then stays at `results`.
+    progress: called with every event of the runner ({"event", "text", ...}). python: what runs it, this Python when
+    None. What an earlier call left at `results` is continued. Raises ProviderError, RunDirError or Finding for the
+    runner's refusals, UserError when it takes longer than `timeout_s`, or says nothing for `stall_s`, seconds; what was
+    measured until then stays at `results`.
     """
     results.parent.mkdir(parents=True, exist_ok=True)
     plan = json.loads((bundle / "plan.json").read_text(encoding="utf-8"))
     env = {**os.environ, "OMP_NUM_THREADS": str(plan["threads"]), "PYTHONUNBUFFERED": "1"}
-    command = [sys.executable, str(bundle / "runner.py"), str(bundle / "plan.json"), str(results.resolve()), "--json"]
+    program = sys.executable if python is None else find_python(python)
+    command = [program, str(bundle / "runner.py"), str(bundle / "plan.json"), str(results.resolve()), "--json"]
     errors = bundle / "stderr.txt"
     with errors.open("w", encoding="utf-8") as stderr:
         process = subprocess.Popen(command, cwd=bundle, env=env, stdout=subprocess.PIPE, stderr=stderr, text=True)

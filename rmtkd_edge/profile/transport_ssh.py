@@ -74,11 +74,11 @@ class Target:
         return done.stdout
 
 
-def make_target(host: str, options: tuple[str, ...] = ()) -> Target:
+def make_target(host: str, options: tuple[str, ...] = (), python: str = Target.python) -> Target:
     """Return a target; raise UserError for a name that ssh could take for an option."""
     if not HOST.fullmatch(host):
         raise UserError(f"`{host}` is no host name", "--host pi@raspberrypi.local, or a Host of ~/.ssh/config")
-    return Target(host, options=options)
+    return Target(host, python, options)
 
 
 def run_over_ssh(

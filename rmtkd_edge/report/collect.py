@@ -196,4 +196,4 @@ def _profiles(run: Run) -> tuple[Profile, ...]:
         ours = isinstance(data, dict) and re.match(r"rmtkd-edge/profile@", str(data.get("schema", "")))
         if ours and not replaced_files(run, data):
             profiles.append(read_profile(Table(data, rel)))
-    return tuple(profiles)
+    return tuple(sorted(profiles, key=lambda profile: bool(profile.agreement)))  # headlines quote the first one's times

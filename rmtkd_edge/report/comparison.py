@@ -27,7 +27,7 @@ from rmtkd_edge.report.verdict import best
 def comparison_section(runs: Sequence[RunFacts]) -> Section:
     """Return one table of all runs, grouped by task, and accuracy against parameters for each task."""
     blocks: list[Block] = [NoteBlock(_caution(runs)), comparison_table(runs)]
-    profiles = list(dict.fromkeys(p.name for run in runs for p in run.profiles))
+    profiles = list(dict.fromkeys(p.name for run in runs for p in run.profiles if not p.agreement))
     blocks += [speed_table(runs, name) for name in profiles]
     for task in _tasks(runs):
         items = [

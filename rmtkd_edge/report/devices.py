@@ -41,6 +41,8 @@ def device_section(profile: Profile, prefix: str) -> Section:
     """Return the figures and tables of one device."""
     own = f"{prefix}{slug(profile.name)}"
     said = [NoteBlock(f"{'. '.join(profile.conditions)}.")] if profile.conditions else []
+    if profile.agreement:
+        return Section(f"{own}-device", f"On {profile.name}", (*said, agreement_table(profile)))
     latency, energy = latency_picture(profile), energy_picture(profile)
     blocks: list[Block] = [*said, *(PictureBlock(p, own) for p in (latency, energy) if p)]
     if energy is None:
@@ -49,6 +51,14 @@ def device_section(profile: Profile, prefix: str) -> Section:
     blocks += [comparison_table(profile)] if profile.comparisons else []
     blocks.append(resource_table(profile))
     return Section(f"{own}-device", f"On {profile.name}", tuple(blocks))
+
+
+def agreement_table(profile: Profile) -> TableBlock:
+    """Return how far the outputs on an emulated device are from those on the host."""
+    header, *rows = profile.agreement
+    columns = tuple(name[0].upper() + name[1:] for name in header)
+    caption = f"Outputs on {profile.name} against the host's: largest differences, relative to the largest magnitude."
+    return TableBlock(caption, columns, tuple(Row(tuple(map(Cell, row))) for row in rows), frozenset())
 
 
 def _no_energy(profile: Profile) -> str:

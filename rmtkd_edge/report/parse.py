@@ -188,7 +188,17 @@ def read_profile(table: Table) -> Profile:
         measurements,
         tuple(read_comparison(p, scenarios) for p in pairs),
         read_conditions(table),
+        read_agreement(table),
     )
+
+
+def read_agreement(table: Table) -> tuple[tuple[str, ...], ...]:
+    """Return the table of how far an emulated device's outputs agree, the header first; empty for any other device."""
+    if not table.table("hardware").data.get("emulated"):
+        return ()
+    from rmtkd_edge.profile.emulation import agreement_rows
+
+    return tuple(tuple(row) for row in agreement_rows(table.list("results")))
 
 
 def read_conditions(table: Table) -> tuple[str, ...]:

@@ -139,7 +139,9 @@ def commands(run: RunFacts) -> str:
     lines = [f"rmtkd-edge compress {shlex.quote(run.name + '/recipe.toml')} --out {again}"]
     if isinstance(run.exported, Exported):
         lines.append(f"rmtkd-edge export {again}")
-    lines += [f"rmtkd-edge profile {again} --on {shlex.quote(p.name)}" for p in run.profiles]
+    for p in run.profiles:
+        python = " --python DIR/python" if p.agreement else ""  # the one that tools/arm64_python.py set up
+        lines.append(f"rmtkd-edge profile {again} --on {shlex.quote(p.name)}{python}")
     lines.append(f"rmtkd-edge report {name} {again}")
     return "\n".join(lines)
 

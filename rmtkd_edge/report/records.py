@@ -222,6 +222,7 @@ class Profile:
     results: tuple[Measurement, ...]
     comparisons: tuple[Comparison, ...]
     conditions: tuple[str, ...]
+    agreement: tuple[tuple[str, ...], ...] = ()  # of an emulated device, which has no times: a table, the header first
 
     @property
     def loads(self) -> tuple[Load, ...]:

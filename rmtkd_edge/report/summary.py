@@ -115,7 +115,7 @@ def summary_table(run: RunFacts) -> TableBlock:
     columns = models(run)
     foot = Footnotes()
     rows = [group("Model"), _accuracy_row(columns, foot), _parameter_row(columns, foot), _disk_row(columns, foot)]
-    for profile in run.profiles:
+    for profile in (p for p in run.profiles if not p.agreement):
         rows.append(group(f"On {profile.name}"))
         rows += _profile_rows(profile, columns, foot)
     caption = f"Every variant against {BASELINE}. Intervals are 95 %."

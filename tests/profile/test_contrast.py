@@ -112,3 +112,10 @@ def test_a_result_that_lacks_a_key_is_the_files_fault(tmp_path: Path) -> None:
     a, b = write(tmp_path / "a.json", result()), write(tmp_path / "b.json", broken)
     with pytest.raises(UserError, match="quality"):
         contrast_files(a, b)
+
+
+def test_emulated_times_are_compared_with_nothing(tmp_path: Path) -> None:
+    emulated = {**result(), "quality": {"verdict": "emulated"}}
+    a, b = write(tmp_path / "a.json", result()), write(tmp_path / "b.json", emulated)
+    with pytest.raises(UserError, match=r"b\.json was measured under emulation"):
+        contrast_files(a, b)
