@@ -399,8 +399,9 @@ def profiles(as_json: JsonOption = False) -> None:
 @app.command()
 def calibrate(
     on: Annotated[
-        str, typer.Option("--on", "--device", help="Hardware profile; it must be this machine.")
+        str, typer.Option("--on", "--device", help="Hardware profile: of this machine, or of --host.")
     ] = "local-cpu",
+    host: Annotated[str | None, typer.Option(help="The device's name for ssh; else this machine.")] = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="File; PROFILE-calibrated.toml when left out.")
     ] = None,
@@ -415,7 +416,7 @@ def calibrate(
     from rmtkd_edge.tables import calibration_table
 
     with progress(as_json) as reporter:
-        path, profile = workflow.run_calibrate(on, out, force, reporter)
+        path, profile = workflow.run_calibrate(on, out, force, reporter, host)
     if as_json:
         show_json({"path": str(path), **profile.model_dump(mode="json")})
         return

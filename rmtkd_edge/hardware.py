@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
+from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
@@ -86,6 +88,8 @@ class Budgets(Section):
 
 
 Curve = dict[Positive, Amount]  # median latency_ms by width
+# What the curves of `rmtkd-edge calibrate` are measured on: layers in a row of one width, behind one that reads these.
+CURVE_DEPTH, CURVE_CHANNELS, CURVE_SIDE, CURVE_BATCH, CURVE_FEATURES, CURVE_ROWS = 3, 3, 16, 8, 64, 128
 
 
 class Calibration(Section):
@@ -99,6 +103,31 @@ class Calibration(Section):
     contended: Annotated[int, Field(ge=0)] = Field(description="Widths whose runs were disturbed by other processes")
     conv: Curve = Field(description="3 x 3 convolutions of that many channels, 8 images of 16 x 16")
     gemm: Curve = Field(description="Products of 128 rows with square matrices")
+    conv_sizes: Curve = Field(default={}, description="The same convolutions, from narrow to wide")
+    gemm_sizes: Curve = Field(default={}, description="The same products, from narrow to wide")
+
+    def ns_per_mac(self, kind: Literal["conv", "gemm"], width: float) -> float:
+        """Return nanoseconds a multiply-accumulate of a layer that wide.
+
+        Read off the curve of sizes, between its points by powers; beyond its ends the nearest point holds. Raises
+        ValueError for a profile that was calibrated before it had sizes.
+        """
+        curve = self.conv_sizes if kind == "conv" else self.gemm_sizes
+        if not curve:
+            raise ValueError(f"the calibration of {self.profile} has no {kind}_sizes")
+        points = sorted((math.log(w), math.log(ms * 1e6 / curve_macs(kind, w))) for w, ms in curve.items())
+        at = min(max(math.log(max(width, 1.0)), points[0][0]), points[-1][0])
+        for (x0, y0), (x1, y1) in pairwise(points):
+            if at <= x1:
+                return math.exp(y0 + (y1 - y0) * (at - x0) / (x1 - x0))
+        return math.exp(points[-1][1])
+
+
+def curve_macs(kind: str, width: int) -> int:
+    """Return the multiply-accumulates of the graph that a curve's point of this width was measured on."""
+    if kind == "gemm":
+        return CURVE_ROWS * (CURVE_FEATURES * width + CURVE_DEPTH * width**2)
+    return CURVE_BATCH * CURVE_SIDE**2 * (CURVE_CHANNELS * width + CURVE_DEPTH * 9 * width**2)
 
 
 class HardwareProfile(Section):

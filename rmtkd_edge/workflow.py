@@ -16,6 +16,7 @@ from typing import Any
 from rmtkd_edge.errors import Finding, RecipeError, RunDirError, UserError
 from rmtkd_edge.freshness import stale_profiles
 from rmtkd_edge.hardware import HardwareProfile, load_profile, resolve_threads
+from rmtkd_edge.machine import detect_machine
 from rmtkd_edge.progress import Reporter
 from rmtkd_edge.recipe import Recipe, load_recipe
 from rmtkd_edge.run import MANIFEST, Run
@@ -143,8 +144,8 @@ def wait_for_run(path: Path, recipe_sha256: str, seconds: float = 120.0) -> None
 def latency_measure(recipe: Recipe) -> Callable[[Any], float] | None:
     """Return what measures a folded model's latency in ms for the budget, or None where the recipe has none.
 
-    Batch 1 at the profile's shortest sequence, median of the runs. Raises UserError where this machine is not the
-    profile's device (a budget is kept by measuring, not by guessing).
+    Batch 1 at the profile's shortest sequence, median of the runs. None too where this machine is not the profile's
+    device and its curves, which were measured there, tell instead; raises UserError without them.
     """
     if recipe.stop.latency_ms is None or recipe.stop.profile is None:
         return None
@@ -153,7 +154,23 @@ def latency_measure(recipe: Recipe) -> Callable[[Any], float] | None:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError("a latency budget is measured in one process", "compress without `accelerate launch`")
     profile = load_profile(recipe.stop.profile)
-    refuse_other_device(profile)
+    try:
+        refuse_other_device(profile)
+        if profile.calibration is not None and profile.calibration.processor not in (
+            detect_machine().processor_model,
+            "unknown",
+        ):
+            raise UserError(f"{profile.name} was calibrated on a {profile.calibration.processor}")
+    except UserError as err:
+        from rmtkd_edge.compress.latency import predictor
+
+        if predictor(recipe) is not None:
+            return None
+        raise UserError(
+            f"a latency budget for {profile.name}, which is another device, wants curves that were measured there",
+            f"on the device: rmtkd-edge calibrate --on {profile.name}; then --budget that file (or --on NAME for this "
+            "machine)",
+        ) from err
     return lambda model: latency_ms(model, recipe, profile)
 
 
@@ -329,8 +346,13 @@ def refuse_missed_budgets(path: Path, documents: Sequence[dict[str, Any]]) -> No
         )
 
 
-def run_calibrate(name: str, out: Path | None, force: bool, reporter: Reporter) -> tuple[Path, HardwareProfile]:
-    """Measure a profile's curves on this machine; return the copy of the profile that holds them, and its file."""
+def run_calibrate(
+    name: str, out: Path | None, force: bool, reporter: Reporter, host: str | None = None
+) -> tuple[Path, HardwareProfile]:
+    """Measure a profile's curves on this machine, or over ssh on `host`.
+
+    Returns the copy of the profile that holds them, and its file.
+    """
     from rmtkd_edge.profile.calibrate import calibrate, refuse_target, write_profile
 
     profile = load_profile(name)
@@ -340,7 +362,7 @@ def run_calibrate(name: str, out: Path | None, force: bool, reporter: Reporter) 
     def progress(event: dict[str, Any]) -> None:
         reporter.event("runner", **{key: value for key, value in event.items() if key != "event"})
 
-    return target, write_profile(name, calibrate(profile, progress=progress), target)
+    return target, write_profile(name, calibrate(profile, progress=progress, host=host), target)
 
 
 def run_report(paths: Sequence[Path], out: Path | None) -> dict[str, Any]:

@@ -17,6 +17,8 @@ from rmtkd_edge.compress import cycle as steps
 from rmtkd_edge.compress import modes
 from rmtkd_edge.compress.cycle import Clock, Job, State
 from rmtkd_edge.compress.data import Data
+from rmtkd_edge.compress.latency import Predict
+from rmtkd_edge.compress.priority import prices
 from rmtkd_edge.compress.ranks import WITHOUT_QUANTILE, SiteRank
 from rmtkd_edge.compress.trainer import Checkpoints, accuracy
 from rmtkd_edge.families.ops import Model
@@ -36,6 +38,8 @@ class Store(Protocol):
     def get_model(self, number: int, name: str) -> tuple[Model, dict[str, Tensor]] | None: ...
     def put_model(self, number: int, name: str, folded: Model, projections: dict[str, Tensor]) -> None: ...
     def checkpoints(self, number: int, attempt: int) -> Checkpoints: ...
+    def get_order(self) -> list[dict[str, Any]] | None: ...
+    def put_order(self, prices: list[dict[str, Any]]) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,7 @@ class Context:
     teacher_parameters: int
     teacher_accuracy: float
     measure_latency_ms: Callable[[Any], float] | None = None
+    predict_latency_ms: Predict | None = None
 
     @property
     def floor(self) -> float:
@@ -58,9 +63,26 @@ class Context:
         return self.teacher_accuracy - self.recipe.stop.max_accuracy_drop
 
 
-def jobs(recipe: Recipe, state: State) -> deque[Job]:
+def ordered_sites(context: Context, state: State) -> list[str]:
+    """Return the sites to cut: shallow to deep, or under a latency budget the cheapest first where curves tell."""
+    names, recipe, predict = modes.sites_to_cut(state.folded.spec, context.recipe.compress), context.recipe, None
+    if recipe.stop.latency_ms is not None and not (recipe.compress.one_shot or recipe.compress.ranks):
+        predict = context.predict_latency_ms
+    if predict is None:
+        return names
+    found = context.store.get_order()
+    if found is None:
+        context.report("note", text="pricing every site: what its cut loses for each millisecond that it saves")
+        priced = prices(
+            state, names, context.data, recipe, context.accelerator, context.multiple, predict, context.report
+        )
+        found = [price.facts() for price in priced]
+        context.store.put_order(found)
+    return [price["site"] for price in found]
+
+
+def jobs(recipe: Recipe, names: list[str]) -> deque[Job]:
     """Return the planned cycles: all sites at once for `one_shot`, else groups of sites, round after round."""
-    names = modes.sites_to_cut(state.folded.spec, recipe.compress)
     options = recipe.compress
     if options.one_shot:
         return deque([Job(1, tuple(names), recipe.analyse.quantile)])
@@ -71,7 +93,7 @@ def jobs(recipe: Recipe, state: State) -> deque[Job]:
 
 def run_loop(context: Context, state: State) -> tuple[State, list[dict[str, Any]], str]:
     """Return the last accepted state, the records of all cycles and the name of the stop rule that ended the loop."""
-    queue, records = jobs(context.recipe, state), []
+    queue, records = jobs(context.recipe, ordered_sites(context, state)), []
     everything = {name for job in queue for name in job.sites}
     left_alone: set[str] = set()
     quiet: set[str] = set()
@@ -122,10 +144,15 @@ def stop_rule(context: Context, state: State) -> str | None:
         return "target_reduction"
     if rules.disk_mb is not None and steps.parameters(state) * 4 / MEGABYTE <= rules.disk_mb:
         return "disk_budget"
-    measure = context.measure_latency_ms
-    if rules.latency_ms is not None and measure is not None and measure(state.folded) <= rules.latency_ms:
-        return "latency_budget"
-    return None
+    now = latency_ms(context, state) if rules.latency_ms is not None else None
+    return "latency_budget" if now is not None and rules.latency_ms is not None and now <= rules.latency_ms else None
+
+
+def latency_ms(context: Context, state: State) -> float | None:
+    """Return the present model's latency on the budget's device: measured where it is this machine, else predicted."""
+    if context.measure_latency_ms is not None:
+        return context.measure_latency_ms(state.folded)
+    return None if context.predict_latency_ms is None else context.predict_latency_ms(state.folded.spec)
 
 
 def run_cycle(context: Context, state: State, job: Job, number: int) -> tuple[State, dict[str, Any]]:

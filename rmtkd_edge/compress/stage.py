@@ -13,6 +13,7 @@ from rmtkd_edge.compress import modes, trainer
 from rmtkd_edge.compress.cycle import State
 from rmtkd_edge.compress.data import Facts, Inputs
 from rmtkd_edge.compress.image_inputs import image_inputs
+from rmtkd_edge.compress.latency import predictor
 from rmtkd_edge.compress.loop import Context, run_loop
 from rmtkd_edge.compress.parallel import make_accelerator
 from rmtkd_edge.compress.ranks import check_site_names
@@ -77,8 +78,10 @@ def compress_run(
         raise RecipeError(f"this model has no sites of {', '.join(recipe.compress.sites)}", f"its kinds: {kinds}")
     context = Context(
         recipe, inputs.data, accelerator, RunStore(run), report, ready.multiple, count_parameters(teacher.spec),
-        facts["accuracy"], measure_latency_ms,
+        facts["accuracy"], measure_latency_ms, predictor(recipe),
     )  # fmt: skip
+    if recipe.stop.latency_ms is not None and measure_latency_ms is None and context.predict_latency_ms is not None:
+        report("note", text="the latency budget is kept by the curves of its device; `profile` there measures it")
     state, records, stop = run_loop(context, State(teacher.to(accelerator.device), {}, facts["accuracy"]))
     report("stop", rule=stop)
     # where an earlier process did a part of it, its finished steps count too

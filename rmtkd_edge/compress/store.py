@@ -57,6 +57,15 @@ class RunStore:
         """Write a model with its fixed projection layers standing behind its producers."""
         save_model(self.run, rel, unfold(folded.cpu(), projections), **facts)
 
+    def get_order(self) -> list[dict[str, Any]] | None:
+        """Return the prices of all sites, in the order in which they are cut."""
+        found = self._json("compress/prices.json")
+        return None if found is None else found["sites"]
+
+    def put_order(self, prices: list[dict[str, Any]]) -> None:
+        """Write the prices of all sites: a run that goes on keeps their order."""
+        self.run.write_json("compress/prices.json", {"sites": prices})
+
     def checkpoints(self, number: int, attempt: int) -> RunCheckpoints:
         """Return where a cycle's fine-tuning keeps its state."""
         return RunCheckpoints(self.run, f"{self.folder(number)}/training-{attempt}")

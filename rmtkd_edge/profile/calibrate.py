@@ -7,7 +7,7 @@ import statistics
 import tempfile
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,27 +17,33 @@ import tomli_w
 from rmtkd_edge.errors import RunDirError, UserError
 from rmtkd_edge.hardware import Curve, HardwareProfile, find_profile, parse_profile, resolve_threads
 from rmtkd_edge.profile import layers
-from rmtkd_edge.profile.identity import refuse_other_device
+from rmtkd_edge.profile.identity import refuse_device, refuse_runtime
 from rmtkd_edge.profile.plan import TOLERANCE, TOLERANCE_OTHER, copy_runner, reference_outputs
+from rmtkd_edge.profile.reach import Reach, carry_out
 from rmtkd_edge.profile.runner import PLAN_SCHEMA, load_key
-from rmtkd_edge.profile.transport_local import Progress, run_bundle
+from rmtkd_edge.profile.transport_local import Progress
 from rmtkd_edge.run import atomic_write_bytes, sha256_file
 
 MULTIPLES = (1, 2, 4, 8, 16, 32)
 CLOSE = 1.02  # a multiple whose mean latency is within 2 % of the best one's is as good, and wastes fewer channels
 WIDTHS = {"conv": tuple(range(33, 65)), "gemm": tuple(range(97, 129))}  # every width once, up to a multiple of all
+SIZES = {"conv": (8, 16, 32, 64, 128, 256), "gemm": (32, 64, 128, 256, 512, 1024)}  # from narrow to wide
 ROUNDS, MIN_RUNS, MIN_SECONDS, WARMUP = 10, 30, 0.2, 3
 LOAD = {"batch": layers.BATCH, "seq": None}
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Median latency_ms by width, the multiple, both by kind; where they come from; what other processes disturbed."""
+    """Median latency_ms by width, the multiple, both by kind; where they come from; what other processes disturbed.
+
+    curves: every width of a range, which multiples come from. sizes: few widths, from narrow to wide.
+    """
 
     curves: dict[str, Curve]
     multiples: dict[str, int]
     environment: dict[str, Any]
     contended: tuple[str, ...]
+    sizes: dict[str, Curve] = field(default_factory=dict)
 
 
 def mean_latency(latency: Curve, multiple: int) -> float:
@@ -58,28 +64,33 @@ def best_multiple(curve: Curve) -> int:
 
 
 def calibrate(
-    profile: HardwareProfile, *, widths: Mapping[str, Sequence[int]] = WIDTHS, min_runs: int = MIN_RUNS,
-    min_seconds: float = MIN_SECONDS, progress: Progress | None = None,
+    profile: HardwareProfile, *, widths: Mapping[str, Sequence[int]] = WIDTHS,
+    sizes: Mapping[str, Sequence[int]] = SIZES, min_runs: int = MIN_RUNS, min_seconds: float = MIN_SECONDS,
+    progress: Progress | None = None, host: str | None = None,
 ) -> Calibration:  # fmt: skip
-    """Measure the curves on this machine, under the profile's provider, threads and spinning.
+    """Measure the curves on this machine, or over ssh on `host`, under the profile's provider, threads and spinning.
 
     Widths take turns in every round (runner.py, in a fresh process). Raises UserError for a profile of another device,
     ProviderError for a provider that is not there.
     """
-    refuse_other_device(profile)
+    refuse_runtime(profile)
+    refuse_device(profile, host)
     with tempfile.TemporaryDirectory(prefix="rmtkd-calibrate-") as folder:
         bundle = Path(folder)
-        _write_bundle(bundle, profile, widths, min_runs, min_seconds)
-        document = run_bundle(bundle, bundle / "results.json", progress=progress)
-    curves: dict[str, Curve] = {kind: {} for kind in widths}
+        every = {kind: sorted({*widths[kind], *sizes.get(kind, ())}) for kind in widths}
+        _write_bundle(bundle, profile, every, min_runs, min_seconds)
+        document = carry_out(bundle, bundle / "results.json", profile, Reach(host), progress)
+    found: dict[str, Curve] = {kind: {} for kind in widths}
     contended = []
     for result in document["results"]:
         kind, width = result["label"].split()
-        curves[kind][int(width)] = round(float(result["latency"]["p50"]), 5)
+        found[kind][int(width)] = round(float(result["latency"]["p50"]), 5)
         if result["quality"]["verdict"] != "clean":
             contended.append(result["label"])
+    curves = {kind: {width: found[kind][width] for width in widths[kind]} for kind in widths}
     multiples = {kind: best_multiple(curve) for kind, curve in curves.items()}
-    return Calibration(curves, multiples, document["env"], tuple(contended))
+    wide = {kind: {width: found[kind][width] for width in sizes.get(kind, ())} for kind in widths}
+    return Calibration(curves, multiples, document["env"], tuple(contended), wide)
 
 
 def _write_bundle(
@@ -130,8 +141,13 @@ def write_profile(source: str, found: Calibration, target: Path) -> HardwareProf
     data["calibration"] = {
         "profile": source, "provider": env["providers_actual"][0], "processor": str(env["cpu_model"] or "unknown"),
         "onnxruntime": env["onnxruntime"], "threads": env["threads"], "contended": len(found.contended),
-        **{kind: {str(width): value for width, value in sorted(c.items())} for kind, c in found.curves.items()},
+        **{kind: _written(curve) for kind, curve in found.curves.items()},
+        **{f"{kind}_sizes": _written(curve) for kind, curve in found.sizes.items()},
     }  # fmt: skip
     profile = parse_profile(data, str(target))
     atomic_write_bytes(target, tomli_w.dumps(data).encode())
     return profile
+
+
+def _written(curve: Curve) -> dict[str, float]:
+    return {str(width): value for width, value in sorted(curve.items())}

@@ -11,9 +11,13 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-DEPTH = 3  # layers of the same width, one behind the other, as in a model
-CHANNELS, SIDE, BATCH = 3, 16, 8  # images that the convolutions read, pixels a side
-FEATURES, ROWS = 64, 128  # what the matrix products read; rows are tokens
+from rmtkd_edge.hardware import CURVE_BATCH as BATCH
+from rmtkd_edge.hardware import CURVE_CHANNELS as CHANNELS
+from rmtkd_edge.hardware import CURVE_DEPTH as DEPTH
+from rmtkd_edge.hardware import CURVE_FEATURES as FEATURES
+from rmtkd_edge.hardware import CURVE_ROWS as ROWS
+from rmtkd_edge.hardware import CURVE_SIDE as SIDE
+
 OPSET, IR_VERSION = 17, 8
 
 

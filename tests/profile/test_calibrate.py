@@ -68,7 +68,7 @@ def test_the_layers_run_and_stay_finite(kind: str, tmp_path: Path) -> None:
 def test_a_calibrated_profile_is_a_profile(tmp_path: Path, capsys, monkeypatch) -> None:
     slow_between = {width: width if width % 4 == 0 else 3.0 * width for width in range(33, 65)}
     found = Calibration({"conv": slow_between, "gemm": stairs(8)}, {"conv": 4, "gemm": 1}, FACTS, ("conv 40",))
-    monkeypatch.setattr(module, "calibrate", lambda profile, progress: found)
+    monkeypatch.setattr(module, "calibrate", lambda profile, progress, host: found)
     target = tmp_path / "mine.toml"
     with pytest.raises(SystemExit) as code:
         main(["calibrate", "--out", str(target), "--json"])
