@@ -176,14 +176,13 @@ def profile(
     Several devices (--on pi,jetson,local-cpu; each profile names its host) are measured at the same time. Exit code 1,
     with a table, where no file keeps the profile's budgets.
     """
-    from rmtkd_edge import workflow
-    from rmtkd_edge.devices import run_profiles
+    from rmtkd_edge import devices
     from rmtkd_edge.tables import comparison_lines, profile_tables
 
     names = [name.strip() for name in on.split(",") if name.strip()]
     batches, lengths = numbers("--batch-size", batch_size), numbers("--seq-len", seq_len)
     with progress(as_json) as reporter:
-        results = run_profiles(
+        results = devices.run_profiles(
             run,
             names,
             reporter,
@@ -201,13 +200,13 @@ def profile(
         )
     if as_json:
         show_json(results[0] if len(results) == 1 else results)
-        workflow.refuse_missed_budgets(run, results)
+        devices.refuse_missed_budgets(run, results)
         return
     for table in profile_tables(results):
         show(table)
     for result in results:
         say(*comparison_lines(result, name=len(results) > 1))
-    workflow.refuse_missed_budgets(run, results)
+    devices.refuse_missed_budgets(run, results)
     say(f"next: rmtkd-edge report {run}")
 
 
@@ -240,9 +239,9 @@ def bundle(
 
     There, `python3 runner.py` needs onnxruntime and numpy alone; `collect` brings its results.json back.
     """
-    from rmtkd_edge import workflow
+    from rmtkd_edge import devices
 
-    found = workflow.run_bundle(
+    found = devices.run_bundle(
         run, on, out, threads=threads, batches=numbers("--batch-size", batch_size), force=force, quick=quick,
         lengths=numbers("--seq-len", seq_len), min_runs=iterations, min_duration_s=duration, meter=meter,
     )  # fmt: skip
@@ -264,16 +263,16 @@ def collect(
     as_json: JsonOption = False,
 ) -> None:
     """Check what a bundle measured (hashes, plan, processor) and file it in the run."""
-    from rmtkd_edge import workflow
+    from rmtkd_edge import devices
     from rmtkd_edge.tables import comparison_lines, profile_table
 
-    found = workflow.run_collect(run, results, force)
+    found = devices.run_collect(run, results, force)
     if as_json:
         show_json(found)
     else:
         show(profile_table(found))
         say(*comparison_lines(found), f"next: rmtkd-edge report {run}")
-    workflow.refuse_missed_budgets(run, [found])
+    devices.refuse_missed_budgets(run, [found])
 
 
 @app.command()
@@ -412,11 +411,11 @@ def calibrate(
 
     Then: rmtkd-edge compress RECIPE --on FILE.toml rounds widths up to them. Takes about a minute.
     """
-    from rmtkd_edge import workflow
+    from rmtkd_edge import devices
     from rmtkd_edge.tables import calibration_table
 
     with progress(as_json) as reporter:
-        path, profile = workflow.run_calibrate(on, out, force, reporter, host)
+        path, profile = devices.run_calibrate(on, out, force, reporter, host)
     if as_json:
         show_json({"path": str(path), **profile.model_dump(mode="json")})
         return

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from rmtkd_edge import __version__, cli, workflow
-from rmtkd_edge.errors import Finding, TrainingError
+from rmtkd_edge import __version__, budget, cli, workflow
+from rmtkd_edge.errors import Finding, TrainingError, UserError
 from rmtkd_edge.recipe import list_recipes, load_recipe
 from rmtkd_edge.run import Run
 
@@ -200,10 +200,10 @@ def test_a_budget_brings_the_profile_s_limits_where_the_recipe_has_none(tmp_path
     found = workflow.resolve_recipe("demo", ["stop.disk_mb=3"], one_shot=True, seed=5, budget=str(profile))
     assert (found.stop.profile, found.stop.latency_ms, found.stop.disk_mb) == (str(profile), 12.5, 3.0)
     assert found.compress.one_shot and found.seed == 5
-    with pytest.raises(workflow.UserError, match="one process"), pytest.MonkeyPatch.context() as patch:
+    with pytest.raises(UserError, match="one process"), pytest.MonkeyPatch.context() as patch:
         patch.setenv("WORLD_SIZE", "2")
-        workflow.latency_measure(found)
-    assert workflow.latency_measure(load_recipe("demo")) is None
+        budget.latency_measure(found)
+    assert budget.latency_measure(load_recipe("demo")) is None
 
 
 def test_force_replaces_nothing_before_the_call_has_been_checked(capsys, tmp_path, tiny_recipe_file, tiny_data):

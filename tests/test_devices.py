@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from rmtkd_edge import devices, workflow
+from rmtkd_edge import devices
 from rmtkd_edge.errors import Finding, RmtkdError, UserError
 from rmtkd_edge.hardware import load_profile
 from rmtkd_edge.progress import SilentReporter
@@ -56,8 +56,8 @@ def profiles(tmp_path: Path) -> list[str]:
 
 def measured(monkeypatch: pytest.MonkeyPatch, profiles: list[str], failing: dict[str, RmtkdError] | None = None) -> Any:
     watch = Watch(failing or {})
-    monkeypatch.setattr(workflow, "refuse_profile", lambda *a: None)
-    monkeypatch.setattr(workflow, "run_profile", watch)
+    monkeypatch.setattr(devices, "refuse_profile", lambda *a: None)
+    monkeypatch.setattr(devices, "run_profile", watch)
     return watch, lambda: devices.run_profiles(Path("run"), profiles, SilentReporter())
 
 

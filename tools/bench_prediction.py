@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from rmtkd_edge.budget import latency_ms
 from rmtkd_edge.compress.latency import predicted_ms
 from rmtkd_edge.families.convnet import ConvNet
 from rmtkd_edge.families.convnet_spec import ConvNetSpec
@@ -26,7 +27,6 @@ from rmtkd_edge.families.spec import EncoderSpec, LayerSpec
 from rmtkd_edge.hardware import Calibration, load_profile
 from rmtkd_edge.profile.calibrate import calibrate
 from rmtkd_edge.recipe import load_recipe
-from rmtkd_edge.workflow import latency_ms
 
 
 def encoder(layers: int, width: int, heads: int, head: int, ffn: int) -> EncoderSpec:
@@ -37,7 +37,7 @@ def encoder(layers: int, width: int, heads: int, head: int, ffn: int) -> Encoder
 
 def shapes() -> dict[str, EncoderSpec | ConvNetSpec]:
     """Return the models, the uncut one of each family first."""
-    net = resnet_spec(18, 32, "cifar", ("a", "b"), 32)
+    net = resnet_spec(18, ("a", "b"), width=32, stem="cifar", image_size=32)
     inner = {s.name: s.width // 2 for s in net.sites() if s.kind == "inner"}
     every = {s.name: s.width // 2 for s in net.sites() if s.kind in ("inner", "stream")}
     return {

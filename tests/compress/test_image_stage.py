@@ -8,7 +8,9 @@ from PIL import Image
 from transformers import AutoImageProcessor
 
 import rmtkd_edge
+from rmtkd_edge.budget import latency_ms
 from rmtkd_edge.compress.stage import compress_run
+from rmtkd_edge.devices import run_profile
 from rmtkd_edge.errors import RecipeError
 from rmtkd_edge.export.image_stage import saturates
 from rmtkd_edge.export.stage import export_run
@@ -21,7 +23,7 @@ from rmtkd_edge.recipe import parse_recipe
 from rmtkd_edge.run import Run
 from rmtkd_edge.tables import comparison_lines
 from rmtkd_edge.tasks.image import ImageSplit, batches
-from rmtkd_edge.workflow import latency_ms, run_profile, run_report
+from rmtkd_edge.workflow import run_report
 
 RECIPE = {
     "model": {"family": "resnet", "source": "scratch", "resnet": {"depth": 18, "width": 8, "stem": "cifar"}},

@@ -11,6 +11,7 @@ import tomli_w
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rmtkd_edge.budget import latency_measure
 from rmtkd_edge.compress.latency import predicted_ms, predictor, products
 from rmtkd_edge.compress.loop import ordered_sites
 from rmtkd_edge.compress.priority import Price
@@ -22,7 +23,6 @@ from rmtkd_edge.hardware import Calibration, curve_macs
 from rmtkd_edge.progress import SilentReporter
 from rmtkd_edge.recipe import parse_recipe
 from rmtkd_edge.run import Run
-from rmtkd_edge.workflow import latency_measure
 
 LAYERS = (LayerSpec(2, 16, 16, 128, 0.25), LayerSpec(2, 16, 16, 128, 0.25))
 ENCODER = EncoderSpec("bert", 100, 32, 2, 32, LAYERS, 32, ("a", "b"))

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from rmtkd_edge import workflow
+from rmtkd_edge import devices
 from rmtkd_edge.errors import Finding
 from rmtkd_edge.hardware import Budgets
 from rmtkd_edge.profile.budget import files_within, judge, rows
@@ -62,10 +62,10 @@ def test_no_budget_is_no_verdict() -> None:
 
 def test_a_missed_budget_is_a_finding_with_its_table(tmp_path: Path) -> None:
     run = Run.create(tmp_path / "a", 'title = "x"\n[model]\nsource = "scratch"\n[task]\nname = "t"\ntext = ["s"]\n', 0)
-    workflow.refuse_missed_budgets(run.path, [DOCUMENT])
+    devices.refuse_missed_budgets(run.path, [DOCUMENT])
     tight = {**DOCUMENT, "hardware": {"budgets": {"latency_ms": 1.0, "energy_mj": 1.0}}}
     with pytest.raises(Finding) as caught:
-        workflow.refuse_missed_budgets(run.path, [DOCUMENT, tight])
+        devices.refuse_missed_budgets(run.path, [DOCUMENT, tight])
     table = caught.value.table
     assert caught.value.exit_code == 1 and table == rows(judge(tight, Budgets(latency_ms=1, energy_mj=1)))
     assert {row[-1] for row in table[1:]} == {"missed", "cannot be judged"} and "no meter" in table[2]
@@ -73,4 +73,4 @@ def test_a_missed_budget_is_a_finding_with_its_table(tmp_path: Path) -> None:
     text = run.path_of("recipe.toml").read_text() + '[stop]\nprofile = "local-cpu"\ndisk_mb = 1.0\n'
     run.path_of("recipe.toml").write_text(text)
     with pytest.raises(Finding, match="local-cpu"):
-        workflow.refuse_missed_budgets(run.path, [document])
+        devices.refuse_missed_budgets(run.path, [document])

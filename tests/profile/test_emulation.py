@@ -16,7 +16,7 @@ import pytest
 from profile_bundle import quiet, write_plan
 from test_profile_stage import exported_run
 
-from rmtkd_edge import workflow
+from rmtkd_edge import devices
 from rmtkd_edge.errors import Finding, ProviderError, UserError
 from rmtkd_edge.hardware import Budgets, HardwareProfile, load_profile
 from rmtkd_edge.profile import emulation, runner
@@ -125,13 +125,13 @@ def test_int8_beyond_the_tolerance_is_a_finding_and_stays(
 
 
 def test_the_python_is_handed_down_from_the_workflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workflow, "load_recipe", lambda *a: None)  # this run has none
+    monkeypatch.setattr(devices, "load_recipe", lambda *a: None)  # this run has none
     exported_run(tmp_path / "a").mark("export", "done")
     with pytest.raises(UserError, match="wants a Python"):
-        workflow.refuse_profile(tmp_path / "a", ["arm64-emulated"], False)
+        devices.refuse_profile(tmp_path / "a", ["arm64-emulated"], False)
     with pytest.raises(UserError, match="nothing is emulated"):
-        workflow.refuse_profile(tmp_path / "a", ["arm64-emulated"], False, python=sys.executable)
-    workflow.refuse_profile(tmp_path / "a", ["local-cpu"], False, python=sys.executable)
+        devices.refuse_profile(tmp_path / "a", ["arm64-emulated"], False, python=sys.executable)
+    devices.refuse_profile(tmp_path / "a", ["local-cpu"], False, python=sys.executable)
 
 
 def test_there_is_no_bundle_of_an_emulated_device(tmp_path: Path, emulated: HardwareProfile) -> None:
