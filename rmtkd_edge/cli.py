@@ -127,18 +127,21 @@ def compress(
 @app.command()
 def export(
     run: RunArgument,
-    no_int8: Annotated[bool, typer.Option("--no-int8", help="fp32 only.")] = False,
+    no_int8: Annotated[bool, typer.Option("--no-int8", help="No int8 files.")] = False,
+    fp16: Annotated[bool, typer.Option("--fp16", help="Half-precision files too, for GPUs.")] = False,
     opset: Annotated[int | None, typer.Option(help="ONNX opset (recipe key export.opset).")] = None,
     data: DataOption = None,
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Fold the projections, write ONNX (fp32 and int8), and prove that every file computes what the model computes."""
+    """Fold the projections, write ONNX (fp32, int8, on request fp16), and prove that every file computes the same."""
     from rmtkd_edge import workflow
     from rmtkd_edge.tables import variants_table
 
     with progress(as_json) as reporter:
-        result = workflow.run_export(run, False if no_int8 else None, opset, data, force, reporter)
+        result = workflow.run_export(
+            run, False if no_int8 else None, opset, data, force, reporter, True if fp16 else None
+        )
     if as_json:
         show_json(result)
         return

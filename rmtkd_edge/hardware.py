@@ -154,6 +154,7 @@ class HardwareProfile(Section):
     spinning: bool = Field(
         default=False, description="session.intra_op.allow_spinning: saves microseconds, costs energy"
     )
+    tf32: bool = Field(default=True, description="CUDA: fp32 products in TF32, where the GPU has it")
     alignment: Alignment
     meters: tuple[MeterName, ...] = Field(
         default=("unavailable",), min_length=1, description="Energy meters, best first"

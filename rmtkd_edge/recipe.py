@@ -212,7 +212,10 @@ class Export(Section):
 
     opset: Positive = 18
     int8: bool = True
-    max_accuracy_drop: Fraction = Field(0.01, description="int8 that loses more than this against fp32 is refused")
+    fp16: bool = Field(False, description="A half-precision file too, for GPUs")
+    max_accuracy_drop: Fraction = Field(
+        0.01, description="int8 (or fp16) that loses more than this against fp32 is refused"
+    )
     verify_rows: Positive = 64
     attention: Literal["fused", "plain"] = "fused"
     norm: Literal["instance", "layer"] = Field(

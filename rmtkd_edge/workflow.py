@@ -141,14 +141,20 @@ def wait_for_run(path: Path, recipe_sha256: str, seconds: float = 120.0) -> None
 
 
 def run_export(
-    path: Path, int8: bool | None, opset: int | None, data: Path | None, force: bool, reporter: Reporter
+    path: Path,
+    int8: bool | None,
+    opset: int | None,
+    data: Path | None,
+    force: bool,
+    reporter: Reporter,
+    fp16: bool | None = None,
 ) -> dict[str, Any]:
-    """Run the export stage and return its result; None leaves `int8` and `opset` to the recipe."""
+    """Run the export stage and return its result; None leaves `int8`, `fp16` and `opset` to the recipe."""
     run = Run.open(path)
     require(run, "compress", f"rmtkd-edge compress {path / 'recipe.toml'} --out {path}")
     from rmtkd_edge.export.stage import export_run
 
-    return export_run(run, int8=int8, opset=opset, data=data, reporter=reporter, force=force)
+    return export_run(run, int8=int8, fp16=fp16, opset=opset, data=data, reporter=reporter, force=force)
 
 
 def run_report(paths: Sequence[Path], out: Path | None) -> dict[str, Any]:

@@ -54,5 +54,5 @@ def products(spec: EncoderSpec, tokens: int) -> Iterator[tuple[int, int]]:
     for layer in spec.layers:
         qk, value = layer.heads * layer.qk, layer.heads * layer.value
         yield from ((spec.width, qk), (spec.width, qk), (spec.width, value), (value, spec.width))
-        yield from ((qk, tokens), (tokens, value))
+        yield from ((layer.qk, tokens), (tokens, layer.value)) * layer.heads
         yield from ((spec.width, layer.ffn), (layer.ffn, spec.width))

@@ -21,7 +21,7 @@ from rmtkd_edge.families.store import SCHEMA, assemble, read_json, read_weights,
 from rmtkd_edge.run import Run, package_version, sha256_file
 
 CONFIG, WEIGHTS, FACTS = "config.json", "model.safetensors", "rmtkd.json"
-VARIANTS = {"fp32": "onnx/model.onnx", "int8": "onnx/model_quantized.onnx"}
+VARIANTS = {"fp32": "onnx/model.onnx", "fp16": "onnx/model_fp16.onnx", "int8": "onnx/model_quantized.onnx"}
 EXPORT_SCHEMA = "rmtkd-edge/export@1"
 CLASSES = {"bert": "Bert", "roberta": "Roberta", "distilbert": "DistilBert", "electra": "Electra"}
 AGAIN = "export again: rmtkd-edge export RUN --force"

@@ -19,6 +19,7 @@ from rmtkd_edge.export.conv_to_onnx import export_convnet
 from rmtkd_edge.export.facts import ROLES, export_both, model_id, refusal, variant_facts, verification_facts
 from rmtkd_edge.export.folding import fold_with_proof
 from rmtkd_edge.export.graph import GraphOptions
+from rmtkd_edge.export.half import half_variant
 from rmtkd_edge.export.sessions import open_session
 from rmtkd_edge.export.verify import FLOAT32_TOLERANCE, Score, compare_onnx, evaluate_onnx
 from rmtkd_edge.families.convnet import ConvNet, ProjectedConv
@@ -119,6 +120,12 @@ def export_net(run: Run, folder: str, net: ConvNet, job: Job, report: Callable[.
     score = evaluate_onnx(open_session(path, threads=job.threads), job.validation)
     variants = {"fp32": variant_facts(path, files, score, proof)}
     _tell(report, folder, "fp32", variants)
+    if job.recipe.export.fp16:
+        variants["fp16"] = half_variant(
+            path, run.path_of(f"{folder}/{VARIANTS['fp16']}"), folded, score, batches=job.held_out,
+            validation=job.validation, threads=job.threads, allowed=job.recipe.export.max_accuracy_drop,
+        )  # fmt: skip
+        _tell(report, folder, "fp16", variants)
     if job.int8:
         variants["int8"] = _int8(run, folder, path, folded, score, job)
         _tell(report, folder, "int8", variants)

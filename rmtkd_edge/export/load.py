@@ -100,7 +100,7 @@ def load(
     path: Path | str,
     *,
     backend: Literal["onnx", "torch"] = "onnx",
-    precision: Literal["fp32", "int8"] = "fp32",
+    precision: Literal["fp32", "fp16", "int8"] = "fp32",
     provider: str = CPU,
     threads: int = 1,
 ) -> Classifier | ImageClassifier:
@@ -160,7 +160,7 @@ def _variant(folder: Path, facts: dict[str, Any], precision: str) -> dict[str, A
     if variant is None:
         raise UserError(
             f"{folder} has no {precision} variant (it has {', '.join(facts['variants'])})",
-            "--set export.int8=true, then export --force",
+            f"rmtkd-edge export RUN --force{' --fp16' if precision == 'fp16' else ''}",
         )
     if variant.get("refused"):
         raise UserError(

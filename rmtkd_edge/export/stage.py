@@ -18,6 +18,7 @@ from rmtkd_edge.export.bundle import VARIANTS, standardise, write_bundle, write_
 from rmtkd_edge.export.facts import ROLES, export_both, model_id, refusal, variant_facts, verification_facts
 from rmtkd_edge.export.folding import Batch, fold_with_proof, prove_same
 from rmtkd_edge.export.graph import GraphOptions
+from rmtkd_edge.export.half import half_variant
 from rmtkd_edge.export.quantise import QuantiseOptions, quantise_onnx
 from rmtkd_edge.export.sessions import open_session
 from rmtkd_edge.export.to_onnx import export_onnx
@@ -60,6 +61,7 @@ def export_run(
     run: Run,
     *,
     int8: bool | None = None,
+    fp16: bool | None = None,
     opset: int | None = None,
     data: Path | None = None,
     task: text.TextTask | None = None,
@@ -69,12 +71,14 @@ def export_run(
 ) -> dict[str, Any]:
     """Export compress/best into export/ and the teacher into baseline/ and return export/rmtkd.json.
 
-    `int8` and `opset` override the recipe, `data` the data that compress used, `task` saves reading it again, `threads`
-    (all cores of this process when None) serve verification. Raises RunDirError where compress has not finished or an
-    export exists and not `force`; Finding where a proof or an audit fails: that folder is removed then.
+    `int8`, `fp16` and `opset` override the recipe, `data` the data that compress used, `task` saves reading it again,
+    `threads` (all cores of this process when None) serve verification. Raises RunDirError where compress has not
+    finished or an export exists and not `force`; Finding where a proof or an audit fails: that folder is removed then.
     """
     _ready(run, force)
     recipe = parse_recipe(tomllib.loads(run.read_text("recipe.toml")), str(run.path / "recipe.toml"))
+    if fp16 is not None:
+        recipe = recipe.model_copy(update={"export": recipe.export.model_copy(update={"fp16": fp16})})
     report: Report = reporter.event if reporter is not None else _silent
     if recipe.task.kind == "image":
         from rmtkd_edge.export.image_stage import export_images
@@ -149,6 +153,13 @@ def export_model(run: Run, folder: str, encoder: Encoder, job: Job, report: Repo
     report(
         "variant", folder=folder, precision="fp32", accuracy=score.accuracy, size_bytes=variants["fp32"]["size_bytes"]
     )
+    if job.recipe.export.fp16:
+        variants["fp16"] = half_variant(
+            path, run.path_of(f"{folder}/{VARIANTS['fp16']}"), shipped, score, batches=job.shapes,
+            validation=job.validation, threads=job.threads, allowed=job.recipe.export.max_accuracy_drop,
+        )  # fmt: skip
+        told = {k: variants["fp16"][k] for k in ("accuracy", "size_bytes", "refused")}
+        report("variant", folder=folder, precision="fp16", **told)
     if job.int8:
         variants["int8"], optimised["int8"] = _int8(run, folder, path, shipped, score, job)
         report(

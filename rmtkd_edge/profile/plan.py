@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from rmtkd_edge.run import Run
 
 ROLES = {"candidate": ("export", "rmt-kd"), "baseline": ("baseline", "original")}
-FILES = {"fp32": "onnx/model.onnx", "int8": "onnx/model_quantized.onnx"}
+FILES = {"fp32": "onnx/model.onnx", "fp16": "onnx/model_fp16.onnx", "int8": "onnx/model_quantized.onnx"}
+ON_REQUEST = ("fp16",)  # no note where it was not asked for
 TOKEN_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 TOLERANCE = {"CPUExecutionProvider": 1e-4, "WasmExecutionProvider": 1e-4}  # relative, of fp32 between two machines
 # Of int8 outputs between processors, relative to the largest magnitude: twice the worst of 64 sentences and 128 images
@@ -96,7 +97,7 @@ def find_models(run: Run) -> tuple[list[ModelFile], list[str]]:
                 models.append(_model_file(run, folder, rel, label, role, precision, described))
             elif precision == "fp32":
                 raise RunDirError(f"{run.path}/{folder}/{rel} is missing", f"rmtkd-edge export {run.path}")
-            else:
+            elif variant or precision not in ON_REQUEST:
                 notes.append(f"{label} is not measured: {folder}/{rel} is not there")
     return models, notes
 
@@ -254,6 +255,7 @@ def build_bundle(
         "provider": profile.provider,
         "threads": threads,
         "spinning": profile.spinning,
+        "tf32": profile.tf32,
         "models": [_bring(model, folder, copy) for model in models],
         "inputs": "inputs.npz",
         "reference": "reference.npz",

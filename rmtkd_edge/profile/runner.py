@@ -49,6 +49,7 @@ FEWEST_SAMPLES, FAULTS_MOST, NEAR_TRIP_C = 30, 0, 5.0  # calls; major page fault
 ON_CPU = ("CPUExecutionProvider", "WasmExecutionProvider")  # what keeps a processor busy while it runs
 FEWEST_ROUNDS = 5  # of interleaving, however slow the energy meter
 PROBE_TIMEOUT_S = 900
+ON_DEVICE = {"CUDAExecutionProvider": "cuda", "TensorrtExecutionProvider": "cuda"}  # where inputs stay while timed
 EMULATED_PYTHON = "RMTKD_PYTHON"  # set by the launcher of an emulated Python: the command that starts another one
 Json = dict  # a JSON object
 Say = Callable[..., None]
@@ -129,13 +130,55 @@ def open_session(plan: Json, file: Path) -> Any:
     options.intra_op_num_threads, options.inter_op_num_threads = int(plan["threads"]), 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "1" if plan["spinning"] else "0")
     options.log_severity_level = 3
+    settings = {"use_tf32": "1" if plan.get("tf32", True) else "0"} if asked == "CUDAExecutionProvider" else {}
     try:
-        session = onnxruntime.InferenceSession(str(file), options, providers=[asked])
+        session = onnxruntime.InferenceSession(str(file), options, providers=[(asked, settings)])
     except Exception as err:  # onnxruntime's errors have no common base
         raise RunnerError("model", f"{file.name} does not load on {asked}: {err}") from err
     if session.get_providers()[0] != asked:
         raise RunnerError("provider", f"{file.name}: {asked} was asked for, {session.get_providers()[0]} is what runs")
     return session
+
+
+class Bound:
+    """A session on an accelerator: while it is timed, its inputs and outputs stay there and no call copies them."""
+
+    def __init__(self, session: Any, device: str) -> None:
+        self._session, self._device = session, device
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._session, name)
+
+    def pids(self) -> list:
+        """Return the processes that do the work."""
+        return ["self"]
+
+    def timed(self, feeds: Json, runs: int, seconds: float) -> Json:
+        """Return a block of calls, each with the wait until its outputs are there."""
+        binding = self._session.io_binding()
+        for name, array in feeds.items():
+            binding.bind_ortvalue_input(name, onnxruntime.OrtValue.ortvalue_from_numpy(array, self._device, 0))
+        for node in self._session.get_outputs():
+            binding.bind_output(node.name, self._device, 0)
+        binding.synchronize_inputs()
+
+        def call() -> None:
+            self._session.run_with_iobinding(binding)
+            binding.synchronize_outputs()
+
+        call()  # allocates the outputs
+        return timed_here(call, runs, seconds)
+
+
+def gpu_facts() -> Json | None:
+    """Return name, driver, clocks and limits of the first NVIDIA GPU as nvidia-smi tells them, None without it."""
+    keys = "name driver_version clocks.sm clocks.max.sm clocks.mem power.limit temperature.gpu persistence_mode"
+    command = ["nvidia-smi", "--id=0", "--query-gpu=" + ",".join(keys.split()), "--format=csv,noheader"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return dict(zip(keys.split(), (part.strip() for part in done.stdout.splitlines()[0].split(","))))  # noqa: B905
 
 
 def feeds_of(session: Any, inputs: dict[str, np.ndarray], file: str) -> dict[str, np.ndarray]:
@@ -328,6 +371,9 @@ def environment(plan: Json, session: Any) -> Json:
         "machine": platform.machine(),
         "emulated": EMULATED_PYTHON in os.environ or bool(plan.get("emulated")),
     }
+    if plan["provider"] in ON_DEVICE:
+        options = session.get_provider_options().get(plan["provider"], {})
+        env.update(gpu=gpu_facts(), io_binding=True, tf32=options.get("use_tf32"))
     env["unread"] = [key for key, value in env.items() if value is None]
     return env
 
@@ -510,12 +556,12 @@ def run_block(session: Any, feeds: Json, runs: int, seconds: float, meter: Any) 
     timed = getattr(session, "timed", None)
     pids = ("self",) if timed is None else tuple(session.pids())
     machine, joules = counters(pids=pids), read_meter(meter)
-    block = timed_here(session, feeds, runs, seconds) if timed is None else timed(feeds, runs, seconds)
+    block = timed(feeds, runs, seconds) if timed else timed_here(lambda: session.run(None, feeds), runs, seconds)
     after = {name: _spent(joules.get(name), reading) for name, reading in read_meter(meter).items()}
     return {**block, "joules": after, "machine": [machine, counters(pids=pids)]}
 
 
-def timed_here(session: Any, feeds: Json, runs: int, seconds: float) -> Json:
+def timed_here(call: Callable[[], Any], runs: int, seconds: float) -> Json:
     """Return the nanoseconds of every call, of all of them, and of the processor."""
     values: list[int] = []
     clock, cpu, begin = time.perf_counter_ns, time.process_time_ns(), time.perf_counter_ns()
@@ -523,7 +569,7 @@ def timed_here(session: Any, feeds: Json, runs: int, seconds: float) -> Json:
     end = begin
     while len(values) < runs or end < enough:
         start = clock()
-        session.run(None, feeds)
+        call()
         end = clock()
         values.append(end - start)
     return {"ns": values, "cpu_ns": time.process_time_ns() - cpu, "wall_ns": clock() - begin}
@@ -645,7 +691,9 @@ class Engine:
 
     def open(self, plan: Json, folder: Path) -> tuple[list, list, list]:
         """Return the models that load, their sessions, and notes on those that do not."""
-        return plan["models"], [open_session(plan, folder / model["file"]) for model in plan["models"]], []
+        sessions = [open_session(plan, folder / model["file"]) for model in plan["models"]]
+        device = ON_DEVICE.get(plan["provider"])
+        return plan["models"], sessions if device is None else [Bound(s, device) for s in sessions], []
 
     def environment(self, plan: Json, session: Any) -> Json:
         """Return what ran where."""

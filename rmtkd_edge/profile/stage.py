@@ -159,7 +159,7 @@ def does_not_fit(results: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def slower_int8(comparisons: Sequence[dict[str, Any]]) -> list[str]:
-    """Return a sentence for every int8 file that is clearly slower here than its own fp32 file: do not ship it here."""
+    """Return a sentence for every int8 or fp16 file that is clearly slower here than its own fp32 file."""
     return [
         f"{c['candidate']} is refused on this device: it takes {c['ratio']:.2f} times as long as {c['baseline']} "
         f"(batch {c['load']['batch']}, 95 % interval {c['ci95'][0]:.2f} to {c['ci95'][1]:.2f})"
@@ -189,7 +189,7 @@ def compare_all(results: Sequence[dict[str, Any]], seed: int) -> Iterable[Compar
         for b in results:
             against_original = (a["role"], b["role"]) == ("candidate", "baseline")
             precisions = (a["model"]["precision"], b["model"]["precision"])
-            against_fp32 = a["role"] == b["role"] and precisions == ("int8", "fp32")
+            against_fp32 = a["role"] == b["role"] and precisions in (("int8", "fp32"), ("fp16", "fp32"))
             if a["load"] == b["load"] and (against_original or against_fp32):
                 values = (a["latency"]["rounds_ns"], b["latency"]["rounds_ns"])
                 yield compare(a["label"], b["label"], "latency_ms", a["load"], values, seed)

@@ -20,8 +20,10 @@ PALETTE: dict[str, tuple[str, str]] = {
     "bulk": ("#b4bbc4", "#565f6b"),
     "accent": ("#00659f", "#62b8ee"),
     "original-fp32": ("#6a7380", "#9aa4b0"),
+    "original-fp16": ("#8a93a0", "#818b98"),
     "original-int8": ("#aab2bc", "#667180"),
     "rmtkd-fp32": ("#0069a6", "#3d9bd9"),
+    "rmtkd-fp16": ("#2788c2", "#66b4e8"),
     "rmtkd-int8": ("#4aa6dd", "#8fd0f7"),
     "run-1": ("#0072b2", "#5bb4ea"),
     "run-2": ("#009e73", "#3fc79c"),
@@ -39,7 +41,7 @@ def ink(name: str) -> str:
 
 def series_colour(label: str, role: str) -> str:
     """Return the palette name for a model variant such as `rmt-kd int8`, by what it is and its precision."""
-    precision = "int8" if "int8" in label or "quantized" in label else "fp32"
+    precision = "int8" if "int8" in label or "quantized" in label else "fp16" if "fp16" in label else "fp32"
     return f"{'rmtkd' if role == 'candidate' else 'original'}-{precision}"
 
 

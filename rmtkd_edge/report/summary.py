@@ -23,10 +23,13 @@ from rmtkd_edge.report.stats import accuracy_interval
 BASELINE = "original fp32"
 KNOWN = {
     "original fp32": "baseline",
+    "original fp16": "baseline",
     "original int8": "baseline",
     "rmt-kd fp32": "candidate",
+    "rmt-kd fp16": "candidate",
     "rmt-kd int8": "candidate",
 }
+ON_REQUEST = ("fp16",)  # no column where it was not asked for
 MAIN_LOADS = 4
 
 
@@ -41,11 +44,13 @@ class Model:
 
 
 def models(run: RunFacts) -> tuple[Model, ...]:
-    """Return the four variants of the run, then any other model that was profiled against them."""
+    """Return the variants of the run (fp16 where it was made), then any other model that was profiled against them."""
     found = []
     for label, role in KNOWN.items():
         exported = run.exported if role == "candidate" else run.baseline
         precision = label.split()[1]
+        if precision in ON_REQUEST and not (isinstance(exported, Exported) and precision in exported.variants):
+            continue
         found.append(
             Model(label, role, exported, exported.variants.get(precision) if isinstance(exported, Exported) else None)
         )

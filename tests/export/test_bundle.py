@@ -227,3 +227,22 @@ def test_electra_cut_to_its_embedding_width_does_not_pass_for_transformers_own()
     assert all(layer.heads * layer.qk == 12 for layer in layers)
     assert not fits_transformers(spec)
     assert fits_transformers(replace(spec, embedding=8))
+
+
+def test_half_precision_on_request_is_smaller_loads_and_is_measured(exported, tmp_path):
+    from rmtkd_edge.profile.plan import find_models
+
+    assert "fp16" not in exported.facts["variants"]
+    labels = [model.label for model in find_models(exported.run)[0]]
+    notes = " ".join(find_models(exported.run)[1])
+    assert not any("fp16" in label for label in labels) and "fp16" not in notes
+    run = Run.open(shutil.copytree(exported.run.path, tmp_path / "a"))
+    facts = export_run(run, task=exported.task, threads=1, fp16=True, force=True)
+    half, full = facts["variants"]["fp16"], facts["variants"]["fp32"]
+    assert half["refused"] is None and half["size_bytes"] < full["size_bytes"]
+    assert 0 < half["relative_difference"] < 1e-2
+    a, b = load(run.path).predict(TEXTS), load(run.path, precision="fp16").predict(TEXTS)
+    np.testing.assert_allclose(a.logits, b.logits, atol=1e-2 * np.abs(a.logits).max())
+    assert "rmt-kd fp16" in [model.label for model in find_models(run)[0]]
+    with pytest.raises(UserError, match="no fp16 variant"):
+        load(exported.run.path, precision="fp16")

@@ -412,3 +412,30 @@ def test_waiting_for_a_processor_is_contention() -> None:
     blocks = [block(SECOND, waited_ns=5 * 10**8)]
     found = runner.quality(blocks, {"provider": "CPUExecutionProvider", "threads": 1}, 2)
     assert found["verdict"] == "contended" and any("waited" in reason for reason in found["reasons"])
+
+
+def test_a_bound_session_computes_and_is_timed_as_any_other(tmp_path: Path) -> None:
+    # what an accelerator does with its own memory, done with the processor's
+    plan = json.loads(write_plan(tmp_path).read_text())
+    session = runner.open_session(plan, tmp_path / "A.onnx")
+    feeds = {name: np.ones((2, 6), np.int64) for name in ("input_ids", "attention_mask", "token_type_ids")}
+    feeds = runner.feeds_of(session, feeds, "A.onnx")
+    bound = runner.Bound(session, "cpu")
+    assert [node.name for node in bound.get_outputs()] == ["logits"]
+    np.testing.assert_array_equal(bound.run(None, feeds)[0], session.run(None, feeds)[0])
+    block = runner.run_block(bound, feeds, 7, 0.0, None)
+    assert len(block["ns"]) == 7 and min(block["ns"]) > 0 and block["cpu_ns"] > 0
+
+
+def test_without_nvidia_smi_there_are_no_gpu_facts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    assert runner.gpu_facts() is None
+
+
+def test_gpu_facts_are_what_nvidia_smi_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\necho 'NVIDIA X, 570.1, 300 MHz, 1980 MHz, 2619 MHz, 700.00 W, 31, Enabled'\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    found = runner.gpu_facts()
+    assert found is not None and found["name"] == "NVIDIA X" and found["clocks.max.sm"] == "1980 MHz"
