@@ -187,6 +187,9 @@ def _new_cycle(context: Context, state: State, job: Job, number: int) -> tuple[S
         if not steps.shrinks(chosen, recipe.stop.saturation):
             report("note", text=f"cycle {number}: no site would shrink by more than {recipe.stop.saturation:.0%}")
             return state, {"saturated": True, "sites": facts}
+        few = too_few_samples(chosen, recipe)
+        if few:
+            report("note", text=f"cycle {number}: {few}")
         seconds = {"analyse": clock.lap()}
         student, new = steps.closed_form(state, chosen, context.data, recipe, context.accelerator)
         seconds["warm_start"] = clock.lap()
@@ -200,6 +203,20 @@ def _new_cycle(context: Context, state: State, job: Job, number: int) -> tuple[S
     for site in plan["sites"]:
         report("site", **{("site_kind" if key == "kind" else key): value for key, value in site.items()})
     return _tune_and_judge(context, state, job, number, plan, student, new)
+
+
+def too_few_samples(chosen: list[SiteRank], recipe: Recipe) -> str:
+    """Return a warning where sites have fewer samples than channels, which their ranks cannot pass; else nothing."""
+    poor = [c for c in chosen if c.spectrum.n < c.spectrum.site.width]
+    if not poor:
+        return ""
+    worst = max(poor, key=lambda c: c.spectrum.site.width)
+    key = "analyse.pixels_per_image" if recipe.task.kind == "image" else "analyse.tokens_per_sequence"
+    return (
+        f"{len(poor)} sites have fewer samples than channels ({worst.spectrum.site.name}: {worst.spectrum.n} for "
+        f"{worst.spectrum.site.width}): no rank can pass the samples, so widths say little of the model; bring more "
+        f"data, or raise {key}"
+    )
 
 
 def spectra_tensors(chosen: list[SiteRank]) -> dict[str, Tensor]:

@@ -68,7 +68,7 @@ def context(recipe, monkeypatch):
     made = []
 
     def spectra_of(state, sites, *rest):
-        return [SimpleNamespace(site=site) for site in sites]
+        return [SimpleNamespace(site=site, n=10**6) for site in sites]
 
     def pick_ranks(state, spectra, recipe, quantile, *rest):
         facts = lambda s: lambda q, w: {"name": s.site.name, "quantile": q}
@@ -146,3 +146,13 @@ def test_half_precision_on_a_processor_is_refused():
         pytest.skip("there is a GPU")
     with pytest.raises(RecipeError, match="needs a GPU"):
         make_accelerator("fp16")
+
+
+@pytest.mark.parametrize(("samples", "warned"), [(14, True), (64, False)])
+def test_fewer_samples_than_channels_are_told(samples, warned):
+    site = SimpleNamespace(name="layer.1.stream", width=64)
+    recipe = SimpleNamespace(task=SimpleNamespace(kind="image"))
+    said = loop.too_few_samples([SimpleNamespace(spectrum=SimpleNamespace(n=samples, site=site))], recipe)
+    assert bool(said) is warned
+    if warned:
+        assert "14 for 64" in said and "analyse.pixels_per_image" in said
