@@ -17,14 +17,17 @@ from pathlib import Path
 
 import pytest
 from profile_bundle import write_plan
+from test_profile_stage import exported_run
 
+from rmtkd_edge import devices
 from rmtkd_edge.errors import ProviderError, RmtkdError, UserError
 from rmtkd_edge.hardware import load_profile
-from rmtkd_edge.profile import transport_ssh
+from rmtkd_edge.profile import reach, transport_ssh
 from rmtkd_edge.profile.identity import refuse_device
 from rmtkd_edge.profile.plan import copy_runner
 from rmtkd_edge.profile.runner import digest_of
 from rmtkd_edge.profile.transport_ssh import FOLDER, Target, make_target, run_over_ssh
+from rmtkd_edge.run import Run
 
 SSHD = shutil.which("sshd") or shutil.which("sshd", path="/usr/sbin:/usr/local/sbin")
 needs_sshd = pytest.mark.skipif(
@@ -85,9 +88,9 @@ class Server:
             self.process.wait()
 
 
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[Server]:
-    made = Server(tmp_path / "sshd")
+def started(folder: Path) -> Server:
+    """Return a server that lets us in, or skip."""
+    made = Server(folder)
     if os.geteuid() == 0:
         Path("/run/sshd").mkdir(exist_ok=True)
     made.start()
@@ -99,6 +102,12 @@ def server(tmp_path: Path) -> Iterator[Server]:
     if home != str(made.home):
         made.cut()
         pytest.skip(f"this sshd does not set HOME ({home})")
+    return made
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    made = started(tmp_path / "sshd")
     yield made
     made.cut()
 
@@ -243,3 +252,36 @@ def test_a_remote_device_has_threads_of_its_own() -> None:
             refuse_device(load_profile(name), "box")
     with pytest.raises(UserError, match="how to reach"):
         refuse_device(load_profile("raspberry-pi-5"), None)
+
+
+@needs_sshd
+def test_two_devices_are_measured_at_a_time_and_a_third_that_fails_costs_nothing(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = started(tmp_path / "sshd-2")
+    nowhere = Target("nowhere.invalid", sys.executable)
+    targets = {"one": server.target, "two": other.target, "three": nowhere}
+    monkeypatch.setattr(reach, "make_target", lambda name, **_: targets[name])
+    monkeypatch.setattr(devices, "load_recipe", lambda *a: None)  # this run has none
+    exported_run(tmp_path / "a").mark("export", "done")
+    for name in targets:
+        (tmp_path / f"{name}.toml").write_text(
+            f'name = "{name}"\ntitle = "D"\ntransport = "ssh"\nhost = "{name}"\ncomparable = false\nthreads = 1\n'
+            "[alignment]\ngemm = 1\nconv = 1\n[loads]\nbatches = [1]\nseq = [8]\n"
+        )
+    names = [str(tmp_path / f"{name}.toml") for name in targets]
+    spans: dict[str, list[float]] = {}
+
+    class Watch:
+        def event(self, kind: str, **facts) -> None:
+            spans.setdefault(facts["device"], []).append(time.monotonic())
+
+    with pytest.raises(UserError, match="nowhere") as caught:
+        devices.run_profiles(tmp_path / "a", names, Watch(), quick=True, min_runs=40, min_duration_s=1.0)
+    other.cut()
+    assert "measured and kept" in caught.value.message
+    run = Run.open(tmp_path / "a")
+    for name in ("one", "two"):
+        assert len(run.read_json(f"profile/{name}.json")["results"]) == 4
+    assert not run.has("profile/three.json")
+    assert max(spans["one"][0], spans["two"][0]) < min(spans["one"][-1], spans["two"][-1]), "they ran side by side"
