@@ -79,13 +79,13 @@ def bundle(folder: Path, layers: dict[str, int], **changes: Any) -> Path:
     return folder / "plan.json"
 
 
-def compared(layers: dict[str, int], count: int, seconds: float) -> dict[str, Any]:
+def compared(layers: dict[str, int], count: int, seconds: float, rounds: int) -> dict[str, Any]:
     """Return how often the interval of the second model's time over the first's holds 1, and lies above it."""
     holds = above = 0
     ratios, widths = [], []
     with tempfile.TemporaryDirectory() as folder:
         for number in range(count):
-            plan = bundle(Path(folder), layers, seed=number, min_duration_s=seconds)
+            plan = bundle(Path(folder), layers, seed=number, min_duration_s=seconds, rounds=rounds, min_runs=5 * rounds)
             results = runner.measure(plan, Path(folder) / f"{number}.json", lambda *a, **k: None)["results"]
             first, second = (r["latency"]["rounds_ns"] for r in results)
             ratio, ends = ratio_of_medians(second, first, number)
@@ -95,7 +95,7 @@ def compared(layers: dict[str, int], count: int, seconds: float) -> dict[str, An
             widths.append(ends[1] - ends[0])
     return {
         "comparisons": count, "holds_1": holds, "above_1": above, "median_ratio": round(statistics.median(ratios), 4),
-        "median_interval_width": round(statistics.median(widths), 4), "seconds_a_model": seconds, "rounds": 10,
+        "median_interval_width": round(statistics.median(widths), 4), "seconds_a_model": seconds, "rounds": rounds,
     }  # fmt: skip
 
 
@@ -142,6 +142,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--comparisons", type=int, default=100)
     parser.add_argument("--seconds", type=float, default=2.0, help="a model and comparison")
+    parser.add_argument("--rounds", type=int, default=10, help="of interleaving")
     parser.add_argument("--load", action="store_true")
     parser.add_argument("--only", nargs="*", default=["overhead", "memory", "equal", "slower"])
     parser.add_argument("--out", type=Path)
@@ -155,9 +156,9 @@ def main() -> None:
         if "memory" in args.only:
             found["memory"] = memory()
         if "equal" in args.only:
-            found["equal"] = compared({"a": 20, "b": 20}, args.comparisons, args.seconds)
+            found["equal"] = compared({"a": 20, "b": 20}, args.comparisons, args.seconds, args.rounds)
         if "slower" in args.only:
-            found["slower"] = compared({"a": 20, "b": 21}, args.comparisons, args.seconds)
+            found["slower"] = compared({"a": 20, "b": 21}, args.comparisons, args.seconds, args.rounds)
     finally:
         if other is not None:
             other.kill()
