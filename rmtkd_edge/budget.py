@@ -31,11 +31,9 @@ def latency_measure(recipe: Recipe) -> Callable[[Any], float] | None:
     profile = load_profile(recipe.stop.profile)
     try:
         refuse_other_device(profile)
-        if profile.calibration is not None and profile.calibration.processor not in (
-            detect_machine().processor_model,
-            "unknown",
-        ):
-            raise UserError(f"{profile.name} was calibrated on a {profile.calibration.processor}")
+        known = profile.calibration
+        if known is not None and known.processor not in (detect_machine().processor_model, "unknown"):
+            raise UserError(f"{profile.name} was calibrated on a {known.processor}")
     except UserError as err:
         from rmtkd_edge.compress.latency import predictor
 

@@ -23,7 +23,7 @@ from rmtkd_edge.families import ops
 from rmtkd_edge.families.spec import list_sites
 from rmtkd_edge.recipe import Recipe
 
-MOST_SAVED = 1e-9  # ms; a site that saves less comes last, whatever it loses
+LEAST_SAVED_MS = 1e-9  # ms; a site that saves less comes last, whatever it loses
 
 
 @dataclass(frozen=True)
@@ -38,11 +38,11 @@ class Price:
     @property
     def per_ms(self) -> float:
         """Return what a millisecond costs here, infinite where none is saved."""
-        return self.lost_kl / self.saved_ms if self.saved_ms > MOST_SAVED else float("inf")
+        return self.lost_kl / self.saved_ms if self.saved_ms > LEAST_SAVED_MS else float("inf")
 
     def facts(self) -> dict[str, Any]:
         """Return the price for JSON; a site that saves nothing has no `kl_per_ms`."""
-        per_ms = self.per_ms if self.saved_ms > MOST_SAVED else None
+        per_ms = self.per_ms if self.saved_ms > LEAST_SAVED_MS else None
         return {"site": self.site, "width_after": self.width_after, "lost_kl": self.lost_kl,
                 "saved_ms": self.saved_ms, "kl_per_ms": per_ms}  # fmt: skip
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from rmtkd_edge.errors import RunDirError, UserError
 from rmtkd_edge.hardware import HardwareProfile
+from rmtkd_edge.profile.document import read_document
 from rmtkd_edge.profile.identity import refuse_other_machine, refuse_runtime, refuse_unknown_threads
 from rmtkd_edge.profile.plan import Arrays, Load, ModelFile, build_bundle, choose_loads, find_models
 from rmtkd_edge.profile.runner import RESULTS_SCHEMA, digest_of, load_key
@@ -24,7 +25,6 @@ from rmtkd_edge.profile.stage import assemble, choose_effort
 from rmtkd_edge.run import Run, sha256_file
 
 SCHEMA = "rmtkd-edge/bundle@1"
-LARGEST_RESULTS = 256 * 2**20  # bytes; a larger file is no results of ours
 README = """Measures {models} on this device. It needs Python 3.9 or later, onnxruntime and numpy, and no network:
 
     pip install onnxruntime numpy
@@ -129,14 +129,7 @@ def collect(run: Run, file: Path, *, force: bool = False) -> dict[str, Any]:
 
 def read_results(file: Path) -> dict[str, Any]:
     """Return the runner's finished document; raise UserError naming the file and what is wrong with it."""
-    try:
-        if file.stat().st_size > LARGEST_RESULTS:
-            raise UserError(f"{file} has {file.stat().st_size} bytes: no results are that large")
-        document = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as err:
-        raise UserError(f"{file} cannot be read: {err.strerror or err}", "give the results.json of a bundle") from err
-    except ValueError as err:
-        raise UserError(f"{file} is no whole JSON file: {err}", "copy it again from the device") from err
+    document = read_document(file, "give the results.json of a bundle, copied whole from the device")
     if not isinstance(document, dict) or document.get("schema") != RESULTS_SCHEMA:
         raise UserError(f"{file} holds no results of runner.py", "give the results.json of a bundle")
     if not document.get("complete"):

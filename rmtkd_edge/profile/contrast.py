@@ -6,7 +6,6 @@ machine did between the sessions is in it. Models and machines are never mixed: 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,12 +15,12 @@ import numpy as np
 
 from rmtkd_edge.errors import UserError
 from rmtkd_edge.profile.compare import LEAST_ROUNDS, RESAMPLES, Rounds, small_sample_tail
+from rmtkd_edge.profile.document import read_document
 from rmtkd_edge.profile.runner import RESULTS_SCHEMA, load_key
+from rmtkd_edge.profile.stage import SCHEMA as PROFILE_SCHEMA
 
-PROFILE_SCHEMA = "rmtkd-edge/profile@1"
-LARGEST = 256 * 2**20  # bytes that are read at most
 CONDITIONS = (  # what must be the same for a ratio to be of the models, or of the change that was made, alone
-    "cpu_model", "machine", "providers_actual", "onnxruntime", "threads", "spinning", "governor", "limits",
+    "cpu_model", "machine", "providers_actual", "onnxruntime", "threads", "spinning", "governor", "limits", "tf32",
 )  # fmt: skip
 
 
@@ -56,14 +55,7 @@ class Contrast:
 
 def read_measurement(file: Path) -> list[dict[str, Any]]:
     """Return the results of a profile's JSON or of a runner's results.json; raise UserError naming the file."""
-    try:
-        if file.stat().st_size > LARGEST:
-            raise UserError(f"{file} has {file.stat().st_size} bytes: no measurement is that large")
-        document = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as err:
-        raise UserError(f"{file} cannot be read: {err.strerror or err}", "give profile/NAME.json of a run") from err
-    except ValueError as err:
-        raise UserError(f"{file} is no whole JSON file: {err}", "give profile/NAME.json of a run") from err
+    document = read_document(file, "give profile/NAME.json of a run")
     known = isinstance(document, dict) and document.get("schema") in (PROFILE_SCHEMA, RESULTS_SCHEMA)
     if not known or not isinstance(document.get("results"), list) or not document["results"]:
         raise UserError(f"{file} holds no finished measurement", "give profile/NAME.json of a run, or a results.json")

@@ -621,7 +621,11 @@ class Store:
 
     def __init__(self, path: Path, plan: Json, version: str = onnxruntime.__version__) -> None:
         names = ("provider", "threads", "spinning", "min_runs", "min_duration_s", "rounds", "warmup", "seed", "meters")
-        settings = [version, *(plan[name] for name in names), *filter(None, [plan.get("limits")])]
+        settings = [
+            version,
+            *(plan[name] for name in names),
+            *filter(None, [plan.get("limits"), plan.get("tf32") is False]),
+        ]
         mark = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16]
         self.path, self.resumed = path, False
         self.doc: Json = {

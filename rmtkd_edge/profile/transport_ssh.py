@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from rmtkd_edge.errors import ProviderError, UserError
+from rmtkd_edge.profile.document import LARGEST
 from rmtkd_edge.profile.runner import digest_of
 from rmtkd_edge.profile.transport_local import Progress, event_of, read_outcome
 from rmtkd_edge.run import atomic_write_bytes, sha256_file
@@ -27,7 +28,6 @@ from rmtkd_edge.run import atomic_write_bytes, sha256_file
 FOLDER, IN_HOME = ".cache/rmtkd-edge", 'cd "$HOME" || exit 1\n'
 CONNECT_S, PATIENCE_S, POLL_S = 15, 120.0, 2.0  # to connect; without any connection; between looks at the runner
 COMMAND_S, TRANSFER_S = 120.0, 3600.0
-LARGEST_RESULTS = 256 * 2**20  # bytes that are read back at most
 HOST = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@:%-]*")
 REFUSALS = {  # what ssh says where trying again is of no use: what to do
     "host key verification failed": "connect once by hand and check the key: ssh {host}",
@@ -97,7 +97,7 @@ def run_over_ssh(
     _send(bundle, job, target, again, progress)
     _start(job, plan, target, again)
     code = _follow(job, target, again, timeout_s, poll_s, progress)
-    read = f"cd {FOLDER}/{job} && head -c {LARGEST_RESULTS} results.json 2>/dev/null || true"
+    read = f"cd {FOLDER}/{job} && head -c {LARGEST} results.json 2>/dev/null || true"
     found = again(lambda: target.run(read, timeout_s=TRANSFER_S))
     if found:
         atomic_write_bytes(results, found)

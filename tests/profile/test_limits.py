@@ -120,10 +120,14 @@ def test_a_model_that_does_not_fit_is_a_finding_and_no_crash(bundle: Path, tmp_p
 
 
 def test_what_a_process_takes_beyond_the_fence_ends_it() -> None:
-    code = "import sys; sys.path.insert(0, sys.argv[1]); import limits; limits.fence(150_000_000); x = bytearray(10**9)"
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1]); import limits; by = limits.fence(150_000_000); "
+        "print(by, flush=True); x = bytearray(10**9); print('past the fence')"
+    )
     folder = str(Path(limits.__file__).parent)
     done = subprocess.run([sys.executable, "-c", code, folder], capture_output=True, text=True, check=False)
     assert done.returncode != 0
+    assert done.stdout.strip() in ("RLIMIT_DATA", "cgroup v2"), done.stderr
 
 
 def test_a_file_that_fails_under_the_fence_is_missed_with_its_reason() -> None:
