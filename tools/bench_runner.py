@@ -33,7 +33,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from rmtkd_edge.profile import runner
 from rmtkd_edge.profile.compare import ratio_of_medians
-from rmtkd_edge.profile.plan import copy_runner
+from rmtkd_edge.profile.plan import QUICK, copy_runner
 
 WIDTH, ROWS = 256, 32
 BUSY = "while True: sum(i * i for i in range(100000))"
@@ -85,7 +85,8 @@ def compared(layers: dict[str, int], count: int, seconds: float, rounds: int) ->
     ratios, widths = [], []
     with tempfile.TemporaryDirectory() as folder:
         for number in range(count):
-            plan = bundle(Path(folder), layers, seed=number, min_duration_s=seconds, rounds=rounds, min_runs=5 * rounds)
+            effort = {"min_duration_s": seconds, "rounds": rounds, "min_runs": QUICK.min_runs}
+            plan = bundle(Path(folder), layers, seed=number, **effort)
             results = runner.measure(plan, Path(folder) / f"{number}.json", lambda *a, **k: None)["results"]
             first, second = (r["latency"]["rounds_ns"] for r in results)
             ratio, ends = ratio_of_medians(second, first, number)
@@ -141,8 +142,8 @@ def memory(repeats: int = 5) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--comparisons", type=int, default=100)
-    parser.add_argument("--seconds", type=float, default=2.0, help="a model and comparison")
-    parser.add_argument("--rounds", type=int, default=10, help="of interleaving")
+    parser.add_argument("--seconds", type=float, default=QUICK.min_duration_s, help="a model and comparison")
+    parser.add_argument("--rounds", type=int, default=QUICK.rounds, help="of interleaving")
     parser.add_argument("--load", action="store_true")
     parser.add_argument("--only", nargs="*", default=["overhead", "memory", "equal", "slower"])
     parser.add_argument("--out", type=Path)
@@ -159,6 +160,7 @@ def main() -> None:
             found["equal"] = compared({"a": 20, "b": 20}, args.comparisons, args.seconds, args.rounds)
         if "slower" in args.only:
             found["slower"] = compared({"a": 20, "b": 21}, args.comparisons, args.seconds, args.rounds)
+        found["load_average"] = [round(value, 2) for value in os.getloadavg()]
     finally:
         if other is not None:
             other.kill()

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from rmtkd_edge.errors import UserError
-from rmtkd_edge.profile.compare import LEAST_ROUNDS, RESAMPLES, Rounds, small_sample_tail
+from rmtkd_edge.profile.compare import LEAST_ROUNDS, RESAMPLES, Rounds, small_sample_tail, trimmed_mean
 from rmtkd_edge.profile.document import read_document
 from rmtkd_edge.profile.runner import RESULTS_SCHEMA, load_key
 from rmtkd_edge.profile.stage import SCHEMA as PROFILE_SCHEMA
@@ -114,21 +114,22 @@ def rounds_of(result: Mapping[str, Any]) -> list[list[float]]:
 
 
 def ratio_of_sessions(numerator: Rounds, denominator: Rounds, seed: int) -> tuple[float, tuple[float, float] | None]:
-    """Return the ratio of the geometric means of round medians, and its 95 % interval from rounds drawn independently.
+    """Return the ratio of the trimmed geometric means of round medians, and its 95 % interval.
 
-    Raises UserError for rounds that are empty or not positive. The interval is None below 5 rounds on a side.
+    Rounds are drawn independently. Raises UserError for rounds that are empty or not positive. The interval is None
+    below 5 rounds on a side.
     """
     sides = []
     for side in (numerator, denominator):
         if not side or any(not len(r) or min(r) <= 0 for r in side):
             raise UserError("a measurement has a round without values, or with values that are not positive")
         sides.append(np.log([np.median(r) for r in side]))
-    ratio = float(np.exp(sides[0].mean() - sides[1].mean()))
+    ratio = float(np.exp(trimmed_mean(sides[0]) - trimmed_mean(sides[1])))
     fewest = min(len(side) for side in sides)
     if fewest < LEAST_ROUNDS:
         return ratio, None
     rng = np.random.default_rng(seed)
-    drawn = [side[rng.integers(0, len(side), (RESAMPLES, len(side)))].mean(axis=1) for side in sides]
+    drawn = [trimmed_mean(side[rng.integers(0, len(side), (RESAMPLES, len(side)))]) for side in sides]
     tail = small_sample_tail(fewest)
     low, high = np.exp(np.quantile(drawn[0] - drawn[1], (tail, 1.0 - tail)))
     return ratio, (float(low), float(high))

@@ -56,9 +56,9 @@ class Effort:
     probe_repeats: int
 
 
-QUICK = Effort(min_runs=50, min_duration_s=10.0, rounds=10, warmup=5, idle_s=2.0, probe_repeats=3)
+QUICK = Effort(min_runs=50, min_duration_s=10.0, rounds=25, warmup=5, idle_s=2.0, probe_repeats=3)
 EMULATED = Effort(min_runs=1, min_duration_s=0.0, rounds=1, warmup=0, idle_s=0.0, probe_repeats=0)  # outputs alone
-FULL = Effort(min_runs=200, min_duration_s=60.0, rounds=20, warmup=10, idle_s=10.0, probe_repeats=5)
+FULL = Effort(min_runs=200, min_duration_s=60.0, rounds=50, warmup=10, idle_s=10.0, probe_repeats=5)
 
 
 @dataclass(frozen=True)
