@@ -90,6 +90,7 @@ class Budgets(Section):
 Curve = dict[Positive, Amount]  # median latency_ms by width
 # What the curves of `rmtkd-edge calibrate` are measured on: layers in a row of one width, behind one that reads these.
 CURVE_DEPTH, CURVE_CHANNELS, CURVE_SIDE, CURVE_BATCH, CURVE_FEATURES, CURVE_ROWS = 3, 3, 16, 8, 64, 128
+CURVE_FEW_SIDE, CURVE_ELEMENTS = 4, 1024
 
 
 class Calibration(Section):
@@ -105,29 +106,46 @@ class Calibration(Section):
     gemm: Curve = Field(description="Products of 128 rows with square matrices")
     conv_sizes: Curve = Field(default={}, description="The same convolutions, from narrow to wide")
     gemm_sizes: Curve = Field(default={}, description="The same products, from narrow to wide")
+    conv_few_sizes: Curve = Field(default={}, description="The same convolutions of one image of 4 x 4")
+    ns_per_element: dict[Literal["gelu", "softmax", "norm"], Amount] = Field(
+        default={}, description="What goes over every element between the products"
+    )
 
-    def ns_per_mac(self, kind: Literal["conv", "gemm"], width: float) -> float:
+    def ns_per_mac(self, kind: Literal["conv", "gemm"], width: float, pixels: int | None = None) -> float:
         """Return nanoseconds a multiply-accumulate of a layer that wide.
 
-        Read off the curve of sizes, between its points by powers; beyond its ends the nearest point holds. Raises
-        ValueError for a profile that was calibrated before it had sizes.
+        Read off the curve of sizes, between its points by powers; beyond its ends the nearest point holds. With
+        `pixels`, of a convolution's output in the whole batch: one part does not depend on them, the other (reading the
+        weights, the call) is shared by them; both come from the two curves. Raises ValueError for a profile that was
+        calibrated before it had sizes.
         """
         curve = self.conv_sizes if kind == "conv" else self.gemm_sizes
         if not curve:
             raise ValueError(f"the calibration of {self.profile} has no {kind}_sizes")
-        points = sorted((math.log(w), math.log(ms * 1e6 / curve_macs(kind, w))) for w, ms in curve.items())
-        at = min(max(math.log(max(width, 1.0)), points[0][0]), points[-1][0])
-        for (x0, y0), (x1, y1) in pairwise(points):
-            if at <= x1:
-                return math.exp(y0 + (y1 - y0) * (at - x0) / (x1 - x0))
-        return math.exp(points[-1][1])
+        many = read_curve({w: ms * 1e6 / curve_macs(kind, w) for w, ms in curve.items()}, width)
+        if pixels is None or not self.conv_few_sizes:
+            return many
+        few = read_curve({w: ms * 1e6 / curve_macs("conv_few", w) for w, ms in self.conv_few_sizes.items()}, width)
+        shared = max(few - many, 0.0) / (1 / CURVE_FEW_SIDE**2 - 1 / (CURVE_BATCH * CURVE_SIDE**2))
+        return many + shared * (1 / pixels - 1 / (CURVE_BATCH * CURVE_SIDE**2))
+
+
+def read_curve(curve: dict[int, float], width: float) -> float:
+    """Return a curve's value at a width: between its points by powers, beyond its ends that of the nearest point."""
+    points = sorted((math.log(w), math.log(value)) for w, value in curve.items())
+    at = min(max(math.log(max(width, 1.0)), points[0][0]), points[-1][0])
+    for (x0, y0), (x1, y1) in pairwise(points):
+        if at <= x1:
+            return math.exp(y0 + (y1 - y0) * (at - x0) / (x1 - x0))
+    return math.exp(points[-1][1])
 
 
 def curve_macs(kind: str, width: int) -> int:
     """Return the multiply-accumulates of the graph that a curve's point of this width was measured on."""
     if kind == "gemm":
         return CURVE_ROWS * (CURVE_FEATURES * width + CURVE_DEPTH * width**2)
-    return CURVE_BATCH * CURVE_SIDE**2 * (CURVE_CHANNELS * width + CURVE_DEPTH * 9 * width**2)
+    pixels = CURVE_FEW_SIDE**2 if kind == "conv_few" else CURVE_BATCH * CURVE_SIDE**2
+    return pixels * (CURVE_CHANNELS * width + CURVE_DEPTH * 9 * width**2)
 
 
 class HardwareProfile(Section):

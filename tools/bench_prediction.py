@@ -71,7 +71,8 @@ def main() -> None:
     curves = Calibration(
         profile="local-cpu", provider=profile.provider, processor="this", onnxruntime="this", threads=args.threads,
         contended=len(found.contended), conv=found.curves["conv"], gemm=found.curves["gemm"],
-        conv_sizes=found.sizes["conv"], gemm_sizes=found.sizes["gemm"],
+        conv_sizes=found.sizes["conv"], gemm_sizes=found.sizes["gemm"], conv_few_sizes=found.sizes["conv_few"],
+        ns_per_element=found.ns_per_element,
     )  # fmt: skip
     tokens, specs = min(profile.loads.seq), shapes()
     measured: dict[str, list[float]] = {name: [] for name in specs}

@@ -1,17 +1,17 @@
 """How long a model would take on a device that is not here: from the width -> latency curves measured on it.
 
-Every product and every convolution is counted with the time a multiply-accumulate takes at its width. Norms,
-activations and the memory between layers are in the curves' layers too, and are not counted again; `profile` measures
-the whole.
+Every product and every convolution is counted with the time a multiply-accumulate takes at its width, and GELU, softmax
+and norms with the time an element takes. Biases, ReLUs and the memory between layers are in the curves' layers too, and
+are not counted again; `profile` measures the whole.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from math import sqrt
-from typing import Any
+from typing import Any, Literal
 
-from rmtkd_edge.families.convnet_spec import ConvNetSpec
+from rmtkd_edge.families.convnet_spec import ConvNetSpec, Convolution
 from rmtkd_edge.families.spec import EncoderSpec, Spec
 from rmtkd_edge.hardware import Calibration, load_profile
 from rmtkd_edge.recipe import Recipe
@@ -36,13 +36,27 @@ def predicted_ms(spec: Spec, curves: Calibration, tokens: int) -> float:
     Raises ValueError where the calibration has no sizes.
     """
     if isinstance(spec, ConvNetSpec):
-        return 1e-6 * sum(
-            c.side**2 * c.kernel**2 * c.inputs * c.outputs * curves.ns_per_mac("conv", sqrt(c.inputs * c.outputs))
-            for c in spec.convolutions()
-        )
+        return 1e-6 * sum(convolution_ns(c, curves) for c in spec.convolutions())
     assert isinstance(spec, EncoderSpec), "a family of products or of convolutions"
     rows = min(tokens, spec.max_length)
-    return 1e-6 * sum(rows * m * n * curves.ns_per_mac("gemm", sqrt(m * n)) for m, n in products(spec, rows))
+    multiplied = sum(rows * m * n * curves.ns_per_mac("gemm", sqrt(m * n)) for m, n in products(spec, rows))
+    others = sum(rows * number * curves.ns_per_element.get(name, 0.0) for name, number in elements(spec, rows).items())
+    return 1e-6 * (multiplied + others)
+
+
+def convolution_ns(c: Convolution, curves: Calibration) -> float:
+    """Return the nanoseconds of one convolution on one image; its width is the mean of both sides'."""
+    pixels = c.side**2
+    return pixels * c.kernel**2 * c.inputs * c.outputs * curves.ns_per_mac("conv", sqrt(c.inputs * c.outputs), pixels)
+
+
+def elements(spec: EncoderSpec, tokens: int) -> dict[Literal["gelu", "softmax", "norm"], int]:
+    """Return how many elements of a token go through what is no product."""
+    return {
+        "gelu": sum(layer.ffn for layer in spec.layers),
+        "softmax": sum(layer.heads * tokens for layer in spec.layers),
+        "norm": (2 * len(spec.layers) + 1) * spec.width,
+    }
 
 
 def products(spec: EncoderSpec, tokens: int) -> Iterator[tuple[int, int]]:

@@ -28,6 +28,7 @@ MULTIPLES = (1, 2, 4, 8, 16, 32)
 CLOSE = 1.02  # a multiple whose mean latency is within 2 % of the best one's is as good, and wastes fewer channels
 WIDTHS = {"conv": tuple(range(33, 65)), "gemm": tuple(range(97, 129))}  # every width once, up to a multiple of all
 SIZES = {"conv": (8, 16, 32, 64, 128, 256), "gemm": (32, 64, 128, 256, 512, 1024)}  # from narrow to wide
+FEW = (8, 16, 32, 64, 128, 256)  # widths of convolutions of one small image
 ROUNDS, MIN_RUNS, MIN_SECONDS, WARMUP = 10, 30, 0.2, 3
 LOAD = {"batch": layers.BATCH, "seq": None}
 
@@ -36,7 +37,8 @@ LOAD = {"batch": layers.BATCH, "seq": None}
 class Calibration:
     """Median latency_ms by width, the multiple, both by kind; where they come from; what other processes disturbed.
 
-    curves: every width of a range, which multiples come from. sizes: few widths, from narrow to wide.
+    curves: every width of a range, which multiples come from. sizes: few widths, from narrow to wide, and `conv_few` of
+    one small image. ns_per_element: of GELU, softmax and norms.
     """
 
     curves: dict[str, Curve]
@@ -44,6 +46,7 @@ class Calibration:
     environment: dict[str, Any]
     contended: tuple[str, ...]
     sizes: dict[str, Curve] = field(default_factory=dict)
+    ns_per_element: dict[str, float] = field(default_factory=dict)
 
 
 def mean_latency(latency: Curve, multiple: int) -> float:
@@ -78,9 +81,10 @@ def calibrate(
     with tempfile.TemporaryDirectory(prefix="rmtkd-calibrate-") as folder:
         bundle = Path(folder)
         every = {kind: sorted({*widths[kind], *sizes.get(kind, ())}) for kind in widths}
+        every |= {"conv_few": list(FEW), **{kind: [layers.ELEMENTS] for kind in layers.OPERATORS}}
         _write_bundle(bundle, profile, every, min_runs, min_seconds)
         document = carry_out(bundle, bundle / "results.json", profile, Reach(host), progress)
-    found: dict[str, Curve] = {kind: {} for kind in widths}
+    found: dict[str, Curve] = {kind: {} for kind in every}
     contended = []
     for result in document["results"]:
         kind, width = result["label"].split()
@@ -90,7 +94,10 @@ def calibrate(
     curves = {kind: {width: found[kind][width] for width in widths[kind]} for kind in widths}
     multiples = {kind: best_multiple(curve) for kind, curve in curves.items()}
     wide = {kind: {width: found[kind][width] for width in sizes.get(kind, ())} for kind in widths}
-    return Calibration(curves, multiples, document["env"], tuple(contended), wide)
+    wide["conv_few"] = found["conv_few"]
+    number = layers.DEPTH * layers.ROWS * layers.ELEMENTS
+    single = {kind: round(1e6 * found[kind][layers.ELEMENTS] / number, 5) for kind in layers.OPERATORS}
+    return Calibration(curves, multiples, document["env"], tuple(contended), wide, single)
 
 
 def _write_bundle(
@@ -143,6 +150,7 @@ def write_profile(source: str, found: Calibration, target: Path) -> HardwareProf
         "onnxruntime": env["onnxruntime"], "threads": env["threads"], "contended": len(found.contended),
         **{kind: _written(curve) for kind, curve in found.curves.items()},
         **{f"{kind}_sizes": _written(curve) for kind, curve in found.sizes.items()},
+        "ns_per_element": found.ns_per_element,
     }  # fmt: skip
     profile = parse_profile(data, str(target))
     atomic_write_bytes(target, tomli_w.dumps(data).encode())

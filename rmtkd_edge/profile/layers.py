@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -14,17 +15,19 @@ from onnx import TensorProto, helper, numpy_helper
 from rmtkd_edge.hardware import CURVE_BATCH as BATCH
 from rmtkd_edge.hardware import CURVE_CHANNELS as CHANNELS
 from rmtkd_edge.hardware import CURVE_DEPTH as DEPTH
+from rmtkd_edge.hardware import CURVE_ELEMENTS as ELEMENTS
 from rmtkd_edge.hardware import CURVE_FEATURES as FEATURES
+from rmtkd_edge.hardware import CURVE_FEW_SIDE as FEW_SIDE
 from rmtkd_edge.hardware import CURVE_ROWS as ROWS
 from rmtkd_edge.hardware import CURVE_SIDE as SIDE
 
 OPSET, IR_VERSION = 17, 8
 
 
-def conv_graph(width: int) -> onnx.ModelProto:
-    """Return DEPTH 3 x 3 convolutions of `width` channels, each with its ReLU, behind a 1 x 1 one; input `images`."""
+def conv_graph(width: int, name: str = "images", batch: int = BATCH, side: int = SIDE) -> onnx.ModelProto:
+    """Return DEPTH 3 x 3 convolutions of `width` channels, each with its ReLU, behind a 1 x 1 one; reads `name`."""
     rng = np.random.default_rng(width)
-    nodes, weights, current = [], [], "images"
+    nodes, weights, current = [], [], name
     for number in range(DEPTH + 1):
         inputs, kernel = (CHANNELS, 1) if number == 0 else (width, 3)
         weights.append(_weight(rng, f"w{number}", (width, inputs, kernel, kernel)))
@@ -33,7 +36,12 @@ def conv_graph(width: int) -> onnx.ModelProto:
         nodes.append(helper.make_node("Relu", [f"c{number}"], [f"r{number}"]))
         current = f"r{number}"
     nodes.append(helper.make_node("GlobalAveragePool", [current], ["out"]))
-    return _model(nodes, weights, "images", [BATCH, CHANNELS, SIDE, SIDE], [BATCH, width, 1, 1])
+    return _model(nodes, weights, name, [batch, CHANNELS, side, side], [batch, width, 1, 1])
+
+
+def few_graph(width: int) -> onnx.ModelProto:
+    """Return conv_graph for one small image, where reading weights costs more than multiplying; input `image`."""
+    return conv_graph(width, "image", 1, FEW_SIDE)
 
 
 def gemm_graph(width: int) -> onnx.ModelProto:
@@ -50,7 +58,40 @@ def gemm_graph(width: int) -> onnx.ModelProto:
     return _model(nodes, weights, "rows", [ROWS, FEATURES], [ROWS, width])
 
 
-GRAPHS: dict[str, Callable[[int], onnx.ModelProto]] = {"conv": conv_graph, "gemm": gemm_graph}
+def gelu_graph(width: int) -> onnx.ModelProto:
+    """Return DEPTH GELUs in a row, as x (1 + erf(x / sqrt 2)) / 2, which onnxruntime fuses; input `elements`."""
+    nodes, current = [], "elements"
+    constants = {"root": 2**0.5, "one": 1.0, "half": 0.5}
+    for i in range(DEPTH):
+        steps = (
+            ("Div", [current, "root"]), ("Erf", [f"0.{i}"]), ("Add", [f"1.{i}", "one"]),
+            ("Mul", [current, f"2.{i}"]), ("Mul", [f"3.{i}", "half"]),
+        )  # fmt: skip
+        nodes += [helper.make_node(op, read, [f"{number}.{i}"]) for number, (op, read) in enumerate(steps)]
+        current = f"4.{i}"
+    weights = [numpy_helper.from_array(np.array(value, np.float32), name) for name, value in constants.items()]
+    return _model(nodes, weights, "elements", [ROWS, width], [ROWS, width])
+
+
+def softmax_graph(width: int) -> onnx.ModelProto:
+    """Return DEPTH softmaxes in a row over the last axis; input `elements`."""
+    names = ["elements", *(f"s{i}" for i in range(DEPTH))]
+    nodes = [helper.make_node("Softmax", [a], [b], axis=-1) for a, b in pairwise(names)]
+    return _model(nodes, [], "elements", [ROWS, width], [ROWS, width])
+
+
+def norm_graph(width: int) -> onnx.ModelProto:
+    """Return DEPTH layer normalisations in a row; input `elements`."""
+    names = ["elements", *(f"n{i}" for i in range(DEPTH))]
+    nodes = [helper.make_node("LayerNormalization", [a, "scale", "shift"], [b]) for a, b in pairwise(names)]
+    weights = [_weight(np.random.default_rng(0), name, (width,)) for name in ("scale", "shift")]
+    return _model(nodes, weights, "elements", [ROWS, width], [ROWS, width])
+
+
+OPERATORS = {"gelu": gelu_graph, "softmax": softmax_graph, "norm": norm_graph}
+GRAPHS: dict[str, Callable[[int], onnx.ModelProto]] = {
+    "conv": conv_graph, "gemm": gemm_graph, "conv_few": few_graph, **OPERATORS,
+}  # fmt: skip
 
 
 def inputs() -> dict[str, NDArray[np.float32]]:
@@ -59,6 +100,8 @@ def inputs() -> dict[str, NDArray[np.float32]]:
     return {
         "images": rng.standard_normal((BATCH, CHANNELS, SIDE, SIDE), dtype=np.float32),
         "rows": rng.standard_normal((ROWS, FEATURES), dtype=np.float32),
+        "image": rng.standard_normal((1, CHANNELS, FEW_SIDE, FEW_SIDE), dtype=np.float32),
+        "elements": rng.standard_normal((ROWS, ELEMENTS), dtype=np.float32),
     }
 
 

@@ -53,6 +53,23 @@ def test_between_its_points_a_curve_is_read_by_powers(kind: Any, width: float, n
     assert curves(ns, slope).ns_per_mac(kind, width) == pytest.approx(expected, rel=1e-6)
 
 
+@given(st.floats(8, 512), st.floats(1, 20), st.integers(1, 10_000))
+def test_few_pixels_share_the_cost_of_the_weights(width: float, factor: float, pixels: int) -> None:
+    few = {w: factor * curve_macs("conv_few", w) / 1e6 for w in (8, 64, 512)}
+    found = curves(1.0).model_copy(update={"conv_few_sizes": few})
+    assert found.ns_per_mac("conv", width, 16) == pytest.approx(factor)
+    assert found.ns_per_mac("conv", width, 8 * 16 * 16) == pytest.approx(1.0)
+    assert found.ns_per_mac("conv", width, pixels) >= found.ns_per_mac("conv", width, pixels + 1)
+    whole = pixels * found.ns_per_mac("conv", width, pixels)  # more pixels never take less time
+    assert whole <= (pixels + 1) * found.ns_per_mac("conv", width, pixels + 1) * (1 + 1e-12)
+
+
+def test_what_is_no_product_is_counted_by_its_elements() -> None:
+    device = curves().model_copy(update={"ns_per_element": {"gelu": 2.0, "softmax": 3.0, "norm": 5.0}})
+    more = predicted_ms(ENCODER, device, 16) - predicted_ms(ENCODER, curves(), 16)
+    assert more == pytest.approx(1e-6 * 16 * (2.0 * 256 + 3.0 * 2 * 2 * 16 + 5.0 * 5 * 32))
+
+
 def test_a_calibration_without_sizes_says_so() -> None:
     old = curves().model_copy(update={"gemm_sizes": {}})
     with pytest.raises(ValueError, match="gemm_sizes"):

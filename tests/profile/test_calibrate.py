@@ -7,8 +7,10 @@ import tomllib
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -58,11 +60,28 @@ def test_a_curve_with_gaps_is_refused(widths) -> None:
 
 @pytest.mark.parametrize("kind", list(layers.GRAPHS))
 def test_the_layers_run_and_stay_finite(kind: str, tmp_path: Path) -> None:
-    for width in (1, 7, 16):
+    for width in (layers.ELEMENTS,) if kind in layers.OPERATORS else (1, 7, 16):
         session = onnxruntime.InferenceSession(str(layers.write(kind, width, tmp_path / "m.onnx")))
         name = session.get_inputs()[0].name
         out = session.run(None, {name: layers.inputs()[name]})[0]
         assert out.shape[1] == width and np.isfinite(out).all()
+
+
+def test_the_operators_are_what_they_are_called(tmp_path: Path) -> None:
+    x = torch.from_numpy(layers.inputs()["elements"])
+    scale, shift = (layers._weight(np.random.default_rng(0), name, (layers.ELEMENTS,)) for name in ("scale", "shift"))
+    weights = [torch.from_numpy(onnx.numpy_helper.to_array(w).copy()) for w in (scale, shift)]
+    once = {
+        "gelu": torch.nn.functional.gelu, "softmax": lambda v: v.softmax(-1),
+        "norm": lambda v: torch.nn.functional.layer_norm(v, (layers.ELEMENTS,), *weights),
+    }  # fmt: skip
+    for kind, operator in once.items():
+        session = onnxruntime.InferenceSession(str(layers.write(kind, layers.ELEMENTS, tmp_path / f"{kind}.onnx")))
+        expected = x
+        for _ in range(layers.DEPTH):
+            expected = operator(expected)
+        found = session.run(None, {"elements": x.numpy()})[0]
+        np.testing.assert_allclose(found, expected.numpy(), rtol=1e-3, atol=1e-5)
 
 
 def test_a_calibrated_profile_is_a_profile(tmp_path: Path, capsys, monkeypatch) -> None:
@@ -110,3 +129,5 @@ def test_the_device_is_really_measured() -> None:
     for kind, these in widths.items():
         assert list(found.curves[kind]) == list(these) and min(found.curves[kind].values()) > 0
         assert found.multiples[kind] in MULTIPLES
+    assert list(found.sizes["conv_few"]) == list(module.FEW) and min(found.sizes["conv_few"].values()) > 0
+    assert set(found.ns_per_element) == set(layers.OPERATORS) and min(found.ns_per_element.values()) > 0
