@@ -122,6 +122,9 @@ class Analyse(Section):
     minimum_rows: Positive = Field(
         2048, description="Rows used where `calibration` would give fewer (or all there are)"
     )
+    maximum_rows: Positive | None = Field(
+        None, description="Text: rows that the spectra are taken from at most, where `calibration` gives more"
+    )
     sample: Literal["token", "sequence", "pixel", "image"] = Field(
         "token", description="One column of the spectrum: text `token`, `sequence` (the first token); `pixel`, `image`"
     )
@@ -163,8 +166,10 @@ class Compress(Section):
         description="ResNets, by site or kind: fewer channels (width, the default), thin pairs (factor), or the better",
     )
     warm_start: Literal["least-squares", "fold", "random"] = "least-squares"
-    warm_start_tokens: Positive = Field(
-        65_536, description="Text: rows of the calibration subset are fitted on until they hold that many tokens"
+    warm_start_tokens: Positive | None = Field(
+        None,
+        description="Text: rows of the calibration subset are fitted on until they hold that many tokens; without it "
+        "65,536 where nothing is trained afterwards (one_shot), 16,384 in the loop, whose fine-tuning mends the rest",
     )
     warm_start_images: Positive = Field(1024, description="Images of the calibration subset that are fitted on")
     ridge: Rate = 1e-4
@@ -177,6 +182,11 @@ class Compress(Section):
     ranks: dict[str, Positive] = Field(
         {}, description="Widths by site (`layer.0.ffn`) or kind (`ffn`) in place of the edge's"
     )
+
+    @property
+    def fitted_tokens(self) -> int:
+        """Return the tokens that the warm start is fitted on."""
+        return self.warm_start_tokens or (65_536 if self.one_shot else 16_384)
 
 
 class Distil(Section):

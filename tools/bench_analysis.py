@@ -102,7 +102,7 @@ def main() -> None:
     rows = measure(bench, steps.State(encoder.eval(), {}, 0.0))
     figures = {
         "recipe": args.recipe, "threads": torch.get_num_threads(), "torch": torch.__version__,
-        "calibration_share": recipe.analyse.calibration, "warm_start_tokens": recipe.compress.warm_start_tokens,
+        "calibration_share": recipe.analyse.calibration, "warm_start_tokens": recipe.compress.fitted_tokens,
         "sites_per_cycle": recipe.compress.sites_per_cycle, "cycles": rows,
     }  # fmt: skip
     print(json.dumps(figures, indent=1))

@@ -17,6 +17,8 @@ from rmtkd_edge.families.ops import Model
 from rmtkd_edge.families.spec import Site
 from rmtkd_edge.recipe import Recipe
 
+WEIGHED = 4  # every fourth row tells what tokens count: three kinds of token need few
+
 
 def spectra(model: Model, sites: list[Site], data: Data, recipe: Recipe, accelerator: Any) -> list[SiteSpectrum]:
     """Return the spectra of the sites of a folded model."""
@@ -42,8 +44,8 @@ def narrowed(teacher: Model, new: dict[str, Tensor], data: Data, recipe: Recipe,
             return conv_plain_fold.plain_fold(teacher, new)
         return conv_plain_fold.fresh(teacher, new, recipe.seed)
     if options.warm_start == "least-squares":
-        effect = own_rows(data.effect(), accelerator)
-        weights = token_weights(teacher, effect, data.special_ids, options.token_blend)
+        few = ({k: rows[::WEIGHED] for k, rows in b.items()} for b in own_rows(data.effect(), accelerator))
+        weights = token_weights(teacher, few, data.special_ids, options.token_blend)
         return warm_start.warm_start(teacher, new, batches, ridge=options.ridge, weights=weights)
     if options.warm_start == "fold":
         return plain_fold.plain_fold(teacher, new)

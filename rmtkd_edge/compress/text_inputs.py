@@ -35,12 +35,13 @@ def text_inputs(recipe: Recipe, data: Path | None) -> Inputs:
 def text_data(task: text.TextTask, recipe: Recipe, tokenizer: Any) -> Data:
     """Return the batches of a task: calibration rows are drawn once, under the recipe's seed."""
     pad, seed, rows = tokenizer.pad_token_id, recipe.seed, task.train
-    analysis = text.calibration_indices(rows, recipe.analyse.calibration, recipe.analyse.minimum_rows, seed)
+    subset = text.calibration_indices(rows, recipe.analyse.calibration, recipe.analyse.minimum_rows, seed)
     rng = np.random.default_rng([seed, 1])
-    order = rng.permutation(analysis)
+    order = rng.permutation(subset)
     tokens = np.cumsum([len(rows.ids[i]) for i in order])
-    warm = np.sort(order[: 1 + int(np.searchsorted(tokens, recipe.compress.warm_start_tokens))])
-    effect = np.sort(rng.permutation(analysis)[: recipe.analyse.weighting_rows])
+    warm = np.sort(order[: 1 + int(np.searchsorted(tokens, recipe.compress.fitted_tokens))])
+    order = rng.permutation(subset)
+    effect, analysis = (np.sort(order[:n]) for n in (recipe.analyse.weighting_rows, recipe.analyse.maximum_rows))
     size, big = recipe.distil.batch_size, recipe.train.batch_size
 
     def fixed(indices: np.ndarray) -> Callable[[], Any]:
