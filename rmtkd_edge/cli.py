@@ -21,7 +21,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
-    help="Shrink encoders by random-matrix-guided self-distillation (RMT-KD), export to ONNX, measure on the device.",
+    help="Shrink encoders and ResNets by RMT-KD (random matrices, self-distillation), to ONNX; measure on devices.",
     epilog="Start here: [bold]rmtkd-edge demo[/] runs all four stages offline in a few minutes.",
 )
 
