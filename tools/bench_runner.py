@@ -29,10 +29,11 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
-from rmtkd_edge.profile import runner
 from rmtkd_edge.profile.compare import ratio_of_medians
+from rmtkd_edge.profile.measuring import basics, execute, sessions
 from rmtkd_edge.profile.plan import QUICK, copy_runner
 
 WIDTH, ROWS = 256, 32
@@ -65,12 +66,12 @@ def bundle(folder: Path, layers: dict[str, int], **changes: Any) -> Path:
     for label, number in layers.items():
         digest = write_model(folder / f"{label}.onnx", number)
         models.append({"label": label, "role": label, "precision": "fp32", "file": f"{label}.onnx", "sha256": digest})
-        session = runner.onnxruntime.InferenceSession(str(folder / f"{label}.onnx"), providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(str(folder / f"{label}.onnx"), providers=["CPUExecutionProvider"])
         reference[f"{label}/b{ROWS}/y{number - 1}"] = session.run(None, {"x": x})[0]
     np.savez(folder / "inputs.npz", **{f"b{ROWS}/x": x})
     np.savez(folder / "reference.npz", **reference)
     plan = {
-        "schema": runner.PLAN_SCHEMA, "provider": "CPUExecutionProvider", "threads": 1, "spinning": False,
+        "schema": basics.PLAN_SCHEMA, "provider": "CPUExecutionProvider", "threads": 1, "spinning": False,
         "models": models, "inputs": "inputs.npz", "reference": "reference.npz", "loads": [{"batch": ROWS, "seq": None}],
         "min_runs": 50, "min_duration_s": 2.0, "warmup": 5, "rounds": 10, "seed": 0, "idle_s": 0.0,
         "meters": ["unavailable"], "probe_repeats": 0, **changes,
@@ -87,7 +88,7 @@ def compared(layers: dict[str, int], count: int, seconds: float, rounds: int) ->
         for number in range(count):
             effort = {"min_duration_s": seconds, "rounds": rounds, "min_runs": QUICK.min_runs}
             plan = bundle(Path(folder), layers, seed=number, **effort)
-            results = runner.measure(plan, Path(folder) / f"{number}.json", lambda *a, **k: None)["results"]
+            results = execute.measure(plan, Path(folder) / f"{number}.json", lambda *a, **k: None)["results"]
             first, second = (r["latency"]["rounds_ns"] for r in results)
             ratio, ends = ratio_of_medians(second, first, number)
             assert ends is not None
@@ -104,11 +105,11 @@ def overhead(rounds: int = 20) -> dict[str, Any]:
     """Return what the loop adds to calls of about a millisecond; against a bare loop in CPU time, which load leaves."""
     with tempfile.TemporaryDirectory() as folder:
         plan = json.loads(bundle(Path(folder), {"a": 20}).read_text())
-        session = runner.open_session(plan, Path(folder) / "a.onnx")
+        session = sessions.open_session(plan, Path(folder) / "a.onnx")
         feeds = {"x": np.load(Path(folder) / "inputs.npz")[f"b{ROWS}/x"]}
         outside, latency, timed, bare = [], [], [], []
         for _ in range(rounds):
-            block = runner.run_block(session, feeds, 200, 0.0, None)
+            block = execute.run_block(session, feeds, 200, 0.0, None)
             outside.append((block["wall_ns"] - sum(block["ns"])) / sum(block["ns"]))
             latency.append(statistics.median(block["ns"]))
             timed.append(block["cpu_ns"] / len(block["ns"]))

@@ -19,8 +19,9 @@ from rmtkd_edge.errors import RunDirError, UserError
 from rmtkd_edge.hardware import HardwareProfile
 from rmtkd_edge.profile.document import read_document
 from rmtkd_edge.profile.identity import refuse_other_machine, refuse_runtime, refuse_unknown_threads
+from rmtkd_edge.profile.measuring.basics import RESULTS_SCHEMA, load_key
+from rmtkd_edge.profile.measuring.store import digest_of
 from rmtkd_edge.profile.plan import Arrays, Load, ModelFile, build_bundle, choose_loads, find_models
-from rmtkd_edge.profile.runner import RESULTS_SCHEMA, digest_of, load_key
 from rmtkd_edge.profile.stage import assemble, choose_effort
 from rmtkd_edge.run import Run, sha256_file
 

@@ -18,9 +18,9 @@ from rmtkd_edge.errors import RunDirError, UserError
 from rmtkd_edge.hardware import Curve, HardwareProfile, find_profile, parse_profile, resolve_threads
 from rmtkd_edge.profile import layers
 from rmtkd_edge.profile.identity import refuse_device, refuse_runtime
+from rmtkd_edge.profile.measuring.basics import PLAN_SCHEMA, load_key
 from rmtkd_edge.profile.plan import TOLERANCE, TOLERANCE_OTHER, copy_runner, reference_outputs
 from rmtkd_edge.profile.reach import Reach, carry_out
-from rmtkd_edge.profile.runner import PLAN_SCHEMA, load_key
 from rmtkd_edge.profile.transport_local import Progress
 from rmtkd_edge.run import atomic_write_bytes, sha256_file
 

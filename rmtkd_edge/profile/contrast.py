@@ -16,7 +16,7 @@ import numpy as np
 from rmtkd_edge.errors import UserError
 from rmtkd_edge.profile.compare import LEAST_ROUNDS, RESAMPLES, Rounds, small_sample_tail, trimmed_mean
 from rmtkd_edge.profile.document import read_document
-from rmtkd_edge.profile.runner import RESULTS_SCHEMA, load_key
+from rmtkd_edge.profile.measuring.basics import RESULTS_SCHEMA, load_key
 from rmtkd_edge.profile.stage import SCHEMA as PROFILE_SCHEMA
 
 CONDITIONS = (  # what must be the same for a ratio to be of the models, or of the change that was made, alone

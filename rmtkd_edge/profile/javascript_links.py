@@ -18,7 +18,8 @@ from typing import Any
 
 from rmtkd_edge.errors import RmtkdError, UserError
 from rmtkd_edge.profile.javascript_server import PageServer
-from rmtkd_edge.profile.runner import RunnerError, read_text, status_bytes
+from rmtkd_edge.profile.measuring.basics import RunnerError, read_text
+from rmtkd_edge.profile.measuring.machine import status_bytes
 
 QUIET = (
     "--headless=new", "--no-first-run", "--no-default-browser-check", "--disable-extensions", "--disable-sync",

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from rmtkd_edge.profile import runner
 from rmtkd_edge.profile.javascript_links import Link, family
-from rmtkd_edge.profile.runner import RunnerError
+from rmtkd_edge.profile.measuring import basics
+from rmtkd_edge.profile.measuring.basics import RunnerError
 
 TYPES = ("float32", "float64", "int64", "int32", "uint8", "int8", "bool")
 LEAST_CPU_WINDOW_NS = 200_000_000  # /proc counts processor time in steps of 10 ms
@@ -125,6 +125,6 @@ def to_array(described: dict[str, Any]) -> Any:
 
 def processor_ns(pids: list[int]) -> int | None:
     """Return the processor time of processes in ns, None where /proc does not tell."""
-    fields = [(runner.read_text(f"/proc/{pid}/stat") or "").rpartition(")")[2].split() for pid in pids]
+    fields = [(basics.read_text(f"/proc/{pid}/stat") or "").rpartition(")")[2].split() for pid in pids]
     ticks = [int(values[11]) + int(values[12]) for values in fields if len(values) > 12]
     return sum(ticks) * TICK_NS if ticks else None

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from rmtkd_edge.errors import RunDirError, UserError
 from rmtkd_edge.hardware import HardwareProfile, resolve_threads
-from rmtkd_edge.profile.runner import PLAN_SCHEMA, load_key
+from rmtkd_edge.profile.measuring.basics import PLAN_SCHEMA, load_key
 from rmtkd_edge.run import sha256_file
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 ROLES = {"candidate": ("export", "rmt-kd"), "baseline": ("baseline", "original")}
 FILES = {"fp32": "onnx/model.onnx", "fp16": "onnx/model_fp16.onnx", "int8": "onnx/model_quantized.onnx"}
+TRAVELS = ("runner.py", "limits.py", "measuring/*.py", "meters/*.py")  # what measures, on any device
 ON_REQUEST = ("fp16",)  # no note where it was not asked for
 TOKEN_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 TOLERANCE = {"CPUExecutionProvider": 1e-4, "WasmExecutionProvider": 1e-4}  # relative, of fp32 between two machines
@@ -278,11 +279,9 @@ def build_bundle(
 def copy_runner(folder: Path) -> None:
     """Copy what measures, which needs nothing else of the package, into a bundle."""
     here = Path(__file__).resolve().parent
-    (folder / "meters").mkdir(parents=True, exist_ok=True)
-    for name in ("runner.py", "limits.py"):
-        shutil.copyfile(here / name, folder / name)
-    for file in sorted((here / "meters").glob("*.py")):
-        shutil.copyfile(file, folder / "meters" / file.name)
+    for pattern in TRAVELS:
+        for file in sorted(here.glob(pattern)):
+            shutil.copyfile(file, _made(folder / file.relative_to(here)))
 
 
 def _bring(model: ModelFile, folder: Path, copy: bool) -> dict[str, Any]:

@@ -19,10 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from rmtkd_edge.errors import ProviderError
-from rmtkd_edge.profile import runner
 from rmtkd_edge.profile.javascript_links import Limits, Link, NodeLink, PageLink
 from rmtkd_edge.profile.javascript_session import open_session
-from rmtkd_edge.profile.runner import RunnerError
+from rmtkd_edge.profile.measuring import basics, execute, machine, sessions
+from rmtkd_edge.profile.measuring.basics import RunnerError
+from rmtkd_edge.profile.measuring.plan import arrays_of
 from rmtkd_edge.profile.transport_local import STALL_S, Progress, refusal
 from rmtkd_edge.settings import shipped_folder
 
@@ -87,7 +88,7 @@ def run_javascript(
     engine = JavaScript(tools, bundle.resolve(), Limits(end, stall_s))
     with _ended_in_order():
         try:
-            return runner.measure(bundle / "plan.json", results, say, engine)
+            return execute.measure(bundle / "plan.json", results, say, engine)
         except RunnerError as err:
             raise refusal(err.kind, str(err)) from err
         finally:
@@ -115,8 +116,10 @@ def _ended_in_order() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-class JavaScript(runner.Engine):
-    """Sessions in Node or in a page."""
+class JavaScript(execute.Engine):
+    """Sessions in Node or in a page, which stay open: a page would have to be loaded anew for every round."""
+
+    reopens = False
 
     def __init__(self, tools: Tools, bundle: Path, limits: Limits) -> None:
         self.tools, self.bundle, self.limits = tools, bundle, limits
@@ -162,7 +165,7 @@ class JavaScript(runner.Engine):
 
     def environment(self, plan: dict[str, Any], session: Any) -> dict[str, Any]:
         """Return what ran where, with the program and its version, and the clock's step in ns."""
-        env = runner.environment(plan, session)
+        env = machine.environment(plan, session)
         for key in ("python", "numpy", "unread"):
             del env[key]
         env.update(onnxruntime=self.tools.version, runtime=PACKAGES[self.tools.transport], program=self.tools.program)
@@ -188,8 +191,8 @@ class JavaScript(runner.Engine):
                 model, load = self.models[pair[0]], plan["loads"][pair[1]]
                 session = open_session(link, plan, model, plan_path.parent)
                 out.update(session_ms=session.opened["ms"], rss_after_load_bytes=link.memory()[0])
-                arrays = runner.arrays_of(plan_path.parent / plan["inputs"], runner.load_key(load))
-                feeds = runner.feeds_of(session, arrays, model["file"])
+                arrays = arrays_of(plan_path.parent / plan["inputs"], basics.load_key(load))
+                feeds = sessions.feeds_of(session, arrays, model["file"])
                 session.run(None, feeds)
                 out["cold_start_ms"] = (time.monotonic_ns() - begun) / 1e6
                 if self.tools.transport == "browser":

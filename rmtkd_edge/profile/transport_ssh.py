@@ -21,7 +21,7 @@ from typing import Any
 
 from rmtkd_edge.errors import ProviderError, UserError
 from rmtkd_edge.profile.document import LARGEST
-from rmtkd_edge.profile.runner import digest_of
+from rmtkd_edge.profile.measuring.store import digest_of
 from rmtkd_edge.profile.transport_local import Progress, event_of, read_outcome
 from rmtkd_edge.run import atomic_write_bytes, sha256_file
 

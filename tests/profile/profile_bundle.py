@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from rmtkd_edge.profile import runner
+from rmtkd_edge.profile.measuring import basics, sessions
 
 VOCABULARY = 50
 
@@ -68,12 +68,12 @@ def write_plan(folder: Path, **changes: Any) -> Path:
     loads = changes.get("loads", [{"batch": 2, "seq": 6}])
     inputs, reference = {}, {}
     for load in loads:
-        key, shape = runner.load_key(load), (load["batch"], load["seq"])
+        key, shape = basics.load_key(load), (load["batch"], load["seq"])
         feed = {name: np.ones(shape, np.int64) for name in ("attention_mask", "token_type_ids")}
         feed["input_ids"] = np.random.default_rng(0).integers(0, VOCABULARY, shape)
         inputs.update({f"{key}/{name}": value for name, value in feed.items()})
         for model in models:
-            session = runner.onnxruntime.InferenceSession(
+            session = sessions.onnxruntime.InferenceSession(
                 str(folder / str(model["file"])), providers=["CPUExecutionProvider"]
             )
             reference[f"{model['role']}/{key}/logits"] = session.run(None, feed)[0]

@@ -17,8 +17,8 @@ from rmtkd_edge.errors import RunDirError, UserError
 from rmtkd_edge.hardware import HardwareProfile, load_profile
 from rmtkd_edge.machine import detect_machine
 from rmtkd_edge.profile.bundle import collect, write_bundle
+from rmtkd_edge.profile.measuring.store import digest_of
 from rmtkd_edge.profile.plan import Load
-from rmtkd_edge.profile.runner import digest_of
 from rmtkd_edge.run import Run
 
 FEW = {"loads": [Load(1, 8)], "min_runs": 3, "min_duration_s": 0.0, "quick": True}

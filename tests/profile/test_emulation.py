@@ -19,11 +19,12 @@ from test_profile_stage import exported_run
 from rmtkd_edge import devices
 from rmtkd_edge.errors import Finding, ProviderError, UserError
 from rmtkd_edge.hardware import Budgets, HardwareProfile, load_profile
-from rmtkd_edge.profile import emulation, runner
+from rmtkd_edge.profile import emulation
 from rmtkd_edge.profile.budget import judge
 from rmtkd_edge.profile.bundle import write_bundle
 from rmtkd_edge.profile.emulation import SETUP, disagreements, refuse_interpreter, refuse_machine
 from rmtkd_edge.profile.identity import refuse_device, refuse_other_machine
+from rmtkd_edge.profile.measuring import execute, machine
 from rmtkd_edge.profile.plan import TOLERANCE_INT8, Load
 from rmtkd_edge.profile.stage import profile_run
 from rmtkd_edge.run import Run
@@ -65,9 +66,9 @@ def test_emulation_and_profile_must_agree(emulated: HardwareProfile, monkeypatch
     local = load_profile("local-cpu")
     refuse_machine(emulated, "aarch64", "python")
     refuse_machine(local, "x86_64", "python")
-    for profile, machine, says in ((emulated, "riscv64", "wants aarch64"), (local, "aarch64", "emulates")):
+    for profile, name, says in ((emulated, "riscv64", "wants aarch64"), (local, "aarch64", "emulates")):
         with pytest.raises(UserError, match=says):
-            refuse_machine(profile, machine, "python")
+            refuse_machine(profile, name, "python")
     env = {"emulated": True, "cpu_flags": None, "machine": "aarch64"}
     with pytest.raises(UserError, match="results is emulated"):
         refuse_other_machine(env, load_profile("raspberry-pi-5"), "results")
@@ -154,10 +155,10 @@ def int8_plan(folder: Path, shift: float | None, **changes: Any) -> Path:
 
 
 def test_int8_is_compared_with_the_same_file_where_the_plan_has_it(tmp_path: Path) -> None:
-    old = runner.measure(int8_plan(tmp_path / "old", None), tmp_path / "old.json", quiet)["results"][0]["verification"]
+    old = execute.measure(int8_plan(tmp_path / "old", None), tmp_path / "old.json", quiet)["results"][0]["verification"]
     assert old["tolerance"] is None and not any(key.startswith("same_") for key in old)
     plan = int8_plan(tmp_path / "new", 0.5, tolerance_int8=0.01)
-    results = runner.measure(plan, tmp_path / "new.json", quiet)["results"]
+    results = execute.measure(plan, tmp_path / "new.json", quiet)["results"]
     new = results[0]["verification"]
     assert new["max_abs_diff"] == 0.0 and new["same_labels"] == 1.0
     assert new["same_file_max_abs_diff"] == pytest.approx(0.5, rel=1e-3) and new["same_file_tolerance"] == 0.01
@@ -172,17 +173,17 @@ def test_probes_start_what_the_launcher_names(tmp_path: Path, monkeypatch: pytes
     launcher.write_text(f'#!/bin/sh\necho "$@" > "{tmp_path}/called"\nexec "{sys.executable}" "$@"\n')
     launcher.chmod(0o755)
     monkeypatch.setenv("RMTKD_PYTHON", str(launcher))
-    assert runner._probe(["--probe", "import"])["peak_rss_bytes"] != 0
+    assert execute.fresh(["--probe", "import"])["peak_rss_bytes"] != 0
     assert "--probe import" in (tmp_path / "called").read_text()
 
 
 def test_flags_of_the_host_are_never_those_of_an_emulated_arm(monkeypatch: pytest.MonkeyPatch) -> None:
     texts = {"x86": "model name : An x86\nflags : avx avx2\n", "arm": "CPU architecture: 8\nFeatures : fp asimd\n"}
     plan, session = {"provider": "p", "threads": 1, "spinning": False}, SimpleNamespace(get_providers=lambda: ["p"])
-    monkeypatch.setattr(runner.platform, "machine", lambda: "aarch64")
+    monkeypatch.setattr(machine.platform, "machine", lambda: "aarch64")
     for name, flags in (("x86", None), ("arm", ["asimd"])):
-        monkeypatch.setattr(runner, "read_text", lambda path, n=name: texts[n] if path == "/proc/cpuinfo" else None)
-        env = runner.environment(plan, session)
+        monkeypatch.setattr(machine, "read_text", lambda path, n=name: texts[n] if path == "/proc/cpuinfo" else None)
+        env = machine.environment(plan, session)
         assert env["cpu_flags"] == flags and env["cpu_model"] is None and not env["emulated"]
 
 

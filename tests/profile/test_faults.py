@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from profile_bundle import sha256, tiny_encoder, write_plan
 
-from rmtkd_edge.profile import runner
+from rmtkd_edge.profile.measuring import execute
 from rmtkd_edge.profile.plan import copy_runner
 
 Fault = Callable[[Path], None]
@@ -43,7 +43,7 @@ def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
     plan.write_text(json.dumps(text))
     copy_runner(folder)
     with pytest.raises(Stop):
-        runner.measure(plan, folder / "results.json", stop_after(DONE))
+        execute.measure(plan, folder / "results.json", stop_after(DONE))
     return folder
 
 
@@ -168,7 +168,7 @@ def test_a_fault_is_named_and_nothing_is_lost(name: str, bundle: Path, begun: Pa
     for file in begun.glob("*.*"):  # mended, the same command goes on
         if file.name != "results.json":
             shutil.copyfile(file, bundle / file.name)
-    results = runner.measure(bundle / "plan.json", bundle / "results.json", lambda *a, **k: None)["results"]
+    results = execute.measure(bundle / "plan.json", bundle / "results.json", lambda *a, **k: None)["results"]
     assert [r["latency"]["rounds_ns"][:DONE] for r in results] == before
 
 
@@ -203,8 +203,8 @@ def test_a_jump_of_the_clock_does_no_harm(bundle: Path, monkeypatch: pytest.Monk
         now[0] += jump
         return now[0]
 
-    monkeypatch.setattr(runner.time, "time", jumping)
-    results = runner.measure(bundle / "plan.json", bundle / "results.json", lambda *a, **k: None)["results"]
+    monkeypatch.setattr(execute.time, "time", jumping)
+    results = execute.measure(bundle / "plan.json", bundle / "results.json", lambda *a, **k: None)["results"]
     assert all(0 < ns < 10**10 for r in results for block in r["latency"]["rounds_ns"] for ns in block)
 
 
@@ -229,12 +229,13 @@ def test_a_meter_that_fails_midway_costs_its_own_figure_alone(bundle: Path) -> N
 
 def test_a_probe_that_dies_is_named(bundle: Path) -> None:
     before = kept_rounds(bundle)
-    text = (bundle / "runner.py").read_text()
+    file = bundle / "measuring/probes.py"
+    text = file.read_text()
     broken = text.replace(
         "out: Json = {}\n    if memory_bytes", "os.kill(os.getpid(), 9)\n    out: Json = {}\n    if memory_bytes"
     )
     assert broken != text
-    (bundle / "runner.py").write_text(broken)
+    file.write_text(broken)
     done = run(bundle)
     assert done.returncode == 2, done.stderr
     assert "a probe ended with -9" in done.stderr

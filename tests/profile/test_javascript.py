@@ -21,11 +21,12 @@ from test_profile_stage import exported_run
 
 from rmtkd_edge.errors import Finding, ProviderError, RmtkdError, UserError
 from rmtkd_edge.hardware import load_profile
-from rmtkd_edge.profile import javascript_session, runner, transport_javascript
+from rmtkd_edge.profile import javascript_session, transport_javascript
 from rmtkd_edge.profile.bundle import write_bundle
 from rmtkd_edge.profile.identity import refuse_device
 from rmtkd_edge.profile.javascript_links import Limits, NodeLink, PageLink, family
 from rmtkd_edge.profile.javascript_server import ISOLATION, PageServer
+from rmtkd_edge.profile.measuring import basics, execute, quality, store
 from rmtkd_edge.profile.plan import Load
 from rmtkd_edge.profile.reach import Reach, carry_out
 from rmtkd_edge.profile.stage import profile_run
@@ -79,9 +80,9 @@ def stand_in(folder: Path, script: str = STAND_IN) -> Tools:
 def test_the_same_document_as_the_runners(tmp_path: Path) -> None:
     plan, events = write_plan(tmp_path / "b"), []
     document = run_javascript(plan.parent, tmp_path / "kept/r.json", stand_in(tmp_path / "t"), progress=events.append)
-    here = runner.measure(plan, tmp_path / "here.json", lambda *a, **k: None)
+    here = execute.measure(plan, tmp_path / "here.json", lambda *a, **k: None)
     assert document == json.loads((tmp_path / "kept/r.json").read_text())
-    assert document["complete"] and document["digest"] == runner.digest_of(document)
+    assert document["complete"] and document["digest"] == store.digest_of(document)
     for ours, theirs in zip(document["results"], here["results"], strict=True):
         assert set(theirs) <= set(ours) and set(theirs["latency"]) == set(ours["latency"])
         assert ours["latency"]["rounds_ns"] == [[500_000] * 2] * 6
@@ -229,7 +230,7 @@ def test_a_page_that_fails_says_why(tmp_path: Path) -> None:
     link = object.__new__(PageLink)
     link.limits, link.sent, link.replies = Limits(None, 5.0), 0, queue.Queue()
     link._send = lambda command: link.replies.put({"id": None, "error": "no such file"})  # type: ignore[method-assign]
-    with pytest.raises(runner.RunnerError, match="no such file"):
+    with pytest.raises(basics.RunnerError, match="no such file"):
         link.call("hello")
 
 
@@ -248,18 +249,18 @@ def test_arrays_keep_their_bytes(tmp_path: Path, kind: str) -> None:
 
 
 def test_odd_types_and_paths_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(runner.RunnerError, match="float16"):
+    with pytest.raises(basics.RunnerError, match="float16"):
         javascript_session.write_array(tmp_path, "x", np.zeros(2, np.float16))
-    with pytest.raises(runner.RunnerError, match="outside"):
+    with pytest.raises(basics.RunnerError, match="outside"):
         javascript_session.open_session(None, {}, {"file": "../a.onnx"}, tmp_path)  # type: ignore[arg-type]
 
 
 def test_quality_is_never_clean_where_processor_time_is_unknown() -> None:
     nothing = dict.fromkeys(("ticks_total", "ticks_busy", "ticks_steal", "quota", "throttle", "capped", "waited_ns"))
     block = {"ns": [2 * 10**7] * 50, "cpu_ns": None, "wall_ns": 10**9, "joules": {}, "machine": [nothing, nothing]}
-    found = runner.quality([block], {"provider": "WasmExecutionProvider", "threads": 1}, 2)
+    found = quality.quality([block], {"provider": "WasmExecutionProvider", "threads": 1}, 2)
     assert found["verdict"] == "unknown" and found["reasons"] and "cpu_wall_ratio" in found["unread"]
-    slow = runner.quality([{**block, "cpu_ns": 10**8}], {"provider": "WasmExecutionProvider", "threads": 1}, 2)
+    slow = quality.quality([{**block, "cpu_ns": 10**8}], {"provider": "WasmExecutionProvider", "threads": 1}, 2)
     assert slow["verdict"] == "contended"
 
 

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rmtkd_edge.profile import meters
+from rmtkd_edge.profile import meters, plan
 from rmtkd_edge.profile.meters import modelled, nvml, rapl
 from rmtkd_edge.profile.meters.base import PROVENANCES, Meter, MeterAbsent
 
@@ -122,13 +122,15 @@ def test_every_meter_keeps_the_interface(name: str, tmp_path: Path) -> None:
     assert opened, "the meter opens on none of the machines"
 
 
-TRAVELS = [*sorted(FOLDER.glob("*.py")), FOLDER.parent / "runner.py", FOLDER.parent / "limits.py"]
+TRAVELS = [path for pattern in plan.TRAVELS for path in sorted(FOLDER.parent.glob(pattern))]
+MEASURING = FOLDER.parent / "measuring"
 
 
-@pytest.mark.parametrize("path", TRAVELS, ids=lambda p: p.name)
+@pytest.mark.parametrize("path", TRAVELS, ids=lambda p: f"{p.parent.name}/{p.name}")
 def test_files_that_travel_need_python_3_9_and_nothing_of_the_package(path: Path) -> None:
     tree = ast.parse(path.read_text(encoding="utf-8"), feature_version=(3, 9))
-    third = {"numpy", "onnxruntime"} if path.name == "runner.py" else set()
+    third = {"numpy", "onnxruntime"} if path.parent == MEASURING else set()
+    third |= {"measuring"} if path.name == "runner.py" else set()
     for node in ast.walk(tree):
         roots = []
         if isinstance(node, ast.Import):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
+import weakref
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from profile_bundle import quiet, tiny_encoder, write_plan
 
-from rmtkd_edge.profile import runner
+from rmtkd_edge.profile.measuring import basics, energy, execute, machine, probes, quality, sessions, store
+from rmtkd_edge.profile.measuring.plan import load_plan
+from rmtkd_edge.profile.measuring.results import PERCENTILES, latency
 from rmtkd_edge.profile.plan import copy_runner
 
 PROBES = [
@@ -35,7 +39,7 @@ COUNTERS = {
 
 @pytest.fixture
 def no_probes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runner, "_probe", lambda argv: PROBES[0])
+    monkeypatch.setattr(execute, "fresh", lambda argv: PROBES[0])
 
 
 def block(ns: list[int], cpu: float = 1.0, joules: Any = None, **grown: Any) -> dict[str, Any]:
@@ -79,8 +83,8 @@ def test_end_to_end_in_a_process_of_its_own(tmp_path: Path) -> None:
 
 
 def test_runs_without_any_meter_file(tmp_path: Path, no_probes: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runner, "HERE", tmp_path / "alone")
-    document = runner.measure(write_plan(tmp_path / "b", meters=["rapl", "nvml"]), tmp_path / "r.json", quiet)
+    monkeypatch.setattr(energy, "BESIDE", tmp_path / "alone")
+    document = execute.measure(write_plan(tmp_path / "b", meters=["rapl", "nvml"]), tmp_path / "r.json", quiet)
     assert document["meter"]["kind"] == "unavailable"
     assert all("no meters/" in r["energy"]["why"] for r in document["results"])
 
@@ -88,33 +92,33 @@ def test_runs_without_any_meter_file(tmp_path: Path, no_probes: None, monkeypatc
 def test_wrong_hash_is_refused_by_file_name(tmp_path: Path) -> None:
     plan = write_plan(tmp_path / "b")
     tiny_encoder(tmp_path / "b" / "B.onnx", 32, seed=9)
-    with pytest.raises(runner.RunnerError, match=r"B\.onnx has sha256") as caught:
-        runner.measure(plan, tmp_path / "r.json", quiet)
+    with pytest.raises(basics.RunnerError, match=r"B\.onnx has sha256") as caught:
+        execute.measure(plan, tmp_path / "r.json", quiet)
     assert caught.value.kind == "hash"
     (tmp_path / "b" / "B.onnx").unlink()
-    with pytest.raises(runner.RunnerError, match=r"B\.onnx is missing"):
-        runner.load_plan(plan)
+    with pytest.raises(basics.RunnerError, match=r"B\.onnx is missing"):
+        load_plan(plan)
 
 
 @pytest.mark.parametrize("change", [{"schema": "x"}, {"loads": None}, {"threads": 0}, {"models": []}])
 def test_plans_that_make_no_sense_are_refused(tmp_path: Path, change: dict[str, Any]) -> None:
     path = write_plan(tmp_path / "b")
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
-    with pytest.raises(runner.RunnerError) as caught:
-        runner.load_plan(path)
+    with pytest.raises(basics.RunnerError) as caught:
+        load_plan(path)
     assert caught.value.kind == "plan"
 
 
 def test_a_provider_that_is_not_there_or_falls_back_raises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = {"provider": "NoSuchExecutionProvider", "threads": 1, "spinning": False}
     tiny_encoder(tmp_path / "a.onnx", 4)
-    with pytest.raises(runner.RunnerError, match="is not in this onnxruntime"):
-        runner.open_session(plan, tmp_path / "a.onnx")
+    with pytest.raises(basics.RunnerError, match="is not in this onnxruntime"):
+        sessions.open_session(plan, tmp_path / "a.onnx")
     fallen = SimpleNamespace(get_providers=lambda: ["CPUExecutionProvider"])
-    monkeypatch.setattr(runner.onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
-    monkeypatch.setattr(runner.onnxruntime, "InferenceSession", lambda *args, **kwargs: fallen)
-    with pytest.raises(runner.RunnerError, match="CUDAExecutionProvider was asked for, CPUExecutionProvider") as caught:
-        runner.open_session({**plan, "provider": "CUDAExecutionProvider"}, tmp_path / "a.onnx")
+    monkeypatch.setattr(sessions.onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    monkeypatch.setattr(sessions.onnxruntime, "InferenceSession", lambda *args, **kwargs: fallen)
+    with pytest.raises(basics.RunnerError, match="CUDAExecutionProvider was asked for, CPUExecutionProvider") as caught:
+        sessions.open_session({**plan, "provider": "CUDAExecutionProvider"}, tmp_path / "a.onnx")
     assert caught.value.kind == "provider"
 
 
@@ -122,7 +126,7 @@ def test_threads_and_spinning_are_set(tmp_path: Path) -> None:
     tiny_encoder(tmp_path / "a.onnx", 4)
     for threads, spinning in ((1, True), (2, False)):
         plan = {"provider": "CPUExecutionProvider", "threads": threads, "spinning": spinning}
-        options = runner.open_session(plan, tmp_path / "a.onnx").get_session_options()
+        options = sessions.open_session(plan, tmp_path / "a.onnx").get_session_options()
         assert options.intra_op_num_threads == threads
         assert options.get_session_config_entry("session.intra_op.allow_spinning") == str(int(spinning))
 
@@ -132,13 +136,13 @@ def test_outputs_beyond_tolerance_are_refused_but_int8_only_reports(tmp_path: Pa
     with np.load(tmp_path / "b" / "reference.npz") as stored:
         moved = {k: stored[k] * np.float32(1.01) for k in stored.files}
     np.savez(tmp_path / "b" / "reference.npz", **moved)
-    with pytest.raises(runner.RunnerError, match="A: outputs differ"):
-        runner.measure(path, tmp_path / "r.json", quiet)
+    with pytest.raises(basics.RunnerError, match="A: outputs differ"):
+        execute.measure(path, tmp_path / "r.json", quiet)
     plan = json.loads(path.read_text())
     for model in plan["models"]:
         model["precision"] = "int8"
     path.write_text(json.dumps(plan))
-    for result in runner.measure(path, tmp_path / "r8.json", quiet)["results"]:
+    for result in execute.measure(path, tmp_path / "r8.json", quiet)["results"]:
         assert result["verification"]["tolerance"] is None
         assert result["verification"]["max_rel_diff"] == pytest.approx(0.01, rel=0.05)
 
@@ -147,21 +151,60 @@ def test_order_rotates_and_every_round_is_kept(
     tmp_path: Path, no_probes: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     order = []
-    real = runner.run_block
+    real = execute.run_block
 
     def spy(session: Any, *args: Any) -> Any:
         order.append(id(session))
         return real(session, *args)
 
-    monkeypatch.setattr(runner, "run_block", spy)
-    runner.measure(write_plan(tmp_path / "b", rounds=4), tmp_path / "r.json", quiet)
+    monkeypatch.setattr(execute, "run_block", spy)
+    execute.measure(write_plan(tmp_path / "b", rounds=4), tmp_path / "r.json", quiet, Lasting())
     a, b = order[0], order[1]
     assert order == [a, b, b, a, a, b, b, a]
 
 
+class Lasting(execute.Engine):
+    """Its sessions stay open."""
+
+    reopens = False
+
+
+class Counting(execute.Engine):
+    """Notes in which order sessions are opened anew; opening takes `opening_s` more."""
+
+    def __init__(self, opening_s: float = 0.0) -> None:
+        self.opening_s, self.orders = opening_s, []
+
+    def open(self, plan: Any, folder: Path) -> Any:
+        time.sleep(self.opening_s)
+        return super().open(plan, folder)
+
+    def reopen(self, plan: Any, folder: Path, sessions: list, order: Any) -> None:
+        kept = [weakref.ref(session) for session in sessions]
+        self.orders.append(tuple(order))
+        super().reopen(plan, folder, sessions, order)
+        assert all(ref() is None for ref in kept), "an old session outlives its round"
+
+
+def test_sessions_are_opened_anew_before_every_round_in_changing_order(tmp_path: Path, no_probes: None) -> None:
+    engine = Counting()
+    plan = write_plan(tmp_path / "b", rounds=8, min_runs=8, min_duration_s=3.2)
+    document = execute.measure(plan, tmp_path / "r.json", quiet, engine)
+    assert len(engine.orders) == 7 and len(set(engine.orders)) == 2
+    assert {result["latency"]["openings"] for result in document["results"]} == {8}
+
+
+@pytest.mark.parametrize("engine", [Lasting(), Counting(opening_s=1.0)], ids=["never", "too slow"])
+def test_sessions_stay_open_where_opening_takes_longer_than_measuring(
+    engine: Any, tmp_path: Path, no_probes: None
+) -> None:
+    document = execute.measure(write_plan(tmp_path / "b", rounds=4), tmp_path / "r.json", quiet, engine)
+    assert {result["latency"]["openings"] for result in document["results"]} == {1}
+
+
 def test_minimum_runs_and_minimum_duration_both_hold(tmp_path: Path, no_probes: None) -> None:
     plan = write_plan(tmp_path / "b", min_runs=7, min_duration_s=0.3, rounds=3)
-    for result in runner.measure(plan, tmp_path / "r.json", quiet)["results"]:
+    for result in execute.measure(plan, tmp_path / "r.json", quiet)["results"]:
         assert result["latency"]["n"] >= 7
         assert result["latency"]["duration_s"] >= 0.3
 
@@ -170,7 +213,7 @@ def test_a_killed_runner_goes_on_where_it_stopped(
     tmp_path: Path, no_probes: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan, results = write_plan(tmp_path / "b"), tmp_path / "r.json"
-    real, calls = runner.run_block, []
+    real, calls = execute.run_block, []
 
     def dying(*args: Any) -> Any:
         calls.append(1)
@@ -178,16 +221,16 @@ def test_a_killed_runner_goes_on_where_it_stopped(
             raise KeyboardInterrupt
         return real(*args)
 
-    monkeypatch.setattr(runner, "run_block", dying)
+    monkeypatch.setattr(execute, "run_block", dying)
     with pytest.raises(KeyboardInterrupt):
-        runner.measure(plan, results, quiet)
+        execute.measure(plan, results, quiet)
     left = json.loads(results.read_text())
     assert not left["complete"]
     kept = {key: cell["blocks"] for key, cell in left["cells"].items()}
     assert [len(blocks) for blocks in kept.values()] == [3, 3]
 
-    monkeypatch.setattr(runner, "run_block", lambda *args: calls.append(2) or real(*args))
-    document = runner.measure(plan, results, quiet)
+    monkeypatch.setattr(execute, "run_block", lambda *args: calls.append(2) or real(*args))
+    document = execute.measure(plan, results, quiet)
     assert calls.count(2) == 6  # three more rounds of two models
     for result, blocks in zip(document["results"], kept.values(), strict=True):
         assert result["latency"]["rounds_ns"][:3] == [b["ns"] for b in blocks]
@@ -195,22 +238,22 @@ def test_a_killed_runner_goes_on_where_it_stopped(
 
 def test_other_settings_start_anew_and_foreign_files_are_left_alone(tmp_path: Path, no_probes: None) -> None:
     results = tmp_path / "r.json"
-    runner.measure(write_plan(tmp_path / "b"), results, quiet)
-    again = runner.Store(results, runner.load_plan(tmp_path / "b" / "plan.json"))
+    execute.measure(write_plan(tmp_path / "b"), results, quiet)
+    again = store.Store(results, load_plan(tmp_path / "b" / "plan.json"))
     assert not again.resumed  # what is complete is measured anew, not returned as if it were new
     foreign = tmp_path / "notes.json"
     foreign.write_text('{"mine": 1}')
-    with pytest.raises(runner.RunnerError, match="holds no results"):
-        runner.measure(tmp_path / "b" / "plan.json", foreign, quiet)
+    with pytest.raises(basics.RunnerError, match="holds no results"):
+        execute.measure(tmp_path / "b" / "plan.json", foreign, quiet)
     assert foreign.read_text() == '{"mine": 1}'
 
 
 def test_explicit_meter_that_is_absent_is_an_error_with_two_ways_out(tmp_path: Path) -> None:
     plan = {"meters": ["modelled"], "provider": "CPUExecutionProvider", "meter_required": True}
-    with pytest.raises(runner.RunnerError, match=r"Either .*; or ") as caught:
-        runner.open_meter(plan)
+    with pytest.raises(basics.RunnerError, match=r"Either .*; or ") as caught:
+        energy.open_meter(plan)
     assert caught.value.kind == "meter"
-    _, facts = runner.open_meter({**plan, "meters": ["modelled", "unavailable"], "meter_required": False})
+    _, facts = energy.open_meter({**plan, "meters": ["modelled", "unavailable"], "meter_required": False})
     assert facts["name"] == "unavailable"
     assert facts["skipped"][0].startswith("modelled: ")
 
@@ -218,8 +261,8 @@ def test_explicit_meter_that_is_absent_is_an_error_with_two_ways_out(tmp_path: P
 @settings(deadline=None)
 @given(st.lists(st.integers(1, 10**9), min_size=1, max_size=1200))
 def test_percentiles_are_null_without_samples_enough(values: list[int]) -> None:
-    found = runner.latency([block(values)], 0)
-    for name, (percent, needs) in runner.PERCENTILES.items():
+    found = latency([block(values)], 0)
+    for name, (percent, needs) in PERCENTILES.items():
         if len(values) >= needs:
             assert found[name] == pytest.approx(np.percentile(values, percent) / 1e6)
         else:
@@ -240,7 +283,7 @@ def metered(seconds: float, joules: float | None, count: int = 10) -> list[dict[
 
 
 def test_energy_gross_and_net_from_the_same_window() -> None:
-    found = runner.energy(metered(20, 100.0), FACTS, [2.0, 3.0], 5.0)
+    found = energy.energy(metered(20, 100.0), FACTS, [2.0, 3.0], 5.0)
     assert found["j_per_inf_gross"] == pytest.approx(5.0)
     assert found["idle_w"] == pytest.approx(2.5)
     assert found["j_per_inf_net"] == pytest.approx(2.5)
@@ -258,7 +301,7 @@ def test_energy_gross_and_net_from_the_same_window() -> None:
     ],
 )
 def test_energy_is_withheld_rather_than_guessed(blocks: list[Any], facts: dict[str, Any], word: str) -> None:
-    found = runner.energy(blocks, facts, [1.0], 10.0)
+    found = energy.energy(blocks, facts, [1.0], 10.0)
     assert found["j_per_inf_gross"] is None
     assert found["j_per_inf_net"] is None
     assert found["kind"] == "unavailable"
@@ -266,7 +309,7 @@ def test_energy_is_withheld_rather_than_guessed(blocks: list[Any], facts: dict[s
 
 
 def test_net_energy_is_never_negative() -> None:
-    found = runner.energy(metered(20, 100.0), FACTS, [50.0], 5.0)
+    found = energy.energy(metered(20, 100.0), FACTS, [50.0], 5.0)
     assert found["j_per_inf_gross"] == pytest.approx(5.0)
     assert found["j_per_inf_net"] is None
     assert found["j_per_inf_net_why"]
@@ -275,7 +318,7 @@ def test_net_energy_is_never_negative() -> None:
 def test_modelled_energy_needs_no_window_and_says_that_it_is_modelled(tmp_path: Path, no_probes: None) -> None:
     options = {"active_watts_per_core": 4.0, "idle_watts": 1.0, "source": "a test"}
     plan = write_plan(tmp_path / "b", meters=["modelled"], meter_options=options, min_runs=400)
-    for result in runner.measure(plan, tmp_path / "r.json", quiet)["results"]:
+    for result in execute.measure(plan, tmp_path / "r.json", quiet)["results"]:
         energy = result["energy"]
         assert energy["kind"] == "modelled"
         assert energy["j_per_inf_gross"] > energy["j_per_inf_net"] > 0
@@ -307,15 +350,15 @@ SECOND = [2 * 10**7] * 50
     ],
 )
 def test_verdict_follows_what_the_machine_did(made: dict[str, Any], plan: dict[str, Any], verdict: str) -> None:
-    found = runner.quality([made], plan, 2)
+    found = quality.quality([made], plan, 2)
     assert found["verdict"] == verdict
     assert bool(found["reasons"]) == (verdict != "clean")
 
 
 def test_counters_of_a_machine_without_proc_are_none_not_zero(tmp_path: Path) -> None:
-    assert set(runner.counters(str(tmp_path)).values()) == {None}
+    assert set(machine.counters(str(tmp_path)).values()) == {None}
     nothing = dict.fromkeys(COUNTERS)
-    found = runner.quality([{**block(SECOND), "machine": [nothing, nothing]}], PLAN, 2)
+    found = quality.quality([{**block(SECOND), "machine": [nothing, nothing]}], PLAN, 2)
     assert found["steal_pct"] is None
     assert found["throttled"] is None
     assert "throttled" in found["unread"]
@@ -345,18 +388,18 @@ def test_counters_are_read_from_proc_and_sys(tmp_path: Path, monkeypatch: pytest
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
     monkeypatch.setattr(
-        runner, "usable_cpus", lambda: {0}
+        machine, "usable_cpus", lambda: {0}
     )  # what others do on processors that are not ours is no matter
-    found = runner.counters(str(tmp_path))
+    found = machine.counters(str(tmp_path))
     grown = {"ticks_total": 127, "ticks_busy": 18, "ticks_steal": 7, "quota": 4, "throttle": 3, "waited_ns": 42}
     assert found == {**grown, "capped": True, "faults": 12, "swap_bytes": 8192, "below_trip_c": 24.5}
 
 
 def test_memory_is_a_difference_of_fresh_processes_or_null() -> None:
     bare = [{"peak_rss_bytes": 100, "rss_bytes": 90}] * 3
-    found = runner.memory(bare, PROBES * 3)
+    found = probes.memory(bare, PROBES * 3)
     assert (found["peak_rss_bytes"], found["rss_after_load_bytes"]) == (400, 210)
-    absent = runner.memory([{"peak_rss_bytes": None, "rss_bytes": None}], PROBES)
+    absent = probes.memory([{"peak_rss_bytes": None, "rss_bytes": None}], PROBES)
     assert absent["peak_rss_bytes"] is None
     assert absent["why"]
 
@@ -370,11 +413,11 @@ def test_external_weights_count_as_disk(tmp_path: Path, no_probes: None) -> None
     data = tmp_path / "b" / "A.onnx.data"
     plan["models"][0].update(sha256=digest, external=[{"file": "A.onnx.data", "sha256": sha256(data)}])
     path.write_text(json.dumps(plan))
-    first = runner.measure(path, tmp_path / "r.json", quiet)["results"][0]
+    first = execute.measure(path, tmp_path / "r.json", quiet)["results"][0]
     assert first["model"]["disk_bytes"] == data.stat().st_size + (tmp_path / "b" / "A.onnx").stat().st_size
     data.write_bytes(b"x")
-    with pytest.raises(runner.RunnerError, match=r"A\.onnx\.data"):
-        runner.load_plan(path)
+    with pytest.raises(basics.RunnerError, match=r"A\.onnx\.data"):
+        load_plan(path)
 
 
 def test_a_meter_beside_that_failed_once_is_null_and_never_0() -> None:
@@ -382,7 +425,7 @@ def test_a_meter_beside_that_failed_once_is_null_and_never_0() -> None:
     for b in blocks:
         b["joules"] = {"main": [60.0, ""], "beside": [None, "gone"]}
     facts = {"name": "main", "kind": "measured-counter", "scope": "board", "needs_window": False, "period_s": 0.1}
-    found = runner.energy(blocks, {**facts, "idle_watts": 0.5, "gross_why": "", "skipped": []}, [], 10.0)
+    found = energy.energy(blocks, {**facts, "idle_watts": 0.5, "gross_why": "", "skipped": []}, [], 10.0)
     assert found["j_per_inf_gross"] is not None and found["beside"] == {"beside": None}
 
 
@@ -392,44 +435,44 @@ def test_energy_is_per_row_of_a_batch() -> None:
         b["joules"] = {"main": [60.0, ""]}
     facts = {"name": "main", "kind": "measured-counter", "scope": "board", "needs_window": False, "period_s": 0.1}
     facts |= {"idle_watts": 0.5, "gross_why": "", "skipped": []}
-    one, eight = (runner.energy(blocks, facts, [], 10.0, batch) for batch in (1, 8))
+    one, eight = (energy.energy(blocks, facts, [], 10.0, batch) for batch in (1, 8))
     assert one["j_per_inf_gross"] == pytest.approx(8 * eight["j_per_inf_gross"])
     assert one["j_per_inf_net"] == pytest.approx(8 * eight["j_per_inf_net"])
 
 
 def test_a_slow_meter_gets_longer_blocks() -> None:
     plan = {"rounds": 20, "min_duration_s": 60.0}
-    slow = runner.suited_to(plan, {"needs_window": True, "period_s": 0.1})
+    slow = energy.suited_to(plan, {"needs_window": True, "period_s": 0.1})
     assert slow["rounds"] == 6 and slow["min_duration_s"] == 60.0
-    quick = runner.suited_to({"rounds": 10, "min_duration_s": 10.0}, {"needs_window": True, "period_s": 0.1})
-    assert quick["rounds"] == runner.FEWEST_ROUNDS and quick["min_duration_s"] == pytest.approx(50.0)
-    assert runner.suited_to(plan, {"needs_window": False, "period_s": 0.1}) is plan
+    quick = energy.suited_to({"rounds": 10, "min_duration_s": 10.0}, {"needs_window": True, "period_s": 0.1})
+    assert quick["rounds"] == energy.FEWEST_ROUNDS and quick["min_duration_s"] == pytest.approx(50.0)
+    assert energy.suited_to(plan, {"needs_window": False, "period_s": 0.1}) is plan
     for asked, watched in ((2.0, 20.0), (30.0, 30.0), (0.0, 0.0)):  # a net figure wants an idle window of that length
-        assert runner.suited_to({**plan, "idle_s": asked}, {"needs_window": True, "period_s": 0.2})["idle_s"] == watched
+        assert energy.suited_to({**plan, "idle_s": asked}, {"needs_window": True, "period_s": 0.2})["idle_s"] == watched
 
 
 def test_waiting_for_a_processor_is_contention() -> None:
     blocks = [block(SECOND, waited_ns=5 * 10**8)]
-    found = runner.quality(blocks, {"provider": "CPUExecutionProvider", "threads": 1}, 2)
+    found = quality.quality(blocks, {"provider": "CPUExecutionProvider", "threads": 1}, 2)
     assert found["verdict"] == "contended" and any("waited" in reason for reason in found["reasons"])
 
 
 def test_a_bound_session_computes_and_is_timed_as_any_other(tmp_path: Path) -> None:
     # what an accelerator does with its own memory, done with the processor's
     plan = json.loads(write_plan(tmp_path).read_text())
-    session = runner.open_session(plan, tmp_path / "A.onnx")
+    session = sessions.open_session(plan, tmp_path / "A.onnx")
     feeds = {name: np.ones((2, 6), np.int64) for name in ("input_ids", "attention_mask", "token_type_ids")}
-    feeds = runner.feeds_of(session, feeds, "A.onnx")
-    bound = runner.Bound(session, "cpu")
+    feeds = sessions.feeds_of(session, feeds, "A.onnx")
+    bound = sessions.Bound(session, "cpu")
     assert [node.name for node in bound.get_outputs()] == ["logits"]
     np.testing.assert_array_equal(bound.run(None, feeds)[0], session.run(None, feeds)[0])
-    block = runner.run_block(bound, feeds, 7, 0.0, None)
+    block = execute.run_block(bound, feeds, 7, 0.0, None)
     assert len(block["ns"]) == 7 and min(block["ns"]) > 0 and block["cpu_ns"] > 0
 
 
 def test_without_nvidia_smi_there_are_no_gpu_facts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
-    assert runner.gpu_facts() is None
+    assert machine.gpu_facts() is None
 
 
 def test_gpu_facts_are_what_nvidia_smi_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -437,5 +480,5 @@ def test_gpu_facts_are_what_nvidia_smi_says(tmp_path: Path, monkeypatch: pytest.
     tool.write_text("#!/bin/sh\necho 'NVIDIA X, 570.1, 300 MHz, 1980 MHz, 2619 MHz, 700.00 W, 31, Enabled'\n")
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
-    found = runner.gpu_facts()
+    found = machine.gpu_facts()
     assert found is not None and found["name"] == "NVIDIA X" and found["clocks.max.sm"] == "1980 MHz"

@@ -24,8 +24,8 @@ from rmtkd_edge.errors import ProviderError, RmtkdError, UserError
 from rmtkd_edge.hardware import load_profile
 from rmtkd_edge.profile import reach, transport_ssh
 from rmtkd_edge.profile.identity import refuse_device
+from rmtkd_edge.profile.measuring.store import digest_of
 from rmtkd_edge.profile.plan import copy_runner
-from rmtkd_edge.profile.runner import digest_of
 from rmtkd_edge.profile.transport_ssh import FOLDER, Target, make_target, run_over_ssh
 from rmtkd_edge.run import Run
 

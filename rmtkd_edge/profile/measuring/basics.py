@@ -1,0 +1,46 @@
+"""What every part of the measuring code says: a refusal, a JSON object, the names of loads and files."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+PLAN_SCHEMA, RESULTS_SCHEMA = "rmtkd-edge/plan@1", "rmtkd-edge/results@1"
+EMULATED_PYTHON = "RMTKD_PYTHON"  # set by the launcher of an emulated Python: the command that starts another one
+BESIDE = Path(__file__).resolve().parent.parent  # where runner.py, limits.py and the meters are, in a bundle too
+Json = dict  # a JSON object
+Say = Callable[..., None]
+
+
+class RunnerError(Exception):
+    """A refusal; `kind` is plan, hash, provider, model, output, meter, limit, disk or probe."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
+def load_key(load: Json) -> str:
+    """Return the name of a load, which also prefixes its arrays: `b8s128`, or `b8` without a sequence."""
+    return f"b{load['batch']}" + ("" if load.get("seq") is None else f"s{load['seq']}")
+
+
+def cell_key(model: Json, load: Json) -> str:
+    """Return the key of a partial result: the file's hash, the label and the load."""
+    return f"{model['sha256']}|{model['label']}|{load_key(load)}"
+
+
+def read_text(path: str) -> str | None:
+    """Return a small file of /proc or /sys, or None where it cannot be read."""
+    try:
+        return Path(path).read_text(encoding="utf-8", errors="replace").strip("\x00\n ")
+    except OSError:
+        return None
+
+
+def beside(name: str) -> Any:
+    """Return the module that stands beside this folder: of the package, or of a bundle."""
+    package = (__package__ or "").rpartition(".")[0]
+    return importlib.import_module(f"{package}.{name}" if package else name)
