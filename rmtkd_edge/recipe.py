@@ -122,13 +122,13 @@ class Analyse(Section):
     minimum_rows: Positive = Field(
         2048, description="Rows used where `calibration` would give fewer (or all there are)"
     )
-    maximum_rows: Positive | None = Field(
-        None, description="Text: rows that the spectra are taken from at most, where `calibration` gives more"
+    maximum_rows: Positive = Field(
+        2048, description="Text: rows that the spectra are taken from at most, where `calibration` gives more"
     )
     sample: Literal["token", "sequence", "pixel", "image"] = Field(
         "token", description="One column of the spectrum: text `token`, `sequence` (the first token); `pixel`, `image`"
     )
-    tokens_per_sequence: Positive = Field(1, description="Random valid tokens of each sequence: fixes q = d / n")
+    tokens_per_sequence: Positive = Field(2, description="Random valid tokens of each sequence: fixes q = d / n")
     pixels_per_image: Positive = Field(1, description="Random pixels of each image: fixes q = d / n")
     center: bool = Field(False, description="Subtract the mean of the activations (the paper does not)")
     scale_columns: bool = Field(False, description="Scale every sampled token to the same norm (heavy tails)")
