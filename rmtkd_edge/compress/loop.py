@@ -211,7 +211,8 @@ def too_few_samples(chosen: list[SiteRank], recipe: Recipe) -> str:
     if not poor:
         return ""
     worst = max(poor, key=lambda c: c.spectrum.site.width)
-    key = "analyse.pixels_per_image" if recipe.task.kind == "image" else "analyse.tokens_per_sequence"
+    text = "analyse.maximum_rows or analyse.tokens_per_sequence"
+    key = "analyse.pixels_per_image" if recipe.task.kind == "image" else text
     return (
         f"{len(poor)} sites have fewer samples than channels ({worst.spectrum.site.name}: {worst.spectrum.n} for "
         f"{worst.spectrum.site.width}): no rank can pass the samples, so widths say little of the model; bring more "
