@@ -192,6 +192,7 @@ def test_sessions_are_opened_anew_before_every_round_in_changing_order(tmp_path:
     document = execute.measure(plan, tmp_path / "r.json", quiet, engine)
     assert len(engine.orders) == 7 and len(set(engine.orders)) == 2
     assert {result["latency"]["openings"] for result in document["results"]} == {8}
+    assert document["notes"] == []
 
 
 @pytest.mark.parametrize("engine", [Lasting(), Counting(opening_s=1.0)], ids=["never", "too slow"])
@@ -200,6 +201,7 @@ def test_sessions_stay_open_where_opening_takes_longer_than_measuring(
 ) -> None:
     document = execute.measure(write_plan(tmp_path / "b", rounds=4), tmp_path / "r.json", quiet, engine)
     assert {result["latency"]["openings"] for result in document["results"]} == {1}
+    assert document["notes"] == [execute.OPENED_ONCE]
 
 
 def test_minimum_runs_and_minimum_duration_both_hold(tmp_path: Path, no_probes: None) -> None:

@@ -20,6 +20,7 @@ from .results import result_of
 from .sessions import ON_DEVICE, Bound, feeds_of, open_session, same_file, timed_here, verify_outputs
 from .store import Store, digest_of, has_rounds, previous, write_whole
 
+OPENED_ONCE = "every session was opened once: where it lies in memory may make it a per cent or two faster or slower"
 REWARM_S = 0.1  # of unrecorded calls at the most when a session was opened anew
 
 
@@ -191,6 +192,8 @@ def _measure(plan: Json, plan_path: Path, store: Store, say: Say, engine: Engine
     finally:
         if meter is not None:
             meter.close()
+    if store.doc["openings"] == 1 and min(len(models), plan["rounds"]) > 1:
+        store.doc["notes"] = [*store.doc["notes"], OPENED_ONCE]
     del sessions
     run_probes(plan, plan_path, store, say, engine)
     pairs = [(model, load) for load in plan["loads"] for model in models]
