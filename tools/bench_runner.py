@@ -80,15 +80,24 @@ def bundle(folder: Path, layers: dict[str, int], **changes: Any) -> Path:
     return folder / "plan.json"
 
 
-def compared(layers: dict[str, int], count: int, seconds: float, rounds: int) -> dict[str, Any]:
-    """Return how often the interval of the second model's time over the first's holds 1, and lies above it."""
+def compared(
+    layers: dict[str, int], count: int, seconds: float, rounds: int, keep: Path | None = None
+) -> dict[str, Any]:
+    """Return how often the interval of the second model's time over the first's holds 1, and lies above it.
+
+    keep: a folder that holds the results of every comparison; what an earlier call left there is not measured again.
+    """
     holds = above = 0
     ratios, widths = [], []
     with tempfile.TemporaryDirectory() as folder:
         for number in range(count):
             effort = {"min_duration_s": seconds, "rounds": rounds, "min_runs": QUICK.min_runs}
             plan = bundle(Path(folder), layers, seed=number, **effort)
-            results = execute.measure(plan, Path(folder) / f"{number}.json", lambda *a, **k: None)["results"]
+            kept = (keep or Path(folder)) / f"{number}.json"
+            document = json.loads(kept.read_text()) if kept.is_file() else {}
+            if not document.get("complete"):
+                document = execute.measure(plan, kept, lambda *a, **k: None)
+            results = document["results"]
             first, second = (r["latency"]["rounds_ns"] for r in results)
             ratio, ends = ratio_of_medians(second, first, number)
             assert ends is not None
@@ -99,6 +108,14 @@ def compared(layers: dict[str, int], count: int, seconds: float, rounds: int) ->
         "comparisons": count, "holds_1": holds, "above_1": above, "median_ratio": round(statistics.median(ratios), 4),
         "median_interval_width": round(statistics.median(widths), 4), "seconds_a_model": seconds, "rounds": rounds,
     }  # fmt: skip
+
+
+def kept_in(folder: Path | None, name: str) -> Path | None:
+    """Return the folder of one kind of comparison, made where it is not there."""
+    if folder is None:
+        return None
+    (folder / name).mkdir(parents=True, exist_ok=True)
+    return folder / name
 
 
 def overhead(rounds: int = 20) -> dict[str, Any]:
@@ -147,6 +164,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=QUICK.rounds, help="of interleaving")
     parser.add_argument("--load", action="store_true")
     parser.add_argument("--only", nargs="*", default=["overhead", "memory", "equal", "slower"])
+    parser.add_argument("--keep", type=Path, help="folder for the rounds of every comparison: goes on where it stopped")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -158,9 +176,11 @@ def main() -> None:
         if "memory" in args.only:
             found["memory"] = memory()
         if "equal" in args.only:
-            found["equal"] = compared({"a": 20, "b": 20}, args.comparisons, args.seconds, args.rounds)
+            keep = kept_in(args.keep, "equal")
+            found["equal"] = compared({"a": 20, "b": 20}, args.comparisons, args.seconds, args.rounds, keep)
         if "slower" in args.only:
-            found["slower"] = compared({"a": 20, "b": 21}, args.comparisons, args.seconds, args.rounds)
+            keep = kept_in(args.keep, "slower")
+            found["slower"] = compared({"a": 20, "b": 21}, args.comparisons, args.seconds, args.rounds, keep)
         found["load_average"] = [round(value, 2) for value in os.getloadavg()]
     finally:
         if other is not None:

@@ -67,15 +67,21 @@ def ratio_of_medians(candidate: Rounds, baseline: Rounds, seed: int) -> tuple[fl
     if len(logs) < LEAST_ROUNDS:
         return ratio, None
     drawn = trimmed_mean(logs[np.random.default_rng(seed).integers(0, len(logs), (RESAMPLES, len(logs)))])
-    tail = small_sample_tail(len(logs))
+    tail = small_sample_tail(kept(len(logs)))
     low, high = np.exp(np.quantile(drawn, (tail, 1.0 - tail)))
     return ratio, (float(low), float(high))
 
 
 def trimmed_mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the mean along the last axis without the TRIM lowest and the TRIM highest values."""
-    cut = int(TRIM * values.shape[-1])
-    return np.sort(values, axis=-1)[..., cut : values.shape[-1] - cut].mean(axis=-1)
+    left = kept(values.shape[-1])
+    cut = (values.shape[-1] - left) // 2
+    return np.sort(values, axis=-1)[..., cut : cut + left].mean(axis=-1)
+
+
+def kept(rounds: int) -> int:
+    """Return how many rounds a trimmed mean is taken over, which are its degrees of freedom and one (Yuen)."""
+    return rounds - 2 * int(TRIM * rounds)
 
 
 def small_sample_tail(rounds: int) -> float:
