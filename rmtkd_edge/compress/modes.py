@@ -2,8 +2,8 @@
 
 A factor leaves everything behind its convolution as it is, so it loses only what its own projection drops; a width
 shrinks the next convolution too. `auto` takes the factors of a site where, at the ranks that the edge gives both, the
-model then has fewer parameters *and* less estimated latency; without a profile's curves latency is estimated from
-multiply-accumulates of widths rounded up to the alignment.
+model then has fewer parameters *and* takes less time, by the profile's curves; without them the multiply-accumulates
+of widths rounded up to the alignment stand for time.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
+from rmtkd_edge.compress.latency import Predict, predictor
 from rmtkd_edge.compress.ranks import SiteRank, check_site_names
 from rmtkd_edge.errors import RecipeError
 from rmtkd_edge.families.convnet_spec import CHANNELS, FACTOR, ConvNetSpec
 from rmtkd_edge.families.spec import Site, Spec, list_sites
-from rmtkd_edge.hardware import Curve, load_profile
 from rmtkd_edge.recipe import Compress, Recipe
 
 Settle = Callable[[list[SiteRank]], list[SiteRank]]
@@ -56,8 +56,7 @@ def settler(spec: Spec, recipe: Recipe, multiple: int) -> Settle:
     options = recipe.compress
     if not isinstance(spec, ConvNetSpec) or not set(options.conv_mode.values()) - {"width"}:
         return lambda chosen: chosen
-    profile = load_profile(recipe.stop.profile) if recipe.stop.profile else None
-    curve = profile.calibration.conv if profile and profile.calibration else {}
+    latency = predictor(recipe) or (lambda net: rounded_macs(net, multiple))
     sites = [site for site in list_sites(spec, list(options.sites)) if mode_of(site, options) == "auto"]
     before = spec.count_parameters()
 
@@ -69,7 +68,7 @@ def settler(spec: Spec, recipe: Recipe, multiple: int) -> Settle:
         for site in sites:
             factors = [name for place in spec.producers(site.name) if (name := f"{place}{FACTOR}") in found]
             if site.name in found and factors:
-                losers = [site.name] if factors_win(spec, found, site.name, factors, curve, multiple) else factors
+                losers = [site.name] if factors_win(spec, found, site.name, factors, latency) else factors
                 found |= {name: uncut(found[name]) for name in losers}
         return list(found.values())
 
@@ -77,13 +76,13 @@ def settler(spec: Spec, recipe: Recipe, multiple: int) -> Settle:
 
 
 def factors_win(
-    spec: ConvNetSpec, found: Mapping[str, SiteRank], site: str, factors: Sequence[str], curve: Curve, multiple: int
+    spec: ConvNetSpec, found: Mapping[str, SiteRank], site: str, factors: Sequence[str], latency: Predict
 ) -> bool:
-    """Return whether a site's factors leave fewer parameters, and less estimated latency, than its narrower width."""
+    """Return whether a site's factors leave fewer parameters, and take less time, than its narrower width."""
     thin = spec.with_ranks({name: found[name].width_after for name in factors})
     narrow = spec.with_ranks({site: found[site].width_after})
     smaller = thin.count_parameters() < narrow.count_parameters()
-    return smaller and estimated_latency(thin, curve, multiple) < estimated_latency(narrow, curve, multiple)
+    return smaller and latency(thin) < latency(narrow)
 
 
 def uncut(chosen: SiteRank) -> SiteRank:
@@ -91,22 +90,13 @@ def uncut(chosen: SiteRank) -> SiteRank:
     return replace(chosen, width_after=chosen.spectrum.site.width)
 
 
-def estimated_latency(spec: ConvNetSpec, curve: Curve, multiple: int) -> float:
-    """Return an estimate, in a unit of its own, of the time that a net's convolutions take.
+def rounded_macs(spec: ConvNetSpec, multiple: int) -> float:
+    """Return a net's multiply-accumulates, channels rounded up to the multiple (not those of the image)."""
 
-    Multiply-accumulates, each channel count weighted with what the curve says of it (time a multiply-accumulate at the
-    width of the same remainder, relative to the best one), or rounded up to the multiple where there is no curve.
-    """
-    per_mac = {width: value / width**2 for width, value in curve.items()}
-    best = min(per_mac.values(), default=1.0)
-
-    def effective(width: int) -> float:
-        if not per_mac:
-            return -(-width // multiple) * multiple
-        low, count = min(per_mac), len(per_mac)
-        return width * (per_mac[low + (width - low) % count] / best) ** 0.5
+    def rounded(width: int) -> int:
+        return -(-width // multiple) * multiple
 
     return sum(
-        c.kernel**2 * c.side**2 * (effective(c.inputs) if c.inputs > CHANNELS else c.inputs) * effective(c.outputs)
+        c.kernel**2 * c.side**2 * (rounded(c.inputs) if c.inputs > CHANNELS else c.inputs) * rounded(c.outputs)
         for c in spec.convolutions()
     )

@@ -53,7 +53,7 @@ def ratio_of_medians(candidate: Rounds, baseline: Rounds, seed: int) -> tuple[fl
 
     candidate, baseline: positive values by round, in the same unit; round i of both ran one after the other, so that
     the machine's drift cancels within a round. A fifth of the rounds is left out at each end (Yuen, Biometrika 61,
-    1974): under load the interval holds more often so, and is no wider. It (None below 5 rounds) bootstraps whole
+    1974): under load the interval holds more often so. It (None below 5 rounds) bootstraps whole
     rounds; its percentiles are spread for the small number of rounds (the expanded percentile interval of Hesterberg,
     arXiv 1411.5279). Raises ValueError for unpaired, empty or non-positive rounds.
     """

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+import tomli_w
 import torch
 from convnet_sample import small_resnet
 
@@ -13,6 +16,7 @@ from rmtkd_edge.compress.ranks import SiteRank
 from rmtkd_edge.errors import RecipeError
 from rmtkd_edge.families import resnet
 from rmtkd_edge.families.spec import EncoderSpec, LayerSpec
+from rmtkd_edge.hardware import curve_macs
 from rmtkd_edge.recipe import Compress, Recipe, load_recipe
 
 SPEC = resnet.resnet_spec(50, ("a", "b"), width=16, stem="cifar", image_size=32)
@@ -61,14 +65,32 @@ def test_auto_takes_what_is_smaller_and_faster(width: int, factor: int, winner: 
     assert ranks == ({name: width, f"{name}.factor": 16} if winner == "width" else {name: 16, f"{name}.factor": factor})
 
 
-def test_fewer_channels_are_never_estimated_slower_and_a_curve_s_slow_widths_are():
-    narrow = SPEC.with_ranks({"layer.1.block.0.conv2": 8})
+def test_without_curves_rounded_products_stand_for_time():
+    name = "layer.1.block.0.conv2"
+    whole, narrow, uneven = (SPEC.with_ranks({name: width}) for width in (16, 8, 15))
     for multiple in (1, 8):
-        assert modes.estimated_latency(narrow, {}, multiple) < modes.estimated_latency(SPEC, {}, multiple)
-    curve = {width: float(width**2 * (1 if width % 8 == 0 else 3)) for width in range(33, 65)}
-    uneven = SPEC.with_ranks({"layer.1.block.0.conv2": 15})
-    assert modes.estimated_latency(uneven, {}, 1) < modes.estimated_latency(SPEC, {}, 1)
-    assert modes.estimated_latency(uneven, curve, 1) > modes.estimated_latency(SPEC, curve, 1)
+        assert modes.rounded_macs(narrow, multiple) < modes.rounded_macs(whole, multiple)
+    assert modes.rounded_macs(uneven, 1) < modes.rounded_macs(whole, 1)
+    assert modes.rounded_macs(uneven, 8) == modes.rounded_macs(whole, 8)
+
+
+@pytest.mark.parametrize(("slope", "winner"), [(0.0, "factor"), (2.0, "width")])
+def test_auto_asks_the_device_s_curves(slope: float, winner: str, tmp_path: Path):
+    # slope 2: a convolution takes as long however narrow it is, so that two in place of one are never faster
+    sizes = {str(w): (w / 64) ** -slope * curve_macs("conv", w) / 1e6 for w in (1, 8, 64, 512)}
+    calibration = {
+        "profile": "x", "provider": "CPUExecutionProvider", "processor": "elsewhere", "onnxruntime": "1", "threads": 1,
+        "contended": 0, "conv": {"64": 1.0}, "gemm": {"64": 1.0}, "conv_sizes": sizes,
+    }  # fmt: skip
+    profile = {
+        "name": "elsewhere", "title": "E", "transport": "ssh", "comparable": False, "threads": 1,
+        "alignment": {"gemm": 2, "conv": 2}, "calibration": calibration,
+    }  # fmt: skip
+    (tmp_path / "elsewhere.toml").write_text(tomli_w.dumps(profile))
+    name = "layer.1.block.0.conv2"
+    recipe = recipe_with(f'compress.conv_mode={{"{name}"="auto"}}', f'stop.profile="{tmp_path}/elsewhere.toml"')
+    ranks = after(modes.settler(SPEC, recipe, 1)(chosen(SPEC, {name: 15, f"{name}.factor": 2})))
+    assert ranks == ({name: 15, f"{name}.factor": 16} if winner == "width" else {name: 16, f"{name}.factor": 2})
 
 
 def test_names_are_checked_all_at_once():
