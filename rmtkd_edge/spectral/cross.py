@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from rmtkd_edge.errors import DataError, UserError
-from rmtkd_edge.spectral.moments import float64_chunks, reduced
+from rmtkd_edge.spectral.moments import add_gram, float64_chunks, mirrored, reduced
 
 
 class CrossMoments:
@@ -48,7 +48,7 @@ class CrossMoments:
             sx, sy, sxx, syx, syy = self._sums
             sx += wa.sum(0)
             sy += wb.sum(0)
-            sxx.addmm_(wa.T, a)
+            add_gram(sxx, wa, a)
             syx.addmm_(wb.T, a)
             syy += (wb * b).sum(0)
             self.count += len(a) if w is None else float(w.sum())
@@ -125,5 +125,5 @@ class CrossMoments:
         if self.count == 0:
             raise DataError(f"No rows of {self.name} were added.", "check that the calibration subset is not empty")
         mx, my, sxx, syx, syy = (value / self.count for value in self._sums)
-        cxx = (sxx + sxx.T) / 2 - mx[:, None] * mx[None, :]
+        cxx = mirrored(sxx) - mx[:, None] * mx[None, :]
         return mx, my, cxx, syx - my[:, None] * mx[None, :], syy

@@ -44,6 +44,22 @@ def test_chunks_make_no_difference(monkeypatch):
     torch.testing.assert_close(one.second(), many.second(), rtol=1e-13, atol=0)
 
 
+@pytest.mark.parametrize("panel", [1, 4, 7, 64])
+def test_panels_make_no_difference(monkeypatch, panel):
+    x, y, weights = rows(40, 11), rows(40, 3, 1), torch.rand(40, dtype=torch.float64)
+    monkeypatch.setattr(module, "PANEL", panel)
+    moments, cross = Moments(11), CrossMoments(11, 3)
+    moments.add(x)
+    cross.add(x, y, weights)
+    torch.testing.assert_close(moments.second(), x.T @ x / 40, rtol=1e-12, atol=1e-12)
+    assert torch.equal(moments.second(), moments.second().T)
+    # the weighted least squares of another library
+    design = torch.cat([x, torch.ones(40, 1, dtype=torch.float64)], 1) * weights.sqrt()[:, None]
+    expected = np.linalg.lstsq(design.numpy(), (y * weights.sqrt()[:, None]).numpy(), rcond=None)[0]
+    weight, bias = cross.solve(0.0)
+    np.testing.assert_allclose(np.vstack([weight.numpy().T, bias.numpy()]), expected, atol=1e-9)
+
+
 def test_covariance_is_centred():
     x = rows(200, 6)
     expected = np.cov(x.numpy().T, bias=True)
