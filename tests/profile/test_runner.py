@@ -163,6 +163,33 @@ def test_order_rotates_and_every_round_is_kept(
     assert order == [a, b, b, a, a, b, b, a]
 
 
+def test_fast_models_take_several_turns_in_a_round_and_only_whole_rounds_are_kept(
+    tmp_path: Path, no_probes: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order: list[int] = []
+    real = execute.run_block
+
+    def dying(session: Any, *args: Any) -> Any:
+        order.append(id(session))
+        if len(order) == 2 * execute.MOST_TURNS + 5:
+            raise KeyboardInterrupt
+        return real(session, *args)
+
+    monkeypatch.setattr(execute, "run_block", dying)
+    plan, results = write_plan(tmp_path / "b", rounds=3, min_runs=3, min_duration_s=0.9), tmp_path / "r.json"
+    with pytest.raises(KeyboardInterrupt):
+        execute.measure(plan, results, quiet, Lasting())
+    a, b = order[0], order[1]
+    assert order[:8] == [a, b, b, a, a, b, b, a]
+    kept = [cell["blocks"] for cell in json.loads(results.read_text())["cells"].values()]
+    assert [len(blocks) for blocks in kept] == [execute.MOST_TURNS] * 2
+    monkeypatch.setattr(execute, "run_block", real)
+    for result, blocks in zip(execute.measure(plan, results, quiet)["results"], kept, strict=True):
+        rounds = result["latency"]["rounds_ns"]
+        assert len(rounds) == 3 and rounds[0] == [ns for block in blocks for ns in block["ns"]]
+        assert result["latency"]["duration_s"] >= 0.9
+
+
 class Lasting(execute.Engine):
     """Its sessions stay open."""
 

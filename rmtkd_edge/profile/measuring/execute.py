@@ -21,6 +21,7 @@ from .sessions import ON_DEVICE, Bound, feeds_of, open_session, same_file, timed
 from .store import Store, digest_of, has_rounds, previous, write_whole
 
 OPENED_ONCE = "every session was opened once: where it lies in memory may make it a per cent or two faster or slower"
+MOST_TURNS, LEAST_CALLS = 8, 8  # of a model in a round, and its calls in a turn
 REWARM_S = 0.1  # of unrecorded calls at the most when a session was opened anew
 
 
@@ -45,13 +46,15 @@ def measure_rounds(
 
     Where a session lies in memory makes it a per cent or two faster or slower for as long as it is open (Mytkowicz et
     al., ASPLOS 2009), so they are opened anew, in another order, before every round; less often where that would take
-    longer than the measuring, and never by an engine that does not `reopen`.
+    longer than the measuring, and never by an engine that does not `reopen`. In a round fast models take several turns,
+    so that what else the machine does falls on all of them.
     """
     loads = {load_key(load): [store.cell(model, load)["blocks"] for model in plan["models"]] for load in plan["loads"]}
-    begun = {key: min(len(blocks) for blocks in cells) for key, cells in loads.items()}
+    turns = store.doc["turns"]
+    begun = {key: min(len(blocks) for blocks in cells) // turns.get(key, 1) for key, cells in loads.items()}
     for key, cells in loads.items():
         for blocks in cells:
-            del blocks[begun[key] :]
+            del blocks[begun[key] * turns.get(key, 1) :]
     start = min(begun.values())
     if start >= plan["rounds"]:
         return
@@ -59,6 +62,9 @@ def measure_rounds(
     watch_idle(plan, idle, store, meter, say)
     warm(sessions, feeds, plan["warmup"])
     runs, seconds = math.ceil(plan["min_runs"] / plan["rounds"]), plan["min_duration_s"] / plan["rounds"]
+    for key in loads:
+        one = meter is not None and store.doc["meter"]["needs_window"]  # a slow meter wants long blocks
+        turns.setdefault(key, 1 if one else turns_of(sessions, feeds[key], seconds))
     every, opening_s = 0, store.doc["opening_s"]
     for number in range(start, plan["rounds"]):
         if every and (number - start) % every == 0:
@@ -67,15 +73,32 @@ def measure_rounds(
             )
             store.doc["openings"] += 1
             warm(sessions, feeds, plan["warmup"], REWARM_S)
-        begin, first = time.perf_counter(), (number + plan["seed"]) % len(sessions)
+        begin = time.perf_counter()
         for key, cells in loads.items():
-            for i in [*range(first, len(sessions)), *range(first)] if number >= begun[key] else []:
-                cells[i].append(run_block(sessions[i], feeds[key][i], runs, seconds, meter))
+            for turn in range(turns[key] if number >= begun[key] else 0):
+                for i in rotated(len(sessions), number + turn + plan["seed"]):
+                    share = math.ceil(runs / turns[key]), seconds / turns[key]
+                    cells[i].append(run_block(sessions[i], feeds[key][i], *share, meter))
         if number == start and engine.reopens:
             every = math.ceil(opening_s / (time.perf_counter() - begin))
         store.write()
         say("round", f"round {number + 1} of {plan['rounds']}", done=number + 1, total=plan["rounds"])
     watch_idle(plan, idle, store, meter, say)
+
+
+def rotated(count: int, by: int) -> list:
+    """Return 0 to count - 1, beginning with `by` modulo the count."""
+    return [(by + i) % count for i in range(count)]
+
+
+def turns_of(sessions: list, feeds: list, seconds: float) -> int:
+    """Return the turns of a round of `seconds` a model: as many as leave LEAST_CALLS calls of the slowest in each."""
+    slowest = 0.0
+    for session, feed in zip(sessions, feeds):  # noqa: B905
+        begin = time.perf_counter()
+        session.run(None, feed)
+        slowest = max(slowest, time.perf_counter() - begin)
+    return max(1, min(MOST_TURNS, int(seconds / (LEAST_CALLS * slowest))))
 
 
 def watch_idle(plan: Json, idle: list, store: Store, meter: Any, say: Say) -> None:
@@ -182,7 +205,7 @@ def _measure(plan: Json, plan_path: Path, store: Store, say: Say, engine: Engine
     meter, facts = open_meter(plan)
     facts["skipped"] += [engine.no_meter] if engine.no_meter else []
     if store.resumed and store.doc.get("meter", {}).get("name") != facts["name"]:
-        store.doc.update(cells={}, idle={})  # energies of two meters cannot be added up
+        store.doc.update(cells={}, idle={}, turns={})  # energies of two meters cannot be added up
     store.doc["meter"] = facts
     plan = suited_to(plan, facts)
     say("start", f"{len(models)} models, {len(plan['loads'])} loads" + (", going on" if store.resumed else ""))

@@ -15,8 +15,11 @@ from .quality import cpu_seconds, quality
 PERCENTILES = {"p50": (50, 1), "p90": (90, 100), "p95": (95, 100), "p99": (99, 1000)}  # name: percentile, samples
 
 
-def latency(blocks: list[Json], warmup: int) -> Json:
-    """Return the latency of one call in ms: percentiles where there are samples enough, else None; raw ns by round."""
+def latency(blocks: list[Json], warmup: int, turns: int = 1) -> Json:
+    """Return the latency of one call in ms: percentiles where there are samples enough, else None; raw ns by round.
+
+    turns: blocks that make up a round.
+    """
     values = np.array([ns for b in blocks for ns in b["ns"]], dtype=np.float64) / 1e6
     out: Json = {
         "unit": "ms",
@@ -31,14 +34,15 @@ def latency(blocks: list[Json], warmup: int) -> Json:
         if not enough:
             out[name + "_why"] = f"{name} needs {needs} samples, there are {len(values)}"
     out["stdev"] = float(values.std(ddof=1)) if len(values) > 1 else None
-    return {**out, "rounds_ns": [b["ns"] for b in blocks]}
+    rounds = [blocks[i : i + turns] for i in range(0, len(blocks), turns)]
+    return {**out, "rounds_ns": [[ns for block in taken for ns in block["ns"]] for taken in rounds]}
 
 
 def result_of(plan: Json, plan_path: Path, doc: Json, model: Json, load: Json, engine: Any) -> Json:
     """Return one result: a model under a load."""
     cell, probes = doc["cells"][cell_key(model, load)], doc["probes"][cell_key(model, load)]
     blocks, bare = cell["blocks"], doc["probes"]["import"]
-    timing, files = latency(blocks, plan["warmup"]), [model, *model.get("external", [])]
+    timing, files = latency(blocks, plan["warmup"], doc["turns"][load_key(load)]), [model, *model.get("external", [])]
     timing["openings"] = doc["openings"]  # times that all sessions were opened
     judged = quality(blocks, plan, doc["env"]["cpus"] or 1)
     if timing["stdev"] is not None and timing["stdev"] > 0.1 * timing["mean"]:

@@ -56,6 +56,7 @@ class Store:
         settings = [
             version,
             *(plan[name] for name in names),
+            "turns",  # blocks without them cannot be gone on with
             *filter(None, [plan.get("limits"), plan.get("tf32") is False]),
         ]
         mark = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16]
@@ -69,10 +70,11 @@ class Store:
             "cells": {},
             "probes": {},
             "idle": {},
+            "turns": {},
         }
         found = previous(path)
         if found.get("settings") == mark and not found.get("complete") and found.get("cells"):
-            self.doc, self.resumed = {**found, "plan_sha256": plan["sha256"], "error": None}, True
+            self.doc, self.resumed = {**self.doc, **found, "plan_sha256": plan["sha256"], "error": None}, True
 
     def cell(self, model: Json, load: Json) -> Json:
         """Return what is kept of a model under a load."""
