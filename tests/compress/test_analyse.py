@@ -45,18 +45,21 @@ def test_a_dead_layer_is_named():
         short.spectrum(0.5, False)
 
 
-@given(st.integers(0, 10**6), st.integers(1, 30), st.integers(1, 4))
-def test_draws_do_not_depend_on_how_rows_are_shared_out(seed, count, world):
+@given(st.integers(0, 10**6), st.integers(1, 30), st.integers(1, 4), st.integers(1, 3))
+def test_draws_do_not_depend_on_how_rows_are_shared_out(seed, count, world, tokens):
     index = np.arange(7, 7 + count)
     valid = row_uniform(1, index, 9) < 0.7
     valid[:, 0] = True
-    options = Analyse()
+    options = Analyse(tokens_per_sequence=tokens)
     whole = pick_tokens(valid, index, 5, options, seed)
     assert valid[whole.rows, whole.columns].all() and (whole.depths < 5).all()
+    assert np.bincount(whole.rows).tolist() == np.minimum(valid.sum(1), tokens).tolist()
     for rank in range(world):
         part = pick_tokens(valid[rank::world], index[rank::world], 5, options, seed)
-        assert part.columns.tolist() == whole.columns[rank::world].tolist()
-        assert part.depths.tolist() == whole.depths[rank::world].tolist()
+        mine = np.isin(whole.sequences, index[rank::world])
+        for drawn, expected in ((part.columns, whole.columns), (part.depths, whole.depths)):
+            assert drawn.tolist() == expected[mine].tolist()
+        assert part.sequences.tolist() == whole.sequences[mine].tolist()
 
 
 def test_uniforms_are_uniform():
