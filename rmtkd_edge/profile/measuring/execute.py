@@ -20,7 +20,7 @@ from .results import result_of
 from .sessions import ON_DEVICE, Bound, feeds_of, open_session, same_file, timed_here, verify_outputs
 from .store import Store, digest_of, has_rounds, previous, write_whole
 
-OPENED_ONCE = "every session was opened once: where it lies in memory may make it a per cent or two faster or slower"
+OPENED_ONCE = "every session was opened once: equal ones may stay a per cent or two apart as long as they are open"
 MOST_TURNS, LEAST_CALLS = 8, 8  # of a model in a round, and its calls in a turn
 REWARM_S = 0.1  # of unrecorded calls at the most when a session was opened anew
 
@@ -44,8 +44,8 @@ def measure_rounds(
 ) -> None:
     """Measure every load with all models in turn, round by round, going on after the rounds that are kept.
 
-    Where a session lies in memory makes it a per cent or two faster or slower for as long as it is open (Mytkowicz et
-    al., ASPLOS 2009), so they are opened anew, in another order, before every round; less often where that would take
+    Of equal sessions one stays a per cent or two faster for as long as it is open, presumably by where it lies in memory
+    (Mytkowicz et al., ASPLOS 2009), so they are opened anew, in another order, before every round; less often where that would take
     longer than the measuring, and never by an engine that does not `reopen`. In a round fast models take several turns,
     so that what else the machine does falls on all of them.
     """
