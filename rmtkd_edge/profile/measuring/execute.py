@@ -44,10 +44,10 @@ def measure_rounds(
 ) -> None:
     """Measure every load with all models in turn, round by round, going on after the rounds that are kept.
 
-    Of equal sessions one stays a per cent or two faster for as long as it is open, presumably by where it lies in memory
-    (Mytkowicz et al., ASPLOS 2009), so they are opened anew, in another order, before every round; less often where that would take
-    longer than the measuring, and never by an engine that does not `reopen`. In a round fast models take several turns,
-    so that what else the machine does falls on all of them.
+    Of equal sessions one stays a per cent or two faster for as long as it is open, presumably by where it lies in
+    memory (Mytkowicz et al., ASPLOS 2009), so they are opened anew, in another order, before every round; less often
+    where that would take longer than the measuring, and never by an engine that does not `reopen`. In a round fast
+    models take several turns, so that what else the machine does falls on all of them.
     """
     loads = {load_key(load): [store.cell(model, load)["blocks"] for model in plan["models"]] for load in plan["loads"]}
     turns = store.doc["turns"]
