@@ -105,6 +105,9 @@ class Train(Section):
     precision: Literal["no", "bf16", "fp16"] = "no"
 
 
+ONE_SHOT_TOKENS, LOOP_TOKENS = 65_536, 16_384  # of text that the warm start is fitted on
+
+
 class Analyse(Section):
     """Which directions are signal (Marchenko-Pastur)."""
 
@@ -117,13 +120,13 @@ class Analyse(Section):
         None, description="Tracy-Widom level that is added to the edge"
     )
     calibration: Annotated[float, Field(gt=0, le=1)] = Field(
-        0.1, description="Share of train that the spectra are taken from"
+        0.1, description="Share of train that spectra and closed form draw their rows from; see maximum_rows"
     )
     minimum_rows: Positive = Field(
         2048, description="Rows used where `calibration` would give fewer (or all there are)"
     )
     maximum_rows: Positive = Field(
-        2048, description="Text: rows that the spectra are taken from at most, where `calibration` gives more"
+        2048, description="Text: rows of these that the spectra take at most (but `minimum_rows` at least)"
     )
     sample: Literal["token", "sequence", "pixel", "image"] = Field(
         "token", description="One column of the spectrum: text `token`, `sequence` (the first token); `pixel`, `image`"
@@ -169,7 +172,7 @@ class Compress(Section):
     warm_start_tokens: Positive | None = Field(
         None,
         description="Text: rows of the calibration subset are fitted on until they hold that many tokens; without it "
-        "65,536 where nothing is trained afterwards (one_shot), 16,384 in the loop, whose fine-tuning mends the rest",
+        f"{ONE_SHOT_TOKENS} where nothing is trained afterwards (one_shot), {LOOP_TOKENS} in the loop",
     )
     warm_start_images: Positive = Field(1024, description="Images of the calibration subset that are fitted on")
     ridge: Rate = 1e-4
@@ -186,7 +189,7 @@ class Compress(Section):
     @property
     def fitted_tokens(self) -> int:
         """Return the tokens that the warm start is fitted on."""
-        return self.warm_start_tokens or (65_536 if self.one_shot else 16_384)
+        return self.warm_start_tokens or (ONE_SHOT_TOKENS if self.one_shot else LOOP_TOKENS)
 
 
 class Distil(Section):

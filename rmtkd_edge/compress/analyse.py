@@ -1,7 +1,7 @@
 """Analyse: stream the activations of every site into a second moment, from which edge and directions come.
 
-The columns are a *sample*: by default two random valid, non-special tokens of each of 2,048 sequences (for the stream
-at a random depth), because q = d / n is the resolution of the edge and must not depend on how long the sentences are.
+The columns are a *sample*: a few random valid, non-special tokens of every sequence (for the stream at a random depth),
+because q = d / n is the resolution of the edge and must not depend on how long the sentences are.
 Where sites are weighted by effect, the gradient of the logits is streamed over a few more sequences.
 """
 

@@ -41,7 +41,8 @@ def text_data(task: text.TextTask, recipe: Recipe, tokenizer: Any) -> Data:
     tokens = np.cumsum([len(rows.ids[i]) for i in order])
     warm = np.sort(order[: 1 + int(np.searchsorted(tokens, recipe.compress.fitted_tokens))])
     order = rng.permutation(subset)
-    effect, analysis = (np.sort(order[:n]) for n in (recipe.analyse.weighting_rows, recipe.analyse.maximum_rows))
+    most = max(recipe.analyse.maximum_rows, recipe.analyse.minimum_rows)
+    effect, analysis = (np.sort(order[:n]) for n in (recipe.analyse.weighting_rows, most))
     size, big = recipe.distil.batch_size, recipe.train.batch_size
 
     def fixed(indices: np.ndarray) -> Callable[[], Any]:

@@ -66,10 +66,15 @@ def ratio_of_medians(candidate: Rounds, baseline: Rounds, seed: int) -> tuple[fl
     ratio = float(np.exp(trimmed_mean(logs)))
     if len(logs) < LEAST_ROUNDS:
         return ratio, None
-    drawn = trimmed_mean(logs[np.random.default_rng(seed).integers(0, len(logs), (RESAMPLES, len(logs)))])
+    drawn = resampled(logs, np.random.default_rng(seed))
     tail = small_sample_tail(kept(len(logs)))
     low, high = np.exp(np.quantile(drawn, (tail, 1.0 - tail)))
     return ratio, (float(low), float(high))
+
+
+def resampled(values: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:
+    """Return the trimmed means (RESAMPLES,) of bootstrap samples of the values (n,)."""
+    return trimmed_mean(values[rng.integers(0, len(values), (RESAMPLES, len(values)))])
 
 
 def trimmed_mean(values: NDArray[np.float64]) -> NDArray[np.float64]:

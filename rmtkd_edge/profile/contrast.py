@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from rmtkd_edge.errors import UserError
-from rmtkd_edge.profile.compare import LEAST_ROUNDS, RESAMPLES, Rounds, kept, small_sample_tail, trimmed_mean
+from rmtkd_edge.profile.compare import LEAST_ROUNDS, Rounds, kept, resampled, small_sample_tail, trimmed_mean
 from rmtkd_edge.profile.document import read_document
 from rmtkd_edge.profile.measuring.basics import RESULTS_SCHEMA, load_key
 from rmtkd_edge.profile.stage import SCHEMA as PROFILE_SCHEMA
@@ -129,7 +129,7 @@ def ratio_of_sessions(numerator: Rounds, denominator: Rounds, seed: int) -> tupl
     if fewest < LEAST_ROUNDS:
         return ratio, None
     rng = np.random.default_rng(seed)
-    drawn = [trimmed_mean(side[rng.integers(0, len(side), (RESAMPLES, len(side)))]) for side in sides]
+    drawn = [resampled(side, rng) for side in sides]
     tail = small_sample_tail(kept(fewest))
     low, high = np.exp(np.quantile(drawn[0] - drawn[1], (tail, 1.0 - tail)))
     return ratio, (float(low), float(high))

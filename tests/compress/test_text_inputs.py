@@ -17,14 +17,14 @@ def rows_of(batches: Callable[[], Any]) -> set[int]:
     return {int(i) for batch in batches() for i in batch["index"]}
 
 
-@pytest.mark.parametrize("most", [50, 5000])
+@pytest.mark.parametrize(("least", "most", "taken"), [(20, 50, 50), (20, 5000, 420), (100, 50, 100)])
 def test_spectra_take_no_more_rows_than_asked_and_the_warm_start_is_not_touched(
-    most: int, tiny_recipe_dict: dict[str, Any], tiny_data: Path
+    least: int, most: int, taken: int, tiny_recipe_dict: dict[str, Any], tiny_data: Path
 ) -> None:
-    changes = {"analyse": {"minimum_rows": 400, "weighting_rows": 128, "maximum_rows": most}}
-    data = text_inputs(parse_recipe({**tiny_recipe_dict, **changes}, "test"), tiny_data).data
-    whole = text_inputs(parse_recipe(tiny_recipe_dict, "test"), tiny_data).data
-    assert len(rows_of(data.calibration)) == min(most, 400)
+    rows = {"calibration": 0.7, "minimum_rows": least, "weighting_rows": 128}  # 420 of 600
+    recipes = [{**tiny_recipe_dict, "analyse": analyse} for analyse in ({**rows, "maximum_rows": most}, rows)]
+    data, whole = (text_inputs(parse_recipe(recipe, "test"), tiny_data).data for recipe in recipes)
+    assert len(rows_of(data.calibration)) == taken
     assert rows_of(data.calibration) <= rows_of(whole.calibration)
     assert rows_of(data.warm) == rows_of(whole.warm) and rows_of(data.effect) == rows_of(whole.effect)
 

@@ -50,6 +50,7 @@ def read_meter(meter: Any) -> Json:
 
 
 def spent(before: list | None, after: list) -> list:
+    """Return [joules between two readings of a meter or None, why]."""
     if before is None or before[0] is None or after[0] is None:
         return [None, after[1] or (before or [None, "the meter gave no reading"])[1]]
     return [after[0] - before[0], ""]
@@ -93,8 +94,8 @@ def energy(blocks: list[Json], facts: Json, idle: list[float | None], idle_s: fl
     parts = {name: [b["joules"].get(name, [None])[0] for b in blocks] for name in blocks[0]["joules"]}
     joules = sum(parts[facts["name"]])
     sums = {name: None if None in values else sum(values) for name, values in parts.items()}
-    beside = {name: None if value is None else value / n for name, value in sums.items() if name != facts["name"]}
-    out["beside"] = beside or None
+    others = {name: None if value is None else value / n for name, value in sums.items() if name != facts["name"]}
+    out["beside"] = others or None
     if facts["gross_why"]:
         return {**out, "j_per_inf_net": joules / n, "j_per_inf_gross_why": facts["gross_why"]}
     out["j_per_inf_gross"] = joules / n
