@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from rmtkd_edge.compress.linear_moments import LinearMoments
+from rmtkd_edge.compress.sampling import by_depth, pick_tokens
 from rmtkd_edge.families.encoder import Encoder
 from rmtkd_edge.families.spec import Site
 from rmtkd_edge.recipe import Analyse
@@ -30,7 +31,7 @@ from rmtkd_edge.spectral import (
     weighted_spectrum,
 )
 from rmtkd_edge.spectral.moments import reduced
-from rmtkd_edge.spectral.seeded import row_uniform
+from rmtkd_edge.spectral.seeded import row_contrasts
 
 Batch = dict[str, Tensor]
 MEMORY_BYTES = 1_500_000_000  # float64 moments held at a time; more sites than fit are analysed in further passes
@@ -163,15 +164,15 @@ def _collect(encoder, moments, batches, options, special_ids, seed) -> None:
     encoder.eval()
     depths = len(encoder.layers) + 1
     special = torch.tensor(list(special_ids), dtype=torch.long)
-    words = any(m.site.kind == "words" for m in moments.values())
-    deepest = layers_needed([m.site for m in moments.values()])
-    for batch in batches:
+    sites = [m.site for m in moments.values()]
+    words = any(site.kind == "words" for site in sites)
+    for batch, layers in (part for whole in batches for part in by_depth(whole, sites, depths, seed)):
         taps: dict[str, Tensor] = {}
         arguments = (batch["input_ids"], batch["attention_mask"], batch.get("token_type_ids"), taps.__setitem__)
-        if deepest is None:
+        if layers is None:
             encoder(*arguments)
         else:
-            encoder.states(*arguments, layers=deepest)
+            encoder.states(*arguments, layers=layers)
         valid = batch["attention_mask"].bool() & ~torch.isin(batch["input_ids"], special.to(batch["input_ids"].device))
         valid[~valid.any(1), 0] = True  # a sequence of special tokens alone is represented by its first
         picked = pick_tokens(valid.cpu().numpy(), batch["index"].cpu().numpy(), depths, options, seed)
@@ -182,36 +183,6 @@ def _collect(encoder, moments, batches, options, special_ids, seed) -> None:
             _add(m, taps, valid, chosen, encoder, seed, options.scale_columns)
 
 
-def layers_needed(sites: Sequence[Site]) -> int | None:
-    """Return how many layers run until the last of `sites` has been seen; None: all of them and the head."""
-    if any(site.kind in ("stream", "head") for site in sites):
-        return None
-    return max((0 if site.layer is None else site.layer + 1 for site in sites), default=0)
-
-
-@dataclass(frozen=True)
-class Picked:
-    """Sampled tokens of a batch: row, column and depth of each, and the number of its sequence in the data set."""
-
-    rows: np.ndarray
-    columns: np.ndarray
-    depths: np.ndarray
-    sequences: np.ndarray
-
-
-def pick_tokens(valid: np.ndarray, index: np.ndarray, depths: int, options: Analyse, seed: int) -> Picked:
-    """Return random valid tokens of each sequence (or its first token), drawn by the sequence's own number."""
-    depth = (row_uniform(seed + 1, index, 1)[:, 0] * depths).astype(np.int64)
-    rows = np.arange(len(valid))
-    if options.sample == "sequence":
-        return Picked(rows, np.zeros_like(rows), depth, index)
-    keys = np.where(valid, row_uniform(seed, index, valid.shape[1]), -1.0)
-    order = np.argsort(-keys, axis=1)[:, : options.tokens_per_sequence]
-    taken = np.take_along_axis(keys, order, 1) >= 0
-    rows, place = np.nonzero(taken)
-    return Picked(rows, order[rows, place], depth[rows], index[rows])
-
-
 def _add(m: SiteMoments, taps, valid, picked, encoder, seed, scaled) -> None:
     name, kind = m.site.name, m.site.kind
     place = (picked.rows, picked.columns)
@@ -220,7 +191,7 @@ def _add(m: SiteMoments, taps, valid, picked, encoder, seed, scaled) -> None:
         sample = taps["head"]
         blocks = blocks[np.diff(picked.rows, prepend=-1) > 0]  # one row a sequence
     elif kind == "stream":
-        states = torch.stack([taps[f"stream.{i}"] for i in range(len(encoder.layers) + 1)])
+        states = torch.stack([taps[f"stream.{i}"] for i in range(int(picked.depths.max()) + 1)])
         sample = states[(picked.depths, *place)]
     elif kind == "qk":
         queries, keys = taps[f"{name[:-3]}.q"], taps[f"{name[:-3]}.k"]
@@ -243,7 +214,7 @@ def _add(m: SiteMoments, taps, valid, picked, encoder, seed, scaled) -> None:
 
 
 def _collect_effect(encoder, moments, batches, seed) -> None:
-    """Second moment of the gradient of the logits at every site: E of (v^T (z - mean z))' for random signs v."""
+    """Second moment of the gradient of the logits at every site: E of (v^T z)' for random v that sum to zero."""
     wanted = [m for m in moments.values() if m.site.kind != "qk"]
     if not wanted:
         return
@@ -251,9 +222,8 @@ def _collect_effect(encoder, moments, batches, seed) -> None:
     for batch in batches:
         taps: dict[str, Tensor] = {}
         logits = encoder(batch["input_ids"], batch["attention_mask"], batch.get("token_type_ids"), tap=taps.__setitem__)
-        drawn = row_uniform(seed + 2, batch["index"].cpu().numpy(), logits.shape[1])
-        signs = torch.from_numpy(np.where(drawn < 0.5, -1.0, 1.0)).to(logits)
-        output = ((logits - logits.mean(1, keepdim=True)) * signs).sum()
+        drawn = row_contrasts(seed + 2, batch["index"].cpu().numpy(), logits.shape[1])
+        output = (logits * torch.from_numpy(drawn).to(logits)).sum()
         names = [n for m in wanted for n in _tap_names(m.site, len(encoder.layers))]
         grads = dict(zip(names, torch.autograd.grad(output, [taps[n] for n in names]), strict=True))
         valid = batch["attention_mask"].bool()

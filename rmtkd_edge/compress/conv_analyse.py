@@ -19,7 +19,7 @@ from rmtkd_edge.families.convnet import ConvNet
 from rmtkd_edge.families.spec import Site
 from rmtkd_edge.recipe import Analyse
 from rmtkd_edge.spectral import Moments, eigh_descending, norm_scaled, sign_flipped, weighted_spectrum
-from rmtkd_edge.spectral.seeded import row_uniform
+from rmtkd_edge.spectral.seeded import row_contrasts, row_uniform
 
 
 @dataclass
@@ -130,16 +130,15 @@ def sample(
 
 
 def _collect_effect(net, moments, batches, seed) -> None:
-    """Second moment over pixels of the gradient of the logits, E of (v^T (z - mean z))' for random signs v."""
+    """Second moment over pixels of the gradient of the logits, E of (v^T z)' for random v that sum to zero."""
     net.eval()
     names = list(dict.fromkeys(name for m in moments for name in taps_of(net, m.site)))
     for batch in batches:
         taps = Kept(names)
         with torch.enable_grad():
             logits = net(batch["pixel_values"], tap=taps.keep)
-            drawn = row_uniform(seed + 2, batch["index"].cpu().numpy(), logits.shape[1])
-            signs = torch.from_numpy(np.where(drawn < 0.5, -1.0, 1.0)).to(logits)
-            output = ((logits - logits.mean(1, keepdim=True)) * signs).sum()
+            drawn = row_contrasts(seed + 2, batch["index"].cpu().numpy(), logits.shape[1])
+            output = (logits * torch.from_numpy(drawn).to(logits)).sum()
             grads = dict(zip(names, torch.autograd.grad(output, [taps[name] for name in names]), strict=True))
         for m in moments:
             for name in taps_of(net, m.site):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from scipy.linalg import helmert
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
@@ -13,6 +14,16 @@ def row_uniform(seed: int, rows: np.ndarray, columns: int) -> np.ndarray:
         state = _mix(np.uint64(seed) * _GOLDEN + rows.astype(np.uint64))
         state = _mix(state[:, None] + _GOLDEN * np.arange(1, columns + 1, dtype=np.uint64)[None])
     return (state >> np.uint64(11)).astype(np.float64) / 2.0**53
+
+
+def row_contrasts(seed: int, rows: np.ndarray, columns: int) -> np.ndarray:
+    """Return random v (len(rows), columns >= 2), each summing to zero, with E[v v^T] = I - 1 1^T / columns.
+
+    Random signs over an orthonormal basis of what is orthogonal to 1 (Helmert's): of two columns no draw is zero, where
+    half of all plain signs are alike and so centred away.
+    """
+    signs = np.where(row_uniform(seed, rows, columns - 1) < 0.5, -1.0, 1.0)
+    return signs @ helmert(columns)
 
 
 def _mix(z: np.ndarray) -> np.ndarray:

@@ -6,15 +6,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rmtkd_edge.compress.analyse import analyse_sites, pick_tokens
+from rmtkd_edge.compress.analyse import analyse_sites
 from rmtkd_edge.compress.bases import completed, selection
 from rmtkd_edge.compress.linear_moments import LinearMoments
+from rmtkd_edge.compress.sampling import by_depth, pick_tokens, stream_depth
 from rmtkd_edge.errors import DataError
 from rmtkd_edge.families.encoder import Encoder
 from rmtkd_edge.families.spec import EncoderSpec, LayerSpec, list_sites
 from rmtkd_edge.recipe import Analyse
 from rmtkd_edge.spectral import weighted_spectrum
-from rmtkd_edge.spectral.seeded import row_uniform
+from rmtkd_edge.spectral.seeded import row_contrasts, row_uniform
 
 
 @settings(max_examples=20, deadline=None)
@@ -68,6 +69,34 @@ def test_uniforms_are_uniform():
     assert abs(np.corrcoef(drawn.T)[0, 1:]).max() < 0.06
 
 
+@given(st.integers(0, 10**6), st.integers(2, 9))
+def test_contrasts_are_random_directions_among_those_that_sum_to_zero(seed, columns):
+    drawn = row_contrasts(seed, np.arange(4000), columns)
+    np.testing.assert_allclose(drawn.sum(1), 0, atol=1e-12)
+    np.testing.assert_allclose(np.square(drawn).sum(1), columns - 1)  # none is lost
+    wanted = np.eye(columns) - 1 / columns
+    np.testing.assert_allclose(drawn.T @ drawn / len(drawn), wanted, atol=0.12)
+
+
+@given(st.integers(0, 10**6), st.integers(1, 80), st.integers(0, 12), st.booleans())
+def test_every_sequence_runs_once_and_as_far_as_it_is_looked_at(seed, count, deepest, stream):
+    layers = tuple(LayerSpec(1, 2, 2, 4, 0.5) for _ in range(12))
+    sites = list_sites(EncoderSpec("bert", 40, 16, 2, 8, layers, 8, ("a", "b")))
+    chosen = [s for s in sites if (s.layer is not None and s.layer < deepest) or (s.kind == "stream" and stream)]
+    index = torch.arange(5, 5 + count)
+    needed = np.full(count, deepest)
+    if stream:
+        needed = np.maximum(needed, stream_depth(index.numpy(), 13, seed))
+    seen = []
+    for part, run in by_depth({"index": index, "labels": index * 2}, chosen, 13, seed):
+        assert torch.equal(part["labels"], part["index"] * 2)
+        assert run is not None and run == max(needed[i - 5] for i in part["index"].tolist())
+        seen += part["index"].tolist()
+    assert sorted(seen) == index.tolist()
+    whole = by_depth({"index": index}, sites, 13, seed)  # the head needs all of the model
+    assert [(len(part["index"]), run) for part, run in whole] == [(count, None)]
+
+
 def test_selected_channels_carry_what_the_rest_repeats():
     torch.manual_seed(0)
     few = torch.randn(500, 4, dtype=torch.float64)
@@ -96,11 +125,11 @@ def test_a_site_alone_has_the_spectrum_it_has_among_all(weighting):
     # Alone, no more layers are run than its activations need.
     torch.manual_seed(0)
     layers = (LayerSpec(2, 4, 4, 16, 0.5), LayerSpec(2, 4, 4, 16, 0.5), LayerSpec(2, 4, 4, 16, 0.5))
-    encoder = Encoder(EncoderSpec("bert", 40, 16, 2, 8, layers, 8, ("a", "b"), words=6)).eval()
+    encoder = Encoder(EncoderSpec("bert", 40, 16, 2, 8, layers, 8, ("a", "b"), words=6)).eval().double()
     for p in encoder.parameters():
         torch.nn.init.normal_(p, std=0.4)
-    ids = torch.randint(5, 40, (24, 9))
-    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "index": torch.arange(24)}
+    ids = torch.randint(5, 40, (70, 9))
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "index": torch.arange(70)}
     options = Analyse(weighting=weighting)
 
     def spectra(sites):
