@@ -15,6 +15,7 @@ from rmtkd_edge.settings import Section, describe_faults, did_you_mean, shipped_
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0.0)]
+WITHOUT_QUANTILE = ("bema", "parallel")  # edge rules that give one rank, which no target moves
 
 
 class ScratchConfig(Section):
@@ -181,6 +182,11 @@ class Compress(Section):
     retry_quantile: Fraction = Field(
         0.5, description="Factor on the quantile when a rolled-back site is tried once more"
     )
+    allocation: Literal["edge", "answers"] = Field(
+        "edge",
+        description="One quantile for all sites (edge), or one for each kind, found where the answers move least for "
+        "as many parameters (answers: some dozens of closed forms)",
+    )
     token_blend: Fraction = Field(0.3, description="Least squares: share of equal token weights, the rest by effect")
     ranks: dict[str, Positive] = Field(
         {}, description="Widths by site (`layer.0.ffn`) or kind (`ffn`) in place of the edge's"
@@ -257,6 +263,8 @@ class Recipe(Section):
             raise ValueError(f"a task of {self.task.kind}s does not go with the family {self.model.family}")
         if image != (self.analyse.sample in ("pixel", "image")):
             raise ValueError(f"analyse.sample = {self.analyse.sample} does not go with a task of {self.task.kind}s")
+        if self.compress.allocation == "answers" and self.analyse.rule in WITHOUT_QUANTILE:
+            raise ValueError(f"compress.allocation = answers moves quantiles, the rule {self.analyse.rule} has none")
         return self
 
     def to_toml(self) -> str:

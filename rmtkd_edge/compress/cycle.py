@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 from torch import Tensor
@@ -14,11 +15,13 @@ from rmtkd_edge.compress import modes, surgery, trainer
 from rmtkd_edge.compress.analyse import SiteSpectrum
 from rmtkd_edge.compress.bases import projection
 from rmtkd_edge.compress.data import Data
-from rmtkd_edge.compress.ranks import WITHOUT_QUANTILE, SiteRank, choose_ranks, land_on_target, reduction
+from rmtkd_edge.compress.ranks import SiteRank, choose_ranks, land_on_target, reduction
 from rmtkd_edge.errors import UserError
 from rmtkd_edge.families.ops import Model, fold, projections_of, unfold
 from rmtkd_edge.families.spec import Site, count_parameters, ranks_of
-from rmtkd_edge.recipe import Recipe
+from rmtkd_edge.recipe import WITHOUT_QUANTILE, Recipe
+
+Choose = Callable[..., list[SiteRank]]
 
 
 @dataclass(frozen=True)
@@ -50,17 +53,23 @@ def spectra_of(state: State, sites: list[Site], data: Data, recipe: Recipe, acce
     return surgery.spectra(state.folded.to(accelerator.device), sites, data, recipe, accelerator)
 
 
+def chooser(state: State, spectra: list[SiteSpectrum], recipe: Recipe, multiple: int) -> Choose:
+    """Return what gives the ranks of the sites at a quantile, which `offsets` (log-odds) move for kinds of sites."""
+    settle = modes.settler(state.folded.spec, recipe, multiple)
+
+    def choose(at: float, offsets: Mapping[str, float] = MappingProxyType({})) -> list[SiteRank]:
+        return settle(choose_ranks(spectra, recipe.analyse, recipe.compress, at, multiple, offsets))
+
+    return choose
+
+
 def pick_ranks(
     state: State, spectra: list[SiteSpectrum], recipe: Recipe, quantile: float, multiple: int, teacher_parameters: int
 ) -> tuple[float, list[SiteRank]]:
     """Return the quantile used and the ranks: one shot solves for the target, a cycle is only kept from passing it."""
     target, options = recipe.stop.target_reduction, recipe.compress
     highest = 1.0 if options.one_shot and target is not None else quantile
-    spec, settle = state.folded.spec, modes.settler(state.folded.spec, recipe, multiple)
-
-    def choose(at: float) -> list[SiteRank]:
-        return settle(choose_ranks(spectra, recipe.analyse, options, at, multiple))
-
+    spec, choose = state.folded.spec, chooser(state, spectra, recipe, multiple)
     if target is None or all(s.site.name in options.ranks or s.site.kind in options.ranks for s in spectra):
         return quantile, choose(quantile)
     used, chosen = land_on_target(choose, lambda c: reduction(spec, c, teacher_parameters), target, highest)

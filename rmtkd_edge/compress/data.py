@@ -14,7 +14,8 @@ from rmtkd_edge.run import Run
 class Data:
     """The batches a compression needs, as functions that start anew at every call (`index` is the row's number).
 
-    `train_epoch` takes epoch and salt, `teacher_epoch` the epoch; `augmented` rows differ from epoch to epoch.
+    `train_epoch` takes epoch and salt, `teacher_epoch` the epoch; `augmented` rows differ from epoch to epoch. `trial`
+    is a part of `warm`, for closed forms that are only compared.
     """
 
     train_epoch: Callable[[int, int], Iterable[Batch]]
@@ -25,6 +26,7 @@ class Data:
     calibration: Callable[[], Iterable[Batch]]
     effect: Callable[[], Iterable[Batch]]
     warm: Callable[[], Iterable[Batch]]
+    trial: Callable[[], Iterable[Batch]]
     validation: Callable[[], Iterable[Batch]]
     special_ids: tuple[int, ...] = ()
     augmented: bool = False

@@ -20,6 +20,7 @@ from rmtkd_edge.tasks import image
 from rmtkd_edge.tasks.text import calibration_indices
 
 EVALUATION_BATCH = 128
+TRIAL_IMAGES = 512  # fitted on where closed forms are only compared
 PREPROCESSOR = "compress/preprocessor_config.json"
 
 
@@ -52,7 +53,8 @@ def image_data(task: image.ImageTask, recipe: Recipe, mean: tuple[float, ...], s
     seed, rows, augment = recipe.seed, task.train, recipe.task.augment
     analysis = calibration_indices(rows, recipe.analyse.calibration, recipe.analyse.minimum_rows, seed)
     rng = np.random.default_rng([seed, 1])
-    warm = np.sort(rng.permutation(analysis)[: recipe.compress.warm_start_images])
+    order, fitted = rng.permutation(analysis), recipe.compress.warm_start_images
+    warm, trial = np.sort(order[:fitted]), np.sort(order[: min(fitted, TRIAL_IMAGES)])
     effect = np.sort(rng.permutation(analysis)[: recipe.analyse.weighting_rows])
     size, big = recipe.distil.batch_size, recipe.train.batch_size
 
@@ -69,6 +71,7 @@ def image_data(task: image.ImageTask, recipe: Recipe, mean: tuple[float, ...], s
         teacher_epoch=lambda number: epoch(big, mixed_seed(seed, number)),
         teacher_steps_per_epoch=image.steps(rows, big),
         calibration=fixed(rows.take(analysis)), effect=fixed(rows.take(effect)), warm=fixed(rows.take(warm)),
+        trial=fixed(rows.take(trial)),
         validation=fixed(task.validation), augmented=augment != "none",
     )  # fmt: skip
 

@@ -15,15 +15,16 @@ from torch import Tensor
 
 from rmtkd_edge.compress import cycle as steps
 from rmtkd_edge.compress import modes
+from rmtkd_edge.compress.allocate import allocated
 from rmtkd_edge.compress.cycle import Clock, Job, State
 from rmtkd_edge.compress.data import Data
 from rmtkd_edge.compress.latency import Predict
 from rmtkd_edge.compress.priority import prices
-from rmtkd_edge.compress.ranks import WITHOUT_QUANTILE, SiteRank
+from rmtkd_edge.compress.ranks import SiteRank
 from rmtkd_edge.compress.trainer import Checkpoints, accuracy
 from rmtkd_edge.families.ops import Model
 from rmtkd_edge.families.spec import list_sites
-from rmtkd_edge.recipe import Recipe
+from rmtkd_edge.recipe import WITHOUT_QUANTILE, Recipe
 
 MEGABYTE = 1_000_000
 
@@ -130,7 +131,7 @@ def can_be_gentler(recipe: Recipe) -> bool:
 
 def gentler(recipe: Recipe, job: Job, record: dict[str, Any]) -> Job:
     """Return the retry of a rolled-back cycle, gentler than the quantile it used (a target may lower that)."""
-    used = record["sites"][0]["quantile"]
+    used = record["quantile"]
     return Job(job.round, tuple(s["name"] for s in record["sites"]), used * recipe.compress.retry_quantile, True)
 
 
@@ -181,9 +182,12 @@ def _new_cycle(context: Context, state: State, job: Job, number: int) -> tuple[S
         quantile, chosen = steps.pick_ranks(
             state, spectra, recipe, job.quantile, context.multiple, context.teacher_parameters
         )
-        facts = [
-            c.facts(quantile, recipe.analyse.weighting if c.spectrum.site.kind != "ffn" else "none") for c in chosen
-        ]
+        if recipe.compress.allocation == "answers":
+            quantile, chosen = allocated(
+                state, spectra, (quantile, chosen), context.data, recipe, context.accelerator, context.multiple,
+                context.teacher_parameters, report,
+            )  # fmt: skip
+        facts = [c.facts(recipe.analyse.weighting if c.spectrum.site.kind != "ffn" else "none") for c in chosen]
         if not steps.shrinks(chosen, recipe.stop.saturation):
             report("note", text=f"cycle {number}: no site would shrink by more than {recipe.stop.saturation:.0%}")
             return state, {"saturated": True, "sites": facts}
@@ -254,6 +258,7 @@ def _tune_and_judge(context, state, job, number, plan, student, new) -> tuple[St
     after = steps.with_new(state, best, new, score) if accepted else state
     record = {
         "index": number, "round": job.round, "retry": job.retry, "saturated": False, "sites": plan["sites"],
+        "quantile": plan["quantile"],
         "parameters_before": steps.parameters(state), "parameters_after": best.parameter_count(),
         "accuracy_before": state.accuracy, "accuracy_closed_form": plan["accuracy_closed_form"],
         "accuracy_after": score,

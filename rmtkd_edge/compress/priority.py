@@ -7,6 +7,7 @@ what it saves is read off the device's curves.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -65,10 +66,19 @@ def prices(
             continue
         student, _ = steps.closed_form(state, [choice], data, recipe, accelerator)
         after = log_answers(student, data, accelerator)
-        lost = agreed(max(float((before.exp() * (before - after)).sum(1).mean()), 0.0), accelerator)
+        lost = kl_divergence(before, after, accelerator)
         found.append(Price(name, choice.width_after, lost, now - predict(student.spec)))
         report("note", text=f"{name}: {found[-1].lost_kl:.2e} nats lost, {found[-1].saved_ms:.3f} ms saved")
     return sorted(found, key=lambda price: price.per_ms)
+
+
+def kl_divergence(before: torch.Tensor, after: torch.Tensor, accelerator: Any) -> float:
+    """Return the mean over rows, in nats and agreed on by all processes, of KL(before || after) of log-probabilities.
+
+    Roundoff below zero counts as zero; a model whose answers are not finite is infinitely far.
+    """
+    mean = float((before.exp() * (before - after)).sum(1).mean())
+    return agreed(max(mean, 0.0) if math.isfinite(mean) else math.inf, accelerator)
 
 
 @torch.no_grad()

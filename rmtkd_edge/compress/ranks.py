@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from rmtkd_edge.compress.analyse import SiteSpectrum
 from rmtkd_edge.errors import RecipeError
@@ -14,24 +15,24 @@ from rmtkd_edge.settings import did_you_mean
 from rmtkd_edge.spectral import EdgeFit
 
 BISECTIONS = 12
-WITHOUT_QUANTILE = ("bema", "parallel")  # these rules give one rank, which no target moves
 
 
 @dataclass(frozen=True)
 class SiteRank:
-    """The width that a site is cut to: `rank` by the edge (mean over heads), `width_after` once aligned."""
+    """A site's new width: `rank` by the edge at `quantile` (mean over heads), `width_after` once aligned."""
 
     spectrum: SiteSpectrum
     fits: list[EdgeFit]
     rank: int
     width_after: int
+    quantile: float
 
-    def facts(self, quantile: float, weighting: str) -> dict:
+    def facts(self, weighting: str) -> dict:
         """Return the plain figures of this site for the cycle's record (of the first head, where there are several)."""
         fit, site = self.fits[0], self.spectrum.site
         return {
             "name": site.name, "kind": site.kind, "heads": site.heads, "width_before": site.width,
-            "width_after": self.width_after, "rule": fit.rule, "quantile": quantile, "weighting": weighting,
+            "width_after": self.width_after, "rule": fit.rule, "quantile": self.quantile, "weighting": weighting,
             "lambda_plus": fit.lambda_plus, "lambda_minus": fit.lambda_minus, "sigma2": fit.sigma2, "q": fit.q,
             "n": fit.n, "n_eff": fit.n_eff, "rank": self.rank, "aligned_rank": self.width_after, "note": fit.note,
         }  # fmt: skip
@@ -43,19 +44,31 @@ def align(rank: int, width: int, heads: int, multiple: int, minimum: int) -> int
     return min(width, max(minimum, unit * math.ceil(max(rank, 1) / unit)))
 
 
+def shifted(quantile: float, offset: float) -> float:
+    """Return the quantile whose log-odds are those of `quantile` plus `offset`; 0 and 1 stay."""
+    if offset == 0 or quantile in (0.0, 1.0):
+        return quantile
+    return 1 / (1 + (1 / quantile - 1) * math.exp(-offset))
+
+
 def choose_ranks(
-    spectra: Sequence[SiteSpectrum], analyse: Analyse, options: Compress, quantile: float, multiple: int
-) -> list[SiteRank]:
-    """Return the rank of every site at a quantile; a recipe's explicit `compress.ranks` come before the edge's."""
+    spectra: Sequence[SiteSpectrum], analyse: Analyse, options: Compress, quantile: float, multiple: int,
+    offsets: Mapping[str, float] = MappingProxyType({}),
+) -> list[SiteRank]:  # fmt: skip
+    """Return the rank of every site at a quantile, shifted by its kind's entry in `offsets` (log-odds).
+
+    A recipe's explicit `compress.ranks` come before the edge's.
+    """
     chosen = []
     for spectrum in spectra:
         site = spectrum.site
-        fits = spectrum.fit(analyse, quantile)
+        at = shifted(quantile, offsets.get(site.kind, 0.0))
+        fits = spectrum.fit(analyse, at)
         rank = math.ceil(sum(fit.rank for fit in fits) / len(fits))
         fixed = options.ranks.get(site.name, options.ranks.get(site.kind))
         step = multiple if options.align else 1
         width = min(fixed, site.width) if fixed else align(rank, site.width, site.heads, step, options.minimum_rank)
-        chosen.append(SiteRank(spectrum, fits, rank, width))
+        chosen.append(SiteRank(spectrum, fits, rank, width, at))
     return chosen
 
 

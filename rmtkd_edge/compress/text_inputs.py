@@ -18,6 +18,7 @@ from rmtkd_edge.run import Run
 from rmtkd_edge.tasks import text
 
 EVALUATION_BATCH = 64
+TRIAL_TOKENS = 8192  # fitted on where closed forms are only compared
 
 
 def text_inputs(recipe: Recipe, data: Path | None) -> Inputs:
@@ -39,7 +40,8 @@ def text_data(task: text.TextTask, recipe: Recipe, tokenizer: Any) -> Data:
     rng = np.random.default_rng([seed, 1])
     order = rng.permutation(subset)
     tokens = np.cumsum([len(rows.ids[i]) for i in order])
-    warm = np.sort(order[: 1 + int(np.searchsorted(tokens, recipe.compress.fitted_tokens))])
+    fitted = recipe.compress.fitted_tokens
+    warm, trial = (np.sort(order[: 1 + int(np.searchsorted(tokens, n))]) for n in (fitted, min(fitted, TRIAL_TOKENS)))
     order = rng.permutation(subset)
     most = max(recipe.analyse.maximum_rows, recipe.analyse.minimum_rows)
     effect, analysis = (np.sort(order[:n]) for n in (recipe.analyse.weighting_rows, most))
@@ -56,6 +58,7 @@ def text_data(task: text.TextTask, recipe: Recipe, tokenizer: Any) -> Data:
         teacher_epoch=lambda epoch: text.batches(rows, big, pad, mixed_seed(seed, epoch)),
         teacher_steps_per_epoch=text.steps(rows, big),
         calibration=fixed(analysis), effect=fixed(effect), warm=fixed(warm),
+        trial=fixed(trial),
         validation=lambda: text.batches(task.validation, EVALUATION_BATCH, pad, None),
         special_ids=tuple(tokenizer.all_special_ids),
     )  # fmt: skip

@@ -71,7 +71,7 @@ def context(recipe, monkeypatch):
         return [SimpleNamespace(site=site, n=10**6) for site in sites]
 
     def pick_ranks(state, spectra, recipe, quantile, *rest):
-        facts = lambda s: lambda q, w: {"name": s.site.name, "quantile": q}
+        facts = lambda s: lambda w: {"name": s.site.name, "quantile": quantile}
         return quantile, [SimpleNamespace(spectrum=s, facts=facts(s)) for s in spectra]
 
     def closed_form(state, chosen, *rest):
@@ -125,7 +125,7 @@ def test_nothing_left_to_cut_is_saturation(context, monkeypatch):
 
 
 def test_a_retry_is_gentler_than_what_was_used(recipe):
-    record = {"sites": [{"name": "stream", "quantile": 0.2}]}
+    record = {"sites": [{"name": "stream"}], "quantile": 0.2}
     assert loop.gentler(recipe, Job(1, ("stream",), 0.8), record).quantile == pytest.approx(
         0.2 * recipe.compress.retry_quantile
     )

@@ -32,7 +32,7 @@ def chosen(spec, ranks: dict[str, int]) -> list[SiteRank]:
         if site.name in ranks:
             empty = torch.zeros(1, 0, site.width, dtype=torch.float64)
             spectrum = SiteSpectrum(site, np.ones((1, site.width)), 10, None, empty, None, None, None)
-            found.append(SiteRank(spectrum, [], ranks[site.name], ranks[site.name]))
+            found.append(SiteRank(spectrum, [], ranks[site.name], ranks[site.name], 0.5))
     return found
 
 
