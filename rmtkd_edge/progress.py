@@ -1,6 +1,6 @@
 """What a stage says while it works, and how that looks: a live bar on a terminal, plain lines anywhere else.
 
-A stage calls `reporter.event(kind, **facts)` and knows nothing of the rest. Kinds: stage, teacher_epoch, step,
+A stage calls `reporter.event(kind, **facts)` and knows nothing of the rest. Kinds: stage, teacher_epoch, step, trial,
 validation, cycle_start, site, cycle_end, stop, verified, variant, note, runner; an unknown one is shown as it is.
 """
 
@@ -60,6 +60,9 @@ class ConsoleReporter:
         """Show an event."""
         if kind == "step":
             self._count(f"loss {facts['loss']:.3f}", facts["step"], facts["total"])
+            return
+        if kind == "trial":
+            self._count("closed forms compared", facts["done"], facts["total"])
             return
         if kind == "runner" and "total" in facts:
             self._count(str(facts.get("text", "")), facts.get("done", 0), facts["total"], str(facts.get("device", "")))

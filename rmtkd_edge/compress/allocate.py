@@ -32,7 +32,7 @@ def allocated(
     state: steps.State, spectra: list[SiteSpectrum], picked: Picked, data: Data, recipe: Recipe, accelerator: Any,
     multiple: int, teacher_parameters: int, report: Callable[..., None],
 ) -> Picked:  # fmt: skip
-    """Return quantile and ranks that remove what those in `picked` do, and move the answers least.
+    """Return the quantile of `picked`, and ranks that remove as many parameters as its own and move the answers least.
 
     Sites with ranks of their own in the recipe keep them; with fewer than two kinds left there is nothing to weigh.
     """
@@ -44,12 +44,13 @@ def allocated(
     share, few = removed(picked[1]), replace(data, warm=data.trial)
     before = log_answers(state.folded.to(accelerator.device), data, accelerator)
     known: dict[tuple[int, ...], float] = {}
+    least = 1 + 2 * len(STEPS) * len(kinds)  # of closed forms; every gain brings more
 
-    def land(offsets: Offsets) -> Picked:
-        return land_on_target(lambda at: choose(at, offsets), removed, share, 1.0)
+    def land(offsets: Offsets) -> list[SiteRank]:
+        return land_on_target(lambda at: choose(at, offsets), removed, share, 1.0)[1]
 
     def moved(offsets: Offsets) -> float:
-        chosen = land(offsets)[1]
+        chosen = land(offsets)
         widths = tuple(c.width_after for c in chosen)
         if widths not in known:
             if removed(chosen) < share - SLACK:
@@ -57,14 +58,15 @@ def allocated(
             else:
                 student, _ = steps.closed_form(state, chosen, few, recipe, accelerator)
                 known[widths] = kl_divergence(before, log_answers(student, data, accelerator), accelerator)
+            report("trial", done=len(known), total=max(len(known), least))
         return known[widths]
 
     def tell(offsets: Offsets, divergence: float) -> None:
-        widths = ", ".join(f"{kind} {mean_width(land(offsets)[1], kind):.0f}" for kind in kinds)
+        widths = ", ".join(f"{kind} {mean_width(land(offsets), kind):.0f}" for kind in kinds)
         report("note", text=f"allocation: the answers move by {divergence:.2e} nats at mean widths {widths}")
 
     report("note", text=f"allocation: weighing {', '.join(kinds)} against each other, some dozens of closed forms")
-    return land(search(moved, kinds, tell))
+    return picked[0], land(search(moved, kinds, tell))
 
 
 def free_kinds(spectra: Sequence[SiteSpectrum], recipe: Recipe) -> list[str]:
