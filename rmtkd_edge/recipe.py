@@ -265,6 +265,8 @@ class Recipe(Section):
             raise ValueError(f"analyse.sample = {self.analyse.sample} does not go with a task of {self.task.kind}s")
         if self.compress.allocation == "answers" and self.analyse.rule in WITHOUT_QUANTILE:
             raise ValueError(f"compress.allocation = answers moves quantiles, the rule {self.analyse.rule} has none")
+        if self.compress.allocation == "answers" and self.compress.warm_start == "random":
+            raise ValueError("compress.allocation = answers compares closed forms, warm_start = random has none")
         return self
 
     def to_toml(self) -> str:

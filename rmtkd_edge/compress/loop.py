@@ -182,7 +182,7 @@ def _new_cycle(context: Context, state: State, job: Job, number: int) -> tuple[S
         quantile, chosen = steps.pick_ranks(
             state, spectra, recipe, job.quantile, context.multiple, context.teacher_parameters
         )
-        if recipe.compress.allocation == "answers":
+        if recipe.compress.allocation == "answers" and steps.shrinks(chosen, recipe.stop.saturation):
             quantile, chosen = allocated(
                 state, spectra, (quantile, chosen), context.data, recipe, context.accelerator, context.multiple,
                 context.teacher_parameters, report,

@@ -96,3 +96,9 @@ def test_a_rule_without_quantile_cannot_be_moved(rule, tiny_recipe_dict):
     changed = tiny_recipe_dict | {"analyse": {"rule": rule}, "compress": {"allocation": "answers"}}
     with pytest.raises(RecipeError, match="moves quantiles"):
         parse_recipe(changed, "test")
+
+
+def test_random_weights_have_no_answers_to_compare(tiny_recipe_dict):
+    changed = tiny_recipe_dict | {"compress": {"warm_start": "random", "allocation": "answers"}}
+    with pytest.raises(RecipeError, match="compares closed forms"):
+        parse_recipe(changed, "test")
