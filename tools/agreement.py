@@ -47,12 +47,11 @@ class Answers:
 def answers(model: Any, split: text.Split, pad: int) -> Answers:
     """Return a model's answers to the rows of a split, in the order of the rows."""
     model.eval()
-    logs, labels = torch.zeros(len(split), len(model.spec.labels), dtype=torch.float64), torch.zeros(len(split))
+    logs = torch.zeros(len(split), len(model.spec.labels), dtype=torch.float64)
     for batch in text.batches(split, 64, pad, None):
         logits = model(batch["input_ids"], batch["attention_mask"], batch["token_type_ids"])
         logs[batch["index"]] = torch.log_softmax(logits.double(), 1)
-        labels[batch["index"]] = batch["labels"].float()
-    return Answers(logs, labels.long())
+    return Answers(logs, torch.as_tensor(split.labels))
 
 
 def figures(path: Path, data: Path, rows: int) -> dict[str, Any]:
@@ -63,7 +62,7 @@ def figures(path: Path, data: Path, rows: int) -> dict[str, Any]:
     run.read_only = True
     recipe = parse_recipe(tomllib.loads((path / "recipe.toml").read_text()), str(path))
     tokenizer = text.load_tokenizer(str(path / "compress/tokenizer"))
-    task = text.load_text_task(recipe.task, tokenizer, data, 0)
+    task = text.load_text_task(recipe.task, tokenizer, data, recipe.seed)
     drawn = np.sort(np.random.default_rng(99).permutation(len(task.train))[:rows])
     splits = {"train": task.train.take(drawn), "validation": task.validation}
     model, teacher = load_model(run, "compress/best"), load_model(run, "compress/teacher")

@@ -25,14 +25,13 @@ LEAST_GAIN = 0.005  # of the divergence, else a move is noise
 SLACK = 0.002  # of the parameters, by which an allocation may miss the share
 
 Offsets = Mapping[str, float]
-Picked = tuple[float, list[SiteRank]]
 
 
 def allocated(
-    state: steps.State, spectra: list[SiteSpectrum], picked: Picked, data: Data, recipe: Recipe, accelerator: Any,
-    multiple: int, teacher_parameters: int, report: Callable[..., None],
-) -> Picked:  # fmt: skip
-    """Return the quantile of `picked`, and ranks that remove as many parameters as its own and move the answers least.
+    state: steps.State, spectra: list[SiteSpectrum], picked: list[SiteRank], data: Data, recipe: Recipe,
+    accelerator: Any, multiple: int, teacher_parameters: int, report: Callable[..., None],
+) -> list[SiteRank]:  # fmt: skip
+    """Return ranks that remove as many parameters as those in `picked` and move the answers least.
 
     Sites with ranks of their own in the recipe keep them; with fewer than two kinds left there is nothing to weigh.
     """
@@ -41,7 +40,7 @@ def allocated(
         return picked
     spec, choose = state.folded.spec, steps.chooser(state, spectra, recipe, multiple)
     removed = lambda chosen: reduction(spec, chosen, teacher_parameters)  # noqa: E731
-    share, few = removed(picked[1]), replace(data, warm=data.trial)
+    share, few = removed(picked), replace(data, warm=data.trial)
     before = log_answers(state.folded.to(accelerator.device), data, accelerator)
     known: dict[tuple[int, ...], float] = {}
     least = 1 + 2 * len(STEPS) * len(kinds)  # of closed forms; every gain brings more
@@ -66,7 +65,7 @@ def allocated(
         report("note", text=f"allocation: the answers move by {divergence:.2e} nats at mean widths {widths}")
 
     report("note", text=f"allocation: weighing {', '.join(kinds)} against each other, some dozens of closed forms")
-    return picked[0], land(search(moved, kinds, tell))
+    return land(search(moved, kinds, tell))
 
 
 def free_kinds(spectra: Sequence[SiteSpectrum], recipe: Recipe) -> list[str]:

@@ -183,8 +183,8 @@ def _new_cycle(context: Context, state: State, job: Job, number: int) -> tuple[S
             state, spectra, recipe, job.quantile, context.multiple, context.teacher_parameters
         )
         if recipe.compress.allocation == "answers" and steps.shrinks(chosen, recipe.stop.saturation):
-            quantile, chosen = allocated(
-                state, spectra, (quantile, chosen), context.data, recipe, context.accelerator, context.multiple,
+            chosen = allocated(
+                state, spectra, chosen, context.data, recipe, context.accelerator, context.multiple,
                 context.teacher_parameters, report,
             )  # fmt: skip
         facts = [c.facts(recipe.analyse.weighting if c.spectrum.site.kind != "ffn" else "none") for c in chosen]

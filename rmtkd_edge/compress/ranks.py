@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from scipy.special import expit, logit
+
 from rmtkd_edge.compress.analyse import SiteSpectrum
 from rmtkd_edge.errors import RecipeError
 from rmtkd_edge.families.spec import Spec, count_parameters, list_sites, with_ranks
@@ -46,9 +48,9 @@ def align(rank: int, width: int, heads: int, multiple: int, minimum: int) -> int
 
 def shifted(quantile: float, offset: float) -> float:
     """Return the quantile whose log-odds are those of `quantile` plus `offset`; 0 and 1 stay."""
-    if offset == 0 or quantile in (0.0, 1.0):
+    if offset == 0:  # to the bit
         return quantile
-    return 1 / (1 + (1 / quantile - 1) * math.exp(-offset))
+    return float(expit(logit(quantile) + offset))
 
 
 def choose_ranks(

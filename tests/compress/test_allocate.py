@@ -3,7 +3,6 @@
 import json
 
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -63,7 +62,6 @@ def run_of(base, data, path, **compress):
 
 def test_answers_move_less_for_as_many_parameters(tiny_recipe_dict, tiny_data, tmp_path):
     sites = ["stream", "words", "ffn"]
-    torch.manual_seed(0)
     plain, _, _ = run_of(tiny_recipe_dict, tiny_data, tmp_path / "a", sites=sites)
     found, notes, run = run_of(tiny_recipe_dict, tiny_data, tmp_path / "b", sites=sites, allocation="answers")
     moved = [float(note.split(" by ")[1].split()[0]) for note in notes if "answers move by" in note]
