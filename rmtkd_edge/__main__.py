@@ -1,5 +1,5 @@
 """`python -m rmtkd_edge` is `rmtkd-edge`."""
 
-from rmtkd_edge.cli import main
+from rmtkd_edge.cli.app import main
 
 main()

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from rmtkd_edge.errors import UserError
-from rmtkd_edge.hardware import HardwareProfile, load_profile, resolve_threads
+from rmtkd_edge.config.hardware import HardwareProfile, load_profile, resolve_threads
 from rmtkd_edge.machine import detect_machine
-from rmtkd_edge.recipe import Recipe
+from rmtkd_edge.config.recipe import Recipe
 
 BUDGET_RUNS, BUDGET_SECONDS, BUDGET_WARMUP = 30, 1.0, 5
 
@@ -35,7 +35,7 @@ def latency_measure(recipe: Recipe) -> Callable[[Any], float] | None:
         if known is not None and known.processor not in (detect_machine().processor_model, "unknown"):
             raise UserError(f"{profile.name} was calibrated on a {known.processor}")
     except UserError as err:
-        from rmtkd_edge.compress.latency import predictor
+        from rmtkd_edge.families.encoder.cost import predictor
 
         if predictor(recipe) is not None:
             return None
@@ -52,10 +52,10 @@ def latency_ms(model: Any, recipe: Recipe, profile: HardwareProfile) -> float:
     from statistics import median
     from tempfile import TemporaryDirectory
 
-    from rmtkd_edge.export.conv_to_onnx import export_convnet
-    from rmtkd_edge.export.graph import GraphOptions
-    from rmtkd_edge.export.sessions import open_session, run_session
-    from rmtkd_edge.export.to_onnx import export_onnx
+    from rmtkd_edge.families.resnet.graph import export_convnet
+    from rmtkd_edge.families.encoder.graph import GraphOptions
+    from rmtkd_edge.sessions import open_session, run_session
+    from rmtkd_edge.families.encoder.to_onnx import export_onnx
     from rmtkd_edge.profile.plan import Load, build_images, build_inputs
 
     spec, images = model.spec, recipe.task.kind == "image"

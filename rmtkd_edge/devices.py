@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from rmtkd_edge.errors import Finding, RmtkdError, RunDirError, UserError
-from rmtkd_edge.freshness import stale_profiles
-from rmtkd_edge.hardware import HardwareProfile, load_profile
-from rmtkd_edge.progress import Reporter
-from rmtkd_edge.recipe import load_recipe
-from rmtkd_edge.run import Run
+from rmtkd_edge.run.freshness import stale_profiles
+from rmtkd_edge.config.hardware import HardwareProfile, load_profile
+from rmtkd_edge.cli.progress import Reporter
+from rmtkd_edge.config.recipe import load_recipe
+from rmtkd_edge.run.directory import Run
 from rmtkd_edge.workflow import require
 
 
@@ -183,7 +183,7 @@ def refuse_missed_budgets(path: Path, documents: Sequence[dict[str, Any]]) -> No
 
     `documents` are profiles' JSON, which stay in the run whatever is found.
     """
-    from rmtkd_edge.hardware import Budgets
+    from rmtkd_edge.config.hardware import Budgets
     from rmtkd_edge.profile.budget import files_within, judge, rows
 
     stop = load_recipe(str(Run.open(path).path_of("recipe.toml"))).stop

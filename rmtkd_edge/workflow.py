@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from rmtkd_edge.errors import RecipeError, RunDirError
-from rmtkd_edge.freshness import stale_profiles
-from rmtkd_edge.hardware import load_profile
-from rmtkd_edge.progress import Reporter
-from rmtkd_edge.recipe import Recipe, load_recipe
-from rmtkd_edge.run import MANIFEST, Run
+from rmtkd_edge.run.freshness import stale_profiles
+from rmtkd_edge.config.hardware import load_profile
+from rmtkd_edge.cli.progress import Reporter
+from rmtkd_edge.config.recipe import Recipe, load_recipe
+from rmtkd_edge.run.directory import MANIFEST, Run
 
 DEMO_DEVICE = "local-cpu"
 HUB_DEMO = (

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 
 import torch
 
-from rmtkd_edge.families import convnet, resnet
-from rmtkd_edge.families.convnet import ConvNet
+from rmtkd_edge.families.resnet.sources import module as convnet
+from rmtkd_edge.families.resnet.sources import sources as resnet
+from rmtkd_edge.families.resnet.module import ConvNet
 
 
 def small_resnet(

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from rmtkd_edge import __version__, budget, cli, workflow
+from rmtkd_edge.cli.app import app as cli
+from rmtkd_edge import __version__, budget, workflow
 from rmtkd_edge.errors import Finding, TrainingError, UserError
-from rmtkd_edge.recipe import list_recipes, load_recipe
-from rmtkd_edge.run import Run
+from rmtkd_edge.config.recipe import list_recipes, load_recipe
+from rmtkd_edge.run.directory import Run
 
 # typer itself imports pydantic when it reads an option
 HEAVY = ("torch", "transformers", "onnxruntime", "onnx", "datasets", "pyarrow", "scipy", "matplotlib", "numpy")
@@ -121,7 +122,7 @@ def test_other_ends_have_their_codes(capsys, monkeypatch, error, code, says):
 
 
 def test_doctor_says_everything_as_json(capsys, monkeypatch):
-    from rmtkd_edge import doctor
+    from rmtkd_edge.cli.app import examine as doctor
 
     checks = [doctor.Check("a", "ok", "fine"), doctor.Check("b", "note", "[absent]", "do [this]")]
     monkeypatch.setattr(doctor, "examine", lambda: checks)

@@ -12,10 +12,10 @@ import pytest
 
 from rmtkd_edge import devices
 from rmtkd_edge.errors import Finding, RmtkdError, UserError
-from rmtkd_edge.hardware import load_profile
-from rmtkd_edge.progress import SilentReporter
-from rmtkd_edge.run import Run
-from rmtkd_edge.tables import comparison_lines, profile_table
+from rmtkd_edge.config.hardware import load_profile
+from rmtkd_edge.cli.progress import SilentReporter
+from rmtkd_edge.run.directory import Run
+from rmtkd_edge.cli.tables import comparison_lines, profile_table
 
 
 class Watch:

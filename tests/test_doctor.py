@@ -3,7 +3,7 @@
 import onnx
 import pytest
 
-from rmtkd_edge import doctor
+from rmtkd_edge.cli.app import examine as doctor
 
 
 def test_two_onnxruntimes_are_a_conflict_with_a_command():

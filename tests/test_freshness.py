@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rmtkd_edge.freshness import replaced_files, stale_profiles
-from rmtkd_edge.run import Run
+from rmtkd_edge.run.freshness import replaced_files, stale_profiles
+from rmtkd_edge.run.directory import Run
 
 
 def exported(path: Path, digest: str) -> Run:

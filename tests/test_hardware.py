@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rmtkd_edge import hardware
+from rmtkd_edge.config import hardware
 from rmtkd_edge.errors import RecipeError
-from rmtkd_edge.hardware import ALIGNMENT, HardwareProfile, list_profiles, load_profile, parse_profile, resolve_threads
+from rmtkd_edge.config.hardware import ALIGNMENT, HardwareProfile, list_profiles, load_profile, parse_profile, resolve_threads
 from rmtkd_edge.machine import cgroup_quota, detect_machine, instruction_sets, physical_cores, usable_cores
 
 METERS = {p.stem for p in (Path(hardware.__file__).parent / "profile" / "meters").glob("*.py")} - {"base", "__init__"}

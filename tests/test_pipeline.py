@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 import rmtkd_edge
-from rmtkd_edge import cli
-from rmtkd_edge.run import Run
+from rmtkd_edge.cli.app import app as cli
+from rmtkd_edge.run.directory import Run
 
 
 def call(capsys, *argv: str | Path) -> tuple[int, str, str]:

@@ -5,8 +5,8 @@ import io
 import pytest
 from rich.console import Console
 
-from rmtkd_edge.progress import ConsoleReporter, line_of
-from rmtkd_edge.tables import comparison_lines, figure, profile_table, table_of
+from rmtkd_edge.cli.progress import ConsoleReporter, line_of
+from rmtkd_edge.cli.tables import comparison_lines, figure, profile_table, table_of
 
 SITE = {"name": "layer.0.ffn", "width_before": 64, "width_after": 16, "lambda_plus": 1.5, "q": 0.1, "rank": 13}
 CYCLE = {"index": 1, "parameters_before": 1000, "parameters_after": 400, "accuracy_before": 0.9, "accuracy_after": 0.8}

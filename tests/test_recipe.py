@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rmtkd_edge.errors import RecipeError
-from rmtkd_edge.families.bert import MODEL_TYPES
-from rmtkd_edge.recipe import (
+from rmtkd_edge.families.encoder.sources import MODEL_TYPES
+from rmtkd_edge.config.recipe import (
     Recipe,
     apply_override,
     describe_keys,

@@ -11,9 +11,9 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rmtkd_edge import run as run_module
+from rmtkd_edge.run.directory import directory as run_module
 from rmtkd_edge.errors import RunDirError
-from rmtkd_edge.run import SCHEMA, Run, atomic_write_bytes, sha256_file
+from rmtkd_edge.run.directory import SCHEMA, Run, atomic_write_bytes, sha256_file
 
 
 @pytest.fixture

@@ -21,9 +21,9 @@ from torch import Tensor
 
 from rmtkd_edge.families.ops import fold, projections_of
 from rmtkd_edge.families.store import load_model
-from rmtkd_edge.recipe import parse_recipe
-from rmtkd_edge.run import Run
-from rmtkd_edge.tasks import text
+from rmtkd_edge.config.recipe import parse_recipe
+from rmtkd_edge.run.directory import Run
+from rmtkd_edge.tasks import text_classification as text
 
 
 @dataclass(frozen=True)

@@ -24,17 +24,17 @@ from typing import Any
 import torch
 
 from rmtkd_edge.compress import cycle as steps
-from rmtkd_edge.compress import modes
+from rmtkd_edge.families.resnet.sources import modes
 from rmtkd_edge.compress.data import Data
-from rmtkd_edge.compress.distil import distillation_loss
+from rmtkd_edge.compress.training.distil import distillation_loss
 from rmtkd_edge.compress.parallel import make_accelerator
 from rmtkd_edge.compress.stage import DEFAULT_ALIGNMENT
 from rmtkd_edge.compress.text_inputs import text_data
-from rmtkd_edge.families import bert
-from rmtkd_edge.families.encoder import narrow_like
-from rmtkd_edge.families.spec import Site, count_parameters, list_sites
-from rmtkd_edge.recipe import Recipe, load_recipe
-from rmtkd_edge.tasks import text
+from rmtkd_edge.families.encoder.module import sources as bert
+from rmtkd_edge.families.encoder.module import narrow_like
+from rmtkd_edge.families.encoder.spec import Site, count_parameters, list_sites
+from rmtkd_edge.config.recipe import Recipe, load_recipe
+from rmtkd_edge.tasks import text_classification as text
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,8 @@ from rmtkd_edge.compress import cycle as steps
 from rmtkd_edge.compress.image_inputs import image_inputs
 from rmtkd_edge.compress.parallel import make_accelerator
 from rmtkd_edge.compress.stage import DEFAULT_ALIGNMENT
-from rmtkd_edge.families.spec import count_parameters, list_sites
-from rmtkd_edge.recipe import load_recipe
+from rmtkd_edge.families.encoder.spec import count_parameters, list_sites
+from rmtkd_edge.config.recipe import load_recipe
 
 
 def main() -> None:

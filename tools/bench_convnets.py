@@ -19,14 +19,14 @@ import torch
 from bench_shapes import cpu_facts, measure, print_table, summarise
 
 from rmtkd_edge.export.bundle import versions
-from rmtkd_edge.export.conv_quantise import quantise_convnet
-from rmtkd_edge.export.conv_to_onnx import export_convnet
-from rmtkd_edge.export.graph import GraphOptions
+from rmtkd_edge.families.resnet.quantise import quantise_convnet
+from rmtkd_edge.families.resnet.graph import export_convnet
+from rmtkd_edge.families.encoder.graph import GraphOptions
 from rmtkd_edge.export.image_stage import SUMS_IN_32_BITS
-from rmtkd_edge.families import resnet
-from rmtkd_edge.families.convnet import ConvNet
-from rmtkd_edge.families.convnet_spec import ConvNetSpec
-from rmtkd_edge.families.spec import ranks_of
+from rmtkd_edge.families.resnet.sources import sources as resnet
+from rmtkd_edge.families.resnet.module import ConvNet
+from rmtkd_edge.families.resnet.spec import ConvNetSpec
+from rmtkd_edge.families.encoder.spec import ranks_of
 from rmtkd_edge.machine import detect_machine
 
 

@@ -22,8 +22,8 @@ def base_encoder():
     """Return a folded encoder of BERT-base's shape with random weights, 109.5 M parameters."""
     import torch
 
-    from rmtkd_edge.families.encoder import Encoder
-    from rmtkd_edge.families.spec import EncoderSpec, LayerSpec
+    from rmtkd_edge.families.encoder.module import Encoder
+    from rmtkd_edge.families.encoder.spec import EncoderSpec, LayerSpec
 
     torch.manual_seed(0)
     layer = LayerSpec(12, 64, 64, 3072, 64**-0.5)
@@ -41,9 +41,9 @@ def peak_bytes() -> int:
 
 def child() -> None:
     """Export once and print the figures as one JSON line."""
-    from rmtkd_edge.export.graph import input_names
-    from rmtkd_edge.export.quantise import quantise_onnx
-    from rmtkd_edge.export.to_onnx import export_onnx, sample_inputs
+    from rmtkd_edge.families.encoder.graph import input_names
+    from rmtkd_edge.families.encoder.quantise import quantise_onnx
+    from rmtkd_edge.families.encoder.to_onnx import export_onnx, sample_inputs
 
     encoder = base_encoder()
     before = peak_bytes()

@@ -18,15 +18,15 @@ from typing import Any
 import torch
 
 from rmtkd_edge.budget import latency_ms
-from rmtkd_edge.compress.latency import predicted_ms
-from rmtkd_edge.families.convnet import ConvNet
-from rmtkd_edge.families.convnet_spec import ConvNetSpec
-from rmtkd_edge.families.encoder import Encoder
-from rmtkd_edge.families.resnet import resnet_spec
-from rmtkd_edge.families.spec import EncoderSpec, LayerSpec
-from rmtkd_edge.hardware import Calibration, load_profile
+from rmtkd_edge.families.encoder.cost import predicted_ms
+from rmtkd_edge.families.resnet.module import ConvNet
+from rmtkd_edge.families.resnet.spec import ConvNetSpec
+from rmtkd_edge.families.encoder.module import Encoder
+from rmtkd_edge.families.resnet.sources import resnet_spec
+from rmtkd_edge.families.encoder.spec import EncoderSpec, LayerSpec
+from rmtkd_edge.config.hardware import Calibration, load_profile
 from rmtkd_edge.profile.calibrate import calibrate
-from rmtkd_edge.recipe import load_recipe
+from rmtkd_edge.config.recipe import load_recipe
 
 
 def encoder(layers: int, width: int, heads: int, head: int, ffn: int) -> EncoderSpec:

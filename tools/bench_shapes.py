@@ -23,12 +23,12 @@ import numpy as np
 import torch
 
 from rmtkd_edge.export.bundle import versions
-from rmtkd_edge.export.graph import GraphOptions
-from rmtkd_edge.export.quantise import QuantiseOptions, quantise_onnx
-from rmtkd_edge.export.sessions import open_session
-from rmtkd_edge.export.to_onnx import export_onnx
-from rmtkd_edge.families.encoder import Encoder
-from rmtkd_edge.families.spec import EncoderSpec, LayerSpec, Spec, count_parameters, ranks_of, with_ranks
+from rmtkd_edge.families.encoder.graph import GraphOptions
+from rmtkd_edge.families.encoder.quantise import QuantiseOptions, quantise_onnx
+from rmtkd_edge.sessions import open_session
+from rmtkd_edge.families.encoder.to_onnx import export_onnx
+from rmtkd_edge.families.encoder.module import Encoder
+from rmtkd_edge.families.encoder.spec import EncoderSpec, LayerSpec, Spec, count_parameters, ranks_of, with_ranks
 
 TORCH = GraphOptions(attention="plain", norm="layer", gelu="plain", first_token=False)
 SHIPPED = GraphOptions()

@@ -23,9 +23,9 @@ from pathlib import Path
 import torch
 
 from rmtkd_edge.compress.stage import compress_run
-from rmtkd_edge.progress import SilentReporter
-from rmtkd_edge.recipe import load_recipe
-from rmtkd_edge.run import MANIFEST, Run
+from rmtkd_edge.cli.progress import SilentReporter
+from rmtkd_edge.config.recipe import load_recipe
+from rmtkd_edge.run.directory import MANIFEST, Run
 
 STUDIES = {  # name: (recipe, data folder, teacher folder by seed, target of the loop, target of one shot)
     "sst2": ("sst2-4x256", "sst2", "sst2-4x256-s{seed}", 0.90, 0.80),

@@ -11,15 +11,17 @@ from typing import Any
 
 from torch import Tensor
 
-from rmtkd_edge.compress import modes, surgery, trainer
-from rmtkd_edge.compress.analyse import SiteSpectrum
-from rmtkd_edge.compress.bases import projection
+from rmtkd_edge.families.resnet.sources import modes
+from rmtkd_edge.compress.training import trainer
+from rmtkd_edge.compress import surgery
+from rmtkd_edge.families.encoder.analyse import SiteSpectrum
+from rmtkd_edge.compress.ranks.projection import projection
 from rmtkd_edge.compress.data import Data
-from rmtkd_edge.compress.ranks import SiteRank, choose_ranks, land_on_target, reduction
+from rmtkd_edge.compress.ranks.edge import SiteRank, choose_ranks, land_on_target, reduction
 from rmtkd_edge.errors import UserError
 from rmtkd_edge.families.ops import Model, fold, projections_of, unfold
-from rmtkd_edge.families.spec import Site, count_parameters, ranks_of
-from rmtkd_edge.recipe import WITHOUT_QUANTILE, Recipe
+from rmtkd_edge.families.encoder.spec import Site, count_parameters, ranks_of
+from rmtkd_edge.config.recipe import WITHOUT_QUANTILE, Recipe
 
 Choose = Callable[..., list[SiteRank]]
 

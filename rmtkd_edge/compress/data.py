@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rmtkd_edge.compress.parallel import Batch
-from rmtkd_edge.run import Run
+from rmtkd_edge.run.directory import Run
 
 
 @dataclass(frozen=True)

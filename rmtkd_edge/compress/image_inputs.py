@@ -11,13 +11,13 @@ import numpy as np
 
 from rmtkd_edge.compress.data import Data, Facts, Inputs
 from rmtkd_edge.compress.parallel import mixed_seed
-from rmtkd_edge.families import resnet
-from rmtkd_edge.families.convnet import ConvNet
+from rmtkd_edge.families.resnet.sources import sources as resnet
+from rmtkd_edge.families.resnet.module import ConvNet
 from rmtkd_edge.families.store import load_folder
-from rmtkd_edge.recipe import Recipe
-from rmtkd_edge.run import Run
-from rmtkd_edge.tasks import image
-from rmtkd_edge.tasks.text import calibration_indices
+from rmtkd_edge.config.recipe import Recipe
+from rmtkd_edge.run.directory import Run
+from rmtkd_edge.tasks import image_classification as image
+from rmtkd_edge.tasks.text_classification import calibration_indices
 
 EVALUATION_BATCH = 128
 TRIAL_IMAGES = 512  # fitted on where closed forms are only compared

@@ -14,17 +14,17 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from rmtkd_edge.compress import cycle as steps
-from rmtkd_edge.compress import modes
-from rmtkd_edge.compress.allocate import allocated
+from rmtkd_edge.families.resnet.sources import modes
+from rmtkd_edge.compress.ranks.allocation import allocated
 from rmtkd_edge.compress.cycle import Clock, Job, State
 from rmtkd_edge.compress.data import Data
-from rmtkd_edge.compress.latency import Predict
-from rmtkd_edge.compress.priority import prices
-from rmtkd_edge.compress.ranks import SiteRank
-from rmtkd_edge.compress.trainer import Checkpoints, accuracy
+from rmtkd_edge.families.encoder.cost import Predict
+from rmtkd_edge.compress.ranks.order import prices
+from rmtkd_edge.compress.ranks.edge import SiteRank
+from rmtkd_edge.compress.training.trainer import Checkpoints, accuracy
 from rmtkd_edge.families.ops import Model
-from rmtkd_edge.families.spec import list_sites
-from rmtkd_edge.recipe import WITHOUT_QUANTILE, Recipe
+from rmtkd_edge.families.encoder.spec import list_sites
+from rmtkd_edge.config.recipe import WITHOUT_QUANTILE, Recipe
 
 MEGABYTE = 1_000_000
 

@@ -9,22 +9,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rmtkd_edge.compress import modes, trainer
+from rmtkd_edge.families.resnet.sources import modes
+from rmtkd_edge.compress.training import trainer
 from rmtkd_edge.compress.cycle import State
 from rmtkd_edge.compress.data import Facts, Inputs
 from rmtkd_edge.compress.image_inputs import image_inputs
-from rmtkd_edge.compress.latency import predictor
+from rmtkd_edge.families.encoder.cost import predictor
 from rmtkd_edge.compress.loop import Context, run_loop
 from rmtkd_edge.compress.parallel import make_accelerator
-from rmtkd_edge.compress.ranks import check_site_names
+from rmtkd_edge.compress.ranks.edge import check_site_names
 from rmtkd_edge.compress.store import RunCheckpoints, RunStore
 from rmtkd_edge.compress.text_inputs import text_inputs
 from rmtkd_edge.errors import RecipeError, RunDirError
-from rmtkd_edge.families.spec import count_parameters, list_sites, ranks_of
+from rmtkd_edge.families.encoder.spec import count_parameters, list_sites, ranks_of
 from rmtkd_edge.families.store import load_model, save_model
-from rmtkd_edge.hardware import load_profile
-from rmtkd_edge.recipe import Recipe
-from rmtkd_edge.run import Run
+from rmtkd_edge.config.hardware import load_profile
+from rmtkd_edge.config.recipe import Recipe
+from rmtkd_edge.run.directory import Run
 
 SCHEMA = "rmtkd-edge/compress@1"
 DEFAULT_ALIGNMENT = 8  # vector width, in float32, of the least of the x86 servers and laptops that this runs on

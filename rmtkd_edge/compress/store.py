@@ -8,7 +8,7 @@ from torch import Tensor
 
 from rmtkd_edge.families.ops import Model, unfold
 from rmtkd_edge.families.store import load_model, save_model
-from rmtkd_edge.run import Run
+from rmtkd_edge.run.directory import Run
 
 
 class RunStore:

@@ -6,16 +6,19 @@ from typing import Any
 
 from torch import Tensor
 
-from rmtkd_edge.compress import conv_plain_fold, conv_warm_start, plain_fold, warm_start
-from rmtkd_edge.compress.analyse import SiteSpectrum, analyse_sites
-from rmtkd_edge.compress.conv_analyse import analyse_convnet
+from rmtkd_edge.families.resnet.sources import plain_fold as conv_plain_fold
+from rmtkd_edge.families.resnet.sources import warm_start as conv_warm_start
+from rmtkd_edge.families.encoder.module import plain_fold
+from rmtkd_edge.families.encoder.module import warm_start
+from rmtkd_edge.families.encoder.analyse import SiteSpectrum, analyse_sites
+from rmtkd_edge.families.resnet.analyse import analyse_convnet
 from rmtkd_edge.compress.data import Data
 from rmtkd_edge.compress.parallel import own_rows
-from rmtkd_edge.compress.token_weights import token_weights
-from rmtkd_edge.families.convnet import ConvNet
+from rmtkd_edge.families.encoder.token_weights import token_weights
+from rmtkd_edge.families.resnet.module import ConvNet
 from rmtkd_edge.families.ops import Model
-from rmtkd_edge.families.spec import Site
-from rmtkd_edge.recipe import Recipe
+from rmtkd_edge.families.encoder.spec import Site
+from rmtkd_edge.config.recipe import Recipe
 
 WEIGHED = 4  # every fourth row tells what tokens count: three kinds of token need few
 

@@ -11,11 +11,11 @@ import numpy as np
 from rmtkd_edge.compress.data import Data, Facts, Inputs
 from rmtkd_edge.compress.parallel import mixed_seed
 from rmtkd_edge.errors import DataError, RunDirError
-from rmtkd_edge.families import bert
-from rmtkd_edge.families.encoder import Encoder
-from rmtkd_edge.recipe import Recipe
-from rmtkd_edge.run import Run
-from rmtkd_edge.tasks import text
+from rmtkd_edge.families.encoder.module import sources as bert
+from rmtkd_edge.families.encoder.module import Encoder
+from rmtkd_edge.config.recipe import Recipe
+from rmtkd_edge.run.directory import Run
+from rmtkd_edge.tasks import text_classification as text
 
 EVALUATION_BATCH = 64
 TRIAL_TOKENS = 8192  # fitted on where closed forms are only compared

@@ -11,9 +11,9 @@ from tempfile import TemporaryDirectory
 import onnx
 
 from rmtkd_edge.errors import Finding
-from rmtkd_edge.export.graph import FUSED_NAMES, GraphOptions
-from rmtkd_edge.export.sessions import open_session
-from rmtkd_edge.families.spec import EncoderSpec
+from rmtkd_edge.families.encoder.graph import FUSED_NAMES, GraphOptions
+from rmtkd_edge.sessions import open_session
+from rmtkd_edge.families.encoder.spec import EncoderSpec
 
 EITHER = " or "  # joins the names of operators of which a graph may hold one or the other
 

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from rmtkd_edge.errors import RunDirError
-from rmtkd_edge.families.bert import names_from_transformers
-from rmtkd_edge.families.encoder import Encoder
+from rmtkd_edge.families.encoder.sources import names_from_transformers
+from rmtkd_edge.families.encoder.module import Encoder
 from rmtkd_edge.families.ops import Model, ModelSpec
-from rmtkd_edge.families.spec import EncoderSpec
+from rmtkd_edge.families.encoder.spec import EncoderSpec
 from rmtkd_edge.families.store import SCHEMA, assemble, read_json, read_weights, spec_of
-from rmtkd_edge.run import Run, package_version, sha256_file
+from rmtkd_edge.run.directory import Run, package_version, sha256_file
 
 CONFIG, WEIGHTS, FACTS = "config.json", "model.safetensors", "rmtkd.json"
 VARIANTS = {"fp32": "onnx/model.onnx", "fp16": "onnx/model_fp16.onnx", "int8": "onnx/model_quantized.onnx"}

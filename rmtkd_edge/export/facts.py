@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from rmtkd_edge.errors import Finding
-from rmtkd_edge.export.folding import FoldProof
+from rmtkd_edge.export.fold_proof import FoldProof
 from rmtkd_edge.export.verify import FLOAT32_TOLERANCE, OnnxProof, Score
-from rmtkd_edge.recipe import Recipe
-from rmtkd_edge.run import Run, sha256_file
+from rmtkd_edge.config.recipe import Recipe
+from rmtkd_edge.run.directory import Run, sha256_file
 
 ROLES = {"export": "compress/best", "baseline": "compress/teacher"}
 ROUNDING = 1e-9  # 0.90 - 0.89 is more than 0.01 in floating point

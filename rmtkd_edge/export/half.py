@@ -13,8 +13,8 @@ from typing import Any
 import onnx
 
 from rmtkd_edge.export.facts import refusal, variant_facts
-from rmtkd_edge.export.folding import Batch
-from rmtkd_edge.export.sessions import open_session
+from rmtkd_edge.export.fold_proof import Batch
+from rmtkd_edge.sessions import open_session
 from rmtkd_edge.export.verify import Score, compare_onnx, evaluate_onnx
 from rmtkd_edge.families.ops import Model
 

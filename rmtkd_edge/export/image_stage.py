@@ -14,22 +14,22 @@ from torch import Tensor
 
 from rmtkd_edge.errors import DataError, Finding
 from rmtkd_edge.export.bundle import CONFIG, VARIANTS, WEIGHTS, write_facts
-from rmtkd_edge.export.conv_quantise import quantise_convnet
-from rmtkd_edge.export.conv_to_onnx import export_convnet
+from rmtkd_edge.families.resnet.quantise import quantise_convnet
+from rmtkd_edge.families.resnet.graph import export_convnet
 from rmtkd_edge.export.facts import ROLES, export_both, model_id, refusal, variant_facts, verification_facts
-from rmtkd_edge.export.folding import fold_with_proof
-from rmtkd_edge.export.graph import GraphOptions
+from rmtkd_edge.export.fold_proof import fold_with_proof
+from rmtkd_edge.families.encoder.graph import GraphOptions
 from rmtkd_edge.export.half import half_variant
-from rmtkd_edge.export.sessions import open_session
+from rmtkd_edge.sessions import open_session
 from rmtkd_edge.export.verify import FLOAT32_TOLERANCE, Score, compare_onnx, evaluate_onnx
-from rmtkd_edge.families.convnet import ConvNet, ProjectedConv
-from rmtkd_edge.families.spec import count_parameters, ranks_of
+from rmtkd_edge.families.resnet.module import ConvNet, ProjectedConv
+from rmtkd_edge.families.encoder.spec import count_parameters, ranks_of
 from rmtkd_edge.families.store import SCHEMA, load_model
-from rmtkd_edge.hardware import load_profile
+from rmtkd_edge.config.hardware import load_profile
 from rmtkd_edge.machine import detect_machine
-from rmtkd_edge.recipe import Recipe
-from rmtkd_edge.run import Run, package_version
-from rmtkd_edge.tasks import image
+from rmtkd_edge.config.recipe import Recipe
+from rmtkd_edge.run.directory import Run, package_version
+from rmtkd_edge.tasks import image_classification as image
 
 PREPROCESSOR = "preprocessor_config.json"
 BATCH = 64

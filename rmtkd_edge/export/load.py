@@ -12,14 +12,14 @@ import torch
 
 from rmtkd_edge.errors import RunDirError, UserError
 from rmtkd_edge.export.bundle import AGAIN, EXPORT_SCHEMA, FACTS, WEIGHTS, check_file, read_model, read_spec
-from rmtkd_edge.export.folding import run_torch
-from rmtkd_edge.export.sessions import CPU, open_session, run_session
-from rmtkd_edge.families.convnet_spec import ConvNetSpec
+from rmtkd_edge.export.fold_proof import run_torch
+from rmtkd_edge.sessions import CPU, open_session, run_session
+from rmtkd_edge.families.resnet.spec import ConvNetSpec
 from rmtkd_edge.families.ops import ModelSpec
 from rmtkd_edge.families.store import read_json
-from rmtkd_edge.tasks import text
-from rmtkd_edge.tasks.image import ImageSplit, batches
-from rmtkd_edge.tasks.image_sources import read_picture
+from rmtkd_edge.tasks import text_classification as text
+from rmtkd_edge.tasks.image_classification import ImageSplit, batches
+from rmtkd_edge.tasks.reading.images import read_picture
 
 READ_BY_TOKENIZERS = (".json", ".txt", ".model", ".jinja")
 

@@ -16,12 +16,12 @@ from rmtkd_edge.errors import DataError, RunDirError
 from rmtkd_edge.export.audit import Audit, audit_emitted, audit_optimised
 from rmtkd_edge.export.bundle import VARIANTS, standardise, write_bundle, write_facts
 from rmtkd_edge.export.facts import ROLES, export_both, model_id, refusal, variant_facts, verification_facts
-from rmtkd_edge.export.folding import Batch, fold_with_proof, prove_same
-from rmtkd_edge.export.graph import GraphOptions
+from rmtkd_edge.export.fold_proof import Batch, fold_with_proof, prove_same
+from rmtkd_edge.families.encoder.graph import GraphOptions
 from rmtkd_edge.export.half import half_variant
-from rmtkd_edge.export.quantise import QuantiseOptions, quantise_onnx
-from rmtkd_edge.export.sessions import open_session
-from rmtkd_edge.export.to_onnx import export_onnx
+from rmtkd_edge.families.encoder.quantise import QuantiseOptions, quantise_onnx
+from rmtkd_edge.sessions import open_session
+from rmtkd_edge.families.encoder.to_onnx import export_onnx
 from rmtkd_edge.export.verify import (
     Score,
     compare_onnx,
@@ -29,13 +29,13 @@ from rmtkd_edge.export.verify import (
     variations,
     verify_onnx,
 )
-from rmtkd_edge.families.encoder import Encoder
-from rmtkd_edge.families.spec import count_parameters, ranks_of
+from rmtkd_edge.families.encoder.module import Encoder
+from rmtkd_edge.families.encoder.spec import count_parameters, ranks_of
 from rmtkd_edge.families.store import load_model
 from rmtkd_edge.machine import detect_machine
-from rmtkd_edge.recipe import Recipe, parse_recipe
-from rmtkd_edge.run import Run
-from rmtkd_edge.tasks import text
+from rmtkd_edge.config.recipe import Recipe, parse_recipe
+from rmtkd_edge.run.directory import Run
+from rmtkd_edge.tasks import text_classification as text
 
 BATCH = 32
 
@@ -213,7 +213,7 @@ def _fusion(emitted: Audit, optimised: dict[str, Audit]) -> dict[str, Any]:
 
 
 def _metadata(job: Job, shipped: Encoder, name: str) -> dict[str, str]:
-    from rmtkd_edge.run import package_version
+    from rmtkd_edge.run.directory import package_version
 
     return {
         "rmtkd_version": package_version(),

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from rmtkd_edge.errors import DataError, Finding
-from rmtkd_edge.export.folding import (
+from rmtkd_edge.export.fold_proof import (
     Batch,
     SiteDifference,
     difference_table,
@@ -23,8 +23,8 @@ from rmtkd_edge.export.folding import (
     run_torch,
     site_of,
 )
-from rmtkd_edge.export.sessions import open_session, run_session, session_options
-from rmtkd_edge.families.encoder import Encoder
+from rmtkd_edge.sessions import open_session, run_session, session_options
+from rmtkd_edge.families.encoder.module import Encoder
 from rmtkd_edge.families.ops import Model
 
 FLOAT32_TOLERANCE = 1e-4

@@ -7,11 +7,12 @@ from typing import Any
 
 from torch import Tensor
 
-from rmtkd_edge.families import convnet, encoder
-from rmtkd_edge.families.convnet import ConvNet
-from rmtkd_edge.families.convnet_spec import ConvNetSpec
-from rmtkd_edge.families.encoder import Encoder
-from rmtkd_edge.families.spec import EncoderSpec
+from rmtkd_edge.families.resnet.sources import module as convnet
+from rmtkd_edge.families.encoder.module import module as encoder
+from rmtkd_edge.families.resnet.module import ConvNet
+from rmtkd_edge.families.resnet.spec import ConvNetSpec
+from rmtkd_edge.families.encoder.module import Encoder
+from rmtkd_edge.families.encoder.spec import EncoderSpec
 
 Model = Encoder | ConvNet
 ModelSpec = EncoderSpec | ConvNetSpec

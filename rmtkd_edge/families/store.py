@@ -15,10 +15,10 @@ from torch import Tensor
 
 from rmtkd_edge.errors import RunDirError, UserError
 from rmtkd_edge.families.ops import Model, ModelSpec, build_from_spec, spec_from_dict
-from rmtkd_edge.run import atomic_write_bytes, sha256_file
+from rmtkd_edge.run.directory import atomic_write_bytes, sha256_file
 
 if TYPE_CHECKING:
-    from rmtkd_edge.run import Run
+    from rmtkd_edge.run.directory import Run
 
 SCHEMA = "rmtkd-edge/model@1"
 WEIGHTS, SHAPE = "model.safetensors", "model.json"

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rmtkd_edge.hardware import Budgets
+from rmtkd_edge.config.hardware import Budgets
 
 MEGABYTE = 1_000_000
 UNITS = {"latency_ms": "ms", "disk_mb": "MB", "memory_mb": "MB", "energy_mj": "mJ", "limits.memory_mb": "MB"}

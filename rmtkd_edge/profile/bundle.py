@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from rmtkd_edge.errors import RunDirError, UserError
-from rmtkd_edge.hardware import HardwareProfile
+from rmtkd_edge.config.hardware import HardwareProfile
 from rmtkd_edge.profile.document import read_document
 from rmtkd_edge.profile.identity import refuse_other_machine, refuse_runtime, refuse_unknown_threads
 from rmtkd_edge.profile.measuring.basics import RESULTS_SCHEMA, load_key
 from rmtkd_edge.profile.measuring.store import digest_of
 from rmtkd_edge.profile.plan import Arrays, Load, ModelFile, build_bundle, choose_loads, find_models
 from rmtkd_edge.profile.stage import assemble, choose_effort
-from rmtkd_edge.run import Run, sha256_file
+from rmtkd_edge.run.directory import Run, sha256_file
 
 SCHEMA = "rmtkd-edge/bundle@1"
 README = """Measures {models} on this device. It needs Python 3.9 or later, onnxruntime and numpy, and no network:

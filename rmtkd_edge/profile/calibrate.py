@@ -15,14 +15,14 @@ import numpy as np
 import tomli_w
 
 from rmtkd_edge.errors import RunDirError, UserError
-from rmtkd_edge.hardware import Curve, HardwareProfile, find_profile, parse_profile, resolve_threads
+from rmtkd_edge.config.hardware import Curve, HardwareProfile, find_profile, parse_profile, resolve_threads
 from rmtkd_edge.profile import layers
 from rmtkd_edge.profile.identity import refuse_device, refuse_runtime
 from rmtkd_edge.profile.measuring.basics import PLAN_SCHEMA, load_key
 from rmtkd_edge.profile.plan import TOLERANCE, TOLERANCE_OTHER, copy_runner, reference_outputs
 from rmtkd_edge.profile.reach import Reach, carry_out
 from rmtkd_edge.profile.transport_local import Progress
-from rmtkd_edge.run import atomic_write_bytes, sha256_file
+from rmtkd_edge.run.directory import atomic_write_bytes, sha256_file
 
 MULTIPLES = (1, 2, 4, 8, 16, 32)
 CLOSE = 1.02  # a multiple whose mean latency is within 2 % of the best one's is as good, and wastes fewer channels

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rmtkd_edge.errors import Finding, ProviderError, UserError
-from rmtkd_edge.hardware import HardwareProfile
+from rmtkd_edge.config.hardware import HardwareProfile
 
 EMULATED = "emulated"
 WHY = "emulated: times, memory and energy of an emulator say nothing of the device"

@@ -12,14 +12,14 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from rmtkd_edge.hardware import CURVE_BATCH as BATCH
-from rmtkd_edge.hardware import CURVE_CHANNELS as CHANNELS
-from rmtkd_edge.hardware import CURVE_DEPTH as DEPTH
-from rmtkd_edge.hardware import CURVE_ELEMENTS as ELEMENTS
-from rmtkd_edge.hardware import CURVE_FEATURES as FEATURES
-from rmtkd_edge.hardware import CURVE_FEW_SIDE as FEW_SIDE
-from rmtkd_edge.hardware import CURVE_ROWS as ROWS
-from rmtkd_edge.hardware import CURVE_SIDE as SIDE
+from rmtkd_edge.config.hardware import CURVE_BATCH as BATCH
+from rmtkd_edge.config.hardware import CURVE_CHANNELS as CHANNELS
+from rmtkd_edge.config.hardware import CURVE_DEPTH as DEPTH
+from rmtkd_edge.config.hardware import CURVE_ELEMENTS as ELEMENTS
+from rmtkd_edge.config.hardware import CURVE_FEATURES as FEATURES
+from rmtkd_edge.config.hardware import CURVE_FEW_SIDE as FEW_SIDE
+from rmtkd_edge.config.hardware import CURVE_ROWS as ROWS
+from rmtkd_edge.config.hardware import CURVE_SIDE as SIDE
 
 OPSET, IR_VERSION = 17, 8
 

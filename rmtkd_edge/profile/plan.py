@@ -16,12 +16,12 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from rmtkd_edge.errors import RunDirError, UserError
-from rmtkd_edge.hardware import HardwareProfile, resolve_threads
+from rmtkd_edge.config.hardware import HardwareProfile, resolve_threads
 from rmtkd_edge.profile.measuring.basics import PLAN_SCHEMA, load_key
-from rmtkd_edge.run import sha256_file
+from rmtkd_edge.run.directory import sha256_file
 
 if TYPE_CHECKING:
-    from rmtkd_edge.run import Run
+    from rmtkd_edge.run.directory import Run
 
 ROLES = {"candidate": ("export", "rmt-kd"), "baseline": ("baseline", "original")}
 FILES = {"fp32": "onnx/model.onnx", "fp16": "onnx/model_fp16.onnx", "int8": "onnx/model_quantized.onnx"}

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rmtkd_edge.hardware import HardwareProfile
+from rmtkd_edge.config.hardware import HardwareProfile
 from rmtkd_edge.profile.emulation import STALL_S as EMULATED_STALL_S
 from rmtkd_edge.profile.emulation import refuse_machine
 from rmtkd_edge.profile.identity import refuse_other_machine

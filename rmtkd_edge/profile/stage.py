@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rmtkd_edge.errors import UserError
-from rmtkd_edge.hardware import HardwareProfile
-from rmtkd_edge.profile.compare import Comparison, compare
+from rmtkd_edge.config.hardware import HardwareProfile
+from rmtkd_edge.profile.comparison import Comparison, compare
 from rmtkd_edge.profile.emulation import disagreements, refuse_disagreement, without_times
 from rmtkd_edge.profile.identity import refuse_device
 from rmtkd_edge.profile.plan import (
@@ -30,7 +30,7 @@ from rmtkd_edge.profile.reach import Reach, carry_out
 from rmtkd_edge.profile.transport_local import Progress
 
 if TYPE_CHECKING:
-    from rmtkd_edge.run import Run
+    from rmtkd_edge.run.directory import Run
 
 SCHEMA = "rmtkd-edge/profile@1"
 

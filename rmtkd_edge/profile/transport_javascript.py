@@ -25,7 +25,7 @@ from rmtkd_edge.profile.measuring import execute, machine, sessions
 from rmtkd_edge.profile.measuring.basics import RunnerError, load_key
 from rmtkd_edge.profile.measuring.plan import arrays_of
 from rmtkd_edge.profile.transport_local import STALL_S, Progress, refusal
-from rmtkd_edge.settings import shipped_folder
+from rmtkd_edge.config.settings import shipped_folder
 
 PACKAGES = {"node": "onnxruntime-node", "browser": "onnxruntime-web"}
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")

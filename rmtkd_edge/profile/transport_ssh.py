@@ -23,7 +23,7 @@ from rmtkd_edge.errors import ProviderError, UserError
 from rmtkd_edge.profile.document import LARGEST
 from rmtkd_edge.profile.measuring.store import digest_of
 from rmtkd_edge.profile.transport_local import Progress, event_of, read_outcome
-from rmtkd_edge.run import atomic_write_bytes, sha256_file
+from rmtkd_edge.run.directory import atomic_write_bytes, sha256_file
 
 FOLDER, IN_HOME = ".cache/rmtkd-edge", 'cd "$HOME" || exit 1\n'
 CONNECT_S, PATIENCE_S, POLL_S = 15, 120.0, 2.0  # to connect; without any connection; between looks at the runner

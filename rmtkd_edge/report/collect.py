@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rmtkd_edge.errors import RunDirError
-from rmtkd_edge.freshness import replaced_files, stale_profiles
+from rmtkd_edge.run.freshness import replaced_files, stale_profiles
 from rmtkd_edge.report.parse import Table, read_cycle, read_exported, read_profile
 from rmtkd_edge.report.records import Compression, Cycle, Exported, Missing, Profile, Quantity, RunFacts
 
 if TYPE_CHECKING:
-    from rmtkd_edge.run import Run
+    from rmtkd_edge.run.directory import Run
 
 
 def collect(runs: Sequence[Run]) -> tuple[RunFacts, ...]:

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 from rmtkd_edge.errors import UserError
 from rmtkd_edge.report.collect import collect
 from rmtkd_edge.report.page import build, html, markdown
-from rmtkd_edge.run import atomic_write_bytes
+from rmtkd_edge.run.directory import atomic_write_bytes
 
 if TYPE_CHECKING:
-    from rmtkd_edge.run import Run
+    from rmtkd_edge.run.directory import Run
 
 
 def report_runs(runs: list[Run], out: Path | None = None) -> dict[str, Any]:

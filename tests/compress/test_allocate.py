@@ -6,14 +6,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rmtkd_edge.compress.allocate import free_kinds, search
-from rmtkd_edge.compress.ranks import shifted
+from rmtkd_edge.compress.ranks.allocation import free_kinds, search
+from rmtkd_edge.compress.ranks.edge import shifted
 from rmtkd_edge.compress.stage import compress_run
 from rmtkd_edge.errors import RecipeError
-from rmtkd_edge.families.spec import count_parameters
+from rmtkd_edge.families.encoder.spec import count_parameters
 from rmtkd_edge.families.store import load_model
-from rmtkd_edge.recipe import parse_recipe
-from rmtkd_edge.run import Run
+from rmtkd_edge.config.recipe import parse_recipe
+from rmtkd_edge.run.directory import Run
 
 
 class Heard:

@@ -6,14 +6,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rmtkd_edge.compress.analyse import analyse_sites
-from rmtkd_edge.compress.bases import completed, selection
-from rmtkd_edge.compress.linear_moments import LinearMoments
-from rmtkd_edge.compress.sampling import by_depth, pick_tokens, stream_depth
+from rmtkd_edge.families.encoder.analyse import analyse_sites
+from rmtkd_edge.compress.ranks.projection import completed, selection
+from rmtkd_edge.families.encoder.linear_moments import LinearMoments
+from rmtkd_edge.families.encoder.sampling import by_depth, pick_tokens, stream_depth
 from rmtkd_edge.errors import DataError
-from rmtkd_edge.families.encoder import Encoder
-from rmtkd_edge.families.spec import EncoderSpec, LayerSpec, list_sites
-from rmtkd_edge.recipe import Analyse
+from rmtkd_edge.families.encoder.module import Encoder
+from rmtkd_edge.families.encoder.spec import EncoderSpec, LayerSpec, list_sites
+from rmtkd_edge.config.recipe import Analyse
 from rmtkd_edge.spectral import weighted_spectrum
 from rmtkd_edge.spectral.seeded import row_contrasts, row_uniform
 

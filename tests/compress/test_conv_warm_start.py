@@ -4,10 +4,10 @@ import pytest
 import torch
 from convnet_sample import small_resnet
 
-from rmtkd_edge.compress import conv_warm_start
-from rmtkd_edge.compress.conv_warm_start import warm_start
-from rmtkd_edge.families import convnet
-from rmtkd_edge.families.convnet import ConvNet
+from rmtkd_edge.families.resnet.sources import warm_start as conv_warm_start
+from rmtkd_edge.families.resnet.warm_start import warm_start
+from rmtkd_edge.families.resnet.sources import module as convnet
+from rmtkd_edge.families.resnet.module import ConvNet
 
 LABELS = ("a", "b", "c")
 EXACT = 1e-5  # on the images that were fitted, under a ridge of 1e-9

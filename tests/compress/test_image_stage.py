@@ -15,14 +15,14 @@ from rmtkd_edge.errors import RecipeError
 from rmtkd_edge.export.image_stage import saturates
 from rmtkd_edge.export.stage import export_run
 from rmtkd_edge.families.ops import fold, projections_of
-from rmtkd_edge.families.spec import count_parameters, ranks_of
+from rmtkd_edge.families.encoder.spec import count_parameters, ranks_of
 from rmtkd_edge.families.store import load_model
-from rmtkd_edge.hardware import load_profile
-from rmtkd_edge.progress import SilentReporter
-from rmtkd_edge.recipe import parse_recipe
-from rmtkd_edge.run import Run
-from rmtkd_edge.tables import comparison_lines
-from rmtkd_edge.tasks.image import ImageSplit, batches
+from rmtkd_edge.config.hardware import load_profile
+from rmtkd_edge.cli.progress import SilentReporter
+from rmtkd_edge.config.recipe import parse_recipe
+from rmtkd_edge.run.directory import Run
+from rmtkd_edge.cli.tables import comparison_lines
+from rmtkd_edge.tasks.image_classification import ImageSplit, batches
 from rmtkd_edge.workflow import run_report
 
 RECIPE = {

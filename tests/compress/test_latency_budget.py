@@ -12,17 +12,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rmtkd_edge.budget import latency_measure
-from rmtkd_edge.compress.latency import predicted_ms, predictor, products
+from rmtkd_edge.families.encoder.cost import predicted_ms, predictor, products
 from rmtkd_edge.compress.loop import ordered_sites
-from rmtkd_edge.compress.priority import Price
+from rmtkd_edge.compress.ranks.order import Price
 from rmtkd_edge.compress.stage import compress_run
 from rmtkd_edge.errors import UserError
-from rmtkd_edge.families.convnet_spec import BlockSpec, ConvNetSpec, StageSpec
-from rmtkd_edge.families.spec import EncoderSpec, LayerSpec, list_sites
-from rmtkd_edge.hardware import Calibration, curve_macs
-from rmtkd_edge.progress import SilentReporter
-from rmtkd_edge.recipe import parse_recipe
-from rmtkd_edge.run import Run
+from rmtkd_edge.families.resnet.spec import BlockSpec, ConvNetSpec, StageSpec
+from rmtkd_edge.families.encoder.spec import EncoderSpec, LayerSpec, list_sites
+from rmtkd_edge.config.hardware import Calibration, curve_macs
+from rmtkd_edge.cli.progress import SilentReporter
+from rmtkd_edge.config.recipe import parse_recipe
+from rmtkd_edge.run.directory import Run
 
 LAYERS = (LayerSpec(2, 16, 16, 128, 0.25), LayerSpec(2, 16, 16, 128, 0.25))
 ENCODER = EncoderSpec("bert", 100, 32, 2, 32, LAYERS, 32, ("a", "b"))

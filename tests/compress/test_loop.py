@@ -5,11 +5,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from rmtkd_edge.compress import loop, ranks
+from rmtkd_edge.compress.ranks.edge import edge as ranks
+from rmtkd_edge.compress import loop
 from rmtkd_edge.compress.cycle import Job, State
 from rmtkd_edge.errors import RecipeError
-from rmtkd_edge.families.spec import EncoderSpec, LayerSpec, list_sites
-from rmtkd_edge.recipe import parse_recipe
+from rmtkd_edge.families.encoder.spec import EncoderSpec, LayerSpec, list_sites
+from rmtkd_edge.config.recipe import parse_recipe
 
 
 class MemoryStore:

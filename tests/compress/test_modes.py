@@ -10,14 +10,14 @@ import tomli_w
 import torch
 from convnet_sample import small_resnet
 
-from rmtkd_edge.compress import modes
-from rmtkd_edge.compress.analyse import SiteSpectrum
-from rmtkd_edge.compress.ranks import SiteRank
+from rmtkd_edge.families.resnet.sources import modes
+from rmtkd_edge.families.encoder.analyse import SiteSpectrum
+from rmtkd_edge.compress.ranks.edge import SiteRank
 from rmtkd_edge.errors import RecipeError
-from rmtkd_edge.families import resnet
-from rmtkd_edge.families.spec import EncoderSpec, LayerSpec
-from rmtkd_edge.hardware import curve_macs
-from rmtkd_edge.recipe import Compress, Recipe, load_recipe
+from rmtkd_edge.families.resnet.sources import sources as resnet
+from rmtkd_edge.families.encoder.spec import EncoderSpec, LayerSpec
+from rmtkd_edge.config.hardware import curve_macs
+from rmtkd_edge.config.recipe import Compress, Recipe, load_recipe
 
 SPEC = resnet.resnet_spec(50, ("a", "b"), width=16, stem="cifar", image_size=32)
 

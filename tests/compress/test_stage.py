@@ -15,12 +15,12 @@ import rmtkd_edge
 from rmtkd_edge.compress.stage import compress_run
 from rmtkd_edge.errors import DataError, UserError
 from rmtkd_edge.export.stage import export_run
-from rmtkd_edge.families.encoder import projections_of
-from rmtkd_edge.families.spec import count_parameters, ranks_of
+from rmtkd_edge.families.encoder.module import projections_of
+from rmtkd_edge.families.encoder.spec import count_parameters, ranks_of
 from rmtkd_edge.families.store import load_model
-from rmtkd_edge.progress import SilentReporter
-from rmtkd_edge.recipe import parse_recipe
-from rmtkd_edge.run import Run
+from rmtkd_edge.cli.progress import SilentReporter
+from rmtkd_edge.config.recipe import parse_recipe
+from rmtkd_edge.run.directory import Run
 
 
 def recipe_of(base, **changes):

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from rmtkd_edge.compress.text_inputs import text_inputs
-from rmtkd_edge.recipe import Compress, parse_recipe
+from rmtkd_edge.config.recipe import Compress, parse_recipe
 
 
 def rows_of(batches: Callable[[], Any]) -> set[int]:

@@ -6,12 +6,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rmtkd_edge.compress.distil import distillation_loss
+from rmtkd_edge.compress.training.distil import distillation_loss
 from rmtkd_edge.compress.parallel import make_accelerator
-from rmtkd_edge.compress.trainer import OldLogits, Schedule, accuracy, rate, train
+from rmtkd_edge.compress.training.trainer import OldLogits, Schedule, accuracy, rate, train
 from rmtkd_edge.errors import TrainingError
-from rmtkd_edge.families.encoder import Encoder
-from rmtkd_edge.families.spec import EncoderSpec, LayerSpec
+from rmtkd_edge.families.encoder.module import Encoder
+from rmtkd_edge.families.encoder.spec import EncoderSpec, LayerSpec
 
 SPEC = EncoderSpec("bert", 40, 16, 0, 16, (LayerSpec(2, 8, 8, 32, 8**-0.5),), 16, ("a", "b"), dropout=0.1)
 PLAN = Schedule(

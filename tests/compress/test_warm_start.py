@@ -5,12 +5,12 @@ import itertools
 import pytest
 import torch
 
-from rmtkd_edge.compress.norm_fit import NormFit
-from rmtkd_edge.compress.plain_fold import plain_fold
-from rmtkd_edge.compress.token_weights import token_weights
-from rmtkd_edge.compress.warm_start import warm_start
-from rmtkd_edge.families.encoder import Encoder
-from rmtkd_edge.families.spec import EncoderSpec, LayerSpec, list_sites
+from rmtkd_edge.families.encoder.norm_fit import NormFit
+from rmtkd_edge.families.encoder.plain_fold import plain_fold
+from rmtkd_edge.families.encoder.token_weights import token_weights
+from rmtkd_edge.families.encoder.warm_start import warm_start
+from rmtkd_edge.families.encoder.module import Encoder
+from rmtkd_edge.families.encoder.spec import EncoderSpec, LayerSpec, list_sites
 from rmtkd_edge.spectral import CrossMoments
 
 

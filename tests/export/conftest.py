@@ -9,11 +9,11 @@ import pytest
 from export.export_sample import KINDS, UNEVEN, make_batch, make_encoder, make_run, make_spec, make_task
 
 from rmtkd_edge.export import stage
-from rmtkd_edge.export.graph import GraphOptions
-from rmtkd_edge.export.quantise import quantise_onnx
+from rmtkd_edge.families.encoder.graph import GraphOptions
+from rmtkd_edge.families.encoder.quantise import quantise_onnx
 from rmtkd_edge.export.stage import export_run
-from rmtkd_edge.export.to_onnx import export_onnx
-from rmtkd_edge.families.spec import with_ranks
+from rmtkd_edge.families.encoder.to_onnx import export_onnx
+from rmtkd_edge.families.encoder.spec import with_ranks
 
 
 @pytest.fixture(scope="session")

@@ -7,12 +7,12 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from rmtkd_edge.families.encoder import Encoder, unfold
-from rmtkd_edge.families.spec import EncoderSpec, LayerSpec, list_sites, with_ranks
+from rmtkd_edge.families.encoder.module import Encoder, unfold
+from rmtkd_edge.families.encoder.spec import EncoderSpec, LayerSpec, list_sites, with_ranks
 from rmtkd_edge.families.store import save_model
-from rmtkd_edge.recipe import parse_recipe
-from rmtkd_edge.run import Run
-from rmtkd_edge.tasks.text import Split, TextTask
+from rmtkd_edge.config.recipe import parse_recipe
+from rmtkd_edge.run.directory import Run
+from rmtkd_edge.tasks.text_classification import Split, TextTask
 
 KINDS = ("bert", "roberta", "distilbert", "electra")
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *(f"w{i}" for i in range(56))]

@@ -12,12 +12,12 @@ from export.export_sample import LABELS, UNEVEN, make_batch, make_encoder, make_
 from rmtkd_edge.errors import DataError, Finding, ProviderError, RunDirError, UserError
 from rmtkd_edge.export import stage
 from rmtkd_edge.export.bundle import fits_transformers, standardise, to_config, to_tensors
-from rmtkd_edge.export.folding import run_torch
+from rmtkd_edge.export.fold_proof import run_torch
 from rmtkd_edge.export.load import load
 from rmtkd_edge.export.stage import export_run
-from rmtkd_edge.export.to_onnx import export_onnx
-from rmtkd_edge.families.spec import with_ranks
-from rmtkd_edge.run import Run, sha256_file
+from rmtkd_edge.families.encoder.to_onnx import export_onnx
+from rmtkd_edge.families.encoder.spec import with_ranks
+from rmtkd_edge.run.directory import Run, sha256_file
 
 TEXTS = [("w1 w2", "w3"), ("w4", "w5 w6 w7"), ("w8 w9 w10 w11", "w12")]
 

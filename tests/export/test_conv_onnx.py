@@ -8,9 +8,9 @@ import torch
 from convnet_sample import small_resnet
 
 from rmtkd_edge.errors import DataError
-from rmtkd_edge.export.conv_quantise import quantise_convnet
-from rmtkd_edge.export.conv_to_onnx import FusedNet, export_convnet
-from rmtkd_edge.families import convnet
+from rmtkd_edge.families.resnet.quantise import quantise_convnet
+from rmtkd_edge.families.resnet.graph import FusedNet, export_convnet
+from rmtkd_edge.families.resnet.sources import module as convnet
 
 UNEVEN = {"layer.1.block.0.conv1": 5, "layer.2.stream": 13, "layer.4.block.1.conv1": 31}
 UNEVEN |= {"layer.3.block.0.conv1.factor": 6, "layer.2.block.0.downsample.factor": 5}

@@ -5,9 +5,9 @@ import torch
 from export.export_sample import KINDS, UNEVEN, make_batch, make_encoder, make_spec, project
 
 from rmtkd_edge.errors import DataError, Finding
-from rmtkd_edge.export.folding import check_fold, fold_with_proof
-from rmtkd_edge.families.encoder import fold
-from rmtkd_edge.families.spec import with_ranks
+from rmtkd_edge.export.fold_proof import check_fold, fold_with_proof
+from rmtkd_edge.families.encoder.module import fold
+from rmtkd_edge.families.encoder.spec import with_ranks
 
 
 def projected(kind="bert"):

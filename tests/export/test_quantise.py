@@ -12,9 +12,9 @@ from hypothesis.extra import numpy as hnp
 from rmtkd_edge.errors import UserError
 from rmtkd_edge.export import stage
 from rmtkd_edge.export.load import load
-from rmtkd_edge.export.quantise import QuantiseOptions, quantise_onnx
-from rmtkd_edge.export.sessions import open_session, run_session
-from rmtkd_edge.export.smooth import second_products, smooth, smoothing_scale
+from rmtkd_edge.families.encoder.quantise import QuantiseOptions, quantise_onnx
+from rmtkd_edge.sessions import open_session, run_session
+from rmtkd_edge.families.encoder.smooth import second_products, smooth, smoothing_scale
 from rmtkd_edge.export.verify import Score
 
 

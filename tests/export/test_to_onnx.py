@@ -8,14 +8,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rmtkd_edge.errors import Finding, RunDirError, UserError
-from rmtkd_edge.export import to_onnx
+from rmtkd_edge.families.encoder.module import to_onnx
 from rmtkd_edge.export.audit import audit_emitted, audit_optimised
-from rmtkd_edge.export.folding import fold_with_proof
-from rmtkd_edge.export.graph import GraphOptions
-from rmtkd_edge.export.sessions import open_session, run_session
-from rmtkd_edge.export.to_onnx import export_onnx
+from rmtkd_edge.export.fold_proof import fold_with_proof
+from rmtkd_edge.families.encoder.graph import GraphOptions
+from rmtkd_edge.sessions import open_session, run_session
+from rmtkd_edge.families.encoder.to_onnx import export_onnx
 from rmtkd_edge.export.verify import compare_onnx, variations, verify_onnx
-from rmtkd_edge.families.spec import list_sites, with_ranks
+from rmtkd_edge.families.encoder.spec import list_sites, with_ranks
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rmtkd_edge.errors import UserError
-from rmtkd_edge.families.bert import MODEL_TYPES, build, from_transformers
-from rmtkd_edge.families.encoder import Encoder, fold, projections_of, unfold
-from rmtkd_edge.families.spec import EncoderSpec, LayerSpec, count_parameters, list_sites, ranks_of, with_ranks
+from rmtkd_edge.families.encoder.sources import MODEL_TYPES, build, from_transformers
+from rmtkd_edge.families.encoder.module import Encoder, fold, projections_of, unfold
+from rmtkd_edge.families.encoder.spec import EncoderSpec, LayerSpec, count_parameters, list_sites, ranks_of, with_ranks
 
 
 def tiny(kind: str):

@@ -11,10 +11,11 @@ from convnet_sample import small_resnet
 from safetensors.torch import save_file
 
 from rmtkd_edge.errors import UserError
-from rmtkd_edge.families import convnet, resnet
-from rmtkd_edge.families.convnet import ConvNet
-from rmtkd_edge.families.convnet_spec import ConvNetSpec
-from rmtkd_edge.families.spec import ranks_of
+from rmtkd_edge.families.resnet.sources import module as convnet
+from rmtkd_edge.families.resnet.sources import sources as resnet
+from rmtkd_edge.families.resnet.module import ConvNet
+from rmtkd_edge.families.resnet.spec import ConvNetSpec
+from rmtkd_edge.families.encoder.spec import ranks_of
 from rmtkd_edge.families.store import save_folder
 
 LABELS = tuple("abcdefghij")

@@ -9,9 +9,9 @@ import pytest
 
 from rmtkd_edge import devices
 from rmtkd_edge.errors import Finding
-from rmtkd_edge.hardware import Budgets
+from rmtkd_edge.config.hardware import Budgets
 from rmtkd_edge.profile.budget import files_within, judge, rows
-from rmtkd_edge.run import Run
+from rmtkd_edge.run.directory import Run
 
 
 def result(label: str, ms: float, batch: int = 1, role: str = "candidate", **changes: Any) -> dict[str, Any]:

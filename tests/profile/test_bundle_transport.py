@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 from test_profile_stage import exported_run
 
-from rmtkd_edge.cli import main
+from rmtkd_edge.cli.app import main
 from rmtkd_edge.errors import RunDirError, UserError
-from rmtkd_edge.hardware import HardwareProfile, load_profile
+from rmtkd_edge.config.hardware import HardwareProfile, load_profile
 from rmtkd_edge.machine import detect_machine
 from rmtkd_edge.profile.bundle import collect, write_bundle
 from rmtkd_edge.profile.measuring.store import digest_of
 from rmtkd_edge.profile.plan import Load
-from rmtkd_edge.run import Run
+from rmtkd_edge.run.directory import Run
 
 FEW = {"loads": [Load(1, 8)], "min_runs": 3, "min_duration_s": 0.0, "quick": True}
 

@@ -15,10 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rmtkd_edge import workflow
-from rmtkd_edge.cli import main
+from rmtkd_edge.cli.app import main
 from rmtkd_edge.compress.stage import alignment_multiple
 from rmtkd_edge.errors import RecipeError, UserError
-from rmtkd_edge.hardware import load_profile
+from rmtkd_edge.config.hardware import load_profile
 from rmtkd_edge.profile import calibrate as module
 from rmtkd_edge.profile import layers
 from rmtkd_edge.profile.calibrate import MULTIPLES, Calibration, best_multiple, calibrate, mean_latency

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rmtkd_edge.profile.compare import LEAST_ROUNDS, compare, ratio_of_medians
+from rmtkd_edge.profile.comparison import LEAST_ROUNDS, compare, ratio_of_medians
 
 LOAD = {"batch": 1, "seq": 128, "scenario": "single_stream"}
 Rounds = list[list[float]]

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rmtkd_edge.errors import UserError
-from rmtkd_edge.profile.contrast import contrast, contrast_files, ratio_of_sessions, rounds_of
+from rmtkd_edge.profile.across_sessions import contrast, contrast_files, ratio_of_sessions, rounds_of
 
 
 def result(ms: float = 2.0, rounds: int = 10, *, seed: int = 0, label: str = "a", **env: Any) -> dict[str, Any]:

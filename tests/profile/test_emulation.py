@@ -18,7 +18,7 @@ from test_profile_stage import exported_run
 
 from rmtkd_edge import devices
 from rmtkd_edge.errors import Finding, ProviderError, UserError
-from rmtkd_edge.hardware import Budgets, HardwareProfile, load_profile
+from rmtkd_edge.config.hardware import Budgets, HardwareProfile, load_profile
 from rmtkd_edge.profile import emulation
 from rmtkd_edge.profile.budget import judge
 from rmtkd_edge.profile.bundle import write_bundle
@@ -27,8 +27,8 @@ from rmtkd_edge.profile.identity import refuse_device, refuse_other_machine
 from rmtkd_edge.profile.measuring import execute, machine
 from rmtkd_edge.profile.plan import TOLERANCE_INT8, Load
 from rmtkd_edge.profile.stage import profile_run
-from rmtkd_edge.run import Run
-from rmtkd_edge.tables import comparison_lines, profile_table
+from rmtkd_edge.run.directory import Run
+from rmtkd_edge.cli.tables import comparison_lines, profile_table
 
 ARM = os.environ.get("RMTKD_ARM64_PYTHON", "")
 needs_arm = pytest.mark.skipif(

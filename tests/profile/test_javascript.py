@@ -20,7 +20,7 @@ from profile_bundle import sha256, write_plan
 from test_profile_stage import exported_run
 
 from rmtkd_edge.errors import Finding, ProviderError, RmtkdError, UserError
-from rmtkd_edge.hardware import load_profile
+from rmtkd_edge.config.hardware import load_profile
 from rmtkd_edge.profile import javascript_session, transport_javascript
 from rmtkd_edge.profile.bundle import write_bundle
 from rmtkd_edge.profile.identity import refuse_device
@@ -31,7 +31,7 @@ from rmtkd_edge.profile.plan import Load
 from rmtkd_edge.profile.reach import Reach, carry_out
 from rmtkd_edge.profile.stage import profile_run
 from rmtkd_edge.profile.transport_javascript import Tools, find_tools, run_javascript
-from rmtkd_edge.settings import shipped_folder
+from rmtkd_edge.config.settings import shipped_folder
 
 SCRIPTS = shipped_folder("tools/javascript")
 

@@ -12,7 +12,7 @@ import pytest
 from profile_bundle import write_plan
 
 from rmtkd_edge.errors import RecipeError
-from rmtkd_edge.hardware import Budgets, Limits, load_profile, parse_profile
+from rmtkd_edge.config.hardware import Budgets, Limits, load_profile, parse_profile
 from rmtkd_edge.profile import limits
 from rmtkd_edge.profile.budget import files_within, judge, rows
 from rmtkd_edge.profile.plan import copy_runner

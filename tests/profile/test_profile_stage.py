@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from profile_bundle import VOCABULARY, sha256, tiny_encoder, write_plan
 
 from rmtkd_edge.errors import Finding, ProviderError, RmtkdError, RunDirError, UserError
-from rmtkd_edge.hardware import HardwareProfile, list_profiles, load_profile
+from rmtkd_edge.config.hardware import HardwareProfile, list_profiles, load_profile
 from rmtkd_edge.profile.identity import RUNTIMES, refuse_device, refuse_other_device
 from rmtkd_edge.profile.plan import Load, build_inputs, choose_loads, copy_runner, find_models
 from rmtkd_edge.profile.stage import choose_effort, profile_run
 from rmtkd_edge.profile.transport_local import run_bundle
-from rmtkd_edge.run import Run
+from rmtkd_edge.run.directory import Run
 
 
 def exported_run(path: Path, refused: str | None = None, external: bool = False) -> Run:

@@ -21,13 +21,13 @@ from test_profile_stage import exported_run
 
 from rmtkd_edge import devices
 from rmtkd_edge.errors import ProviderError, RmtkdError, UserError
-from rmtkd_edge.hardware import load_profile
+from rmtkd_edge.config.hardware import load_profile
 from rmtkd_edge.profile import reach, transport_ssh
 from rmtkd_edge.profile.identity import refuse_device
 from rmtkd_edge.profile.measuring.store import digest_of
 from rmtkd_edge.profile.plan import copy_runner
 from rmtkd_edge.profile.transport_ssh import FOLDER, Target, make_target, run_over_ssh
-from rmtkd_edge.run import Run
+from rmtkd_edge.run.directory import Run
 
 SSHD = shutil.which("sshd") or shutil.which("sshd", path="/usr/sbin:/usr/local/sbin")
 needs_sshd = pytest.mark.skipif(

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from rmtkd_edge.run import Run
+from rmtkd_edge.run.directory import Run
 
 LABELS = ("original fp32", "original int8", "rmt-kd fp32", "rmt-kd int8")
 GROUPS = (

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from rmtkd_edge.errors import DataError
-from rmtkd_edge.recipe import Task
-from rmtkd_edge.tasks import image
+from rmtkd_edge.config.recipe import Task
+from rmtkd_edge.tasks import image_classification as image
 
 TASK = Task(name="toy", kind="image", image="img", validation_fraction=0.25)
 RNG = np.random.default_rng(0)

@@ -10,10 +10,11 @@ import pyarrow.parquet
 import pytest
 
 from rmtkd_edge.errors import DataError, UserError
-from rmtkd_edge.recipe import Task
-from rmtkd_edge.tasks import sources, tokenizers
-from rmtkd_edge.tasks.sources import load_tables
-from rmtkd_edge.tasks.text import load_text_task
+from rmtkd_edge.config.recipe import Task
+from rmtkd_edge.tasks.reading import tables as sources
+from rmtkd_edge.tasks.reading import tokenizers
+from rmtkd_edge.tasks.reading.tables import load_tables
+from rmtkd_edge.tasks.text_classification import load_text_task
 
 ROWS = [
     {"text": 'it "was", they say,\nfine', "label": 1},
@@ -113,7 +114,7 @@ def test_a_hub_s_label_names_survive(monkeypatch):
     task = Task(name="t", hub="somebody/something", text=["text"])
     tables = load_tables(task, None)
     assert tables["train"].to_pylist() == ROWS and "validation" not in tables
-    from rmtkd_edge.tasks.labels import label_names
+    from rmtkd_edge.tasks.reading.labels import label_names
 
     assert label_names(task, tables["train"]) == ["bad", "good"]
     with pytest.raises(DataError, match="it has train, dev"):
@@ -176,7 +177,7 @@ def test_real_data_sets_are_read(name: str, text: list[str], validation: str, ro
     folder = real_data() / name
     if not folder.is_dir():
         pytest.skip(f"{folder} is not there; set RMTKD_TEST_DATA to a folder with {name}/{validation}.parquet")
-    from rmtkd_edge.tasks.labels import label_names, label_numbers
+    from rmtkd_edge.tasks.reading.labels import label_names, label_numbers
 
     task = Task(name=name, text=text, validation_split=validation)
     tables = load_tables(task, folder)

@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rmtkd_edge.errors import DataError
-from rmtkd_edge.recipe import Task
-from rmtkd_edge.tasks import text
-from rmtkd_edge.tasks.labels import label_names, label_numbers, with_names
-from rmtkd_edge.tasks.text import Split, batches, calibration_indices, load_text_task, steps
+from rmtkd_edge.config.recipe import Task
+from rmtkd_edge.tasks import text_classification as text
+from rmtkd_edge.tasks.reading.labels import label_names, label_numbers, with_names
+from rmtkd_edge.tasks.text_classification import Split, batches, calibration_indices, load_text_task, steps
 
 PAD = 7
 

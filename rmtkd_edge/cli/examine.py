@@ -1,0 +1,197 @@
+"""What this machine has: versions, packages in conflict, execution providers that really load, energy meters."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import platform
+import subprocess
+import sys
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, distribution, requires, version
+from typing import Literal
+
+from packaging.requirements import Requirement
+
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "transformers",
+    "datasets",
+    "accelerate",
+    "onnx",
+    "onnxscript",
+    "numpy",
+    "scipy",
+    "safetensors",
+)
+INSTALL = "pip install -c constraints.txt -e '.[demo]'"
+IMPORT_TIMEOUT_S = 180
+PROBE = """
+import sys, onnxruntime as ort
+if sys.argv[1] == "CUDAExecutionProvider" and hasattr(ort, "preload_dlls"):
+    ort.preload_dlls()
+options = ort.SessionOptions()
+options.log_severity_level = 4
+session = ort.InferenceSession(sys.stdin.buffer.read(), options, providers=[sys.argv[1]])
+print(",".join(session.get_providers()))
+"""
+NOT_MEASURING = ("base", "modelled", "unavailable")
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of the examination; `advice` is empty where there is nothing to do."""
+
+    name: str
+    state: Literal["ok", "note", "problem"]
+    found: str
+    advice: str = ""
+
+
+def examine() -> list[Check]:
+    """Return all checks; nothing is changed, and a check that cannot be made says why."""
+    return [*machine(), *packages(), onnxruntime_packages(), torch_pair(), *providers(), *meters()]
+
+
+def machine() -> list[Check]:
+    """Return the processor, its instruction sets, cores and memory."""
+    from rmtkd_edge.config.hardware import alignment_of
+    from rmtkd_edge.machine import detect_machine
+
+    found = detect_machine()
+    sets = ", ".join(found.instruction_sets) or "unknown"
+    multiple, why = alignment_of(found.instruction_sets)
+    memory = "unknown" if found.memory_bytes is None else f"{found.memory_bytes / 2**30:.1f} GiB"
+    return [
+        Check("system", "ok", f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"),
+        Check("processor", "ok", f"{found.processor_model or 'unknown'}, {found.usable_cores} usable cores, {memory}"),
+        Check("instructions", "ok", f"{sets}; widths in multiples of {multiple} ({why})"),
+    ]
+
+
+def packages() -> list[Check]:
+    """Return the versions of the packages that the work is done with."""
+    checks = []
+    for name in PACKAGES:
+        try:
+            checks.append(Check(name, "ok", version(name)))
+        except PackageNotFoundError:
+            checks.append(Check(name, "problem", "not installed", INSTALL))
+    return checks
+
+
+def installed(names: tuple[str, ...]) -> dict[str, str]:
+    """Return the versions of those of the named packages that are installed."""
+    found = {}
+    for name in names:
+        try:
+            found[name] = distribution(name).version
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def onnxruntime_packages(found: dict[str, str] | None = None) -> Check:
+    """Return whether exactly one onnxruntime is installed; two overwrite each other's files."""
+    found = installed(("onnxruntime", "onnxruntime-gpu")) if found is None else found
+    text = ", ".join(f"{name} {number}" for name, number in found.items())
+    if len(found) == 2:
+        advice = (
+            f"pip uninstall -y onnxruntime onnxruntime-gpu && pip install onnxruntime-gpu=={found['onnxruntime-gpu']}"
+        )
+        return Check("onnxruntime", "problem", f"{text}: they overwrite each other's files", advice)
+    if not found:
+        return Check("onnxruntime", "problem", "not installed", INSTALL)
+    return Check("onnxruntime", "ok", text)
+
+
+def torch_pair() -> Check:
+    """Return whether torch and torchvision are built for each other (the import is tried in a process of its own)."""
+    found = installed(("torch", "torchvision"))
+    for name in ("torch", "torchvision"):
+        if name not in found:
+            return Check("torch pair", "problem", f"{name} is not installed", INSTALL)
+    text = f"torch {found['torch']}, torchvision {found['torchvision']}"
+    wanted = [r.specifier for r in map(Requirement, requires("torchvision") or []) if r.name == "torch"]
+    if not all(specifier.contains(found["torch"], prereleases=True) for specifier in wanted):
+        return Check("torch pair", "problem", f"{text}: this torchvision wants torch {wanted[0]}", INSTALL)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", "import torchvision"],
+            capture_output=True,
+            text=True,
+            timeout=IMPORT_TIMEOUT_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return Check("torch pair", "problem", f"{text}: import torchvision takes over {IMPORT_TIMEOUT_S} s", INSTALL)
+    if done.returncode:
+        last = done.stderr.strip().splitlines()[-1] if done.stderr.strip() else f"exit code {done.returncode}"
+        return Check("torch pair", "problem", f"torchvision does not import: {last}", INSTALL)
+    return Check("torch pair", "ok", f"{text}: they match and import")
+
+
+def providers() -> list[Check]:
+    """Return every execution provider of the installed onnxruntime, and whether a session really gets it."""
+    try:
+        import onnxruntime as ort
+    except ImportError as error:
+        return [Check("providers", "problem", f"onnxruntime does not import: {error}", INSTALL)]
+    checks = []
+    model = tiny_model()
+    for name in ort.get_available_providers():
+        actual, reason = loads(model, name)
+        if actual:
+            checks.append(Check(name, "ok", "loads"))
+        else:
+            advice = (
+                ""
+                if name != "CUDAExecutionProvider"
+                else "needs an NVIDIA GPU with a driver for CUDA 13; not needed for the CPU"
+            )
+            checks.append(Check(name, "note", f"is in the package but does not load here: {reason}", advice))
+    return checks
+
+
+def loads(model: bytes, provider: str) -> tuple[bool, str]:
+    """Return whether a session on `provider` really gets it, and else the reason.
+
+    It is tried in a process of its own: a provider without its libraries writes to the terminal, and may take it down.
+    """
+    command = [sys.executable, "-c", PROBE, provider]
+    try:
+        done = subprocess.run(command, input=model, capture_output=True, timeout=IMPORT_TIMEOUT_S, check=False)
+    except subprocess.TimeoutExpired:
+        return False, f"no session within {IMPORT_TIMEOUT_S} s"
+    if done.returncode:
+        last = done.stderr.decode(errors="replace").strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
+        return False, last[0][:160]
+    got = done.stdout.decode().strip().splitlines()[-1].split(",")
+    return provider in got, f"a session falls back to {', '.join(got)}"
+
+
+def tiny_model() -> bytes:
+    """Return an ONNX model with one op."""
+    from onnx import TensorProto, helper
+
+    value = lambda name: helper.make_tensor_value_info(name, TensorProto.FLOAT, [1])  # noqa: E731
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "tiny", [value("x")], [value("y")])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9).SerializeToString()
+
+
+def meters() -> list[Check]:
+    """Return every measuring energy meter of the room and whether it can be opened here."""
+    import rmtkd_edge.profile.meters as room
+
+    checks = []
+    for name in sorted(m.name for m in pkgutil.iter_modules(room.__path__) if m.name not in NOT_MEASURING):
+        module = importlib.import_module(f"{room.__name__}.{name}")
+        try:
+            meter = module.open_meter({})
+        except module.MeterAbsent as absent:
+            checks.append(Check(f"meter {name}", "note", f"not here: {absent.why}", " or ".join(absent.ways_out)))
+        else:
+            meter.close()
+            checks.append(Check(f"meter {name}", "ok", "can be read"))
+    return checks

@@ -1,0 +1,399 @@
+"""What a recipe (models/*.toml) says: every key, its meaning and its only default."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tomli_w
+from pydantic import BaseModel, Field, ValidationError, model_validator
+
+from rmtkd_edge import plugins
+from rmtkd_edge.errors import RecipeError
+from rmtkd_edge.config.settings import Section, describe_faults, did_you_mean, shipped_folder
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[int, Field(ge=1)]
+Rate = Annotated[float, Field(gt=0.0)]
+WITHOUT_QUANTILE = ("bema", "parallel")  # edge rules that give one rank, which no target moves
+
+
+class Model(Section):
+    """Where the teacher comes from."""
+
+    family: str = Field("encoder", description="`encoder` (BERT-like), `resnet`, or an installed one")
+    source: str = Field(
+        description="`scratch`, a hub id, a local folder, or `package:NAME` for a model that a package ships; of a "
+        "resnet `scratch`, `torchvision:resnet50` or a safetensors state dict"
+    )
+    tokenizer: str | None = Field(None, description="Hub id, folder or `package:NAME`; the source's own when left out")
+    shape: dict[str, Any] = Field({}, description="Shape of a model from random weights; the family checks its keys")
+
+    @model_validator(mode="after")
+    def _shape_is_the_familys(self) -> Model:
+        try:
+            plugins.find("families", self.family).shape.model_validate(self.shape)
+        except ValidationError as err:
+            shape = plugins.find("families", self.family).shape
+            raise ValueError("model.shape:\n" + describe_faults(err, shape, "model.shape.")) from err
+        except RecipeError as err:
+            raise ValueError(f"{err.message} ({err.hint})") from err
+        return self
+
+
+class Task(Section):
+    """Data set, splits, columns, and metric."""
+
+    name: str
+    kind: str = Field("text-classification", description="`text-classification`, `image-classification`, or installed")
+    metric: str | None = Field(None, description="The metric that decides, by its scikit-learn name; the task's first")
+    hub: str | None = Field(None, description="Data set id for `datasets.load_dataset`; `--data` overrides it")
+    hub_config: str | None = None
+    text: list[str] = Field([], max_length=2, description="Columns of a text task, one or two")
+    image: str = Field("image", description="Column of an image task")
+    image_size: Positive | None = Field(None, description="Pixels a side, resized to; as they are when left out")
+    augment: Literal["none", "crop", "crop-flip"] = Field("none", description="Random shifts by 1/8, mirrored or not")
+    mean: tuple[float, float, float] | None = Field(
+        None, description="Of the pixels as shares of 255; the training images' (torchvision's weights: ImageNet's)"
+    )
+    std: tuple[Rate, Rate, Rate] | None = Field(None, description="As `mean`; give both or none")
+    unreadable: Literal["stop", "skip"] = Field("stop", description="What to do about images that cannot be decoded")
+    label: str = "label"
+    labels: list[str] | None = Field(None, description="Names in label order; read from the data when left out")
+    train_split: str = "train"
+    validation_split: str = Field("validation", description='Split that chooses; "" holds a share of train out')
+    test_split: str = Field("test", description='Split that is only reported; "" holds a share of train out')
+    validation_fraction: Fraction = Field(
+        0.1, description="Share of train that is held out where no validation split exists"
+    )
+    test_fraction: Fraction = Field(
+        0.1, description="Share of train that is held out where no test split exists; 0: validation is reported"
+    )
+    max_length: Positive = 128
+    train_limit: Positive | None = None
+    validation_limit: Positive | None = None
+    test_limit: Positive | None = None
+    options: dict[str, Any] = Field({}, description="Settings of an installed task")
+
+    @model_validator(mode="after")
+    def _keys_agree(self) -> Task:
+        if (self.mean is None) != (self.std is None):
+            raise ValueError("task.mean and task.std go together")
+        try:
+            task = plugins.find("tasks", self.kind)
+        except RecipeError as err:
+            raise ValueError(f"{err.message} ({err.hint})") from err
+        if self.metric is not None and self.metric not in task.known_metrics:
+            guess = did_you_mean(self.metric, task.known_metrics)
+            raise ValueError(f"task.metric: no metric `{self.metric}`{guess} (known: {', '.join(task.known_metrics)})")
+        if task.modality == "text" and not self.text:
+            raise ValueError('task.text is empty, a text task names one or two columns: text = ["sentence"]')
+        if self.test_split and self.test_split in (self.train_split, self.validation_split):
+            raise ValueError(f"task.test_split is `{self.test_split}` as well: validation chooses, test only reports")
+        return self
+
+
+class Train(Section):
+    """Training of the teacher, where its metric is below `threshold` (or it has random weights)."""
+
+    threshold: Fraction = Field(0.0, description="Metric on validation from which the spectra carry the task")
+    epochs: Positive = 3
+    learning_rate: Rate = 5e-5
+    batch_size: Positive = 32
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    warmup: Fraction = 0.06
+    max_grad_norm: Rate = 1.0
+    precision: Literal["no", "bf16", "fp16"] = "no"
+
+
+ONE_SHOT_TOKENS, LOOP_TOKENS = 65_536, 16_384  # of text that the warm start is fitted on
+
+
+class Analyse(Section):
+    """Which directions are signal (Marchenko-Pastur)."""
+
+    rule: Literal["window", "paper", "bema", "parallel", "explained-variance"] = "window"
+    quantile: Fraction = Field(
+        0.5, description="Where the noise variance starts; higher cuts more (`explained-variance`: share left out)"
+    )
+    delta: Fraction = Field(0.05, description="Half width of the rule `window`, as a share of the eigenvalues")
+    margin: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        None, description="Tracy-Widom level that is added to the edge"
+    )
+    calibration: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.1, description="Share of train that spectra and closed form draw their rows from; see maximum_rows"
+    )
+    minimum_rows: Positive = Field(
+        2048, description="Rows used where `calibration` would give fewer (or all there are)"
+    )
+    maximum_rows: Positive = Field(
+        2048, description="Text: rows of these that the spectra take at most (but `minimum_rows` at least)"
+    )
+    sample: Literal["token", "sequence", "pixel", "image"] | None = Field(
+        None, description="One column of the spectrum: text `token` or `sequence` (the first token); `pixel` or `image`"
+    )
+    tokens_per_sequence: Positive = Field(2, description="Random valid tokens of each sequence: fixes q = d / n")
+    pixels_per_image: Positive = Field(1, description="Random pixels of each image: fixes q = d / n")
+    center: bool = Field(False, description="Subtract the mean of the activations (the paper does not)")
+    scale_columns: bool = Field(False, description="Scale every sampled token to the same norm (heavy tails)")
+    effective_samples: bool = Field(False, description="Use n_eff instead of n in q")
+    weighting: Literal["none", "effect"] = "effect"
+    blend: Fraction = Field(0.5, description="Share of the identity in the effect weights")
+    weighting_rows: Positive = 512
+
+    @model_validator(mode="after")
+    def _null_is_not_centred(self) -> Analyse:
+        if self.rule == "parallel" and self.center:
+            raise ValueError("the rule `parallel` compares with copies that are not centred: center must be false")
+        return self
+
+
+class Compress(Section):
+    """What is cut, in which order, and how the narrowed model starts."""
+
+    method: str = Field("rmt-kd", description="`rmt-kd`, `plain-kd`, or an installed one")
+    sites: tuple[str, ...] | None = Field(
+        None, min_length=1, description="Kinds of sites that are cut (`embedding`: a narrower word table); the family's"
+    )
+    sites_per_cycle: Positive = 4
+    rounds: Positive = 2
+    one_shot: bool = Field(False, description="Closed form only: analyse, project, warm start; nothing is trained")
+    basis: Literal["varimax", "eigen"] = "varimax"
+    channels: Literal["project", "select"] = Field(
+        "select",
+        description="Widths with a nonlinearity after them: keep channels (pivoted Cholesky), or project",
+    )
+    mode: dict[str, Literal["width", "factor", "auto"]] = Field(
+        {},
+        description="By site or kind: narrower (width, the default), two thin layers (factor), or the better one (auto)",
+    )
+    warm_start: Literal["least-squares", "fold"] = "least-squares"
+    warm_start_tokens: Positive | None = Field(
+        None,
+        description="Text: rows of the calibration subset are fitted on until they hold that many tokens; without it "
+        f"{ONE_SHOT_TOKENS} where nothing is trained afterwards (one_shot), {LOOP_TOKENS} in the loop",
+    )
+    warm_start_images: Positive = Field(1024, description="Images of the calibration subset that are fitted on")
+    ridge: Rate = 1e-4
+    align: bool = Field(True, description="Round ranks up to the multiples of the hardware profile")
+    minimum_rank: Positive = 4
+    retry_quantile: Fraction = Field(
+        0.5, description="Factor on the quantile when a rolled-back site is tried once more"
+    )
+    allocation: Literal["edge", "kl"] = Field(
+        "edge",
+        description="One quantile for all sites (edge), or one per kind of site that minimises the divergence from the "
+        "teacher on training rows at as many parameters (kl: some dozens of closed forms)",
+    )
+    token_blend: Fraction = Field(0.3, description="Least squares: share of equal token weights, the rest by effect")
+    ranks: dict[str, Positive] = Field(
+        {}, description="Widths by site (`layer.0.ffn`) or kind (`ffn`) in place of the edge's"
+    )
+
+    @property
+    def fitted_tokens(self) -> int:
+        """Return the tokens that the warm start is fitted on."""
+        return self.warm_start_tokens or (ONE_SHOT_TOKENS if self.one_shot else LOOP_TOKENS)
+
+
+class Distil(Section):
+    """Fine-tuning with L = alpha CE + (1 - alpha) T^2 KL(p_old || p_new)."""
+
+    alpha: Fraction = 0.5
+    temperature: Rate = 2.0
+    epochs: Positive = 1
+    steps: Positive | None = Field(None, description="Optimiser steps a cycle; overrides `epochs`")
+    learning_rate: Rate = 3e-4
+    batch_size: Positive = 32
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    warmup: Fraction = 0.1
+    max_grad_norm: Rate = 1.0
+    dropout: Fraction = 0.0
+    evaluate_every: Positive = Field(200, description="Steps between validations; the best state is kept")
+    through_projection: bool = Field(False, description="Train the wide producers through P instead of the folded ones")
+
+
+class Stop(Section):
+    """When the loop ends; the first rule that holds wins and is named in the result."""
+
+    max_drop: Fraction = Field(0.02, description="Floor: the teacher's metric on validation minus this")
+    target_reduction: Fraction | None = Field(0.809, description="Share of the teacher's parameters to remove")
+    profile: str | None = Field(None, description="Hardware profile whose alignment and budgets hold")
+    latency_ms: Rate | None = None
+    disk_mb: Rate | None = None
+    saturation: Fraction = Field(0.03, description="Stop when no site would shrink by more than this share")
+
+
+class Export(Section):
+    """The ONNX files that ship."""
+
+    opset: Positive = 18
+    int8: bool = True
+    fp16: bool = Field(False, description="A half-precision file too, for GPUs")
+    max_drop: Fraction = Field(0.01, description="int8 (or fp16) that loses more of the metric than this is refused")
+    verify_rows: Positive = 64
+    attention: Literal["fused", "plain"] = "fused"
+    norm: Literal["instance", "layer"] = Field(
+        "instance", description="How layer norms are written; `instance` is faster in onnxruntime on a CPU"
+    )
+
+
+class Recipe(Section):
+    """A whole recipe."""
+
+    title: str = ""
+    seed: int = Field(0, ge=0, lt=2**32)
+    model: Model
+    task: Task
+    train: Train = Train()
+    analyse: Analyse = Analyse()
+    compress: Compress = Compress()
+    distil: Distil = Distil()
+    stop: Stop = Stop()
+    export: Export = Export()
+
+    @model_validator(mode="after")
+    def _tables_agree(self) -> Recipe:
+        family, task = plugins.find("families", self.model.family), plugins.find("tasks", self.task.kind)
+        faults = []
+        if family.modality != task.modality:
+            faults.append(f"a task of kind {self.task.kind} does not go with the family {self.model.family}")
+        if self.analyse.sample is not None and self.analyse.sample not in family.samples:
+            faults.append(f"analyse.sample = {self.analyse.sample} does not go with the family {self.model.family}")
+        for kind in self.compress.sites or ():
+            if kind not in family.site_kinds:
+                guess = did_you_mean(kind, family.site_kinds)
+                faults.append(f"compress.sites: no kind `{kind}`{guess} (known: {', '.join(family.site_kinds)})")
+        for mode in set(self.compress.mode.values()) - set(family.modes):
+            faults.append(f"compress.mode = {mode} does not go with the family {self.model.family}")
+        if self.compress.allocation == "kl" and self.analyse.rule in WITHOUT_QUANTILE:
+            faults.append(f"compress.allocation = kl moves quantiles, the rule {self.analyse.rule} has none")
+        if faults:
+            raise ValueError("; ".join(faults))
+        return self
+
+    def to_toml(self) -> str:
+        """Return the resolved recipe as TOML (keys that are None are left out)."""
+        return tomli_w.dumps(self.model_dump(exclude_none=True))
+
+
+def recipes_folder() -> Path:
+    """Return the folder of the recipes that ship: inside the wheel, or models/ of a checkout."""
+    return shipped_folder("models")
+
+
+def list_recipes() -> list[str]:
+    """Return the names of the recipes that ship, sorted."""
+    return sorted(path.stem for path in recipes_folder().glob("*.toml"))
+
+
+def find_recipe(name: str) -> Path:
+    """Return the file of a recipe given by path, or by the name of one that ships (`demo`, `models/demo.toml`).
+
+    Raises RecipeError where there is none: a path that is not there never becomes a recipe that ships.
+    """
+    path = Path(name)
+    if path.is_file():
+        return path
+    shipped = recipes_folder() / f"{path.stem}.toml"
+    if shipped.is_file() and name in (path.stem, path.name, f"models/{path.name}") and path.suffix in ("", ".toml"):
+        return shipped
+    names = list_recipes()
+    raise RecipeError(
+        f"there is no recipe `{name}`{did_you_mean(path.stem, names)}", f"recipes that ship: {', '.join(names)}"
+    )
+
+
+def load_recipe(name: str, overrides: list[str] | None = None) -> Recipe:
+    """Read a recipe by path or name and apply `key=value` overrides.
+
+    Raises RecipeError listing all faults at once, each with its key and a near match where one exists.
+    """
+    path = find_recipe(name)
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as err:
+        raise RecipeError(f"{path} is not valid TOML: {err}", "fix the line named above") from err
+    for item in overrides or []:
+        apply_override(data, item)
+    return parse_recipe(data, str(path))
+
+
+RENAMED = {  # keys of earlier versions: what they are called now
+    "model.config": "model.shape",
+    "model.resnet": "model.shape",
+    "compress.ffn": "compress.channels",
+    "compress.conv": "compress.channels",
+    "compress.conv_mode": "compress.mode",
+    "stop.max_accuracy_drop": "stop.max_drop",
+    "export.max_accuracy_drop": "export.max_drop",
+}
+RENAMED_VALUES = {  # values of earlier versions
+    ("model.family", "bert"): "encoder",
+    ("task.kind", "text"): "text-classification",
+    ("task.kind", "image"): "image-classification",
+    ("compress.allocation", "answers"): "kl",
+    ("compress.warm_start", "random"): 'left out; compress.method = "plain-kd" trains random weights',
+    ("compress.sites", "words"): "embedding",
+    ("compress.sites", "head"): "pooler",
+    ("compress.ranks", "words"): "embedding",
+    ("compress.ranks", "head"): "pooler",
+}
+
+
+def renamed(data: Mapping[str, Any]) -> list[str]:
+    """Return a line for every key or value of an earlier version, with what it is called now."""
+    lines = []
+    for table, entries in data.items():
+        for key, value in entries.items() if isinstance(entries, dict) else ():
+            name = f"{table}.{key}"
+            if name in RENAMED:
+                lines.append(f"  {name}: renamed, it is {RENAMED[name]} now")
+            for item in value if isinstance(value, (list, tuple, dict)) else [value]:
+                if isinstance(item, str) and (name, item) in RENAMED_VALUES:
+                    lines.append(f"  {name}: `{item}` was renamed, it is {RENAMED_VALUES[name, item]} now")
+    return lines
+
+
+def parse_recipe(data: dict[str, Any], where: str) -> Recipe:
+    """Return the recipe that `data` describes; raise RecipeError with all faults of it."""
+    if old := renamed(data):
+        raise RecipeError(f"{where}:\n" + "\n".join(old), "rmtkd-edge recipes --keys lists every key")
+    try:
+        return Recipe.model_validate(data)
+    except ValidationError as err:
+        raise RecipeError(
+            f"{where}:\n" + describe_faults(err, Recipe), "rmtkd-edge recipes --keys lists every key"
+        ) from err
+
+
+def apply_override(data: dict[str, Any], item: str) -> None:
+    """Set one `a.b=value` in nested tables; the value is read as TOML, else as a plain string."""
+    key, sep, text = item.partition("=")
+    if not sep or not key.strip():
+        raise RecipeError(f"--set {item!r} is not of the form key=value", "for example --set distil.alpha=0.7")
+    try:
+        value = tomllib.loads(f"v = {text}")["v"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()
+    *tables, last = key.strip().split(".")
+    for name in tables:
+        data = data.setdefault(name, {})
+        if not isinstance(data, dict):
+            raise RecipeError(f"--set {item!r}: `{name}` is a value, not a table")
+    data[last] = value
+
+
+def describe_keys(model: type[BaseModel] = Recipe, prefix: str = "") -> list[dict[str, str]]:
+    """Return every recipe key with its default and meaning, in the order of the file."""
+    rows = []
+    for name, field in model.model_fields.items():
+        inner = field.annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            rows += describe_keys(inner, f"{prefix}{name}.")
+        else:
+            default = "(required)" if field.is_required() else repr(field.get_default(call_default_factory=True))
+            rows.append({"key": prefix + name, "default": default, "meaning": field.description or ""})
+    return rows

@@ -1,0 +1,53 @@
+"""What all settings files share: strict tables, every fault told at once, and the folder of those that ship."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+
+class Section(BaseModel):
+    """A table of a settings file: unknown keys are refused, values cannot be changed afterwards."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def shipped_folder(kind: str) -> Path:
+    """Return the folder `kind` of the settings that ship: inside the wheel, or at the top of a checkout."""
+    shipped = Path(str(resources.files("rmtkd_edge"))) / "_data" / kind
+    return shipped if shipped.is_dir() else Path(__file__).resolve().parents[2] / kind
+
+
+def did_you_mean(name: str, known: Sequence[str], cutoff: float = 0.6) -> str:
+    """Return `; did you mean ...?` for the nearest of `known`, or an empty text where none is near."""
+    near = difflib.get_close_matches(name, known, n=1, cutoff=cutoff)
+    return f"; did you mean `{near[0]}`?" if near else ""
+
+
+def describe_faults(err: ValidationError, root: type[BaseModel], prefix: str = "") -> str:
+    """Return one line a fault of a settings file that `root` describes, with a near match for every unknown key."""
+    lines = []
+    for fault in err.errors():
+        path = [str(part) for part in fault["loc"]]
+        where = prefix + ".".join(path) or "the file"
+        if fault["type"] == "extra_forbidden":
+            known = _keys_at(root, path[:-1])
+            guess = did_you_mean(path[-1], known, cutoff=0.5)
+            lines.append(f"  {where}: unknown key" + (guess or f" (known: {', '.join(known)})"))
+        else:
+            got = "" if isinstance(fault["input"], dict) else f" (got {fault['input']!r})"
+            lines.append(f"  {where}: {fault['msg']}{got}")
+    return "\n".join(lines)
+
+
+def _keys_at(model: type[BaseModel], path: Sequence[str]) -> list[str]:
+    for part in path:
+        field = model.model_fields.get(part)
+        if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
+            return []
+        model = field.annotation
+    return list(model.model_fields)

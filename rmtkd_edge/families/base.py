@@ -1,0 +1,243 @@
+"""What a family of models is: sites that can be cut, a spec that describes a shape, and what can be done with a model.
+
+Everything that knows an architecture lives in its family's folder; the rest of the package knows these protocols.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeVar
+
+from rmtkd_edge import plugins
+from rmtkd_edge.config.hardware import Calibration
+from rmtkd_edge.config.recipe import Analyse, Compress, Export, Recipe
+from rmtkd_edge.config.settings import Section
+
+if TYPE_CHECKING:
+    import numpy as np
+    import onnx
+    from torch import Tensor, nn
+
+    from rmtkd_edge.families.spectrum import SiteSpectrum
+
+Basis = Literal["axes", "eigen"]
+Tap = Callable[[str, "Tensor"], None]
+Batches = Callable[[], Iterable[Mapping[str, "Tensor"]]]
+Probe = Callable[["Tensor", Mapping[str, "Tensor"]], "Tensor"]
+
+
+@dataclass(frozen=True)
+class Site:
+    """A width that can be cut.
+
+    Attributes:
+        width: channels, of one head where `heads` > 1.
+        latent: the width is not there yet: cutting it puts two thin layers in place of one.
+        selectable: channels can be kept as they are, since an elementwise function follows.
+        weighted: its edge comes from the spectrum weighted by the effect on the output, where that is asked for.
+        basis: `axes` where an elementwise function or norm follows, so that the kept basis is turned towards the axes.
+    """
+
+    name: str
+    kind: str
+    width: int
+    heads: int = 1
+    layer: int | None = None
+    latent: bool = False
+    selectable: bool = False
+    weighted: bool = True
+    basis: Basis = "axes"
+
+
+@dataclass(frozen=True)
+class Input:
+    """One input of a model: its name, dtype, and shape with named axes where it is dynamic."""
+
+    name: str
+    dtype: Literal["int64", "float32"]
+    shape: tuple[int | str, ...]
+
+
+class Spec(Protocol):
+    """The shape of a model as data; imports no torch."""
+
+    @property
+    def family(self) -> str: ...
+    @property
+    def model_type(self) -> str: ...
+    @property
+    def labels(self) -> tuple[str, ...]: ...
+    @property
+    def raw(self) -> Mapping[str, int]:
+        """Return the width before the projection of every site whose producers still carry a fixed one."""
+    @property
+    def max_length(self) -> int | None:
+        """Return the longest sequence in tokens, None for a model that reads no sequences."""
+    @property
+    def inputs(self) -> tuple[Input, ...]: ...
+    def example_inputs(self, batch: int, sequence: int | None, seed: int) -> dict[str, np.ndarray]:
+        """Return random valid inputs by name, as latency is measured on."""
+    def sites(self) -> list[Site]:
+        """Return every width that can be cut, shallow to deep."""
+    def with_ranks(self, ranks: Mapping[str, int]) -> Self:
+        """Return the spec with every named site set to its rank (of a head for sites with heads)."""
+    def without_projections(self) -> Self:
+        """Return the spec of the folded model."""
+    def count_parameters(self) -> int:
+        """Return the number of trained parameters of the folded model."""
+    def to_dict(self) -> dict[str, Any]: ...
+
+
+class Model(Protocol):
+    """A torch module of a family: called with its spec's inputs in their order, and `tap=` to see activations."""
+
+    spec: Any
+
+    def set_dropout(self, p: float) -> None: ...
+
+
+@dataclass(frozen=True)
+class AnalyseOptions:
+    """How spectra are taken: the recipe's section, whether channels are selected, the seed, the output's probe."""
+
+    analyse: Analyse
+    select: bool
+    seed: int
+    probe: Probe
+
+
+@dataclass(frozen=True)
+class NarrowOptions:
+    """How a narrowed model starts: the recipe's section and the seed."""
+
+    compress: Compress
+    seed: int
+
+
+@dataclass(frozen=True)
+class OpCount:
+    """Number of nodes by operator, expected and found; a name may be several, joined by ` or `, counted together."""
+
+    expected: dict[str, int]
+    found: dict[str, int]
+
+
+@dataclass(frozen=True)
+class QuantiseOptions:
+    """What int8 depends on: `reduce_range` keeps weights to 7 bits, for processors whose 16-bit sums saturate."""
+
+    reduce_range: bool
+    threads: int
+
+
+class Family(Protocol):
+    """What the package needs of an architecture. Models are the family's own torch modules, specs its own."""
+
+    name: str
+    modality: str  # of the tasks that it can serve: "text" or "image"
+    curve: Literal["gemm", "conv"]  # the measured curve, and the alignment, that its widths follow
+    samples: tuple[str, ...]  # values of analyse.sample, the default first
+    site_kinds: tuple[str, ...]
+    default_sites: tuple[str, ...]
+    modes: tuple[str, ...]  # values of compress.mode
+    shape: type[Section]  # settings of `model.shape`
+
+    # shapes and modules
+    def spec_from_dict(self, data: Mapping[str, Any]) -> Spec: ...
+    def build(self, spec: Any) -> Any:
+        """Return an untrained model of a shape (its weights are not set)."""
+    def initialise(self, model: Any, seed: int) -> Any:
+        """Set random weights, in place, and return the model."""
+    def load(self, recipe: Recipe, labels: Sequence[str], preprocessing: Any) -> tuple[Any, bool]:
+        """Return the teacher that a recipe names and whether its classifier is trained already."""
+    def from_module(self, module: nn.Module, labels: Sequence[str] | None = None) -> Any | None:
+        """Return a model that computes what a library's module does; None for a module that is none of this family."""
+    def source_normalisation(self, source: str) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+        """Return the mean and standard deviation that a checkpoint was trained with, None where it says nothing."""
+    def describe_source(self, recipe: Recipe) -> str:
+        """Return a short name of the model that a recipe starts from."""
+
+    # cutting
+    def sites_to_cut(self, spec: Any, options: Compress) -> list[str]: ...
+    def analyse(
+        self, model: Any, sites: Sequence[Site], batches: Batches, effect: Batches | None, options: AnalyseOptions
+    ) -> list[SiteSpectrum]: ...
+    def settle(
+        self, spec: Any, options: Compress, latency: Callable[[Any], float] | None, multiple: int
+    ) -> Callable[[dict[str, int]], dict[str, int]]:
+        """Return what corrects chosen widths by site, where the family knows better (latent sites that save nothing)."""
+    def narrow(
+        self, model: Any, projections: Mapping[str, Tensor], batches: Batches, effect: Batches, options: NarrowOptions
+    ) -> Any:
+        """Return the narrowed folded model for new projections by site, by closed form."""
+    def fold(self, model: Any) -> Any:
+        """Return the plain narrow model that `model` equals exactly."""
+    def unfold(self, folded: Any, projections: Mapping[str, Tensor]) -> Any:
+        """Return `folded` with fixed projections by site put back after its producers."""
+    def projections(self, model: Any) -> dict[str, Tensor]:
+        """Return the fixed projections by site."""
+    def predict_ms(self, spec: Any, curves: Calibration, sequence: int) -> float:
+        """Return the predicted latency in ms of one input of a folded model, from measured curves."""
+
+    # export
+    def standardise(self, folded: Any) -> Any:
+        """Return the same function in the form that other loaders of its config.json expect."""
+    def config(self, spec: Any, task: str) -> dict[str, Any]:
+        """Return config.json's own keys of the model type (what is ours is added under `rmtkd`)."""
+    def tensors(self, model: Any) -> dict[str, Tensor]:
+        """Return the weights under the names that ship."""
+    def from_tensors(self, spec: Any, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return a state dict from the names that ship."""
+    def export(self, folded: Any, path: Path, options: Export, metadata: Mapping[str, str]) -> list[Path]:
+        """Write a folded model as ONNX and return the files."""
+    def expected_ops(self, spec: Any, options: Export, stage: Literal["emitted", "fp32", "int8"]) -> dict[str, int]:
+        """Return the op counts of the graph as emitted, or as onnxruntime runs it in a precision."""
+    def graph_values(self, model: onnx.ModelProto, spec: Any) -> dict[str, str]:
+        """Return the graph's value for each tap, to find the first site where an export differs."""
+    def site_of(self, tap: str) -> str:
+        """Return the site whose producers make what a tap sees."""
+    def quantise(
+        self, source: Path, target: Path, calibration: Sequence[Mapping[str, Tensor]], options: QuantiseOptions
+    ) -> dict[str, Any]:
+        """Write the int8 file of an fp32 one and return how it was made."""
+
+
+S = TypeVar("S", bound=Spec)
+
+
+def find_family(name: str) -> Family:
+    """Return the family of a name; raise RecipeError with the known ones otherwise."""
+    return plugins.find("families", name)
+
+
+def family_of(model_or_spec: Any) -> Family:
+    """Return the family of a model or of a spec."""
+    return find_family(getattr(model_or_spec, "spec", model_or_spec).family)
+
+
+def spec_from_dict(data: Mapping[str, Any]) -> Spec:
+    """Return the spec that `to_dict` wrote; raise KeyError, TypeError, ValueError or RecipeError for anything else."""
+    return find_family(data["family"]).spec_from_dict(data)
+
+
+def list_sites(spec: Spec, kinds: Sequence[str] | None = None) -> list[Site]:
+    """Return the sites of the wanted kinds (all by default), shallow to deep."""
+    return [site for site in spec.sites() if kinds is None or site.kind in kinds]
+
+
+def ranks_of(spec: Spec) -> dict[str, int]:
+    """Return the present width of every site by name (of latent ones those that are there)."""
+    return {site.name: site.width for site in spec.sites() if not site.latent}
+
+
+def ranks_from(spec: Spec, projections: Mapping[str, Tensor]) -> dict[str, int]:
+    """Return the rank (of a head) that each projection leaves."""
+    return {s.name: len(projections[s.name]) // s.heads for s in list_sites(spec) if s.name in projections}
+
+
+def call(model: Any, batch: Mapping[str, Tensor], tap: Tap | None = None, spec: Spec | None = None) -> Tensor:
+    """Return the outputs of a model, or of what wraps one (its `spec` is given then), for a batch."""
+    inputs = [batch.get(item.name) for item in (spec or model.spec).inputs]
+    return model(*inputs) if tap is None else model(*inputs, tap=tap)

@@ -1,0 +1,155 @@
+"""The module that is traced: an encoder whose attention, norms and GELU are single onnxruntime operators.
+
+Weights are shared with the encoder, never copied. What is exact and what is not: every rewrite here computes the same
+function; only the order of floating-point operations differs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from rmtkd_edge.errors import UserError
+from rmtkd_edge.families.encoder.module import Encoder, EncoderLayer, Tap, sdpa_attention
+from rmtkd_edge.families.encoder.spec import EncoderSpec
+from rmtkd_edge.families.store import assemble
+
+CONTRIB = "com.microsoft"
+OPSETS = range(18, 24)
+
+
+@dataclass(frozen=True)
+class GraphOptions:
+    """How the graph is emitted.
+
+    `attention`: one com.microsoft::MultiHeadAttention a layer, or plain operators. `norm`: `instance` writes a layer
+    norm as InstanceNormalization over (B, T, d), scale and shift: the same function, and on CPUs onnxruntime's kernel
+    is vectorised where LayerNormalization's and SkipLayerNormalization's are not (tools/bench_shapes.py compares).
+    `gelu`: one com.microsoft::Gelu, which the optimiser does not find in torch's pattern. `first_token`: the last layer
+    computes the first token alone, since the classifier reads no other.
+    """
+
+    opset: int = 18
+    attention: Literal["fused", "plain"] = "fused"
+    norm: Literal["instance", "layer"] = "instance"
+    gelu: Literal["fused", "plain"] = "fused"
+    first_token: bool = True
+
+    def __post_init__(self) -> None:
+        """Raise UserError for an opset that is not supported, or that has no kernel for plain attention."""
+        if self.opset not in OPSETS:
+            raise UserError(
+                f"opset {self.opset} is not supported", f"export.opset: {OPSETS.start} to {OPSETS.stop - 1}"
+            )
+        if self.attention == "plain" and self.opset >= 23:
+            raise UserError(
+                "torch writes plain attention from opset 23 on as ai.onnx.Attention, whose CPU kernel refuses the mask",
+                "--opset 22 or less, or --set export.attention=fused",
+            )
+
+
+def input_names(spec: EncoderSpec) -> list[str]:
+    """Return the graph's inputs: a model with fewer than two token types reads no token_type_ids."""
+    return ["input_ids", "attention_mask"] + (["token_type_ids"] if spec.type_vocab > 1 else [])
+
+
+def fused_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, heads: int, scale: float) -> Tensor:
+    """Emit com.microsoft::MultiHeadAttention.
+
+    q (B, Q, heads * r), k (B, T, heads * r), v (B, T, heads * p), mask (B, T) bool; returns (B, Q, heads * p).
+    """
+    shape = (q.shape[0], q.shape[1], v.shape[2])
+    return torch.onnx.ops.symbolic(
+        f"{CONTRIB}::MultiHeadAttention",
+        [q, k, v, None, mask.to(torch.int32)],
+        attrs={"num_heads": heads, "scale": scale},
+        dtype=q.dtype,
+        shape=shape,
+        version=1,
+    )
+
+
+def plain_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, heads: int, scale: float) -> Tensor:
+    """Emit attention as MatMul, Softmax, MatMul; shapes as in `fused_attention`."""
+    if q.shape[1] == k.shape[1]:
+        return sdpa_attention(q, k, v, mask, heads, scale)
+    q, k, v = (x.view(x.shape[0], x.shape[1], heads, -1).transpose(1, 2) for x in (q, k, v))
+    out = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None, None, :], scale=scale)
+    return out.transpose(1, 2).flatten(2)
+
+
+def fused_gelu(x: Tensor) -> Tensor:
+    """Emit com.microsoft::Gelu (the exact one, by erf)."""
+    return torch.onnx.ops.symbolic(f"{CONTRIB}::Gelu", [x], dtype=x.dtype, shape=x.shape, version=1)
+
+
+def fused_tanh_gelu(x: Tensor) -> Tensor:
+    """Emit com.microsoft::FastGelu (the one that is defined by tanh)."""
+    return torch.onnx.ops.symbolic(f"{CONTRIB}::FastGelu", [x], dtype=x.dtype, shape=x.shape, version=1)
+
+
+FUSED_ACTIVATIONS = {"gelu": fused_gelu, "gelu_new": fused_tanh_gelu, "gelu_pytorch_tanh": fused_tanh_gelu}
+FUSED_NAMES = {"gelu": "Gelu", "gelu_new": "FastGelu", "gelu_pytorch_tanh": "FastGelu"}
+
+
+class InstanceNorm(nn.Module):
+    """A layer norm over the last axis, with tokens in the place of an image's channels."""
+
+    def __init__(self, norm: nn.LayerNorm) -> None:
+        super().__init__()
+        self.weight, self.bias, self.eps = norm.weight, norm.bias, norm.eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise (B, T, d) over d."""
+        ones, zeros = torch.ones(x.shape[1], dtype=x.dtype), torch.zeros(x.shape[1], dtype=x.dtype)
+        normal = torch.onnx.ops.symbolic(
+            "InstanceNormalization", [x, ones, zeros], attrs={"epsilon": self.eps}, dtype=x.dtype, shape=x.shape
+        )
+        return normal * self.weight + self.bias
+
+
+class FirstTokenLayer(EncoderLayer):
+    """The last layer, for the first token alone: keys and values need all tokens, nothing else does."""
+
+    def __init__(self, layer: EncoderLayer) -> None:
+        nn.Module.__init__(self)
+        for name, child in layer.named_children():  # the layer's own modules, under their own names
+            self.add_module(name, child)
+        self.heads, self.scale, self.name = layer.heads, layer.scale, layer.name
+        self.attention, self.activation = layer.attention, layer.activation
+
+    def forward(self, x: Tensor, mask: Tensor, tap: Tap | None = None) -> Tensor:
+        """Map a state (B, T, d) to the next one's first token (B, 1, d); there is nothing to tap in a graph."""
+        first = x[:, :1]
+        context = self.attention(self.query(first), self.key(x), self.value(x), mask, self.heads, self.scale)
+        first = self.norm1(first + self.out(context))
+        return self.norm2(first + self.down(self.activation(self.up(first))))
+
+
+def build(folded: Encoder, options: GraphOptions) -> Encoder:
+    """Return the module to trace; it shares its weights with `folded`, which is left as it is.
+
+    Raises UserError for an encoder that still carries projections: only a folded one ships.
+    """
+    if folded.spec.raw:
+        raise UserError(
+            "the encoder still carries fixed projections", "fold it first: rmtkd_edge.export.folding.fold_with_proof"
+        )
+    state = {name: tensor.float() for name, tensor in folded.state_dict().items()}  # no copy of what is float32 already
+    twin = assemble(folded.spec, state, "the encoder in memory")
+    layers: list[EncoderLayer] = list(twin.layers)  # type: ignore[arg-type]
+    twin.set_attention(fused_attention if options.attention == "fused" else plain_attention)
+    if options.gelu == "fused":
+        for layer in layers:
+            layer.activation = FUSED_ACTIVATIONS.get(folded.spec.activation, layer.activation)
+        twin.head_activation = FUSED_ACTIVATIONS.get(folded.spec.head_activation, twin.head_activation)
+    if options.norm == "instance":
+        twin.embeddings.norm = InstanceNorm(twin.embeddings.norm)  # type: ignore[assignment]
+        for layer in layers:
+            layer.norm1, layer.norm2 = InstanceNorm(layer.norm1), InstanceNorm(layer.norm2)  # type: ignore[assignment]
+    if options.first_token:
+        twin.layers[-1] = FirstTokenLayer(layers[-1])
+    return twin.eval()

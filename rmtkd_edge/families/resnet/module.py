@@ -1,0 +1,235 @@
+"""A residual convolutional classifier with free widths: what torchvision's ResNets compute, layer by layer.
+
+The fixed projection of a site stands directly behind each convolution that produces it, in front of the norm, so that
+folding is exact algebra. All producers of one residual stream share one projection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from rmtkd_edge.families.resnet.spec import CHANNELS, FACTOR, BlockSpec, ConvNetSpec
+from rmtkd_edge.families.encoder.module import ProjectedLinear
+
+MOMENTUM = 0.1  # torch's default
+
+Tap = Callable[[str, Tensor], None]
+
+
+class ProjectedConv(nn.Module):
+    """A convolution without bias and, where its output site was cut, a fixed projection P (k x d) behind it."""
+
+    projection: Tensor | None
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, raw: int | None = None) -> None:
+        super().__init__()
+        wide = outputs if raw is None else raw
+        self.stride, self.padding = stride, kernel // 2
+        self.weight = nn.Parameter(torch.empty(wide, inputs, kernel, kernel))
+        self.register_buffer("projection", None if raw is None else torch.empty(outputs, wide))
+
+    def folded(self) -> Tensor:
+        """Return the weight (k, in, h, w) of the one narrow convolution that this one equals."""
+        if self.projection is None:
+            return self.weight
+        # contiguous, as einsum's result is not: torch 2.14's CPU convolutions corrupt the heap in backward otherwise
+        return (self.projection @ self.weight.flatten(1)).reshape(-1, *self.weight.shape[1:])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, in, H, W) to (B, k, H', W'); P W is formed first, which costs less than projecting every pixel."""
+        return F.conv2d(x, self.folded(), stride=self.stride, padding=self.padding)
+
+
+class BatchNorm(nn.Module):
+    """Batch norm without torch's integer counter of batches, so that a state holds one dtype."""
+
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight, self.bias = nn.Parameter(torch.ones(width)), nn.Parameter(torch.zeros(width))
+        self.register_buffer("running_mean", torch.zeros(width))
+        self.register_buffer("running_var", torch.ones(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise (B, C, H, W) by the batch's moments in training (kept with momentum 0.1), else by the kept ones."""
+        return F.batch_norm(
+            x, self.running_mean, self.running_var, self.weight, self.bias, self.training, MOMENTUM, self.eps
+        )
+
+
+class ConvNorm(nn.Module):
+    """A convolution and the batch norm behind it; a factored one is a thin convolution and a 1 x 1 one behind it."""
+
+    def __init__(self, spec: ConvNetSpec, place: str, site: str, inputs: int, outputs: int, kernel: int, stride: int):
+        super().__init__()
+        self.place, rank = place, spec.factors.get(place)
+        self.expand: ProjectedConv | None = None
+        if rank is None:
+            self.conv = ProjectedConv(inputs, outputs, kernel, stride, spec.raw.get(site))
+        else:
+            self.conv = ProjectedConv(inputs, rank, kernel, stride, spec.raw.get(f"{place}{FACTOR}"))
+            self.expand = ProjectedConv(rank, outputs, 1, 1, spec.raw.get(site))
+        self.norm = BatchNorm(outputs, spec.eps)
+
+    @property
+    def last(self) -> ProjectedConv:
+        """Return the convolution in front of the norm."""
+        return self.conv if self.expand is None else self.expand
+
+    def linear(self, x: Tensor, tap: Tap | None = None) -> Tensor:
+        """Map (B, in, H, W) to (B, k, H', W') without the norm; `tap` sees the factor, or where one would stand."""
+        out = self.conv(x)
+        if tap is not None:
+            tap(f"{self.place}{FACTOR}", out)
+        return out if self.expand is None else self.expand(out)
+
+    def whole(self) -> Tensor:
+        """Return the weight (k, in, h, w) of the one convolution that `linear` equals."""
+        weight = self.conv.folded()
+        return weight if self.expand is None else torch.einsum("ok,kihw->oihw", self.expand.folded()[..., 0, 0], weight)
+
+    def forward(self, x: Tensor, tap: Tap | None = None) -> Tensor:
+        """Map (B, in, H, W) to (B, k, H', W'), normalised."""
+        return self.norm(self.linear(x, tap))
+
+
+class Block(nn.Module):
+    """A basic block (3x3, 3x3) or a bottleneck (1x1, 3x3 with the stride, 1x1), added to its shortcut."""
+
+    def __init__(self, spec: ConvNetSpec, block: BlockSpec, before: int, after: int, stage: str, name: str) -> None:
+        super().__init__()
+        self.name = name
+        kernels = (3, 3) if spec.block == "basic" else (1, 3, 1)
+        strides = (block.stride, 1) if spec.block == "basic" else (1, block.stride, 1)
+        widths = [before, *block.inner, after]
+        sites = [*(f"{name}.conv{k}" for k in range(1, len(kernels))), stage]
+        self.convs: list[ConvNorm] = nn.ModuleList(  # type: ignore[assignment]
+            ConvNorm(spec, f"{name}.conv{k + 1}", sites[k], widths[k], widths[k + 1], kernels[k], strides[k])
+            for k in range(len(kernels))
+        )
+        self.downsample = (
+            ConvNorm(spec, f"{name}.downsample", stage, before, after, 1, block.stride) if block.downsample else None
+        )
+
+    def forward(self, x: Tensor, tap: Tap | None = None) -> Tensor:
+        """Map a stream (B, C, H, W) to the next one; `tap(name, tensor)` sees what stands in front of every ReLU."""
+        inner = x
+        for k, layer in enumerate(self.convs[:-1], 1):
+            inner = layer(inner, tap)
+            if tap is not None:
+                tap(f"{self.name}.conv{k}", inner)
+            inner = F.relu(inner)
+        shortcut = x if self.downsample is None else self.downsample(x, tap)
+        total = self.convs[-1](inner, tap) + shortcut
+        if tap is not None:
+            tap(f"{self.name}.sum", total)
+        return F.relu(total)
+
+
+class ConvNet(nn.Module):
+    """The classifier: stem, stages of residual blocks, mean over the pixels, a linear classifier."""
+
+    inputs = ("pixel_values",)
+
+    def __init__(self, spec: ConvNetSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        first = "layer.1.stream" if spec.stem_is_shared else "stem"
+        kernel, stride = (3, 1) if spec.stem == "cifar" else (7, 2)
+        self.stem = ConvNorm(spec, "stem", first, CHANNELS, spec.stem_width, kernel, stride)
+        self.pool = nn.MaxPool2d(3, stride=2, padding=1) if spec.stem == "imagenet" else nn.Identity()
+        stages, before = [], spec.stem_width
+        for i, stage in enumerate(spec.stages, 1):
+            blocks = []
+            for j, block in enumerate(stage.blocks):
+                names = (f"layer.{i}.stream", f"layer.{i}.block.{j}")
+                blocks.append(Block(spec, block, before, stage.width, *names))
+                before = stage.width
+            stages.append(nn.ModuleList(blocks))
+        self.stages: list[list[Block]] = nn.ModuleList(stages)  # type: ignore[assignment]
+        self.classifier = ProjectedLinear(before, len(spec.labels))
+
+    def forward(self, pixel_values: Tensor, tap: Tap | None = None) -> Tensor:
+        """Return logits (B, labels) for normalised images (B, 3, H, W), float."""
+        state = self.stem(pixel_values, tap)
+        if tap is not None:
+            tap("stem.sum", state)
+        state = self.pool(F.relu(state))
+        for blocks in self.stages:
+            for block in blocks:
+                state = block(state, tap)
+        pooled = F.adaptive_avg_pool2d(state, 1).flatten(1)
+        if tap is not None:
+            tap("pooled", pooled)
+        return self.classifier(pooled)
+
+    def set_dropout(self, p: float) -> None:
+        """Do nothing: a ResNet has no dropout."""
+
+    def parameter_count(self) -> int:
+        """Return the number of trained parameters of the folded model."""
+        return self.spec.count_parameters()
+
+
+def producers(net: ConvNet) -> dict[str, list[ProjectedConv]]:
+    """Return, for every site that is there, the convolutions whose output lives in it."""
+    layers = {module.place: module for module in net.modules() if isinstance(module, ConvNorm)}
+    sites = {}
+    for site in net.spec.sites():
+        if site.kind == "factor":
+            if not site.latent:
+                sites[site.name] = [layers[site.name.removesuffix(FACTOR)].conv]
+        else:
+            sites[site.name] = [layers[place].last for place in net.spec.producers(site.name)]
+    return sites
+
+
+@torch.no_grad()
+def fold(net: ConvNet) -> ConvNet:
+    """Return the plain narrow model that `net` equals exactly: P W in place of W and P (dtype kept)."""
+    folded = ConvNet(ConvNetSpec.from_dict({**net.spec.to_dict(), "raw": {}})).to(next(net.parameters()).dtype)
+    state = net.state_dict()
+    for name, module in net.named_modules():
+        if isinstance(module, ProjectedConv):
+            state[f"{name}.weight"] = module.folded()
+            state.pop(f"{name}.projection", None)
+    folded.load_state_dict({k: v.clone() for k, v in state.items()})
+    return folded.train(net.training)
+
+
+@torch.no_grad()
+def unfold(folded: ConvNet, projections: dict[str, Tensor]) -> ConvNet:
+    """Return `folded` with the fixed projections put back behind its producers: W becomes P^T W', since P P^T = I."""
+    raw = {name: p.shape[1] for name, p in projections.items()}
+    kind = next(folded.parameters()).dtype
+    wide = ConvNet(ConvNetSpec.from_dict({**folded.spec.to_dict(), "raw": raw})).to(kind)
+    state = folded.state_dict()
+    names = {id(module): name for name, module in wide.named_modules()}
+    for site, modules in producers(wide).items():
+        if site in projections:
+            p = projections[site].to(state["stem.conv.weight"])
+            for name in (names[id(module)] for module in modules):
+                state[f"{name}.weight"] = torch.einsum("kd,kihw->dihw", p, state[f"{name}.weight"])
+                state[f"{name}.projection"] = p
+    wide.load_state_dict({k: v.clone() for k, v in state.items()})
+    return wide.train(folded.training)
+
+
+def projections_of(net: ConvNet) -> dict[str, Tensor]:
+    """Return the fixed projections by site (all producers of a site share one)."""
+    return {
+        site: modules[0].projection for site, modules in producers(net).items() if modules[0].projection is not None
+    }
+
+
+def narrow_like(net: ConvNet, ranks: dict[str, int]) -> ConvNet:
+    """Return an untrained folded net of the given ranks (its weights are not set)."""
+    spec = ConvNetSpec.from_dict({**net.spec.to_dict(), "raw": {}})
+    return ConvNet(spec.with_ranks(ranks))

@@ -1,0 +1,208 @@
+"""From torchvision's ResNets (18, 34, 50, 101) to a `ConvNet`: their weights, a state dict, or random weights."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from rmtkd_edge.errors import UserError
+from rmtkd_edge.families.resnet.module import ConvNet, ProjectedConv
+from rmtkd_edge.families.resnet.spec import BlockSpec, ConvNetSpec, Kind, StageSpec, Stem
+from rmtkd_edge.families.encoder.module import ProjectedLinear
+from rmtkd_edge.families.store import SHAPE, load_folder
+
+MODEL_TYPES = ("resnet",)
+TORCHVISION = "torchvision:"
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+DEPTHS: dict[int, tuple[Kind, tuple[int, ...]]] = {
+    18: ("basic", (2, 2, 2, 2)),
+    34: ("basic", (3, 4, 6, 3)),
+    50: ("bottleneck", (3, 4, 6, 3)),
+    101: ("bottleneck", (3, 4, 23, 3)),
+}
+EXPANSION = {"basic": 1, "bottleneck": 4}
+
+
+def resnet_spec(
+    depth: int, labels: Sequence[str], *, width: int = 64, stem: Stem = "imagenet", image_size: int = 224
+) -> ConvNetSpec:
+    """Return the shape of a ResNet (He et al. 2016, as torchvision has it) whose first stage is `width` channels wide.
+
+    `stem` is `imagenet` (7x7 with stride 2, max-pool) or `cifar` (3x3, no pool). Raises UserError for another depth.
+    """
+    if depth not in DEPTHS:
+        raise UserError(f"there is no ResNet-{depth} here", f"known depths: {', '.join(map(str, DEPTHS))}")
+    block, counts = DEPTHS[depth]
+    stages, before = [], width
+    for i, count in enumerate(counts):
+        inner, after = width * 2**i, width * 2**i * EXPANSION[block]
+        stride = 1 if i == 0 else 2
+        widths = (inner,) if block == "basic" else (inner, inner)
+        first = BlockSpec(widths, stride, stride != 1 or before != after)
+        stages.append(StageSpec(after, (first, *(BlockSpec(widths) for _ in range(count - 1)))))
+        before = after
+    return ConvNetSpec(
+        block=block, stem=stem, stem_width=width, stages=tuple(stages), labels=tuple(labels),
+        image_size=image_size,
+    )  # fmt: skip
+
+
+def build(source: str, labels: Sequence[str], seed: int, shape: Any, image_size: int) -> tuple[ConvNet, bool]:
+    """Return the teacher and whether its classifier is trained already.
+
+    `source` is `scratch` (depth, width and stem from `shape`, a recipe's `model.resnet`), `torchvision:resnet50` (its
+    ImageNet weights; a network is needed once), a safetensors file of a state dict in torchvision's names, or a folder
+    that this package wrote (a run's compress/teacher). A stem of another kind than the weights' starts from random
+    weights. Raises UserError or RunDirError where the source cannot be loaded.
+    """
+    torch.manual_seed(seed)
+    if source == "scratch":
+        spec = resnet_spec(shape.depth, labels, width=shape.width, stem=shape.stem, image_size=image_size)
+        return initialise(ConvNet(spec)), False
+    if source.startswith(TORCHVISION):
+        depth, state = _torchvision(source.removeprefix(TORCHVISION))
+        spec = resnet_spec(depth, labels, stem=shape.stem, image_size=image_size)
+        return _filled(initialise(ConvNet(spec)), state, source, replace_classifier=True), False
+    if is_our_folder(source):
+        return _own(source, labels, image_size), True
+    state = _state_dict(Path(source))
+    spec = spec_from_state(state, labels, source, image_size)
+    return _filled(ConvNet(spec), state, source, replace_classifier=False), True
+
+
+def is_our_folder(source: str) -> bool:
+    """Return whether a model's source is a folder that this package wrote."""
+    return (Path(source) / SHAPE).is_file()
+
+
+def _own(source: str, labels: Sequence[str], image_size: int) -> ConvNet:
+    net = load_folder(Path(source))
+    if not isinstance(net, ConvNet):
+        raise UserError(f"{source} holds no ResNet", "model.family belongs to another source")
+    if tuple(net.spec.labels) != tuple(labels) or net.spec.image_size != image_size:
+        raise UserError(
+            f"{source} knows the labels {', '.join(net.spec.labels)} at {net.spec.image_size} pixels, the data have "
+            f"{', '.join(labels)} at {image_size}",
+            "check task.labels, task.image_size and --data",
+        )
+    return net
+
+
+def initialise(net: ConvNet) -> ConvNet:
+    """Set random weights as torchvision does (He et al. 2015, fan out) and return the net."""
+    for module in net.modules():
+        if isinstance(module, ProjectedConv):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        elif isinstance(module, ProjectedLinear):
+            bound = 1 / math.sqrt(module.weight.shape[1])
+            nn.init.uniform_(module.weight, -bound, bound)
+            nn.init.uniform_(module.bias, -bound, bound)
+    return net
+
+
+def our_name(name: str) -> str | None:
+    """Return our name of one of torchvision's tensors, None for a counter that is not kept."""
+    if name.endswith("num_batches_tracked"):
+        return None
+    name = re.sub(r"^conv1\.", "stem.conv.", name)
+    name = re.sub(r"^bn1\.", "stem.norm.", name)
+    name = re.sub(r"^fc\.", "classifier.", name)
+    name = re.sub(r"^layer(\d+)", lambda m: f"stages.{int(m[1]) - 1}", name)
+    name = re.sub(r"\.conv(\d)\.", lambda m: f".convs.{int(m[1]) - 1}.conv.", name)
+    name = re.sub(r"\.bn(\d)\.", lambda m: f".convs.{int(m[1]) - 1}.norm.", name)
+    return name.replace(".downsample.0.", ".downsample.conv.").replace(".downsample.1.", ".downsample.norm.")
+
+
+def spec_from_state(state: Mapping[str, Tensor], labels: Sequence[str], where: str, image_size: int) -> ConvNetSpec:
+    """Return the shape that the tensors of a torchvision-like state dict have, whatever its widths.
+
+    Raises UserError where they are no ResNet's, or classify another number of labels.
+    """
+    try:
+        stem = state["conv1.weight"]
+        kind: Kind = "bottleneck" if "layer1.0.conv3.weight" in state else "basic"
+        last = 3 if kind == "bottleneck" else 2
+        stages = []
+        for i in range(1, 1 + max(int(m[1]) for m in map(re.compile(r"layer(\d+)\.").match, state) if m)):
+            numbers = {int(m[1]) for m in map(re.compile(rf"layer{i}\.(\d+)\.").match, state) if m}
+            blocks = []
+            for j in sorted(numbers):
+                name = f"layer{i}.{j}"
+                inner = tuple(len(state[f"{name}.conv{k}.weight"]) for k in range(1, last))
+                strided = i > 1 and j == 0
+                blocks.append(BlockSpec(inner, 2 if strided else 1, f"{name}.downsample.0.weight" in state))
+            stages.append(StageSpec(len(state[f"layer{i}.0.conv{last}.weight"]), tuple(blocks)))
+        classes = len(state["fc.weight"])
+    except (KeyError, ValueError) as err:
+        raise UserError(
+            f"{where} is no state dict of a ResNet: {err}", "save model.state_dict() of torchvision"
+        ) from err
+    if classes != len(labels):
+        raise UserError(
+            f"{where} classifies {classes} labels, the data have {len(labels)}", "check task.labels and --data"
+        )
+    return ConvNetSpec(
+        block=kind, stem="imagenet" if stem.shape[-1] == 7 else "cifar", stem_width=len(stem), stages=tuple(stages),
+        labels=tuple(labels), image_size=image_size,
+    )  # fmt: skip
+
+
+def _filled(net: ConvNet, state: Mapping[str, Tensor], where: str, replace_classifier: bool) -> ConvNet:
+    """Return the net with the weights of a state dict; its own stem or classifier stays where they may differ."""
+    wanted, faults = net.state_dict(), []
+    found = {ours: tensor for name, tensor in state.items() if (ours := our_name(name)) is not None}
+    for name, own in wanted.items():
+        other = found.get(name)
+        if other is not None and other.shape == own.shape:
+            wanted[name] = other.detach().clone().float()
+        elif not (replace_classifier and (name.startswith("classifier.") or name == "stem.conv.weight")):
+            faults.append(f"{name} is {'missing' if other is None else tuple(other.shape)}")
+    faults += [f"{name} does not belong" for name in found if name not in wanted]
+    if faults:
+        raise UserError(
+            f"{where} does not fit a ResNet: {'; '.join(faults[:5])}", "save model.state_dict() of torchvision"
+        )
+    net.load_state_dict(wanted)
+    return net
+
+
+def _state_dict(path: Path) -> dict[str, Tensor]:
+    if path.is_dir():
+        path = path / "model.safetensors"
+    if path.suffix != ".safetensors":
+        raise UserError(
+            f"`{path}` is no safetensors file (weights are never unpickled)",
+            "safetensors.torch.save_file(model.state_dict(), 'model.safetensors')",
+        )
+    try:
+        return load_file(str(path))
+    except (OSError, SafetensorError) as err:
+        raise UserError(f"cannot load weights from `{path}`: {err}", "give a state dict as a safetensors file") from err
+
+
+def _torchvision(name: str) -> tuple[int, dict[str, Tensor]]:
+    """Return depth and ImageNet weights of one of torchvision's ResNets (unpickled with tensors alone allowed)."""
+    from torchvision.models import get_model_weights, list_models
+
+    found = re.fullmatch(r"resnet(\d+)", name)
+    if found is None or name not in list_models() or int(found[1]) not in DEPTHS:
+        raise UserError(
+            f"`{TORCHVISION}{name}` is not known", f"known: {', '.join(f'{TORCHVISION}resnet{d}' for d in DEPTHS)}"
+        )
+    weights = get_model_weights(name)["DEFAULT"]
+    try:
+        state = torch.hub.load_state_dict_from_url(weights.url, check_hash=True, weights_only=True, progress=False)
+    except (OSError, RuntimeError) as err:
+        raise UserError(
+            f"the weights of {name} cannot be fetched from {weights.url}: {err}",
+            "give a safetensors file as model.source, or `scratch`",
+        ) from err
+    return int(found[1]), state

@@ -1,0 +1,182 @@
+"""Warm start of a narrowed ResNet in closed form: every convolution by least squares on the student's own patches.
+
+Teacher and student walk block by block over the calibration images. A convolution's target is the teacher's normalised
+output, projected; of a block's last one, minus what the student's own shortcut already holds, so that errors are
+corrected instead of stacked. The norm behind it takes the student's own moments and gives the fit back exactly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from rmtkd_edge.families.resnet.factors import factor_basis, set_weight
+from rmtkd_edge.families.encoder.plain_fold import ranks_from
+from rmtkd_edge.families.resnet.module import Block, ConvNet, ConvNorm, narrow_like
+from rmtkd_edge.families.resnet.spec import FACTOR
+from rmtkd_edge.spectral import CrossMoments
+from rmtkd_edge.spectral.moments import reduced
+
+Batch = dict[str, Tensor]
+ROWS_PER_FEATURE = 12  # patches that a least-squares fit looks at, for each of its inputs
+
+
+@dataclass
+class Walk:
+    """One calibration batch on its way: teacher's and student's states (B, channels, H, W) behind the ReLU."""
+
+    teacher: Tensor
+    student: Tensor
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How convolutions are fitted: ridge, how many batches share the patches, the seed that picks them; projections."""
+
+    ridge: float
+    batches: int
+    seed: int
+    projections: dict[str, Tensor]
+
+    def cuts(self, layer: ConvNorm) -> bool:
+        """Return whether a layer gets a new factor."""
+        return f"{layer.place}{FACTOR}" in self.projections
+
+
+@torch.no_grad()
+def warm_start(
+    teacher: ConvNet, projections: dict[str, Tensor], batches: Iterable[Batch], *, ridge: float, seed: int
+) -> ConvNet:
+    """Return the folded narrow net for projections P (k x d) by site; sites left out stay wide. `teacher` is folded."""
+    teacher.eval()
+    student = narrow_like(teacher, ranks_from(teacher, projections)).to(next(teacher.parameters())).eval()
+    own = student.state_dict()
+    same = {k: v for k, v in teacher.state_dict().items() if k in own and own[k].shape == v.shape}
+    student.load_state_dict(same, strict=False)
+    images = [batch["pixel_values"].to(next(teacher.parameters())) for batch in batches]
+    fit = Fit(ridge, len(images), seed, projections)
+    first = "layer.1.stream" if teacher.spec.stem_is_shared else "stem"
+    p = _projection(projections.get(first), teacher.stem)
+    sums = [teacher.stem(x) for x in images]
+    changed = first in projections or fit.cuts(student.stem)
+    _fit(student.stem, images, [_project(total, p) for total in sums], fit, changed)
+    walks = [
+        Walk(teacher.pool(F.relu(total)), student.pool(F.relu(student.stem(x))))
+        for x, total in zip(images, sums, strict=True)
+    ]
+    del images, sums
+    for i, (wide, narrow) in enumerate(zip(teacher.stages, student.stages, strict=True), 1):
+        for block, small in zip(wide, narrow, strict=True):
+            changed = _block(block, small, walks, f"layer.{i}.stream", fit, changed)
+    if changed:
+        _classifier(teacher, student, walks, ridge)
+    return student
+
+
+def _block(block: Block, small: Block, walks: list[Walk], stream: str, fit: Fit, changed: bool) -> bool:
+    """Fit one block and move the walks behind it; return whether anything has changed so far."""
+    wide, narrow = [w.teacher for w in walks], [w.student for w in walks]
+    p = _projection(fit.projections.get(stream), block.convs[-1])
+    inner_changed = changed
+    for layer, own in zip(block.convs[:-1], small.convs[:-1], strict=True):
+        q = _projection(fit.projections.get(layer.place), layer)
+        inner_changed = inner_changed or q is not None or fit.cuts(layer)
+        wide = [layer(x) for x in wide]
+        _fit(own, narrow, [_project(z, q) for z in wide], fit, inner_changed)
+        narrow = [F.relu(own(x)) for x in narrow]
+        wide = [F.relu(z) for z in wide]
+    moved = inner_changed or changed or p is not None or fit.cuts(block.convs[-1])
+    if block.downsample is not None and small.downsample is not None:
+        shortcuts = [block.downsample(w.teacher) for w in walks]
+        starts = [w.student for w in walks]
+        shortcut_changed = changed or p is not None or fit.cuts(small.downsample)
+        moved = moved or shortcut_changed
+        _fit(small.downsample, starts, [_project(z, p) for z in shortcuts], fit, shortcut_changed)
+        held = [small.downsample(x) for x in starts]
+    else:
+        shortcuts, held = [w.teacher for w in walks], [w.student for w in walks]
+    sums = [block.convs[-1](x) + s for x, s in zip(wide, shortcuts, strict=True)]
+    targets = [_project(total, p) - h for total, h in zip(sums, held, strict=True)]
+    _fit(small.convs[-1], narrow, targets, fit, moved)
+    for walk, total, x, h in zip(walks, sums, narrow, held, strict=True):
+        walk.teacher, walk.student = F.relu(total), F.relu(small.convs[-1](x) + h)
+    return moved
+
+
+def _projection(p: Tensor | None, layer: ConvNorm) -> Tensor | None:
+    return None if p is None else p.to(layer.conv.weight)
+
+
+def _project(z: Tensor, p: Tensor | None) -> Tensor:
+    """Return (B, k, H, W) for (B, d, H, W)."""
+    return z if p is None else torch.einsum("kd,bdhw->bkhw", p, z)
+
+
+def _fit(layer: ConvNorm, inputs: list[Tensor], targets: list[Tensor], fit: Fit, changed: bool) -> None:
+    """Set a convolution and its norm to the least-squares map from the inputs' patches to the targets."""
+    if not changed:  # nothing in front of it or behind it was cut: the teacher's own weights are there
+        return
+    outputs = len(layer.last.weight)
+    _, channels, height, width = layer.conv.weight.shape
+    moments = CrossMoments(channels * height * width, outputs)
+    wanted = ROWS_PER_FEATURE * channels * height * width
+    for number, (x, target) in enumerate(zip(inputs, targets, strict=True)):
+        a, b = _patches(layer, x, target, -(-wanted // fit.batches), fit.seed + number)
+        moments.add(a, b)
+    moments.all_reduce()
+    weight, bias = moments.solve(fit.ridge)
+    basis = None
+    if layer.expand is not None:  # the mean of what the factor drops goes into the norm's shift
+        basis = factor_basis(layer, moments.covariance_of(weight), fit.projections)
+        written = moments.mean_targets() - bias
+        bias = bias + written - basis.T @ (basis @ written)
+    set_weight(layer, weight.reshape(outputs, channels, height, width), basis)
+    _set_norm(layer, bias, inputs)
+
+
+def _patches(layer: ConvNorm, x: Tensor, target: Tensor, count: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Return the patches (n, in h w) that a convolution reads at random places, and the targets (n, out) there."""
+    conv, (batch, _, rows, columns) = layer.conv, target.shape
+    size = conv.weight.shape[-1]
+    padded = F.pad(x, (conv.padding,) * 4)
+    total = batch * rows * columns
+    generator = torch.Generator().manual_seed(seed)
+    picked = torch.arange(total) if count >= total else torch.randperm(total, generator=generator)[:count]
+    image, y, z = picked // (rows * columns), picked // columns % rows, picked % columns
+    offsets = torch.arange(size)
+    up = (y * conv.stride)[:, None, None] + offsets[None, :, None]
+    across = (z * conv.stride)[:, None, None] + offsets[None, None, :]
+    patches = padded[image[:, None, None], :, up, across]  # (n, h, w, in)
+    return patches.permute(0, 3, 1, 2).reshape(len(picked), -1), target[image, :, y, z]
+
+
+def _set_norm(layer: ConvNorm, bias: Tensor, inputs: list[Tensor]) -> None:
+    """Give the norm the student's own moments, and the scale and shift that leave the fitted map as it is."""
+    sums = torch.zeros(2, len(bias), dtype=torch.float64)
+    count = 0.0
+    for x in inputs:
+        out = layer.linear(x).double()
+        sums += torch.stack([out.sum((0, 2, 3)), out.square().sum((0, 2, 3))]).cpu()
+        count += out.numel() / out.shape[1]
+    count, (sums,) = reduced(count, [sums])
+    mean = sums[0] / count
+    variance = (sums[1] / count - mean**2).clamp_min(0)
+    layer.norm.running_mean.copy_(mean)
+    layer.norm.running_var.copy_(variance)
+    layer.norm.weight.copy_((variance + layer.norm.eps).sqrt())
+    layer.norm.bias.copy_(mean + bias.cpu())
+
+
+def _classifier(teacher: ConvNet, student: ConvNet, walks: list[Walk], ridge: float) -> None:
+    inputs = student.classifier.weight.shape[1]
+    moments = CrossMoments(inputs, len(teacher.spec.labels))
+    for walk in walks:
+        moments.add(walk.student.mean((2, 3)), teacher.classifier(walk.teacher.mean((2, 3))))
+    moments.all_reduce()
+    weight, bias = moments.solve(ridge)
+    student.classifier.weight.copy_(weight)
+    student.classifier.bias.copy_(bias)

