@@ -11,9 +11,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
+from rmtkd_edge.config.settings import Section, describe_faults, did_you_mean, shipped_folder
 from rmtkd_edge.errors import RecipeError
 from rmtkd_edge.machine import Machine, detect_machine
-from rmtkd_edge.config.settings import Section, describe_faults, did_you_mean, shipped_folder
 
 Positive = Annotated[int, Field(ge=1)]
 Amount = Annotated[float, Field(gt=0.0)]
