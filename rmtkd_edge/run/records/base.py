@@ -71,7 +71,8 @@ def from_json(cls: type[D], data: Any, where: Path | str, version: str = "") -> 
     body = {key: value for key, value in data.items() if key != "schema"}
     try:
         # As text, since strict validation takes a list for a tuple in JSON alone.
-        found: D = _adapter(cls).validate_json(json.dumps(body, allow_nan=False))
+        kind: Any = cls
+        found: D = _adapter(kind).validate_json(json.dumps(body, allow_nan=False))
         return found
     except ValidationError as err:
         faults = [_fault(fault) for fault in err.errors(include_url=False, include_input=False)]
