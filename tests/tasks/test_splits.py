@@ -169,7 +169,7 @@ def test_a_test_split_with_hidden_labels_is_refused_with_both_ways_out(tmp_path:
     write(tmp_path, train=40, validation=10)
     hidden = pa.table({"text": ["a film", "some film"], "label": [-1, -1]})
     pyarrow.parquet.write_table(hidden, tmp_path / "test.parquet")
-    with pytest.raises(DataError, match="labels in test .*hidden") as caught:
+    with pytest.raises(DataError, match=r"labels in test .*hidden") as caught:
         text.TASK.load(recipe_of(TASK, str(tiny_tokenizer)), tmp_path)
     assert '--set task.test_split=""' in caught.value.hint and "task.test_split=validation" in caught.value.hint
     glue = recipe_of(changed(validation_split="", test_split="validation"), str(tiny_tokenizer))
