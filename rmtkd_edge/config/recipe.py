@@ -11,8 +11,8 @@ import tomli_w
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from rmtkd_edge import plugins
-from rmtkd_edge.errors import RecipeError
 from rmtkd_edge.config.settings import Section, describe_faults, did_you_mean, shipped_folder
+from rmtkd_edge.errors import RecipeError
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[int, Field(ge=1)]

@@ -72,21 +72,28 @@ class Spec(Protocol):
     @property
     def raw(self) -> Mapping[str, int]:
         """Return the width before the projection of every site whose producers still carry a fixed one."""
+
     @property
     def max_length(self) -> int | None:
         """Return the longest sequence in tokens, None for a model that reads no sequences."""
+
     @property
     def inputs(self) -> tuple[Input, ...]: ...
     def example_inputs(self, batch: int, sequence: int | None, seed: int) -> dict[str, np.ndarray]:
         """Return random valid inputs by name, as latency is measured on."""
+
     def sites(self) -> list[Site]:
         """Return every width that can be cut, shallow to deep."""
+
     def with_ranks(self, ranks: Mapping[str, int]) -> Self:
         """Return the spec with every named site set to its rank (of a head for sites with heads)."""
+
     def without_projections(self) -> Self:
         """Return the spec of the folded model."""
+
     def count_parameters(self) -> int:
         """Return the number of trained parameters of the folded model."""
+
     def to_dict(self) -> dict[str, Any]: ...
 
 
@@ -100,7 +107,12 @@ class Model(Protocol):
 
 @dataclass(frozen=True)
 class AnalyseOptions:
-    """How spectra are taken: the recipe's section, whether channels are selected, the seed, the output's probe."""
+    """How spectra are taken.
+
+    Attributes:
+        select: channels of selectable sites are selected, not projected.
+        probe: (outputs, batch) -> scalar, whose gradient at a site is the site's effect on the output.
+    """
 
     analyse: Analyse
     select: bool
@@ -139,6 +151,7 @@ class Family(Protocol):
     modality: str  # of the tasks that it can serve: "text" or "image"
     curve: Literal["gemm", "conv"]  # the measured curve, and the alignment, that its widths follow
     samples: tuple[str, ...]  # values of analyse.sample, the default first
+    sample_keys: str  # the recipe's keys that bring more samples, for messages
     site_kinds: tuple[str, ...]
     default_sites: tuple[str, ...]
     modes: tuple[str, ...]  # values of compress.mode
@@ -148,14 +161,19 @@ class Family(Protocol):
     def spec_from_dict(self, data: Mapping[str, Any]) -> Spec: ...
     def build(self, spec: Any) -> Any:
         """Return an untrained model of a shape (its weights are not set)."""
+
     def initialise(self, model: Any, seed: int) -> Any:
         """Set random weights, in place, and return the model."""
+
     def load(self, recipe: Recipe, labels: Sequence[str], preprocessing: Any) -> tuple[Any, bool]:
         """Return the teacher that a recipe names and whether its classifier is trained already."""
+
     def from_module(self, module: nn.Module, labels: Sequence[str] | None = None) -> Any | None:
         """Return a model that computes what a library's module does; None for a module that is none of this family."""
+
     def source_normalisation(self, source: str) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
         """Return the mean and standard deviation that a checkpoint was trained with, None where it says nothing."""
+
     def describe_source(self, recipe: Recipe) -> str:
         """Return a short name of the model that a recipe starts from."""
 
@@ -167,37 +185,50 @@ class Family(Protocol):
     def settle(
         self, spec: Any, options: Compress, latency: Callable[[Any], float] | None, multiple: int
     ) -> Callable[[dict[str, int]], dict[str, int]]:
-        """Return what corrects chosen widths by site, where the family knows better (latent sites that save nothing)."""
+        """Return what corrects chosen widths by site: latent sites that save nothing stay as they are."""
+
     def narrow(
         self, model: Any, projections: Mapping[str, Tensor], batches: Batches, effect: Batches, options: NarrowOptions
     ) -> Any:
         """Return the narrowed folded model for new projections by site, by closed form."""
+
     def fold(self, model: Any) -> Any:
         """Return the plain narrow model that `model` equals exactly."""
+
     def unfold(self, folded: Any, projections: Mapping[str, Tensor]) -> Any:
         """Return `folded` with fixed projections by site put back after its producers."""
+
     def projections(self, model: Any) -> dict[str, Tensor]:
         """Return the fixed projections by site."""
+
     def predict_ms(self, spec: Any, curves: Calibration, sequence: int) -> float:
         """Return the predicted latency in ms of one input of a folded model, from measured curves."""
 
     # export
     def standardise(self, folded: Any) -> Any:
         """Return the same function in the form that other loaders of its config.json expect."""
+
     def config(self, spec: Any, task: str) -> dict[str, Any]:
         """Return config.json's own keys of the model type (what is ours is added under `rmtkd`)."""
+
     def tensors(self, model: Any) -> dict[str, Tensor]:
         """Return the weights under the names that ship."""
+
     def from_tensors(self, spec: Any, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return a state dict from the names that ship."""
+
     def export(self, folded: Any, path: Path, options: Export, metadata: Mapping[str, str]) -> list[Path]:
         """Write a folded model as ONNX and return the files."""
+
     def expected_ops(self, spec: Any, options: Export, stage: Literal["emitted", "fp32", "int8"]) -> dict[str, int]:
         """Return the op counts of the graph as emitted, or as onnxruntime runs it in a precision."""
+
     def graph_values(self, model: onnx.ModelProto, spec: Any) -> dict[str, str]:
         """Return the graph's value for each tap, to find the first site where an export differs."""
+
     def site_of(self, tap: str) -> str:
         """Return the site whose producers make what a tap sees."""
+
     def quantise(
         self, source: Path, target: Path, calibration: Sequence[Mapping[str, Tensor]], options: QuantiseOptions
     ) -> dict[str, Any]:

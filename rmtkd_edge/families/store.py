@@ -14,13 +14,13 @@ from safetensors.torch import save as safetensors_save
 from torch import Tensor
 
 from rmtkd_edge.errors import RunDirError, UserError
-from rmtkd_edge.families.ops import Model, ModelSpec, build_from_spec, spec_from_dict
+from rmtkd_edge.families.base import Model, Spec, find_family, spec_from_dict
 from rmtkd_edge.run.directory import atomic_write_bytes, sha256_file
 
 if TYPE_CHECKING:
     from rmtkd_edge.run.directory import Run
 
-SCHEMA = "rmtkd-edge/model@1"
+SCHEMA = "rmtkd-edge/model@2"
 WEIGHTS, SHAPE = "model.safetensors", "model.json"
 AGAIN = "the file was changed after it was written: restore it, or compress again with --force"
 
@@ -87,7 +87,7 @@ def read_weights(path: Path, sha256: str | None, hint: str = AGAIN) -> dict[str,
         raise RunDirError(f"{path} is not a valid safetensors file: {err}", hint) from err
 
 
-def spec_of(shape: Mapping[str, Any], path: Path, hint: str = AGAIN) -> ModelSpec:
+def spec_of(shape: Mapping[str, Any], path: Path, hint: str = AGAIN) -> Spec:
     """Return the shape that the JSON object read from `path` describes; raise RunDirError naming the file otherwise."""
     if shape.get("schema") != SCHEMA:
         raise RunDirError(f"{path}: schema is {shape.get('schema')!r}, this version reads {SCHEMA!r}", hint)
@@ -97,14 +97,14 @@ def spec_of(shape: Mapping[str, Any], path: Path, hint: str = AGAIN) -> ModelSpe
         raise RunDirError(f"{path} describes no model: {err!r}", hint) from err
 
 
-def assemble(spec: ModelSpec, tensors: Mapping[str, Tensor], path: Path | str, hint: str = AGAIN) -> Any:
+def assemble(spec: Spec, tensors: Mapping[str, Tensor], path: Path | str, hint: str = AGAIN) -> Any:
     """Return a model in eval mode that owns `tensors` (no weight is initialised first, none copied).
 
     Raises RunDirError naming `path` and every tensor that is missing, left over, or of another shape or dtype.
     """
     try:
         with torch.device("meta"):
-            model = build_from_spec(spec)
+            model = find_family(spec.family).build(spec)
     except (TypeError, ValueError, RuntimeError, UserError) as err:
         raise RunDirError(f"{path}: no model can have the shape on record: {err}", hint) from err
     wanted = model.state_dict()
