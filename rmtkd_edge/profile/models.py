@@ -11,16 +11,12 @@ import onnx
 
 from rmtkd_edge.errors import RecipeError, RunDirError
 from rmtkd_edge.families.base import Spec, spec_from_dict
+from rmtkd_edge.run.layout import CONFIG, DEFAULT_METHOD, EXPORT_RECORD, PRECISIONS, ROLES, label, read_recipe
 from rmtkd_edge.run.records.base import from_json, read_json_file
 from rmtkd_edge.run.records.export import ExportRecord
 
 if TYPE_CHECKING:
     from rmtkd_edge.run.directory import Run
-
-ROLES = {"candidate": ("export", "rmt-kd"), "baseline": ("baseline", "original")}
-FILES = {"fp32": "onnx/model.onnx", "fp16": "onnx/model_fp16.onnx", "int8": "onnx/model_quantized.onnx"}
-FACTS, CONFIG = "rmtkd.json", "config.json"
-ON_REQUEST = ("fp16",)  # no note where it was not asked for
 
 
 @dataclass(frozen=True)
@@ -51,10 +47,11 @@ def find_models(run: Run) -> Exported:
     Raises:
         RunDirError: the candidate was not exported, or a file is not the one that rmtkd.json describes.
     """
-    folders = {role: _Folder(run.path_of(rel), f"rmtkd-edge export {run.path}", run, rel) for role, (rel, _) in ROLES.items()}
-    if not folders["candidate"].has(FACTS):
-        raise RunDirError(f"{run.path} holds no exported model", f"rmtkd-edge export {run.path}")
-    return _found(folders)
+    again = f"rmtkd-edge export {run.path}"
+    folders = {role: _Folder(run.path_of(known.folder), again, run) for role, known in ROLES.items()}
+    if not folders["candidate"].has(EXPORT_RECORD):
+        raise RunDirError(f"{run.path} holds no exported model", again)
+    return _found(folders, read_recipe(run).compress.method)
 
 
 def find_exported(path: Path) -> Exported:
@@ -64,11 +61,11 @@ def find_exported(path: Path) -> Exported:
         RunDirError: it holds no exported model, or a file is not the one that rmtkd.json describes.
     """
     again = "export the model again"
-    if (path / FACTS).is_file():
+    if (path / EXPORT_RECORD).is_file():
         return _found({"candidate": _Folder(path, again)})
-    folders = {role: _Folder(path / rel, again) for role, (rel, _) in ROLES.items()}
-    if not folders["candidate"].has(FACTS):
-        raise RunDirError(f"{path} holds no exported model (there is no {FACTS})", "export one, or give its folder")
+    folders = {role: _Folder(path / known.folder, again) for role, known in ROLES.items()}
+    if not folders["candidate"].has(EXPORT_RECORD):
+        raise RunDirError(f"{path} holds no exported model: no {EXPORT_RECORD}", "export one, or give its folder")
     return _found(folders)
 
 
@@ -79,14 +76,13 @@ class _Folder:
     path: Path
     again: str
     run: Run | None = None
-    rel: str = ""
 
     def has(self, name: str) -> bool:
         return (self.path / name).is_file()
 
     def read(self, name: str) -> Any:
         if self.run is not None:
-            return self.run.read_json(f"{self.rel}/{name}")
+            return self.run.read_json(f"{self.path.name}/{name}")
         return read_json_file(self.path / name, self.again)
 
     def spec(self) -> Spec:
@@ -97,35 +93,42 @@ class _Folder:
             raise RunDirError(f"{self.path / CONFIG} describes no model that is known here: {err}", self.again) from err
 
 
-def _found(folders: dict[str, _Folder]) -> Exported:
+def _found(folders: dict[str, _Folder], method: str = DEFAULT_METHOD) -> Exported:
     models: list[ModelFile] = []
     notes: list[str] = []
     for role, folder in folders.items():
-        if not folder.has(FACTS):
+        if not folder.has(EXPORT_RECORD):
             notes.append(f"{folder.path.name}/ is not there: nothing to compare with; {folder.again} writes it")
             continue
-        facts = from_json(ExportRecord, folder.read(FACTS), folder.path / FACTS)
-        for item in _files_of(folder, role, facts):
-            (notes if isinstance(item, str) else models).append(item)  # type: ignore[arg-type]
+        facts = from_json(ExportRecord, folder.read(EXPORT_RECORD), folder.path / EXPORT_RECORD)
+        for precision in PRECISIONS:
+            name = label(role, precision, method)
+            why = _why_not(folder, precision, facts)
+            if why is None and folder.has(PRECISIONS[precision].file):
+                models.append(_model_file(folder, role, precision, name, facts))
+            elif why:
+                notes.append(f"{name} is not measured: {why}")
     return Exported(tuple(models), tuple(notes), folders["candidate"].spec())
 
 
-def _files_of(folder: _Folder, role: str, facts: ExportRecord) -> Iterator[ModelFile | str]:
-    """Yield every file of a folder that is measured, and a sentence for every one that is not."""
-    for precision, rel in FILES.items():
-        variant, label = facts.variants.get(precision), f"{ROLES[role][1]} {precision}"
-        if variant is not None and variant.refused:
-            yield f"{label} is not measured: refused at export, {variant.refused}"
-        elif folder.has(rel):
-            recorded = facts.files.get(rel) if variant is None else variant.sha256
-            if recorded is None:
-                raise RunDirError(f"nothing records the sha256 of {folder.path / rel}", folder.again)
-            external = tuple(_weights(folder, rel, facts))
-            yield ModelFile(label, role, precision, folder.path / rel, recorded, external, facts)
-        elif precision == "fp32":
-            raise RunDirError(f"{folder.path / rel} is missing", folder.again)
-        elif variant is not None or precision not in ON_REQUEST:
-            yield f"{label} is not measured: {folder.path.name}/{rel} is not there"
+def _why_not(folder: _Folder, precision: str, facts: ExportRecord) -> str | None:
+    """Return why a file is not measured, None where it is or was not asked for; raise RunDirError for a lost one."""
+    variant, known = facts.variants.get(precision), PRECISIONS[precision]
+    if variant is not None and variant.refused:
+        return f"refused at export, {variant.refused}"
+    if folder.has(known.file):
+        return None
+    if precision == "fp32":
+        raise RunDirError(f"{folder.path / known.file} is missing", folder.again)
+    return None if variant is None and known.on_request else f"{folder.path.name}/{known.file} is not there"
+
+
+def _model_file(folder: _Folder, role: str, precision: str, name: str, facts: ExportRecord) -> ModelFile:
+    variant, rel = facts.variants.get(precision), PRECISIONS[precision].file
+    recorded = facts.files.get(rel) if variant is None else variant.sha256
+    if recorded is None:
+        raise RunDirError(f"nothing records the sha256 of {folder.path / rel}", folder.again)
+    return ModelFile(name, role, precision, folder.path / rel, recorded, tuple(_weights(folder, rel, facts)), facts)
 
 
 def _weights(folder: _Folder, rel: str, facts: ExportRecord) -> Iterator[tuple[Path, str]]:

@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 
 from rmtkd_edge.config.hardware import HardwareProfile, resolve_threads
 from rmtkd_edge.errors import UserError
+from rmtkd_edge.hashing import sha256_file
 from rmtkd_edge.profile.measuring.basics import PLAN_SCHEMA
 from rmtkd_edge.profile.meter_files import third_party_files
 from rmtkd_edge.profile.models import Exported, ModelFile
 from rmtkd_edge.profile.options import MeasureOptions
 from rmtkd_edge.profile.workload import Effort, Workload, choose_effort, choose_workloads
-from rmtkd_edge.run.directory import sha256_file
 
 TRAVELS = ("runner.py", "limits.py", "measuring/*.py", "meters/*.py")  # what measures, on any device
 TOLERANCE = {"CPUExecutionProvider": 1e-4, "WasmExecutionProvider": 1e-4}  # relative, of fp32 between two machines

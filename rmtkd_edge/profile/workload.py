@@ -74,7 +74,9 @@ def choose_workloads(
             raise UserError("this model reads no sequences", "leave --seq-len out")
         return tuple(Workload(batch, None) for batch in batches), ()
     if options.lengths and max(options.lengths) > most:
-        raise UserError(f"a sequence of {max(options.lengths)} tokens: this model has {most} positions", f"--seq-len {most}")
+        raise UserError(
+            f"a sequence of {max(options.lengths)} tokens: this model has {most} positions", f"--seq-len {most}"
+        )
     lengths = options.lengths or tuple(sorted({min(seq, most) for seq in profile.workloads.seq}))
     cut = [seq for seq in profile.workloads.seq if seq > most and not options.lengths]
     notes = tuple(f"sequences of {seq} tokens were cut to the model's {most} positions" for seq in cut)
