@@ -21,8 +21,17 @@ from rmtkd_edge.profile.ratios import ratio_of_sessions
 from rmtkd_edge.run.records.profile import ProfileRecord
 
 # What must be the same for a ratio to be of the models, or of the change that was made, alone.
-CONDITIONS = ("cpu_model", "machine", "providers_actual", "onnxruntime", "threads", "spinning")
-CONDITIONS += ("governor", "limits", "tf32")
+CONDITIONS = [
+    "cpu_model",
+    "machine",
+    "providers_actual",
+    "onnxruntime",
+    "threads",
+    "spinning",
+    "governor",
+    "limits",
+    "tf32",
+]
 HINT = "give profile/NAME.json of a run, or a results.json"
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rmtkd_edge.config.hardware import HardwareProfile, load_profile
@@ -25,7 +25,8 @@ class MeasureOptions:
     """What is measured and for how long; what is left out comes from the hardware profile.
 
     Attributes:
-        batches: batch sizes.
+        run: the run directory; an exported folder will do for `profile`.
+        batch_sizes: batch sizes.
         lengths: tokens a sequence.
         threads: of one onnxruntime session.
         quick: 50 runs and 10 s a model and workload in place of 200 and 60.
@@ -36,7 +37,8 @@ class MeasureOptions:
         force: replace what is there.
     """
 
-    batches: tuple[int, ...] = ()
+    run: Path
+    batch_sizes: tuple[int, ...] = ()
     lengths: tuple[int, ...] = ()
     threads: int | None = None
     quick: bool = False
@@ -69,6 +71,10 @@ class ProfileOptions(MeasureOptions):
         """Return the profiles of all devices, with the threads that were asked for; see profile_of."""
         devices = self.on if isinstance(self.on, tuple) else (self.on,)
         return tuple(profile_of(device, self.threads) for device in devices)
+
+    def of(self, profile: HardwareProfile) -> ProfileOptions:
+        """Return the same options for one of the devices."""
+        return replace(self, on=profile)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from rmtkd_edge.config.hardware import HardwareProfile
@@ -30,7 +29,7 @@ def profile_several(run: Run, options: ProfileOptions, reporter: Reporter) -> li
     """
     profiles = options.profiles()
     if len(profiles) == 1:
-        return [profile_run(run, replace(options, on=profiles[0]), reporter)]
+        return [profile_run(run, options.of(profiles[0]), reporter)]
     turns = {profile.host: threading.Lock() for profile in profiles}  # two on one machine would disturb each other
     failed: dict[str, RmtkdError] = {}
 
@@ -38,7 +37,7 @@ def profile_several(run: Run, options: ProfileOptions, reporter: Reporter) -> li
         mine = Named(reporter, profile.name)
         with turns[profile.host]:
             try:
-                return profile_run(run, replace(options, on=profile), mine)
+                return profile_run(run, options.of(profile), mine)
             except RmtkdError as error:
                 failed[profile.name] = error
                 mine.event("note", text=f"failed: {error.message}")

@@ -156,8 +156,8 @@ def _check_python(target: Target, again: Again) -> None:
             raise
         raise ProviderError(
             f"{target.host} cannot run the measurement: {err.message.splitlines()[-1]}",
-            f"ssh {target.host} {target.python} -m pip install onnxruntime numpy   (Python 3.9 or later; with an NVIDIA "
-            "GPU onnxruntime-gpu in place of onnxruntime)",
+            f"ssh {target.host} {target.python} -m pip install onnxruntime numpy   (Python 3.9 or later; with an "
+            "NVIDIA GPU onnxruntime-gpu in place of onnxruntime)",
         ) from err
 
 

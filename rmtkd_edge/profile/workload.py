@@ -68,7 +68,7 @@ def choose_workloads(
     Raises:
         UserError: a length that was asked for and that the model does not read.
     """
-    batches, most = options.batches or profile.workloads.batches, spec.max_length
+    batches, most = options.batch_sizes or profile.workloads.batches, spec.max_length
     if most is None:
         if options.lengths:
             raise UserError("this model reads no sequences", "leave --seq-len out")
