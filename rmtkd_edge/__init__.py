@@ -16,6 +16,8 @@ Every name is imported when it is first used.
 from __future__ import annotations
 
 from importlib import import_module
+from inspect import Signature, signature
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -35,16 +37,13 @@ _PLACES = {
     "Plan": "plan",
     "Spectra": "analyse",
     "analyse": "analyse",
-    "compress": "compress",
     "distil": "distil",
-    "export": "export",
     "from_torchvision": "models",
     "from_transformers": "models",
     "load": "load",
     "plan": "plan",
-    "profile": "profile",
-    "report": "report",
 }
+VERBS = ("compress", "export", "profile", "report")  # packages of ours that are called like the functions below
 
 __all__ = [
     "Plan",
@@ -67,3 +66,23 @@ def __getattr__(name: str) -> Any:
     if name not in _PLACES:
         raise AttributeError(f"module {__name__} has no attribute {name}")
     return getattr(import_module(f"{__name__}.api.{_PLACES[name]}"), name)
+
+
+class _Verb(ModuleType):
+    """A package that can be called: `rmtkd_edge.compress` holds the stage, `rmtkd_edge.compress(...)` is the verb."""
+
+    @property
+    def _function(self) -> Any:
+        verb = self.__name__.rpartition(".")[2]
+        return getattr(import_module(f"{__name__}.api.{verb}"), verb)
+
+    @property
+    def __signature__(self) -> Signature:
+        return signature(self._function)
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        return self._function(*arguments, **options)
+
+
+for _name in VERBS:
+    import_module(f"{__name__}.{_name}").__class__ = _Verb
