@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from mlp_family.spec import CHANNELS, MlpSpec, Shape, name
-
 from rmtkd_edge.config.hardware import Calibration
 from rmtkd_edge.config.recipe import Compress, Export, Recipe
 from rmtkd_edge.errors import UserError
@@ -15,9 +14,8 @@ from rmtkd_edge.families.base import AnalyseOptions, Batches, NarrowOptions, Qua
 
 if TYPE_CHECKING:
     import onnx
-    from torch import Tensor, nn
-
     from rmtkd_edge.families.spectrum import SiteSpectrum
+    from torch import Tensor, nn
 
 
 class MlpFamily:
@@ -61,7 +59,9 @@ class MlpFamily:
     def from_module(self, module: nn.Module, labels: Sequence[str] | None = None) -> Any | None:
         from torch import nn
 
-        found = [m for m in module if not isinstance(m, nn.Flatten | nn.ReLU)] if isinstance(module, nn.Sequential) else []
+        found = (
+            [m for m in module if not isinstance(m, nn.Flatten | nn.ReLU)] if isinstance(module, nn.Sequential) else []
+        )
         if len(found) < 2 or not all(isinstance(m, nn.Linear) for m in found):
             return None
         size, outputs = round((found[0].in_features / CHANNELS) ** 0.5), found[-1].out_features
@@ -125,7 +125,10 @@ class MlpFamily:
             p = projections.get(name(int(place.split(".")[1])))
             if p is not None:  # W' = P (P^T W'), since P P^T = I
                 p = p.to(layer.weight)
-                state[f"{place}.weight"], state[f"{place}.bias"] = p.T @ layer.weight.detach(), p.T @ layer.bias.detach()
+                state[f"{place}.weight"], state[f"{place}.bias"] = (
+                    p.T @ layer.weight.detach(),
+                    p.T @ layer.bias.detach(),
+                )
                 state[f"{place}.projection"] = p
 
         raw = {site: p.shape[1] for site, p in projections.items()}
@@ -153,7 +156,6 @@ class MlpFamily:
 
     def export(self, folded: Any, path: Path, options: Export, metadata: Mapping[str, str]) -> list[Path]:
         import torch
-
         from rmtkd_edge.families.onnx_program import export_module
 
         size = folded.spec.image_size
@@ -161,9 +163,7 @@ class MlpFamily:
         axes = {"pixel_values": {0: "batch"}}
         return export_module(folded.eval(), path, sample, axes, opset=options.opset, metadata=metadata)
 
-    def expected_ops(
-        self, spec: MlpSpec, options: Export, stage: Literal["emitted", "fp32", "int8"]
-    ) -> dict[str, int]:
+    def expected_ops(self, spec: MlpSpec, options: Export, stage: Literal["emitted", "fp32", "int8"]) -> dict[str, int]:
         products = len(spec.widths) + 1
         return {
             "emitted": {"Gemm": products, "Relu": products - 1},

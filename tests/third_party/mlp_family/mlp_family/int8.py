@@ -34,4 +34,9 @@ def quantise(source: Path, target: Path, images: Sequence[np.ndarray], reduce_ra
         activation_type=QuantType.QUInt8,
         weight_type=QuantType.QInt8,
     )
-    return {"format": "QDQ", "per_channel": False, "reduce_range": reduce_range, "calibration_rows": sum(map(len, images))}
+    return {
+        "format": "QDQ",
+        "per_channel": False,
+        "reduce_range": reduce_range,
+        "calibration_rows": sum(map(len, images)),
+    }

@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from mlp_family.spec import MlpSpec, name
+from rmtkd_edge.families.layers import ProjectedLinear
+from rmtkd_edge.families.spectrum import NULL_REPEATS, SiteSpectrum, as_blocks, eigenvalues_of
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mlp_family.spec import MlpSpec, name
 from rmtkd_edge.families.base import AnalyseOptions, Batches, NarrowOptions, Site, Tap, ranks_from
-from rmtkd_edge.families.layers import ProjectedLinear
-from rmtkd_edge.families.spectrum import NULL_REPEATS, SiteSpectrum, as_blocks, eigenvalues_of
 from rmtkd_edge.spectral import CrossMoments, Moments, eigh_descending, sign_flipped, weighted_spectrum
 
 
