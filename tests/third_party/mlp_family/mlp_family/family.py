@@ -25,6 +25,7 @@ class MlpFamily:
     modality = "image"
     curve: Literal["gemm", "conv"] = "gemm"
     samples = ("image",)
+    sample_keys = "analyse.calibration"
     site_kinds = ("hidden",)
     default_sites = ("hidden",)
     modes = ("width",)
@@ -146,7 +147,13 @@ class MlpFamily:
         return folded
 
     def config(self, spec: MlpSpec, task: str) -> dict[str, Any]:
-        return {"model_type": spec.model_type, "num_channels": CHANNELS, "image_size": spec.image_size}
+        return {
+            "model_type": spec.model_type,
+            "num_channels": CHANNELS,
+            "image_size": spec.image_size,
+            "id2label": {str(i): label for i, label in enumerate(spec.labels)},
+            "label2id": {label: i for i, label in enumerate(spec.labels)},
+        }
 
     def tensors(self, model: Any) -> dict[str, Tensor]:
         return {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
