@@ -1,4 +1,4 @@
-"""Data and models that the examples make themselves with --tiny: nothing is downloaded, and all of it runs in seconds."""
+"""Data and models that the examples make themselves with --tiny: nothing is downloaded, all of it runs in seconds."""
 
 from __future__ import annotations
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import random
 from typing import Any
 
 import made_up
@@ -19,9 +20,11 @@ import rmtkd_edge as rk
 
 
 def read(path: str) -> list[tuple[str, int]]:
-    """Return the rows of a CSV file with the columns `text` and `label`."""
+    """Return the shuffled rows of a CSV file with the columns `text` and `label`."""
     with open(path, encoding="utf-8", newline="") as file:
-        return [(row["text"], int(row["label"])) for row in csv.DictReader(file)]
+        rows = [(row["text"], int(row["label"])) for row in csv.DictReader(file)]
+    random.Random(0).shuffle(rows)
+    return rows
 
 
 def batches(rows: list[tuple[str, int]], tokenizer: Any, size: int = 32) -> list[dict[str, torch.Tensor]]:
