@@ -296,7 +296,7 @@ def test_other_kinds_of_tasks_fit(task: Task[Rows], model: Model, tmp_path: Path
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
-            losses.append(float(loss))
+            losses.append(float(loss.detach()))
     assert np.mean(losses[-3:]) < 0.7 * np.mean(losses[:3])
 
     batch = next(iter(task.batches(dataset, dataset.train, 5, None)))
