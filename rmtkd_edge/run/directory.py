@@ -24,6 +24,7 @@ from rmtkd_edge.run.layout import MANIFEST, OWNED, RECIPE
 from rmtkd_edge.run.records.base import Document, check_size, from_json, parse_json, read_json_file, to_json
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from torch import Tensor
 
 SCHEMA = "rmtkd-edge/run@1"
@@ -210,6 +211,16 @@ class Run:
         """Read a recorded safetensors file."""
         from safetensors import SafetensorError
         from safetensors.torch import load
+
+        try:
+            return load(self.read_bytes(rel))
+        except SafetensorError as err:
+            raise RunDirError(f"{self.path_of(rel)} is no valid safetensors file: {err}") from err
+
+    def read_arrays(self, rel: str) -> dict[str, NDArray[Any]]:
+        """Read a recorded safetensors file as arrays, without torch."""
+        from safetensors import SafetensorError
+        from safetensors.numpy import load
 
         try:
             return load(self.read_bytes(rel))

@@ -63,15 +63,17 @@ def from_json(cls: type[D], data: Any, where: Path | str, version: str = "") -> 
     """
     if not isinstance(data, dict):
         raise RunDirError(f"{where} holds no JSON object", AGAIN)
-    if (found := data.get("schema")) != cls.SCHEMA:
+    if (schema := data.get("schema")) != cls.SCHEMA:
         raise RunDirError(
-            f"{where} has {'no schema' if found is None else f'schema {found!r}'}, this version reads {cls.SCHEMA!r}",
+            f"{where} has {'no schema' if schema is None else f'schema {schema!r}'}, this version reads {cls.SCHEMA!r}",
             f"use the version that wrote the run{f' ({version})' if version else ''}, or compress again with --force",
         )
     body = {key: value for key, value in data.items() if key != "schema"}
     try:
         # As text, since strict validation takes a list for a tuple in JSON alone.
-        return _adapter(cls).validate_json(json.dumps(body, allow_nan=False))
+        kind: Any = cls
+        found: D = _adapter(kind).validate_json(json.dumps(body, allow_nan=False))
+        return found
     except ValidationError as err:
         faults = [_fault(fault) for fault in err.errors(include_url=False, include_input=False)]
         more = f"; and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
@@ -82,7 +84,7 @@ def from_json(cls: type[D], data: Any, where: Path | str, version: str = "") -> 
 
 
 @cache
-def _adapter(cls: type[D]) -> TypeAdapter[D]:
+def _adapter(cls: Any) -> TypeAdapter[Any]:
     return TypeAdapter(cls)
 
 
