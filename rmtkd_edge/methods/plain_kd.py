@@ -82,7 +82,7 @@ def scaled_widths(sites: Sequence[Site], factor: float, multiple: int, minimum: 
 
 
 def largest_factor(small_enough: Callable[[float], bool]) -> float | None:
-    """Return the largest factor in [0, 1], to about 1e-6, of a condition that holds below some factor; None for none."""
+    """Return the largest factor in [0, 1], to about 1e-6, of a condition that holds below some factor, or None."""
     if not small_enough(0.0):
         return None
     low, high = 0.0, 1.0

@@ -103,11 +103,13 @@ class Task(Protocol[S]):
     Attributes:
         modality: `text` or `image`: families of the same modality can serve it.
         known_metrics: the default one first.
+        evaluation_batch: rows that a pass without gradients takes at once.
     """
 
     name: str
     modality: str
     known_metrics: tuple[str, ...]
+    evaluation_batch: int
 
     # data
     def load(
