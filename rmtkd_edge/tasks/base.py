@@ -110,6 +110,10 @@ class Task(Protocol[S]):
     def known_metrics(self) -> tuple[str, ...]:
         """Return the names of the metrics, the default one first."""
 
+    @property
+    def evaluation_batch(self) -> int:
+        """Return how many rows a pass without gradients takes at once."""
+
     # data
     def load(
         self,

@@ -47,6 +47,7 @@ class ImageClassification(Classification):
 
     name = "image-classification"
     modality = "image"
+    evaluation_batch = 128
 
     def load(
         self,

@@ -57,6 +57,7 @@ class TextClassification(Classification):
 
     name = "text-classification"
     modality = "text"
+    evaluation_batch = 64
 
     def load(
         self,
