@@ -177,7 +177,12 @@ def test_an_exported_folder_is_measured_without_a_run(tmp_path: Path, one_thread
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(workload, "QUICK", workload.Effort(1, 0.0, 1, 0, 0.0, 0))
         both, alone = (profile(folder, **options) for folder in (tmp_path / "a", tmp_path / "a/export"))
-    assert [r.label for r in both.records[0].results] == ["rmt-kd fp32", "rmt-kd int8", "original fp32", "original int8"]
+    assert [r.label for r in both.records[0].results] == [
+        "rmt-kd fp32",
+        "rmt-kd int8",
+        "original fp32",
+        "original int8",
+    ]
     assert [r.label for r in alone.records[0].results] == ["rmt-kd fp32", "rmt-kd int8"]
     assert "rmt-kd int8" in alone._repr_html_() and alone.missed is None
     assert not (run.path / "profile").exists()

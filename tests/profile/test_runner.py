@@ -449,7 +449,7 @@ def test_external_weights_count_as_disk(tmp_path: Path, no_probes: None) -> None
         load_plan(path)
 
 
-def test_a_meter_beside_that_failed_once_is_null_and_never_0() -> None:
+def test_a_cross_check_that_failed_once_is_null_and_never_0() -> None:
     blocks = metered(30.0, 60.0)
     for b in blocks:
         b["joules"] = {"main": [60.0, ""], "beside": [None, "gone"]}
