@@ -78,7 +78,7 @@ def profile_table(*documents: ProfileRecord) -> Table:
     if only is not None and only.emulated:
         from rmtkd_edge.run.records.profile import agreement_rows
 
-        header, *rows = agreement_rows(only)
+        header, *rows = agreement_rows(only.results)
         return table_of(header, rows, f"{only.profile}: largest differences from the outputs on this machine")
     names = ["model", "batch", "tokens", "p50 ms", "p90 ms", "per s", "RSS MB", "disk MB", "mJ", "verdict"]
     if only is not None:
