@@ -107,7 +107,12 @@ class Model(Protocol):
 
 @dataclass(frozen=True)
 class AnalyseOptions:
-    """How spectra are taken: the recipe's section, whether channels are selected, the seed, the output's probe."""
+    """How spectra are taken.
+
+    Attributes:
+        select: channels of selectable sites are selected, not projected.
+        probe: (outputs, batch) -> scalar, whose gradient at a site is the site's effect on the output.
+    """
 
     analyse: Analyse
     select: bool
@@ -146,6 +151,7 @@ class Family(Protocol):
     modality: str  # of the tasks that it can serve: "text" or "image"
     curve: Literal["gemm", "conv"]  # the measured curve, and the alignment, that its widths follow
     samples: tuple[str, ...]  # values of analyse.sample, the default first
+    sample_keys: str  # the recipe's keys that bring more samples, for messages
     site_kinds: tuple[str, ...]
     default_sites: tuple[str, ...]
     modes: tuple[str, ...]  # values of compress.mode

@@ -4,8 +4,8 @@ from rmtkd_edge.spectral.cross import CrossMoments
 from rmtkd_edge.spectral.edge import EdgeFit, fit_edge
 from rmtkd_edge.spectral.effect import effect_weights, weighted_matrix, weighted_spectrum
 from rmtkd_edge.spectral.effective import effective_sample_size
-from rmtkd_edge.spectral.eigen import approximate_spectrum, bulk_density, eigh_descending, top_k
-from rmtkd_edge.spectral.flips import deflated_rank, null_spectra, sign_flipped
+from rmtkd_edge.spectral.eigen import eigh_descending
+from rmtkd_edge.spectral.flips import sign_flipped
 from rmtkd_edge.spectral.moments import Moments, norm_scaled
 from rmtkd_edge.spectral.rules import RULES
 from rmtkd_edge.spectral.varimax import varimax
@@ -15,17 +15,12 @@ __all__ = [
     "CrossMoments",
     "EdgeFit",
     "Moments",
-    "approximate_spectrum",
-    "bulk_density",
-    "deflated_rank",
     "effect_weights",
     "effective_sample_size",
     "eigh_descending",
     "fit_edge",
     "norm_scaled",
-    "null_spectra",
     "sign_flipped",
-    "top_k",
     "varimax",
     "weighted_matrix",
     "weighted_spectrum",

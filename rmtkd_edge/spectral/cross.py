@@ -10,7 +10,7 @@ from rmtkd_edge.spectral.moments import add_gram, float64_chunks, mirrored, redu
 
 
 class CrossMoments:
-    """Sums of x, y, x x^T, y x^T and |y|^2 per feature over paired rows x (dx,), y (dy,); float64, one pass.
+    """Sums of x, y, x x^T and y x^T over paired rows x (dx,), y (dy,); float64, one pass.
 
     `solver` says how the last `solve` went: "cholesky", or "eigh" (pseudo-inverse) where the matrix was not positive
     definite.
@@ -20,7 +20,7 @@ class CrossMoments:
         self.dx, self.dy, self.name = dx, dy, name
         self.count: float = 0  # rows, or the sum of their weights
         self.solver: str | None = None
-        self._sums = [torch.zeros(shape, dtype=torch.float64) for shape in ((dx,), (dy,), (dx, dx), (dy, dx), (dy,))]
+        self._sums = [torch.zeros(shape, dtype=torch.float64) for shape in ((dx,), (dy,), (dx, dx), (dy, dx))]
 
     def add(self, x: Tensor, y: Tensor, weights: Tensor | None = None) -> None:
         """Add paired rows x (n, dx), y (n, dy) of any float dtype, each counted `weights` (n,) times (once when None).
@@ -45,12 +45,11 @@ class CrossMoments:
                 self._sums = [value.to(a.device) for value in self._sums]
             w = None if weights is None else weights[place : place + len(a)].to(a)[:, None]
             wa, wb = (a, b) if w is None else (a * w, b * w)
-            sx, sy, sxx, syx, syy = self._sums
+            sx, sy, sxx, syx = self._sums
             sx += wa.sum(0)
             sy += wb.sum(0)
             add_gram(sxx, wa, a)
             syx.addmm_(wb.T, a)
-            syy += (wb * b).sum(0)
             self.count += len(a) if w is None else float(w.sum())
             place += len(a)
 
@@ -64,7 +63,7 @@ class CrossMoments:
         """
         if not ridge >= 0:
             raise UserError(f"The ridge must be 0 or more, it is {ridge}.")
-        mx, my, cxx, cyx, _ = self._centred()
+        mx, my, cxx, cyx = self._centred()
         mean = float(cxx.diagonal().mean())
         cxx.diagonal().add_(ridge * mean)
         factor, info = torch.linalg.cholesky_ex(cxx)
@@ -90,40 +89,14 @@ class CrossMoments:
         w = weight.double()
         return w @ self._centred()[2].to(w.device) @ w.T
 
-    def explained(self, weight: Tensor, bias: Tensor) -> float:
-        """Return the share of E|y|^2 that weight x + bias explains: 1 - `residual`; negative for a bad map."""
-        return 1.0 - self.residual(weight, bias)
-
-    def residual(self, weight: Tensor, bias: Tensor) -> float:
-        """Return E|y - weight x - bias|^2 / E|y|^2 over the rows seen (0 when y is all zero and met exactly)."""
-        mx, my, cxx, cyx, energy = self._centred()
-        w, b = weight.to(cxx), bias.to(cxx)
-        offset = my - w @ mx - b
-        spread = energy.sum() - my @ my
-        error = spread - 2 * (w * cyx).sum() + ((w @ cxx) * w).sum() + offset @ offset
-        total = float(energy.sum())
-        if total == 0.0:
-            return 0.0 if float(error) <= 0 else float("inf")
-        return max(float(error) / total, 0.0)
-
-    def merge(self, other: CrossMoments) -> None:
-        """Add the rows that `other` has seen. Raises DataError when its widths differ."""
-        if (self.dx, self.dy) != (other.dx, other.dy):
-            raise DataError(f"Cross moments of widths {other.dx}, {other.dy} do not fit {self.dx}, {self.dy}.")
-        if self.count == 0:
-            self._sums = [value.to(other._sums[0].device) for value in self._sums]
-        for mine, theirs in zip(self._sums, other._sums, strict=True):
-            mine += theirs.to(mine.device)
-        self.count += other.count
-
     def all_reduce(self) -> None:
         """Sum over all processes of torch.distributed, where initialised; else do nothing. Call it once, at the end."""
         self.count, self._sums = reduced(self.count, self._sums)
 
-    def _centred(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Return mean x, mean y, centred E[x x^T], centred E[y x^T] and E[y^2] per feature; new tensors."""
+    def _centred(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return mean x, mean y, centred E[x x^T] and centred E[y x^T]; new tensors."""
         if self.count == 0:
             raise DataError(f"No rows of {self.name} were added.", "check that the calibration subset is not empty")
-        mx, my, sxx, syx, syy = (value / self.count for value in self._sums)
+        mx, my, sxx, syx = (value / self.count for value in self._sums)
         cxx = mirrored(sxx) - mx[:, None] * mx[None, :]
-        return mx, my, cxx, syx - my[:, None] * mx[None, :], syy
+        return mx, my, cxx, syx - my[:, None] * mx[None, :]

@@ -58,32 +58,10 @@ class Moments:
         mean = self.mean() if self.heads is None else self.mean().view(self.heads, -1)
         return self.second() - mean[..., :, None] * mean[..., None, :]
 
-    def merge(self, other: Moments) -> None:
-        """Add the rows that `other` has seen. Raises DataError when its layout differs."""
-        if (self.dim, self.heads) != (other.dim, other.heads):
-            raise DataError(f"Moments of width {other.dim} / heads {other.heads} do not fit {self.dim} / {self.heads}.")
-        if self.count == 0:
-            self._to(other._outer.device)
-        self._sum += other._sum.to(self._sum.device)
-        self._outer += other._outer.to(self._outer.device)
-        self.count += other.count
-
     def all_reduce(self) -> None:
         """Sum over all processes of torch.distributed, where initialised; else do nothing. Call it once, at the end."""
         count, (self._sum, self._outer) = reduced(self.count, [self._sum, self._outer])
         self.count = int(count)
-
-    def state(self) -> dict[str, Tensor]:
-        """Return the sums as tensors, for safetensors: `count` (int64), `sum` (dim,), `outer`."""
-        return {"count": torch.tensor(self.count), "sum": self._sum.clone(), "outer": mirrored(self._outer)}
-
-    @classmethod
-    def from_state(cls, state: dict[str, Tensor], *, name: str = "activations") -> Moments:
-        """Return the Moments that `state` was taken from."""
-        outer = state["outer"]
-        moments = cls(len(state["sum"]), heads=len(outer) if outer.ndim == 3 else None, name=name)
-        moments.count, moments._sum, moments._outer = int(state["count"]), state["sum"].clone(), outer.clone()
-        return moments
 
     def _to(self, device: torch.device) -> None:
         if self.count == 0 and self._outer.device != device:

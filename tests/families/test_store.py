@@ -4,17 +4,17 @@ import json
 
 import pytest
 import torch
-from export.export_sample import UNEVEN, make_encoder, make_spec, project
+from families.encoder.sample import UNEVEN, make_encoder, make_spec, project
 from safetensors.torch import load_file, save_file
 
 from rmtkd_edge.errors import RunDirError
-from rmtkd_edge.families.encoder.spec import with_ranks
+
 from rmtkd_edge.families.store import load_folder, load_model, save_folder, save_model
 from rmtkd_edge.run.directory import Run, sha256_file
 
 
 def sample(kind="bert"):
-    return project(make_encoder(with_ranks(make_spec(kind), UNEVEN)), make_spec(kind))
+    return project(make_encoder(make_spec(kind).with_ranks(UNEVEN)), make_spec(kind))
 
 
 def rewrite(folder, tensors):
@@ -64,10 +64,10 @@ def test_weights_that_do_not_fit_are_named(tmp_path):
     save_folder(tmp_path, sample())
     whole = load_file(tmp_path / "model.safetensors")
     faults = {
-        "head.bias is missing": {k: v for k, v in whole.items() if k != "head.bias"},
+        "pooler.bias is missing": {k: v for k, v in whole.items() if k != "pooler.bias"},
         "stranger does not belong": {**whole, "stranger": torch.zeros(2)},
-        "head.bias is ": {**whole, "head.bias": torch.zeros(3)},
-        "dtype": {**whole, "head.bias": whole["head.bias"].double()},
+        "pooler.bias is ": {**whole, "pooler.bias": torch.zeros(3)},
+        "dtype": {**whole, "pooler.bias": whole["pooler.bias"].double()},
     }
     for message, tensors in faults.items():
         rewrite(tmp_path, tensors)

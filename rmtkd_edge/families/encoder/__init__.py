@@ -1,0 +1,200 @@
+"""BERT-like encoders: BERT and MiniLM, RoBERTa, DistilBERT, ELECTRA."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from rmtkd_edge.config.hardware import Calibration
+from rmtkd_edge.config.recipe import Compress, Export, Recipe
+from rmtkd_edge.families.base import AnalyseOptions, Batches, NarrowOptions, QuantiseOptions, Site, list_sites
+from rmtkd_edge.families.encoder.settings import EncoderShape
+from rmtkd_edge.families.encoder.spec import EncoderSpec
+
+if TYPE_CHECKING:
+    import onnx
+    from torch import Tensor, nn
+
+    from rmtkd_edge.families.encoder.module import Encoder
+    from rmtkd_edge.families.spectrum import SiteSpectrum
+
+WEIGHED = 4  # every fourth row of the effect batches tells what tokens count: three kinds of token need few
+
+
+class EncoderFamily:
+    """The family `encoder`; see families.base.Family."""
+
+    name = "encoder"
+    modality = "text"
+    curve: Literal["gemm", "conv"] = "gemm"
+    samples = ("token", "sequence")
+    sample_keys = "analyse.maximum_rows or analyse.tokens_per_sequence"
+    site_kinds = ("stream", "embedding", "qk", "value", "ffn", "pooler")
+    default_sites = ("stream", "qk", "value", "ffn", "pooler")
+    modes = ("width",)
+    shape = EncoderShape
+
+    def spec_from_dict(self, data: Mapping[str, Any]) -> EncoderSpec:
+        """Return the spec that `to_dict` wrote."""
+        return EncoderSpec.from_dict(data)
+
+    def build(self, spec: EncoderSpec) -> Encoder:
+        """Return an encoder whose weights are not set."""
+        from rmtkd_edge.families.encoder.module import Encoder
+
+        return Encoder(spec)
+
+    def initialise(self, model: Encoder, seed: int) -> Encoder:
+        """Set random weights, in place."""
+        from rmtkd_edge.families.encoder.sources import initialise
+
+        return initialise(model, seed)
+
+    def load(self, recipe: Recipe, labels: Sequence[str], preprocessing: Any) -> tuple[Encoder, bool]:
+        """Return the teacher that a recipe names; `preprocessing` is the tokenizer."""
+        from rmtkd_edge.families.encoder.sources import load
+
+        return load(recipe, labels, preprocessing)
+
+    def from_module(self, module: nn.Module, labels: Sequence[str] | None = None) -> Encoder | None:
+        """Return an encoder that computes what a transformers classifier does; None for another library's module."""
+        from rmtkd_edge.families.encoder.sources import from_transformers
+
+        return from_transformers(module, labels) if hasattr(module, "config") else None
+
+    def source_normalisation(self, source: str) -> None:
+        """Text is not normalised."""
+
+    def describe_source(self, recipe: Recipe) -> str:
+        """Return a short name of the model that a recipe starts from."""
+        from rmtkd_edge.families.encoder.sources import describe_source
+
+        return describe_source(recipe)
+
+    def sites_to_cut(self, spec: EncoderSpec, options: Compress) -> list[str]:
+        """Return the names of the sites of the recipe's kinds, shallow to deep."""
+        return [site.name for site in list_sites(spec, options.sites or self.default_sites)]
+
+    def analyse(
+        self, model: Encoder, sites: Sequence[Site], batches: Batches, effect: Batches | None, options: AnalyseOptions
+    ) -> list[SiteSpectrum]:
+        """Return the spectra of the sites of a folded encoder."""
+        from rmtkd_edge.families.encoder.analyse import analyse_sites
+
+        return analyse_sites(model, sites, batches, effect, options)
+
+    def settle(
+        self, spec: EncoderSpec, options: Compress, latency: Callable[[Any], float] | None, multiple: int
+    ) -> Callable[[dict[str, int]], dict[str, int]]:
+        """Every chosen width stands."""
+        return lambda widths: widths
+
+    def narrow(
+        self,
+        model: Encoder,
+        projections: Mapping[str, Tensor],
+        batches: Batches,
+        effect: Batches,
+        options: NarrowOptions,
+    ) -> Encoder:
+        """Return the narrowed folded encoder, by least squares or by algebra alone."""
+        from rmtkd_edge.families.encoder.fold import plain_fold
+        from rmtkd_edge.families.encoder.tokens import token_weights
+        from rmtkd_edge.families.encoder.warm_start import warm_start
+
+        if options.compress.warm_start == "fold":
+            return plain_fold(model, projections)
+        few = ({name: rows[::WEIGHED] for name, rows in batch.items()} for batch in effect())
+        weights = token_weights(model, few, options.compress.token_blend)
+        return warm_start(model, projections, batches(), ridge=options.compress.ridge, weights=weights)
+
+    def fold(self, model: Encoder) -> Encoder:
+        """Return the plain narrow encoder that `model` equals exactly."""
+        from rmtkd_edge.families.encoder.fold import fold
+
+        return fold(model)
+
+    def unfold(self, folded: Encoder, projections: Mapping[str, Tensor]) -> Encoder:
+        """Return `folded` with fixed projections by site put back."""
+        from rmtkd_edge.families.encoder.fold import unfold
+
+        return unfold(folded, projections)
+
+    def projections(self, model: Encoder) -> dict[str, Tensor]:
+        """Return the fixed projections by site."""
+        from rmtkd_edge.families.encoder.fold import projections_of
+
+        return projections_of(model)
+
+    def predict_ms(self, spec: EncoderSpec, curves: Calibration, sequence: int) -> float:
+        """Return the predicted latency in ms of one sequence."""
+        from rmtkd_edge.families.encoder.cost import predict_ms
+
+        return predict_ms(spec, curves, sequence)
+
+    def standardise(self, folded: Encoder) -> Encoder:
+        """Return the same function with the attention scale that other loaders derive from the width."""
+        from rmtkd_edge.families.encoder.config import standardise
+
+        return standardise(folded)
+
+    def config(self, spec: EncoderSpec, task: str) -> dict[str, Any]:
+        """Return config.json as transformers has it."""
+        from rmtkd_edge.families.encoder.config import to_config
+
+        return to_config(spec)
+
+    def tensors(self, model: Encoder) -> dict[str, Tensor]:
+        """Return the weights under transformers' names."""
+        from rmtkd_edge.families.encoder.config import to_tensors
+
+        return to_tensors(model)
+
+    def from_tensors(self, spec: EncoderSpec, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return a state dict from transformers' names."""
+        from rmtkd_edge.families.encoder.config import from_tensors
+
+        return from_tensors(spec, tensors)
+
+    def export(self, folded: Encoder, path: Path, options: Export, metadata: Mapping[str, str]) -> list[Path]:
+        """Write a folded encoder as ONNX."""
+        from rmtkd_edge.families.encoder.graph import GraphOptions, export
+
+        return export(folded, path, GraphOptions.of(options), metadata)
+
+    def expected_ops(
+        self, spec: EncoderSpec, options: Export, stage: Literal["emitted", "fp32", "int8"]
+    ) -> dict[str, int]:
+        """Return the op counts of the graph as emitted, or as onnxruntime runs it in a precision."""
+        from rmtkd_edge.families.encoder.audit import expect_emitted, expect_optimised
+        from rmtkd_edge.families.encoder.graph import GraphOptions
+
+        graph = GraphOptions.of(options)
+        return expect_emitted(spec, graph) if stage == "emitted" else expect_optimised(spec, graph, stage)
+
+    def graph_values(self, model: onnx.ModelProto, spec: EncoderSpec) -> dict[str, str]:
+        """Return the graph's value for each tap."""
+        from rmtkd_edge.families.encoder.audit import graph_values
+
+        return graph_values(model, spec)
+
+    def site_of(self, tap: str) -> str:
+        """Return the site whose producers make what a tap sees."""
+        from rmtkd_edge.families.encoder.audit import site_of
+
+        return site_of(tap)
+
+    def quantise(
+        self, source: Path, target: Path, calibration: Sequence[Mapping[str, Tensor]], options: QuantiseOptions
+    ) -> dict[str, Any]:
+        """Write the dynamic int8 file of an fp32 one."""
+        from rmtkd_edge.families.encoder.quantise import DynamicInt8, quantise_onnx
+
+        how = DynamicInt8(reduce_range=options.reduce_range)
+        quantise_onnx(source, target, how, calibration=calibration, threads=options.threads)
+        return {**asdict(how), "calibration_rows": sum(len(batch["input_ids"]) for batch in calibration)}
+
+
+FAMILY = EncoderFamily()

@@ -1,42 +1,43 @@
-"""Analyse: stream the activations of every site into a second moment, from which edge and directions come.
+"""Analyse an encoder: stream the activations of every site into a second moment, from which edge and directions come.
 
 The columns are a *sample*: a few random valid, non-special tokens of every sequence (for the stream at a random depth),
 because q = d / n is the resolution of the edge and must not depend on how long the sentences are.
-Where sites are weighted by effect, the gradient of the logits is streamed over a few more sequences.
+Where sites are weighted by effect, the gradient of the output is streamed over a few more sequences.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from rmtkd_edge.families.base import AnalyseOptions, Batches, Site, call
 from rmtkd_edge.families.encoder.linear_moments import LinearMoments
-from rmtkd_edge.families.encoder.sampling import by_depth, pick_tokens
 from rmtkd_edge.families.encoder.module import Encoder
-from rmtkd_edge.families.encoder.spec import Site
-from rmtkd_edge.config.recipe import Analyse
+from rmtkd_edge.families.encoder.sampling import Picked, by_depth, pick_tokens
+from rmtkd_edge.families.encoder.tokens import special_tokens
+from rmtkd_edge.families.spectrum import (
+    NULL_REPEATS,
+    SampleRows,
+    SiteSpectrum,
+    as_blocks,
+    eigenvalues_of,
+    independent_share,
+)
 from rmtkd_edge.spectral import (
-    EdgeFit,
     Moments,
-    effective_sample_size,
     eigh_descending,
-    fit_edge,
     norm_scaled,
     sign_flipped,
     weighted_matrix,
     weighted_spectrum,
 )
-from rmtkd_edge.spectral.moments import reduced
-from rmtkd_edge.spectral.seeded import row_contrasts
 
-Batch = dict[str, Tensor]
+Batch = Mapping[str, Tensor]
 MEMORY_BYTES = 1_500_000_000  # float64 moments held at a time; more sites than fit are analysed in further passes
-SMALLEST_SHARE = 1e-6  # of variance, for `explained-variance`
-NULL_REPEATS = 5  # sign-flipped replicates of the rule `parallel`
 
 
 @dataclass
@@ -46,57 +47,25 @@ class SiteMoments:
     site: Site
     sample: Moments
     effect: Moments
-    partner: Moments | None = None
-    null: list[Moments] | None = None
-    rows: list[tuple[Tensor, Tensor]] | None = None
-    linear: LinearMoments | None = None
+    partner: Moments | None  # of a query/key site: its keys
+    null: list[Moments]
+    rows: SampleRows | None
+    linear: LinearMoments | None
 
-
-@dataclass(frozen=True)
-class SiteSpectrum:
-    """Eigenvalues of a site, descending, (heads, d), and orthonormal rows (heads, up to d, d) in their order, float64.
-
-    `behind` (d, d) and `weights` (d,) are there where channels are to be selected: the moment behind the nonlinearity,
-    and the gradient's.
-    """
-
-    site: Site
-    eigenvalues: np.ndarray
-    n: int
-    n_eff: float | None
-    directions: Tensor
-    null_eigenvalues: np.ndarray | None
-    behind: Tensor | None
-    weights: Tensor | None
-
-    def fit(self, options: Analyse, quantile: float) -> list[EdgeFit]:
-        """Return one edge fit a head at the given quantile (`explained-variance`: the share left out)."""
-        fits = []
-        for head in range(self.eigenvalues.shape[0]):
-            null = None if self.null_eigenvalues is None else self.null_eigenvalues[:, head]
-            fits.append(
-                fit_edge(
-                    self.eigenvalues[head],
-                    self.n,
-                    rule=options.rule,
-                    quantile=quantile,
-                    delta=options.delta,
-                    n_eff=self.n_eff if options.effective_samples else None,
-                    margin_level=options.margin,
-                    explained=max(1.0 - quantile, SMALLEST_SHARE),
-                    null_eigenvalues=null,
-                )
-            )
-        return fits
+    def all_reduce(self) -> None:
+        """Sum over the processes of a distributed run."""
+        for moment in (self.sample, self.effect, self.partner, self.linear, *self.null):
+            if moment is not None:
+                moment.all_reduce()
 
 
 def site_bytes(site: Site, linear: bool, inputs: int, replicates: int = 0) -> int:
     """Return the memory, in bytes, of the float64 moments of a site (`linear`: through an input of that width)."""
     null = 8 * replicates * site.heads * site.width**2
-    if site.kind == "ffn" and not linear:  # channels are selected: one moment, and the gradient's diagonal
-        return null + 8 * (site.width**2 + site.width)
     if linear:
         return null + 8 * (site.width**2 + 2 * (inputs + 1) ** 2 + 2 * site.width * (inputs + 1))
+    if site.kind == "ffn":  # channels are selected: one moment, and the gradient's diagonal
+        return null + 8 * (site.width**2 + site.width)
     return null + 8 * 3 * site.heads * site.width**2
 
 
@@ -115,178 +84,168 @@ def in_passes(sites: Sequence[Site], sizes: Sequence[int], limit: int = MEMORY_B
 
 
 def analyse_sites(
-    encoder: Encoder,
-    sites: Sequence[Site],
-    batches: Callable[[], Iterable[Batch]],
-    effect_batches: Callable[[], Iterable[Batch]] | None,
-    options: Analyse,
-    special_ids: Sequence[int],
-    seed: int,
-    activated: bool = False,
+    encoder: Encoder, sites: Sequence[Site], batches: Batches, effect: Batches | None, options: AnalyseOptions
 ) -> list[SiteSpectrum]:
     """Return the spectrum of every site, from calibration batches (and their gradients, where weighted by effect).
 
-    `batches` and `effect_batches` are called once a pass; `special_ids` never enter a sample. With `activated` the
-    channels of an FFN site are to be selected. Its edge always comes from behind the nonlinearity, unweighted.
-    Raises DataError for degenerate activations (not finite, fewer than two samples).
+    `batches` and `effect` are called once a pass. Where channels are selected, those of an FFN are; its edge always
+    comes from after the nonlinearity, unweighted.
+
+    Raises:
+        DataError: activations are degenerate (not finite, fewer than two samples).
     """
     spectra = []
-    replicates = NULL_REPEATS if options.rule == "parallel" else 0
-    sizes = [site_bytes(site, is_linear(site, activated), encoder.spec.width, replicates) for site in sites]
+    replicates = NULL_REPEATS if options.analyse.rule == "parallel" else 0
+    sizes = [site_bytes(site, is_linear(site, options.select), encoder.spec.width, replicates) for site in sites]
     for group in in_passes(sites, sizes):
-        moments = {site.name: _empty(site, options, activated, encoder) for site in group}
-        _collect(encoder, moments, batches(), options, special_ids, seed)
-        if options.weighting == "effect" and effect_batches is not None:
-            _collect_effect(encoder, moments, effect_batches(), seed)
-        spectra += [_spectrum(m, options, seed) for m in moments.values()]
+        moments = [_empty(site, encoder, options) for site in group]
+        _collect(encoder, moments, batches(), options)
+        if options.analyse.weighting == "effect" and effect is not None:
+            _collect_effect(encoder, moments, effect(), options)
+        spectra += [_spectrum(m, options) for m in moments]
     return spectra
 
 
-def _empty(site: Site, options: Analyse, activated: bool, encoder: Encoder) -> SiteMoments:
-    heads = site.heads if site.heads > 1 else None
-    dim = site.width * site.heads
-    new = lambda: Moments(dim, heads=heads)  # noqa: E731
-    partner = new() if site.kind == "qk" else None
-    null = [new() for _ in range(NULL_REPEATS)] if options.rule == "parallel" else None
-    rows: list[tuple[Tensor, Tensor]] | None = [] if options.effective_samples else None
-    linear = LinearMoments(*encoder.layers[site.layer or 0].up.folded()) if is_linear(site, activated) else None
-    effect = Moments(dim, heads=dim) if site.kind == "ffn" else new()  # of an FFN only the diagonal is used
-    return SiteMoments(site, new(), effect, partner, null, rows, linear)
-
-
-def is_linear(site: Site, activated: bool) -> bool:
+def is_linear(site: Site, select: bool) -> bool:
     """Return whether a site's directions come through its narrower input: an FFN's, unless channels are selected."""
-    return site.kind == "ffn" and not activated
+    return site.kind == "ffn" and not select
+
+
+def _empty(site: Site, encoder: Encoder, options: AnalyseOptions) -> SiteMoments:
+    dim = site.width * site.heads
+
+    def new() -> Moments:
+        return Moments(dim, heads=site.heads if site.heads > 1 else None)
+
+    linear = None
+    if is_linear(site, options.select):
+        linear = LinearMoments(*encoder.layers[site.layer or 0].up.folded())
+    return SiteMoments(
+        site=site,
+        sample=new(),
+        effect=Moments(dim, heads=dim) if site.kind == "ffn" else new(),  # of an FFN only the diagonal is used
+        partner=new() if site.kind == "qk" else None,
+        null=[new() for _ in range(NULL_REPEATS)] if options.analyse.rule == "parallel" else [],
+        rows=[] if options.analyse.effective_samples else None,
+        linear=linear,
+    )
 
 
 @torch.no_grad()
-def _collect(encoder, moments, batches, options, special_ids, seed) -> None:
+def _collect(
+    encoder: Encoder, moments: Sequence[SiteMoments], batches: Iterable[Batch], options: AnalyseOptions
+) -> None:
     encoder.eval()
-    depths = len(encoder.layers) + 1
-    special = torch.tensor(list(special_ids), dtype=torch.long)
-    sites = [m.site for m in moments.values()]
-    words = any(site.kind == "words" for site in sites)
+    depths, seed = len(encoder.layers) + 1, options.seed
+    sites = [m.site for m in moments]
+    table = any(site.kind == "embedding" for site in sites)
     for batch, layers in (part for whole in batches for part in by_depth(whole, sites, depths, seed)):
         taps: dict[str, Tensor] = {}
-        arguments = (batch["input_ids"], batch["attention_mask"], batch.get("token_type_ids"), taps.__setitem__)
         if layers is None:
-            encoder(*arguments)
+            call(encoder, batch, taps.__setitem__)
         else:
-            encoder.states(*arguments, layers=layers)
-        valid = batch["attention_mask"].bool() & ~torch.isin(batch["input_ids"], special.to(batch["input_ids"].device))
+            arguments = (batch["input_ids"], batch["attention_mask"], batch.get("token_type_ids"))
+            encoder.states(*arguments, tap=taps.__setitem__, layers=layers)
+        mask, index = batch["attention_mask"].bool(), batch["index"].cpu().numpy()
+        valid = mask & ~special_tokens(batch)
         valid[~valid.any(1), 0] = True  # a sequence of special tokens alone is represented by its first
-        picked = pick_tokens(valid.cpu().numpy(), batch["index"].cpu().numpy(), depths, options, seed)
-        every = batch["attention_mask"].bool().cpu().numpy()  # special tokens have words' embeddings too
-        with_special = pick_tokens(every, batch["index"].cpu().numpy(), depths, options, seed) if words else picked
-        for m in moments.values():
-            chosen = with_special if m.site.kind == "words" else picked
-            _add(m, taps, valid, chosen, encoder, seed, options.scale_columns)
+        picked = pick_tokens(valid.cpu().numpy(), index, depths, options.analyse, seed)
+        # special tokens have embeddings too
+        anywhere = pick_tokens(mask.cpu().numpy(), index, depths, options.analyse, seed) if table else picked
+        for m in moments:
+            _add(m, taps, valid, anywhere if m.site.kind == "embedding" else picked, encoder, options)
 
 
-def _add(m: SiteMoments, taps, valid, picked, encoder, seed, scaled) -> None:
-    name, kind = m.site.name, m.site.kind
+def _add(
+    m: SiteMoments, taps: Mapping[str, Tensor], valid: Tensor, picked: Picked, encoder: Encoder, options: AnalyseOptions
+) -> None:
+    name = m.site.name
     place = (picked.rows, picked.columns)
     blocks = picked.sequences
-    if kind == "head":
-        sample = taps["head"]
+    if m.site.kind == "pooler":
+        sample = taps["pooler"]
         blocks = blocks[np.diff(picked.rows, prepend=-1) > 0]  # one row a sequence
-    elif kind == "stream":
+    elif m.site.kind == "stream":
         states = torch.stack([taps[f"stream.{i}"] for i in range(int(picked.depths.max()) + 1)])
         sample = states[(picked.depths, *place)]
-    elif kind == "qk":
-        queries, keys = taps[f"{name[:-3]}.q"], taps[f"{name[:-3]}.k"]
-        sample = queries[place]
-        assert m.partner is not None, "a query/key site keeps its keys"
-        m.partner.add(keys[valid])
-    elif kind == "ffn":  # the edge belongs to what the consumer reads: in front of the GELU there are d + 1 directions
-        sample = encoder.layers[m.site.layer].activation(taps[name][place])
+    elif m.partner is not None:
+        layer = name.removesuffix(".qk")
+        sample = taps[f"{layer}.q"][place]
+        m.partner.add(taps[f"{layer}.k"][valid])
+    elif m.site.kind == "ffn":  # the edge belongs to what the consumer reads, after the GELU
+        sample = encoder.layers[m.site.layer or 0].activation(taps[name][place])
         if m.linear is not None:
-            m.linear.add(taps[f"{name[: -len('.ffn')]}.mid"][place])
+            m.linear.add(taps[f"{name.removesuffix('.ffn')}.mid"][place])
     else:
         sample = taps[name][place]
-    sample = norm_scaled(sample) if scaled else sample
+    sample = norm_scaled(sample) if options.analyse.scale_columns else sample
     ids = torch.from_numpy(blocks)
     m.sample.add(sample)
     if m.rows is not None:
         m.rows.append((sample.float().cpu(), ids))
-    for i, null in enumerate(m.null or []):
-        null.add(sign_flipped(sample, ids, seed * NULL_REPEATS + i))
+    for i, null in enumerate(m.null):
+        null.add(sign_flipped(sample, ids, options.seed * NULL_REPEATS + i))
 
 
-def _collect_effect(encoder, moments, batches, seed) -> None:
-    """Second moment of the gradient of the logits at every site: E of (v^T z)' for random v that sum to zero."""
-    wanted = [m for m in moments.values() if m.site.kind != "qk"]
+def _collect_effect(
+    encoder: Encoder, moments: Sequence[SiteMoments], batches: Iterable[Batch], options: AnalyseOptions
+) -> None:
+    """Second moment of the gradient of the task's probe at every site; query/key sites have their keys instead."""
+    wanted = [m for m in moments if m.partner is None]
     if not wanted:
         return
     encoder.eval()
+    depths = len(encoder.layers) + 1
+    names = {m.site.name: _taps_of(m.site, depths) for m in wanted}
+    every = [name for found in names.values() for name in found]
     for batch in batches:
         taps: dict[str, Tensor] = {}
-        logits = encoder(batch["input_ids"], batch["attention_mask"], batch.get("token_type_ids"), tap=taps.__setitem__)
-        drawn = row_contrasts(seed + 2, batch["index"].cpu().numpy(), logits.shape[1])
-        output = (logits * torch.from_numpy(drawn).to(logits)).sum()
-        names = [n for m in wanted for n in _tap_names(m.site, len(encoder.layers))]
-        grads = dict(zip(names, torch.autograd.grad(output, [taps[n] for n in names]), strict=True))
+        output = options.probe(call(encoder, batch, taps.__setitem__), batch)
+        grads = dict(zip(every, torch.autograd.grad(output, [taps[n] for n in every]), strict=True))
         valid = batch["attention_mask"].bool()
         for m in wanted:
-            for name in _tap_names(m.site, len(encoder.layers)):
-                grad = grads[name] if grads[name].ndim == 2 else grads[name][valid]
-                if m.linear is not None:
-                    m.linear.add_gradient(grad)
-                else:
-                    m.effect.add(grad)
+            add: Callable[[Tensor], None] = m.effect.add if m.linear is None else m.linear.add_gradient
+            for name in names[m.site.name]:
+                add(grads[name] if grads[name].ndim == 2 else grads[name][valid])
 
 
-def _tap_names(site: Site, layers: int) -> list[str]:
-    if site.kind == "stream":
-        return [f"stream.{i}" for i in range(layers + 1)]
-    return [site.name]
+def _taps_of(site: Site, depths: int) -> list[str]:
+    return [f"stream.{i}" for i in range(depths)] if site.kind == "stream" else [site.name]
 
 
-def _spectrum(m: SiteMoments, options: Analyse, seed: int) -> SiteSpectrum:
-    share = independent_share(m.rows, seed) if m.rows is not None else None
-    for moment in (m.sample, m.effect, m.partner, m.linear, *(m.null or [])):
-        if moment is not None:
-            moment.all_reduce()
-    sample = _blocks(m.sample, options.center)
-    effect = _blocks(m.effect, False) if m.effect.count and m.site.kind != "ffn" else None
+def _spectrum(m: SiteMoments, options: AnalyseOptions) -> SiteSpectrum:
+    share = independent_share(m.rows, options.seed) if m.rows is not None else None
+    m.all_reduce()
+    sample = as_blocks(m.sample, options.analyse.center)
+    effect = as_blocks(m.effect, False) if m.effect.count and m.site.weighted else None
     # softmax over keys is blind to what all keys share: the centred key covariance is the query's effect
-    partner = None if m.partner is None else _blocks(m.partner, True)
-    behind = weights = None
-    if m.site.kind == "ffn":
+    partner = None if m.partner is None else as_blocks(m.partner, True)
+    activated = weights = None
+    if m.linear is not None:
         values = torch.linalg.eigvalsh(sample).flip(-1)
-        if m.linear is not None:
-            directions = m.linear.spectrum(options.blend, options.center)[1][None]
-        else:
-            behind, directions = sample[0].cpu(), sample[:, :0]
-            weights = m.effect.second().flatten().cpu() if m.effect.count else None
+        directions = m.linear.spectrum(options.analyse.blend, options.analyse.center)[1][None]
+    elif m.site.kind == "ffn":
+        values = torch.linalg.eigvalsh(sample).flip(-1)
+        activated, directions = sample[0].cpu(), sample[:, :0]
+        weights = m.effect.second().flatten().cpu() if m.effect.count else None
     elif partner is not None:
         values, _ = weighted_spectrum(sample, partner, 0.0)
         directions = eigh_descending(sample / _traces(sample) + partner / _traces(partner))[1]
     elif effect is not None:
-        values, directions = weighted_spectrum(sample, effect, options.blend)
+        values, directions = weighted_spectrum(sample, effect, options.analyse.blend)
     else:
         values, directions = eigh_descending(sample)
-    null = np.stack([_null(x, effect, partner, options.blend) for x in m.null]) if m.null else None
-    eigenvalues = values.clamp_min(0.0).cpu().numpy()
-    n_eff = None if share is None else share * m.sample.count
-    return SiteSpectrum(m.site, eigenvalues, m.sample.count, n_eff, directions.cpu(), null, behind, weights)
-
-
-def independent_share(rows: list[tuple[Tensor, Tensor]], seed: int) -> float:
-    """Return n_eff / n, the mean over the processes, each of which looks at its own rows."""
-    share, count = torch.zeros(1, dtype=torch.float64), 0.0
-    if rows:
-        sample, ids = torch.cat([x for x, _ in rows]), torch.cat([block for _, block in rows])
-        repeated = len(torch.unique(ids)) < len(ids)
-        n_eff = effective_sample_size(sample, block_ids=ids if repeated else None, seed=seed)
-        share, count = torch.tensor([n_eff], dtype=torch.float64), float(len(sample))
-    count, (share,) = reduced(count, [share])
-    return float(share) / max(count, 1.0)
-
-
-def _blocks(moments: Moments, centred: bool) -> Tensor:
-    matrix = moments.covariance() if centred else moments.second()
-    return matrix if matrix.ndim == 3 else matrix[None]
+    null = [_null(x, effect, partner, options.analyse.blend) for x in m.null]
+    return SiteSpectrum(
+        site=m.site,
+        eigenvalues=values.clamp_min(0.0).cpu().numpy(),
+        n=m.sample.count,
+        n_eff=None if share is None else share * m.sample.count,
+        directions=directions.cpu(),
+        null_eigenvalues=np.stack(null) if null else None,
+        activated=activated,
+        weights=weights,
+    )
 
 
 def _traces(matrices: Tensor) -> Tensor:
@@ -295,9 +254,9 @@ def _traces(matrices: Tensor) -> Tensor:
 
 def _null(moments: Moments, effect: Tensor | None, partner: Tensor | None, blend: float) -> np.ndarray:
     """Return the eigenvalues (heads, d) of a sign-flipped replicate, weighted as the sample is."""
-    matrix = _blocks(moments, False)
+    matrix = as_blocks(moments, False)
     if partner is not None:
         matrix = weighted_matrix(matrix, partner, 0.0)
     elif effect is not None:
         matrix = weighted_matrix(matrix, effect, blend)
-    return torch.linalg.eigvalsh(matrix).flip(-1).clamp_min(0.0).cpu().numpy()
+    return eigenvalues_of(matrix)

@@ -6,15 +6,19 @@ function; only the order of floating-point operations differs.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from rmtkd_edge.errors import UserError
-from rmtkd_edge.families.encoder.module import Encoder, EncoderLayer, Tap, sdpa_attention
-from rmtkd_edge.families.encoder.spec import EncoderSpec
+from rmtkd_edge.config.recipe import Export
+from rmtkd_edge.errors import RmtkdError, UserError
+from rmtkd_edge.families.base import Tap
+from rmtkd_edge.families.encoder.module import Encoder, EncoderLayer, sdpa_attention
+from rmtkd_edge.families.onnx_program import export_module
 from rmtkd_edge.families.store import assemble
 
 CONTRIB = "com.microsoft"
@@ -38,6 +42,11 @@ class GraphOptions:
     gelu: Literal["fused", "plain"] = "fused"
     first_token: bool = True
 
+    @staticmethod
+    def of(options: Export) -> GraphOptions:
+        """Return what a recipe's export section says of the graph."""
+        return GraphOptions(opset=options.opset, attention=options.attention, norm=options.norm)
+
     def __post_init__(self) -> None:
         """Raise UserError for an opset that is not supported, or that has no kernel for plain attention."""
         if self.opset not in OPSETS:
@@ -49,11 +58,6 @@ class GraphOptions:
                 "torch writes plain attention from opset 23 on as ai.onnx.Attention, whose CPU kernel refuses the mask",
                 "--opset 22 or less, or --set export.attention=fused",
             )
-
-
-def input_names(spec: EncoderSpec) -> list[str]:
-    """Return the graph's inputs: a model with fewer than two token types reads no token_type_ids."""
-    return ["input_ids", "attention_mask"] + (["token_type_ids"] if spec.type_vocab > 1 else [])
 
 
 def fused_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, heads: int, scale: float) -> Tensor:
@@ -136,7 +140,7 @@ def build(folded: Encoder, options: GraphOptions) -> Encoder:
     """
     if folded.spec.raw:
         raise UserError(
-            "the encoder still carries fixed projections", "fold it first: rmtkd_edge.export.folding.fold_with_proof"
+            "the encoder still carries fixed projections", "fold it first: rmtkd_edge.families.encoder.fold.fold"
         )
     state = {name: tensor.float() for name, tensor in folded.state_dict().items()}  # no copy of what is float32 already
     twin = assemble(folded.spec, state, "the encoder in memory")
@@ -145,7 +149,7 @@ def build(folded: Encoder, options: GraphOptions) -> Encoder:
     if options.gelu == "fused":
         for layer in layers:
             layer.activation = FUSED_ACTIVATIONS.get(folded.spec.activation, layer.activation)
-        twin.head_activation = FUSED_ACTIVATIONS.get(folded.spec.head_activation, twin.head_activation)
+        twin.pooler_activation = FUSED_ACTIVATIONS.get(folded.spec.pooler_activation, twin.pooler_activation)
     if options.norm == "instance":
         twin.embeddings.norm = InstanceNorm(twin.embeddings.norm)  # type: ignore[assignment]
         for layer in layers:
@@ -153,3 +157,38 @@ def build(folded: Encoder, options: GraphOptions) -> Encoder:
     if options.first_token:
         twin.layers[-1] = FirstTokenLayer(layers[-1])
     return twin.eval()
+
+
+def export(
+    folded: Encoder, path: Path, options: GraphOptions | None = None, metadata: Mapping[str, str] | None = None
+) -> list[Path]:
+    """Write a folded encoder as ONNX with dynamic batch and sequence axes, and return the files.
+
+    Inputs are int64 (batch, sequence), the output is `logits` float32 (batch, labels).
+
+    Raises:
+        RmtkdError: torch cannot export.
+        RunDirError: the file cannot be written.
+    """
+    options = options or GraphOptions()
+    names = [item.name for item in folded.spec.inputs]
+    axes = {0: "batch", 1: "sequence"}
+    try:
+        return export_module(
+            build(folded, options),
+            path,
+            sample_inputs(names),
+            dict.fromkeys(names, axes),
+            opset=options.opset,
+            metadata=metadata or {},
+        )
+    except RmtkdError as err:
+        if err.message.startswith("torch could not export"):
+            raise RmtkdError(err.message, "try --set export.attention=plain") from err
+        raise
+
+
+def sample_inputs(names: list[str], batch: int = 2, length: int = 16) -> dict[str, Tensor]:
+    """Return int64 inputs (batch, length) to trace with; sizes of 0 and 1 would be taken for constants."""
+    fill = {"input_ids": 3, "attention_mask": 1, "token_type_ids": 0}
+    return {name: torch.full((batch, length), fill[name]) for name in names}

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rmtkd_edge.errors import UserError
-from rmtkd_edge.families.encoder.spec import EncoderSpec, LayerSpec, list_sites, with_ranks
+from rmtkd_edge.families.base import Tap
+from rmtkd_edge.families.encoder.spec import EncoderSpec, LayerSpec
+from rmtkd_edge.families.layers import ProjectedLinear, set_dropout
 
-Tap = Callable[[str, Tensor], None]
 Attention = Callable[[Tensor, Tensor, Tensor, Tensor, int, float], Tensor]
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -39,73 +40,51 @@ def sdpa_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, heads: int, sc
     return out.transpose(1, 2).reshape(batch, length, -1)
 
 
-class ProjectedLinear(nn.Module):
-    """A linear layer with, where its output site was cut, a fixed projection P (k x d, orthonormal rows) behind it."""
-
-    projection: Tensor | None
-
-    def __init__(self, inputs: int, outputs: int, raw: int | None = None) -> None:
-        super().__init__()
-        wide = outputs if raw is None else raw
-        self.weight = nn.Parameter(torch.empty(wide, inputs))
-        self.bias = nn.Parameter(torch.empty(wide))
-        self.register_buffer("projection", None if raw is None else torch.empty(outputs, wide))
-
-    def folded(self) -> tuple[Tensor, Tensor]:
-        """Return the weight (k, in) and bias (k,) of the one narrow layer that this one equals."""
-        if self.projection is None:
-            return self.weight, self.bias
-        return self.projection @ self.weight, self.projection @ self.bias
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (..., in) to (..., k); P W is formed first, which costs less than projecting every token."""
-        return F.linear(x, *self.folded())
-
-
 class Embeddings(nn.Module):
     """Word, position and type embeddings, their norm, and ELECTRA's linear map from a smaller embedding width.
 
-    `expand` maps a word table of a width of its own, cut by the fixed `word_projection`, to the others' width.
+    `expand` maps a word table of a width of its own, cut by the fixed `table_projection`, to the others' width.
     """
 
     projection: Tensor | None
-    word_projection: Tensor | None
+    table_projection: Tensor | None
 
     def __init__(self, spec: EncoderSpec) -> None:
         super().__init__()
         raw = spec.raw.get("stream")
-        width = spec.embedding or spec.width
-        wide = raw if raw is not None and spec.embedding is None else width
+        width = spec.embedding_size or spec.width
+        wide = raw if raw is not None and spec.embedding_size is None else width
         self.pad_id, self.position_offset = spec.pad_id, spec.position_offset
-        raw_words = spec.raw.get("words") if spec.words is not None else None
-        self.word = nn.Embedding(spec.vocab, raw_words or spec.words or wide)
-        words = None if raw_words is None or spec.words is None else torch.empty(spec.words, raw_words)
-        self.register_buffer("word_projection", words)
-        self.expand = None if spec.words is None else ProjectedLinear(spec.words, wide)
+        rank = spec.embedding_rank
+        raw_rank = spec.raw.get("embedding") if rank is not None else None
+        self.word = nn.Embedding(spec.vocab, raw_rank or rank or wide)
+        table = None if raw_rank is None or rank is None else torch.empty(rank, raw_rank)
+        self.register_buffer("table_projection", table)
+        self.expand = None if rank is None else ProjectedLinear(rank, wide)
         self.position = nn.Embedding(spec.positions, wide)
         self.token_type = nn.Embedding(spec.type_vocab, wide) if spec.type_vocab else None
         self.norm = nn.LayerNorm(width, eps=spec.eps)
         self.dropout = nn.Dropout(spec.dropout)
         self.register_buffer("projection", None if wide == width else torch.empty(width, wide))
-        self.project = None if spec.embedding is None else ProjectedLinear(spec.embedding, spec.width, raw)
+        self.project = None if spec.embedding_size is None else ProjectedLinear(spec.embedding_size, spec.width, raw)
 
-    def words(self, ids: Tensor, tap: Tap | None = None) -> Tensor:
+    def word_states(self, ids: Tensor, tap: Tap | None = None) -> Tensor:
         """Return the word embeddings (B, T, width); `tap` sees what the table gives."""
         found = self.word(ids)
-        if self.word_projection is not None:
-            found = found @ self.word_projection.T
+        if self.table_projection is not None:
+            found = found @ self.table_projection.T
         if tap is not None:
-            tap("words", found)
+            tap("embedding", found)
         return found if self.expand is None else self.expand(found)
 
     def summed(self, ids: Tensor, types: Tensor | None, tap: Tap | None = None) -> Tensor:
-        """Return the sum of the embeddings in front of the norm, (B, T, width)."""
+        """Return the sum of the embeddings before the norm, (B, T, width)."""
         if self.position_offset:
             real = (ids != self.pad_id).long()
             positions = torch.cumsum(real, 1) * real + self.pad_id
         else:
             positions = torch.arange(ids.shape[1], device=ids.device)
-        total = self.words(ids, tap) + self.position(positions)
+        total = self.word_states(ids, tap) + self.position(positions)
         if self.token_type is not None:
             if types is not None and len(self.token_type.weight) < 2:
                 types = None  # a pair's second type has no embedding of its own (RoBERTa)
@@ -156,13 +135,11 @@ class EncoderLayer(nn.Module):
 
 
 class Encoder(nn.Module):
-    """The classifier: embeddings, layers, a dense head on the first token, a linear classifier."""
-
-    inputs = ("input_ids", "attention_mask", "token_type_ids")
+    """The classifier: embeddings, layers, a dense pooler on the first token, a linear classifier."""
 
     def __init__(self, spec: EncoderSpec) -> None:
         super().__init__()
-        for name in (spec.activation, spec.head_activation):
+        for name in (spec.activation, spec.pooler_activation):
             if name not in ACTIVATIONS:
                 raise UserError(f"the activation `{name}` is not known", f"known: {', '.join(ACTIVATIONS)}")
         self.spec = spec
@@ -170,9 +147,9 @@ class Encoder(nn.Module):
         self.layers: list[EncoderLayer] = nn.ModuleList(  # type: ignore[assignment]
             EncoderLayer(spec, s, f"layer.{i}") for i, s in enumerate(spec.layers)
         )
-        self.head = ProjectedLinear(spec.width, spec.head_width, spec.raw.get("head"))
-        self.head_activation = ACTIVATIONS[spec.head_activation]
-        self.classifier = ProjectedLinear(spec.head_width, len(spec.labels))
+        self.pooler = ProjectedLinear(spec.width, spec.pooler_width, spec.raw.get("pooler"))
+        self.pooler_activation = ACTIVATIONS[spec.pooler_activation]
+        self.classifier = ProjectedLinear(spec.pooler_width, len(spec.labels))
         self.dropout = nn.Dropout(spec.dropout)
 
     def forward(
@@ -180,10 +157,10 @@ class Encoder(nn.Module):
     ) -> Tensor:
         """Return logits (B, labels) for token ids and mask (B, T), int64."""
         state = self.states(input_ids, attention_mask, token_type_ids, tap)
-        inner = self.head(self.dropout(state[:, 0]))
+        inner = self.pooler(self.dropout(state[:, 0]))
         if tap is not None:
-            tap("head", inner)
-        return self.classifier(self.dropout(self.head_activation(inner)))
+            tap("pooler", inner)
+        return self.classifier(self.dropout(self.pooler_activation(inner)))
 
     def states(
         self,
@@ -193,7 +170,7 @@ class Encoder(nn.Module):
         tap: Tap | None = None,
         layers: int | None = None,
     ) -> Tensor:
-        """Return the residual stream (B, T, d) behind the last layer, or behind the first `layers` of them."""
+        """Return the residual stream (B, T, d) after the last layer, or after the first `layers` of them."""
         mask = attention_mask.bool()
         state = self.embeddings(input_ids, token_type_ids, tap)
         if tap is not None:
@@ -211,105 +188,4 @@ class Encoder(nn.Module):
 
     def set_dropout(self, p: float) -> None:
         """Set the dropout probability everywhere."""
-        for module in self.modules():
-            if isinstance(module, nn.Dropout):
-                module.p = p
-
-    def parameter_count(self) -> int:
-        """Return the number of trained parameters of the folded model."""
-        from rmtkd_edge.families.encoder.spec import count_parameters
-
-        return count_parameters(self.spec)
-
-
-def producers(encoder: Encoder) -> dict[str, list[ProjectedLinear]]:
-    """Return, for every site, the linear layers whose output lives in it (embedding tables are not among them)."""
-    stream = [module for layer in encoder.layers for module in (layer.out, layer.down)]
-    if encoder.embeddings.project is not None:
-        stream.insert(0, encoder.embeddings.project)
-    sites = {"stream": stream, "head": [encoder.head]}
-    for layer in encoder.layers:
-        sites[f"{layer.name}.qk"] = [layer.query, layer.key]
-        sites[f"{layer.name}.value"] = [layer.value]
-        sites[f"{layer.name}.ffn"] = [layer.up]
-    return sites
-
-
-@torch.no_grad()
-def fold(encoder: Encoder) -> Encoder:
-    """Return the plain narrow model that `encoder` equals exactly: P W in place of W and P (dtype kept)."""
-    spec = EncoderSpec.from_dict({**encoder.spec.to_dict(), "raw": {}})
-    folded = Encoder(spec).to(next(encoder.parameters()))
-    state = encoder.state_dict()
-    for name, module in encoder.named_modules():
-        if isinstance(module, ProjectedLinear):
-            state[f"{name}.weight"], state[f"{name}.bias"] = module.folded()
-            state.pop(f"{name}.projection", None)
-    projection, words = state.pop("embeddings.projection", None), state.pop("embeddings.word_projection", None)
-    if words is not None:
-        state["embeddings.word.weight"] = state["embeddings.word.weight"] @ words.T
-    if projection is not None:
-        for name in _into_sum(state):
-            weight = state[name]
-            state[name] = projection @ weight if "expand" in name else weight @ projection.T
-    folded.load_state_dict({k: v.clone() for k, v in state.items()})
-    return folded.train(encoder.training)
-
-
-def _into_sum(state: dict[str, Tensor]) -> list[str]:
-    """Return the names of the tensors whose output is added up in front of the embeddings' norm."""
-    words = ("expand.weight", "expand.bias") if "embeddings.expand.weight" in state else ("word.weight",)
-    names = [f"embeddings.{part}" for part in (*words, "position.weight", "token_type.weight")]
-    return [name for name in names if name in state]
-
-
-@torch.no_grad()
-def unfold(folded: Encoder, projections: dict[str, Tensor]) -> Encoder:
-    """Return `folded` with the fixed projections put back behind its producers: W becomes P^T W', since P P^T = I.
-
-    `projections` holds, by site, P (k x d); for qk and value sites the block-diagonal one over all heads.
-    """
-    heads = {site.name: site.heads for site in list_sites(folded.spec)}
-    raw = {name: p.shape[1] // heads[name] for name, p in projections.items()}
-    wide = Encoder(EncoderSpec.from_dict({**folded.spec.to_dict(), "raw": raw})).to(next(folded.parameters()))
-    state = folded.state_dict()
-    names = {id(module): name for name, module in wide.named_modules()}
-    for site, modules in producers(wide).items():
-        if site in projections:
-            p = projections[site].to(next(folded.parameters()))
-            for name in (names[id(module)] for module in modules):
-                state[f"{name}.weight"], state[f"{name}.bias"] = (
-                    p.T @ state[f"{name}.weight"],
-                    p.T @ state[f"{name}.bias"],
-                )
-                state[f"{name}.projection"] = p
-    if wide.embeddings.projection is not None:
-        p = projections["stream"].to(next(folded.parameters()))
-        state["embeddings.projection"] = p
-        for name in _into_sum(state):
-            state[name] = p.T @ state[name] if "expand" in name else state[name] @ p
-    if wide.embeddings.word_projection is not None:
-        p = projections["words"].to(next(folded.parameters()))
-        state["embeddings.word_projection"] = p
-        state["embeddings.word.weight"] = state["embeddings.word.weight"] @ p
-    wide.load_state_dict({k: v.clone() for k, v in state.items()})
-    return wide.train(folded.training)
-
-
-def projections_of(encoder: Encoder) -> dict[str, Tensor]:
-    """Return the fixed projections by site (all producers of a site share one)."""
-    found: dict[str, Tensor] = {}
-    for site, modules in producers(encoder).items():
-        if modules and modules[0].projection is not None:
-            found[site] = modules[0].projection
-    if encoder.embeddings.projection is not None:
-        found["stream"] = encoder.embeddings.projection
-    if encoder.embeddings.word_projection is not None:
-        found["words"] = encoder.embeddings.word_projection
-    return found
-
-
-def narrow_like(encoder: Encoder, ranks: dict[str, int]) -> Encoder:
-    """Return an untrained folded encoder of the given ranks (its weights are not set)."""
-    spec = EncoderSpec.from_dict({**encoder.spec.to_dict(), "raw": {}})
-    return Encoder(with_ranks(spec, ranks))
+        set_dropout(self, p)

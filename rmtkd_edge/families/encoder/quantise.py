@@ -1,8 +1,9 @@
 """Dynamic int8 for encoders: weights and embedding tables in 8 bits, activations quantised as they come.
 
 What is chosen and why (measured on AVX2 without VNNI, one thread, 128 tokens; tools/bench_shapes.py measures it again):
-int8 weights per output channel with 7 bits of range (`reduce_range`). 8-bit weights against uint8 activations saturate
-in AVX2's 16-bit sums: nine times the error of the logits, without a word. uint8 weights do not, but run 1.2x slower;
+int8 weights per output channel, with 7 bits of range (`reduce_range`) where the target adds pairs of products in 16
+bits: there 8-bit weights against uint8 activations saturate, with nine times the error of the logits, without a word.
+uint8 weights do not, but run 1.2x slower;
 int8 in blocks (MatMulNBits) runs slower than fp32. Scales per channel cost nothing and give back what the missing bit
 took, and tables with a scale per column have a third of the error of those with one scale.
 """
@@ -10,22 +11,24 @@ took, and tables with a scale per column have a third of the error of those with
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
 from rmtkd_edge.errors import RmtkdError, RunDirError
-from rmtkd_edge.export.fold_proof import Batch
 from rmtkd_edge.families.encoder.smooth import smooth
+
+Batch = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class QuantiseOptions:
+class DynamicInt8:
     """How weights become int8; activations are always uint8 with a scale per tensor and run.
 
     `smoothing`: how much of the range of the FFNs' inner channels moves into the weights (see smooth.py).
@@ -41,7 +44,7 @@ class QuantiseOptions:
 def quantise_onnx(
     source: Path,
     target: Path,
-    options: QuantiseOptions | None = None,
+    options: DynamicInt8 | None = None,
     *,
     calibration: Sequence[Batch] = (),
     threads: int = 1,
@@ -52,7 +55,7 @@ def quantise_onnx(
     `calibration` batches (int64 (B, T)) serve smoothing, on `threads` threads; without any, nothing is smoothed. Raises
     RmtkdError naming the weights that stayed float, RunDirError where the file cannot be written.
     """
-    options = options or QuantiseOptions()
+    options = options or DynamicInt8()
     model = onnx.load(str(source))
     _drop_initialiser_types(model)
     if calibration:
@@ -125,7 +128,7 @@ def _drop_initialiser_types(model: onnx.ModelProto) -> None:
     model.graph.value_info.extend(kept)
 
 
-def _quantise_products(model: onnx.ModelProto, target: Path, options: QuantiseOptions) -> None:
+def _quantise_products(model: onnx.ModelProto, target: Path, options: DynamicInt8) -> None:
     import logging
 
     from onnxruntime.quantization import QuantType, quantize_dynamic

@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from rmtkd_edge.families.encoder.spec import Site
 from rmtkd_edge.config.recipe import Analyse
+from rmtkd_edge.families.base import Site
 from rmtkd_edge.spectral.seeded import row_uniform
 
-Batch = dict[str, Tensor]
+Batch = Mapping[str, Tensor]
 SMALLEST_PART = 16  # sequences that are run together when they need fewer layers than the rest of their batch
 
 
 def by_depth(batch: Batch, sites: Sequence[Site], depths: int, seed: int) -> Iterator[tuple[Batch, int | None]]:
-    """Yield parts of a batch and how many layers each has to run to show `sites` (None: all of them and the head).
+    """Yield parts of a batch and how many layers each has to run to show `sites` (None: all of them and the pooler).
 
     A sequence shows the stream at one depth alone, so half of them need less than half of the layers.
     """
     kinds = {site.kind for site in sites}
-    if "head" in kinds:
+    if "pooler" in kinds:
         yield batch, None
         return
     needed = np.full(len(batch["index"]), max((site.layer + 1 for site in sites if site.layer is not None), default=0))

@@ -6,13 +6,18 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from rmtkd_edge.errors import UserError
+from rmtkd_edge.config.recipe import Recipe
+from rmtkd_edge.errors import DataError, UserError
 from rmtkd_edge.families.encoder.module import Encoder
-from rmtkd_edge.families.encoder.spec import EncoderSpec, LayerSpec
+from rmtkd_edge.families.encoder.settings import EncoderShape
+from rmtkd_edge.families.encoder.spec import MODEL_TYPES, EncoderSpec, LayerSpec
+from rmtkd_edge.families.layers import ProjectedLinear
+from rmtkd_edge.packaged import resolve_source
 
-MODEL_TYPES = ("bert", "roberta", "distilbert", "electra")
+SCRATCH = "scratch"
+INITIAL_STD = 0.02  # of BERT's weights
 
 _BERT_LAYER = {
     "query": "attention.self.query",
@@ -34,7 +39,7 @@ _DISTIL_LAYER = {
     "down": "ffn.lin2",
     "norm2": "output_layer_norm",
 }
-_HEADS = {  # (dense, classifier, activation between them)
+_POOLERS = {  # (dense, classifier, activation between them)
     "bert": ("bert.pooler.dense", "classifier", "tanh"),
     "roberta": ("classifier.dense", "classifier.out_proj", "tanh"),
     "electra": ("classifier.dense", "classifier.out_proj", "gelu"),
@@ -47,7 +52,7 @@ def spec_from_config(config: Any, labels: Sequence[str]) -> EncoderSpec:
     kind = config.model_type
     if kind not in MODEL_TYPES:
         raise UserError(
-            f"model type `{kind}` is not supported by the family `bert`", f"supported: {', '.join(MODEL_TYPES)}"
+            f"model type `{kind}` is not supported by the family `encoder`", f"supported: {', '.join(MODEL_TYPES)}"
         )
     positions = getattr(config, "position_embedding_type", "absolute") or "absolute"
     if positions != "absolute" or getattr(config, "is_decoder", False):
@@ -71,11 +76,11 @@ def spec_from_config(config: Any, labels: Sequence[str]) -> EncoderSpec:
         type_vocab=0 if distil else config.type_vocab_size,
         width=width,
         layers=(layer,) * (config.n_layers if distil else config.num_hidden_layers),
-        head_width=width,
+        pooler_width=width,
         labels=tuple(labels),
-        embedding=embedding if embedding != width else None,
+        embedding_size=embedding if embedding != width else None,
         activation=config.activation if distil else config.hidden_act,
-        head_activation=_HEADS[kind][2],
+        pooler_activation=_POOLERS[kind][2],
         eps=getattr(config, "layer_norm_eps", 1e-12),
         pad_id=pad,
         position_offset=pad + 1 if kind == "roberta" else 0,
@@ -95,15 +100,15 @@ def names_from_transformers(spec: EncoderSpec) -> dict[str, str]:
     }
     if spec.type_vocab:
         names["embeddings.token_type"] = f"{root}.token_type_embeddings"
-    if spec.words is not None:
+    if spec.embedding_rank is not None:
         names["embeddings.expand"] = f"{root}.word_projection"  # no class of theirs has it
-    if spec.embedding is not None:
+    if spec.embedding_size is not None:
         names["embeddings.project"] = f"{kind}.embeddings_project"
     layers = f"{kind}.transformer.layer" if distil else f"{kind}.encoder.layer"
     for i in range(len(spec.layers)):
         for ours, theirs in (_DISTIL_LAYER if distil else _BERT_LAYER).items():
             names[f"layers.{i}.{ours}"] = f"{layers}.{i}.{theirs}"
-    names["head"], names["classifier"], _ = _HEADS[kind]
+    names["pooler"], names["classifier"], _ = _POOLERS[kind]
     return names
 
 
@@ -133,21 +138,70 @@ def from_transformers(model: Any, labels: Sequence[str] | None = None) -> Encode
     return encoder
 
 
-def build(source: str, labels: Sequence[str], seed: int, scratch: Any, tokenizer: Any) -> tuple[Encoder, bool]:
-    """Return the teacher and whether its classifier is trained already.
+def load(recipe: Recipe, labels: Sequence[str], tokenizer: Any) -> tuple[Encoder, bool]:
+    """Return the teacher that a recipe names and whether its classifier is trained already.
 
-    `source` is `scratch` (shape from `scratch`, a recipe's `model.config`; vocabulary from `tokenizer`), a hub id or a
-    local folder. Random weights are drawn by transformers' own initialisation under `seed`. Raises UserError where the
-    source cannot be loaded or has another number of labels.
+    `model.source` is `scratch` (shape from `model.shape`, vocabulary from the tokenizer), a hub id, a folder, or
+    `package:NAME`. Random weights are drawn by transformers' own initialisation under the recipe's seed.
+
+    Raises:
+        UserError: the source cannot be loaded, or has another number of labels.
+        DataError: the model has too few positions or embeddings for the data.
     """
-    import transformers
+    torch.manual_seed(recipe.seed)
+    source = recipe.model.source
+    if source == SCRATCH:
+        encoder, ready = _scratch(EncoderShape.model_validate(recipe.model.shape), labels, tokenizer), False
+    else:
+        encoder, ready = _pretrained(resolve_source(source), labels)
+    positions = encoder.spec.max_length
+    if recipe.task.max_length > positions:
+        raise DataError(
+            f"task.max_length is {recipe.task.max_length}, the model has {positions} positions",
+            f"--set task.max_length={positions}",
+        )
+    if len(tokenizer) > encoder.spec.vocab:
+        raise DataError(
+            f"the tokenizer has {len(tokenizer)} tokens, the model only {encoder.spec.vocab} embeddings",
+            "set model.tokenizer to the one that belongs to model.source",
+        )
+    return encoder, ready
 
+
+def initialise(encoder: Encoder, seed: int) -> Encoder:
+    """Set random weights in place (BERT's initialisation) and return the encoder."""
     torch.manual_seed(seed)
-    names = {"id2label": dict(enumerate(labels)), "label2id": {name: i for i, name in enumerate(labels)}}
-    if source == "scratch":
-        config = _scratch_config(transformers, scratch, tokenizer, names)
-        return from_transformers(transformers.AutoModelForSequenceClassification.from_config(config), labels), False
-    config = _loaded(transformers.AutoConfig, source)
+    for module in encoder.modules():
+        if isinstance(module, ProjectedLinear | nn.Embedding):
+            nn.init.normal_(module.weight, std=INITIAL_STD)
+            if isinstance(module, ProjectedLinear):
+                nn.init.zeros_(module.bias)
+    return encoder
+
+
+def describe_source(recipe: Recipe) -> str:
+    """Return the name of the model that a recipe starts from: `bert-4x256` from random weights, else the source's."""
+    if recipe.model.source == SCRATCH:
+        shape = EncoderShape.model_validate(recipe.model.shape)
+        return f"{shape.model_type}-{shape.layers}x{shape.width}"
+    return recipe.model.source.removeprefix("package:").rstrip("/").rsplit("/", 1)[-1]
+
+
+def _label_names(labels: Sequence[str]) -> dict[str, Any]:
+    return {"id2label": dict(enumerate(labels)), "label2id": {name: i for i, name in enumerate(labels)}}
+
+
+def _scratch(shape: EncoderShape, labels: Sequence[str], tokenizer: Any) -> Encoder:
+    from transformers import AutoModelForSequenceClassification
+
+    config = _scratch_config(shape, tokenizer, _label_names(labels))
+    return from_transformers(AutoModelForSequenceClassification.from_config(config), labels)
+
+
+def _pretrained(source: str, labels: Sequence[str]) -> tuple[Encoder, bool]:
+    from transformers import AutoConfig, AutoModelForSequenceClassification
+
+    config = _loaded(AutoConfig, source)
     spec_from_config(config, labels)  # refuse an unsupported type before its weights are read
     trained = any("ForSequenceClassification" in name for name in config.architectures or [])
     if trained and config.num_labels != len(labels):
@@ -155,13 +209,11 @@ def build(source: str, labels: Sequence[str], seed: int, scratch: Any, tokenizer
             f"`{source}` classifies {config.num_labels} labels, the data have {len(labels)}",
             "check task.labels and task.label",
         )
-    model, info = _loaded(
-        transformers.AutoModelForSequenceClassification, source,
-        num_labels=len(labels), use_safetensors=True, output_loading_info=True, **names,
-    )  # fmt: skip
+    options = {"num_labels": len(labels), "use_safetensors": True, "output_loading_info": True}
+    model, info = _loaded(AutoModelForSequenceClassification, source, **options, **_label_names(labels))
     missing = sorted(info["missing_keys"])
-    heads = tuple(f"{part}." for part in _HEADS[config.model_type][:2])
-    odd = [key for key in missing if not key.startswith(heads)]
+    classifiers = tuple(f"{part}." for part in _POOLERS[config.model_type][:2])
+    odd = [key for key in missing if not key.startswith(classifiers)]
     if odd or info.get("mismatched_keys"):
         named = ", ".join((odd or sorted(map(str, info["mismatched_keys"])))[:5])
         raise UserError(f"`{source}` lacks weights, or has them in other shapes: {named}", "use a complete checkpoint")
@@ -185,7 +237,7 @@ def _reorder_labels(model: Any, config: Any, labels: Sequence[str], source: str)
             "set task.labels to the same names, or remove id2label from the checkpoint's config.json",
         )
     place = torch.tensor([theirs.index(name) for name in wanted])
-    classifier = model.get_submodule(_HEADS[config.model_type][1])
+    classifier = model.get_submodule(_POOLERS[config.model_type][1])
     with torch.no_grad():
         classifier.weight.copy_(classifier.weight[place].clone())
         classifier.bias.copy_(classifier.bias[place].clone())
@@ -203,19 +255,32 @@ def _loaded(kind: Any, source: str, **options: Any) -> Any:
         ) from err
 
 
-def _scratch_config(transformers: Any, shape: Any, tokenizer: Any, names: dict[str, Any]) -> Any:
-    common = dict(vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id, **names)
+def _scratch_config(shape: EncoderShape, tokenizer: Any, names: dict[str, Any]) -> Any:
+    import transformers
+
+    common = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id, **names}
     if shape.model_type == "distilbert":
         return transformers.DistilBertConfig(
-            dim=shape.width, n_layers=shape.layers, n_heads=shape.heads, hidden_dim=shape.ffn,
-            max_position_embeddings=shape.max_positions, dropout=shape.dropout,
-            attention_dropout=shape.dropout, **common,
-        )  # fmt: skip
+            dim=shape.width,
+            n_layers=shape.layers,
+            n_heads=shape.heads,
+            hidden_dim=shape.ffn,
+            max_position_embeddings=shape.max_positions,
+            dropout=shape.dropout,
+            attention_dropout=shape.dropout,
+            **common,
+        )
     kinds = {"bert": "BertConfig", "roberta": "RobertaConfig", "electra": "ElectraConfig"}
     extra = {"embedding_size": shape.width} if shape.model_type == "electra" else {}
     offset = tokenizer.pad_token_id + 1 if shape.model_type == "roberta" else 0
     return getattr(transformers, kinds[shape.model_type])(
-        hidden_size=shape.width, num_hidden_layers=shape.layers, num_attention_heads=shape.heads,
-        intermediate_size=shape.ffn, max_position_embeddings=shape.max_positions + offset,
-        hidden_dropout_prob=shape.dropout, attention_probs_dropout_prob=shape.dropout, **extra, **common,
-    )  # fmt: skip
+        hidden_size=shape.width,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        intermediate_size=shape.ffn,
+        max_position_embeddings=shape.max_positions + offset,
+        hidden_dropout_prob=shape.dropout,
+        attention_probs_dropout_prob=shape.dropout,
+        **extra,
+        **common,
+    )

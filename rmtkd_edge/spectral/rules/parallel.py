@@ -4,7 +4,7 @@ For noise of unequal variances, or correlated within blocks, no closed law fits;
 features share. A strong signal leaks into the null through the features' variances and would hide weaker ones, so the
 null is shrunk with the mean eigenvalue of the directions not yet accepted, one at a time. That is their deflation done
 on spectra alone, and too little where a very strong signal sits on few features: weaker ones stay hidden (the rank is
-too low, not too high). `flips.deflated_rank` deflates in the data.
+too low, not too high).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def fit(bulk: Bulk, options: Options) -> Choice:
     if null is None:
         raise UserError(
             "The edge rule 'parallel' needs the spectra of sign-flipped data.",
-            'pass null_eigenvalues=null_spectra(x, block_ids, draws, seed), or choose rule = "bema"',
+            'pass null_eigenvalues, the spectra of sign-flipped rows, or choose rule = "bema"',
         )
     null = np.atleast_2d(np.asarray(null, dtype=np.float64))
     width = len(bulk.values) + bulk.null_directions

@@ -1,4 +1,4 @@
-"""How much a token counts in the least squares: by its effect on the logits, kind by kind and depth by depth.
+"""Kinds of tokens, and how much each counts in the least squares: by its effect on the output, depth by depth.
 
 The first token carries the classification, the more so the deeper; the gradient tells how much. Averaged over the
 tokens of a kind (first, other special ones, text) it is known from a few hundred sentences, and needs no backward pass
@@ -7,16 +7,17 @@ over the thousands that the fit itself looks at.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from rmtkd_edge.families.base import call
 from rmtkd_edge.families.encoder.module import Encoder
 from rmtkd_edge.spectral.moments import reduced
 
-Batch = dict[str, Tensor]
+Batch = Mapping[str, Tensor]
 TEXT, SPECIAL, FIRST = range(3)
 
 
@@ -25,28 +26,30 @@ class TokenWeights:
     """Weights (depths, kinds) with mean 1 over the tokens that they were taken from."""
 
     table: Tensor
-    special_ids: tuple[int, ...]
 
     def of(self, batch: Batch) -> list[Tensor]:
         """Return the weights (B, T) of a batch's tokens, for every depth of the stream."""
-        kinds = token_kinds(batch, self.special_ids)
+        kinds = token_kinds(batch)
         return [row.to(kinds.device)[kinds] for row in self.table]
 
 
-def token_kinds(batch: Batch, special_ids: Sequence[int]) -> Tensor:
+def special_tokens(batch: Batch) -> Tensor:
+    """Return where a batch (B, T) has special tokens, bool; a batch that does not say has none."""
+    found = batch.get("special_tokens_mask")
+    return torch.zeros_like(batch["input_ids"], dtype=torch.bool) if found is None else found.bool()
+
+
+def token_kinds(batch: Batch) -> Tensor:
     """Return the kind of every token (B, T): text, special, or the first of its sequence."""
-    special = torch.tensor(list(special_ids), dtype=torch.long, device=batch["input_ids"].device)
-    kinds = torch.where(torch.isin(batch["input_ids"], special), SPECIAL, TEXT)
+    kinds = torch.where(special_tokens(batch), SPECIAL, TEXT)
     kinds[:, 0] = FIRST
     return kinds
 
 
-def token_weights(
-    teacher: Encoder, batches: Iterable[Batch], special_ids: Sequence[int], blend: float
-) -> TokenWeights | None:
+def token_weights(teacher: Encoder, batches: Iterable[Batch], blend: float) -> TokenWeights | None:
     """Return blend + (1 - blend) |gradient|^2 / its mean, averaged over the tokens of each kind; None for blend 1.
 
-    The gradient is that of the spread of the logits; on the last depth only the first token has one.
+    The gradient is that of the spread of the outputs; on the last depth only the first token has one.
     """
     if blend >= 1.0:
         return None
@@ -56,17 +59,15 @@ def token_weights(
     for batch in batches:
         taps: dict[str, Tensor] = {}
         with torch.enable_grad():
-            logits = teacher(
-                batch["input_ids"], batch["attention_mask"], batch.get("token_type_ids"), tap=taps.__setitem__
-            )
-            spread = (logits * torch.linspace(-1, 1, logits.shape[1], device=logits.device)).sum()
+            outputs = call(teacher, batch, taps.__setitem__)
+            spread = (outputs * torch.linspace(-1, 1, outputs.shape[-1], device=outputs.device)).sum()
             grads = torch.autograd.grad(spread, [taps[name] for name in names])
         mask = batch["attention_mask"].bool()
-        kinds = token_kinds(batch, special_ids)[mask].cpu()
+        kinds = token_kinds(batch)[mask].cpu()
         counts += torch.bincount(kinds, minlength=3)
         for depth, grad in enumerate(grads):
             squares[depth].index_add_(0, kinds, grad[mask].pow(2).sum(-1).double().cpu())
     _, (squares, counts) = reduced(0.0, [squares, counts])
     mean = squares.sum(1, keepdim=True) / counts.sum()
     relative = squares / counts.clamp_min(1) / mean.clamp_min(1e-300)
-    return TokenWeights((blend + (1 - blend) * relative).float(), tuple(special_ids))
+    return TokenWeights((blend + (1 - blend) * relative).float())

@@ -6,14 +6,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rmtkd_edge.families.encoder.analyse import analyse_sites
-from rmtkd_edge.compress.ranks.projection import completed, selection
-from rmtkd_edge.families.encoder.linear_moments import LinearMoments
-from rmtkd_edge.families.encoder.sampling import by_depth, pick_tokens, stream_depth
-from rmtkd_edge.errors import DataError
-from rmtkd_edge.families.encoder.module import Encoder
-from rmtkd_edge.families.encoder.spec import EncoderSpec, LayerSpec, list_sites
 from rmtkd_edge.config.recipe import Analyse
+from rmtkd_edge.errors import DataError
+from rmtkd_edge.families.base import AnalyseOptions, list_sites
+from rmtkd_edge.families.encoder.analyse import analyse_sites
+from rmtkd_edge.families.encoder.linear_moments import LinearMoments
+from rmtkd_edge.families.encoder.module import Encoder
+from rmtkd_edge.families.encoder.sampling import by_depth, pick_tokens, stream_depth
+from rmtkd_edge.families.encoder.spec import EncoderSpec, LayerSpec
 from rmtkd_edge.spectral import weighted_spectrum
 from rmtkd_edge.spectral.seeded import row_contrasts, row_uniform
 
@@ -93,31 +93,8 @@ def test_every_sequence_runs_once_and_as_far_as_it_is_looked_at(seed, count, dee
         assert run is not None and run == max(needed[i - 5] for i in part["index"].tolist())
         seen += part["index"].tolist()
     assert sorted(seen) == index.tolist()
-    whole = by_depth({"index": index}, sites, 13, seed)  # the head needs all of the model
+    whole = by_depth({"index": index}, sites, 13, seed)  # the pooler needs all of the model
     assert [(len(part["index"]), run) for part, run in whole] == [(count, None)]
-
-
-def test_selected_channels_carry_what_the_rest_repeats():
-    torch.manual_seed(0)
-    few = torch.randn(500, 4, dtype=torch.float64)
-    x = torch.cat([few, few @ torch.randn(4, 6, dtype=torch.float64) * 0.1], 1)
-    rows = selection(x.T @ x / len(x), None, 4)
-    kept = x @ rows.T
-    rest = torch.linalg.lstsq(kept, x).solution
-    assert float((kept @ rest - x).abs().max()) < 1e-8
-
-
-def test_completed_rows_stay_orthonormal():
-    rows = torch.linalg.qr(torch.randn(12, 5, dtype=torch.float64))[0].T
-    full = completed(rows, 9)
-    assert len(full) == 9 and torch.equal(full[:5], rows)
-    torch.testing.assert_close(full @ full.T, torch.eye(9, dtype=torch.float64), rtol=0, atol=1e-10)
-
-
-def test_more_channels_than_the_moment_has_directions_are_all_different():
-    rows = torch.randn(20, 50, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    chosen = selection(rows.T @ rows / 20, None, 35)
-    torch.testing.assert_close(chosen @ chosen.T, torch.eye(35, dtype=torch.float64), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("weighting", ["effect", "none"])
@@ -125,18 +102,19 @@ def test_a_site_alone_has_the_spectrum_it_has_among_all(weighting):
     # Alone, no more layers are run than its activations need.
     torch.manual_seed(0)
     layers = (LayerSpec(2, 4, 4, 16, 0.5), LayerSpec(2, 4, 4, 16, 0.5), LayerSpec(2, 4, 4, 16, 0.5))
-    encoder = Encoder(EncoderSpec("bert", 40, 16, 2, 8, layers, 8, ("a", "b"), words=6)).eval().double()
+    encoder = Encoder(EncoderSpec("bert", 40, 16, 2, 8, layers, 8, ("a", "b"), embedding_rank=6)).eval().double()
     for p in encoder.parameters():
         torch.nn.init.normal_(p, std=0.4)
     ids = torch.randint(5, 40, (70, 9))
     batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "index": torch.arange(70)}
-    options = Analyse(weighting=weighting)
+    probe = lambda out, batch: (out * torch.from_numpy(row_contrasts(2, batch["index"].numpy(), 2))).sum()
+    options = AnalyseOptions(Analyse(weighting=weighting), False, 0, probe)
 
     def spectra(sites):
-        return analyse_sites(encoder, sites, lambda: [batch], lambda: [batch], options, (0,), 0)
+        return analyse_sites(encoder, sites, lambda: [batch], lambda: [batch], options)
 
     sites = list_sites(encoder.spec)
-    assert {"words", "stream", "head", "qk", "value", "ffn"} <= {site.kind for site in sites}
+    assert {"embedding", "stream", "pooler", "qk", "value", "ffn"} <= {site.kind for site in sites}
     for together in spectra(sites):
         (alone,) = spectra([together.site])
         np.testing.assert_allclose(alone.eigenvalues, together.eigenvalues, rtol=1e-9, atol=1e-15)

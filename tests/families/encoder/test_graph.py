@@ -3,24 +3,23 @@
 import numpy as np
 import onnx
 import pytest
-from export.export_sample import KINDS, make_batch, make_encoder, make_spec, project
+from families.encoder.sample import KINDS, make_batch, make_encoder, make_spec, project
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rmtkd_edge.errors import Finding, RunDirError, UserError
-from rmtkd_edge.families.encoder.module import to_onnx
 from rmtkd_edge.export.audit import audit_emitted, audit_optimised
 from rmtkd_edge.export.fold_proof import fold_with_proof
-from rmtkd_edge.families.encoder.graph import GraphOptions
-from rmtkd_edge.sessions import open_session, run_session
-from rmtkd_edge.families.encoder.to_onnx import export_onnx
 from rmtkd_edge.export.verify import compare_onnx, variations, verify_onnx
-from rmtkd_edge.families.encoder.spec import list_sites, with_ranks
+from rmtkd_edge.families import onnx_program
+from rmtkd_edge.families.base import list_sites
+from rmtkd_edge.families.encoder.graph import GraphOptions, export
+from rmtkd_edge.sessions import open_session, run_session
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_same_logits_in_every_shape(exports, kind):
-    case = exports[kind]
+def test_same_logits_in_every_shape(graphs, kind):
+    case = graphs[kind]
     batches = variations([make_batch(), make_batch(1, 3), make_batch(7, 20, seed=2)], 0, 30)
     proof = verify_onnx(case.path, case.encoder, batches, threads=1)
     assert proof.relative < 1e-5 and proof.agreement == 1.0
@@ -28,16 +27,16 @@ def test_same_logits_in_every_shape(exports, kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_padding_changes_nothing(exports, kind):
-    session = open_session(exports[kind].path, threads=1)
+def test_padding_changes_nothing(graphs, kind):
+    session = open_session(graphs[kind].path, threads=1)
     row = {name: tensor[:1, :6] for name, tensor in make_batch(2, 8).items()}
     wide = {name: np.pad(tensor.numpy(), ((0, 0), (0, 20))) for name, tensor in row.items()}
     np.testing.assert_allclose(run_session(session, wide), run_session(session, row), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_inputs_are_those_that_the_model_reads(exports, kind):
-    model = onnx.load(str(exports[kind].path))
+def test_inputs_are_those_that_the_model_reads(graphs, kind):
+    model = onnx.load(str(graphs[kind].path))
     wanted = ["input_ids", "attention_mask"] + (["token_type_ids"] if kind in ("bert", "electra") else [])
     assert [item.name for item in model.graph.input] == wanted
     for item in model.graph.input:
@@ -50,20 +49,20 @@ def test_inputs_are_those_that_the_model_reads(exports, kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_audit_holds_for_what_is_emitted(exports, kind):
-    case, options = exports[kind], GraphOptions()
+def test_audit_holds_for_what_is_emitted(graphs, kind):
+    case, options = graphs[kind], GraphOptions()
     assert audit_emitted(case.path, case.encoder.spec, options).found["MultiHeadAttention"] == 2
     audit_optimised(case.path, case.encoder.spec, options, "fp32")
     audit_optimised(case.int8, case.encoder.spec, options, "int8")
 
 
-def test_audit_fails_loudly_when_a_fusion_is_missing(exports, plain):
-    spec = exports["bert"].encoder.spec
+def test_audit_fails_loudly_when_a_fusion_is_missing(graphs, plain):
+    spec = graphs["bert"].encoder.spec
     audit_emitted(plain.path, spec, plain.options)
     for audit in (
         lambda: audit_emitted(plain.path, spec, GraphOptions()),
         lambda: audit_optimised(plain.path, spec, GraphOptions(), "fp32"),
-        lambda: audit_optimised(exports["bert"].path, spec, GraphOptions(), "int8"),
+        lambda: audit_optimised(graphs["bert"].path, spec, GraphOptions(), "int8"),
     ):
         with pytest.raises(Finding) as caught:
             audit()
@@ -77,13 +76,13 @@ def _message(call):
     return caught.value.message
 
 
-def test_plain_operators_compute_the_same(exports, plain):
+def test_plain_operators_compute_the_same(graphs, plain):
     session = open_session(plain.path, threads=1)
-    assert compare_onnx(session, exports["bert"].encoder, [make_batch()]).relative < 1e-5
+    assert compare_onnx(session, graphs["bert"].encoder, [make_batch()]).relative < 1e-5
 
 
-def test_a_file_that_differs_names_the_site(exports, tmp_path):
-    case = exports["bert"]
+def test_a_file_that_differs_names_the_site(graphs, tmp_path):
+    case = graphs["bert"]
     model = onnx.load(str(case.path))
     for item in model.graph.initializer:
         if item.name == "layers.1.up.bias":
@@ -105,18 +104,18 @@ def test_projected_folded_and_onnx_agree_for_any_widths(tmp_path_factory, data):
     ranks = {site.name: data.draw(st.integers(1, site.width), site.name) for site in list_sites(wide)}
     ranks["stream"] = max(2, ranks["stream"])  # a norm over one channel is constant
     batch = make_batch(seed=data.draw(st.integers(0, 99)))
-    encoder = project(make_encoder(with_ranks(wide, ranks), 3), wide)
+    encoder = project(make_encoder(wide.with_ranks(ranks), 3), wide)
     folded, proof = fold_with_proof(encoder, [batch])
     path = tmp_path_factory.mktemp("any") / "model.onnx"
-    export_onnx(folded, path)
+    export(folded, path)
     assert proof.holds
     verify_onnx(path, folded, [batch], threads=1)
 
 
-def test_weights_beyond_the_limit_go_beside_the_model(exports, tmp_path, monkeypatch):
-    monkeypatch.setattr(to_onnx, "LIMIT_BYTES", 1000)
-    encoder = exports["bert"].encoder
-    files = export_onnx(encoder, tmp_path / "model.onnx")
+def test_weights_beyond_the_limit_go_next_to_the_model(graphs, tmp_path, monkeypatch):
+    monkeypatch.setattr(onnx_program, "LIMIT_BYTES", 1000)
+    encoder = graphs["bert"].encoder
+    files = export(encoder, tmp_path / "model.onnx")
     assert sorted(file.name for file in tmp_path.iterdir()) == sorted(file.name for file in files)
     assert len(files) == 2
     assert compare_onnx(open_session(files[0], threads=1), encoder, [make_batch()]).relative < 1e-5
@@ -125,12 +124,12 @@ def test_weights_beyond_the_limit_go_beside_the_model(exports, tmp_path, monkeyp
 def test_what_cannot_be_exported_is_refused(tmp_path):
     encoder = make_encoder(make_spec(layers=1))
     with pytest.raises(UserError, match="opset 7"):
-        export_onnx(encoder, tmp_path / "model.onnx", GraphOptions(opset=7))
+        export(encoder, tmp_path / "model.onnx", GraphOptions(opset=7))
     with pytest.raises(UserError, match="opset 23"):
-        export_onnx(encoder, tmp_path / "model.onnx", GraphOptions(opset=23, attention="plain"))
-    narrow = make_encoder(with_ranks(make_spec(layers=1), {"stream": 5}))
+        export(encoder, tmp_path / "model.onnx", GraphOptions(opset=23, attention="plain"))
+    narrow = make_encoder(make_spec(layers=1).with_ranks({"stream": 5}))
     with pytest.raises(UserError, match="projections"):
-        export_onnx(project(narrow, make_spec(layers=1)), tmp_path / "model.onnx")
+        export(project(narrow, make_spec(layers=1)), tmp_path / "model.onnx")
     (tmp_path / "file").write_text("")
     with pytest.raises(RunDirError):
-        export_onnx(encoder, tmp_path / "file" / "model.onnx")
+        export(encoder, tmp_path / "file" / "model.onnx")

@@ -5,19 +5,20 @@ import itertools
 import pytest
 import torch
 
-from rmtkd_edge.families.encoder.norm_fit import NormFit
-from rmtkd_edge.families.encoder.plain_fold import plain_fold
-from rmtkd_edge.families.encoder.token_weights import token_weights
-from rmtkd_edge.families.encoder.warm_start import warm_start
+from rmtkd_edge.families.base import list_sites
+from rmtkd_edge.families.encoder.fold import plain_fold
 from rmtkd_edge.families.encoder.module import Encoder
-from rmtkd_edge.families.encoder.spec import EncoderSpec, LayerSpec, list_sites
+from rmtkd_edge.families.encoder.norm_fit import NormFit
+from rmtkd_edge.families.encoder.spec import EncoderSpec, LayerSpec
+from rmtkd_edge.families.encoder.tokens import token_weights
+from rmtkd_edge.families.encoder.warm_start import warm_start
 from rmtkd_edge.spectral import CrossMoments
 
 
 def make_teacher(embedding=None, seed=0) -> Encoder:
     torch.manual_seed(seed)
     layers = (LayerSpec(2, 6, 6, 20, 6**-0.5), LayerSpec(2, 6, 6, 20, 6**-0.5))
-    spec = EncoderSpec("bert", 50, 16, 2, 12, layers, 12, ("a", "b", "c"), embedding=embedding, dropout=0.0)
+    spec = EncoderSpec("bert", 50, 16, 2, 12, layers, 12, ("a", "b", "c"), embedding_size=embedding, dropout=0.0)
     teacher = Encoder(spec).eval()
     for name, p in teacher.named_parameters():
         torch.nn.init.normal_(p, std=0.4)
@@ -83,7 +84,7 @@ def test_a_permutation_of_every_site_is_exact(embedding, blend):
     projections = {}
     for i, site in enumerate(list_sites(teacher.spec)):
         projections[site.name] = torch.block_diag(*[permutation(site.width, i + h) for h in range(site.heads)])
-    student = warm_start(teacher, projections, batches, ridge=1e-9, weights=token_weights(teacher, batches, (), blend))
+    student = warm_start(teacher, projections, batches, ridge=1e-9, weights=token_weights(teacher, batches, blend))
     assert error(student, teacher, make_batches(3, seed=9)) < 1e-4
 
 
@@ -112,9 +113,9 @@ def test_more_rank_never_means_more_error():
     teacher, batches = make_teacher(), make_batches(40)
     errors = []
     for k in (2, 6, 10, 12):
-        head = max(1, k // 2)
+        per_head = max(1, k // 2)
         projections = eigen_projections(
-            teacher, {"stream": k, "ffn": 20 * k // 12, "value": head, "qk": head, "head": k}, batches
+            teacher, {"stream": k, "ffn": 20 * k // 12, "value": per_head, "qk": per_head, "pooler": k}, batches
         )
         errors.append(error(warm_start(teacher, projections, batches, ridge=1e-6), teacher, batches))
     assert all(a > b - 0.02 for a, b in itertools.pairwise(errors)), errors
@@ -122,12 +123,12 @@ def test_more_rank_never_means_more_error():
 
 def test_the_fit_beats_folding_alone():
     teacher, batches = make_teacher(), make_batches(40)
-    projections = eigen_projections(teacher, {"stream": 8, "ffn": 14, "value": 4, "qk": 4, "head": 8}, batches)
+    projections = eigen_projections(teacher, {"stream": 8, "ffn": 14, "value": 4, "qk": 4, "pooler": 8}, batches)
     fitted = warm_start(teacher, projections, batches, ridge=1e-6)
     assert error(fitted, teacher, batches) < error(plain_fold(teacher, projections).eval(), teacher, batches)
 
 
-def test_layers_in_front_of_the_cut_keep_their_weights():
+def test_layers_before_the_cut_keep_their_weights():
     teacher, batches = make_teacher(), make_batches()
     projections = {"layer.1.ffn": permutation(20, 3)[:11]}
     student = warm_start(teacher, projections, batches, ridge=1e-6)
@@ -137,13 +138,13 @@ def test_layers_in_front_of_the_cut_keep_their_weights():
 
 def test_weights_follow_the_effect_on_the_logits():
     teacher, batches = make_teacher(), make_batches(4)
-    found = token_weights(teacher, batches, (2, 3), 0.0)
-    assert found.table[-1, 0] == found.table[-1, 1] == 0 < found.table[-1, 2]  # only the first token reaches the head
+    found = token_weights(teacher, batches, 0.0)
+    assert found.table[-1, 0] == found.table[-1, 1] == 0 < found.table[-1, 2]  # only the first token reaches the pooler
     weights = [found.of(batch) for batch in batches]
     for depth in range(len(found.table)):
         valid = [w[depth][b["attention_mask"].bool()] for w, b in zip(weights, batches, strict=True)]
         assert float(torch.cat(valid).mean()) == pytest.approx(1.0, rel=1e-4)
-    assert token_weights(teacher, batches, (), 1.0) is None
+    assert token_weights(teacher, batches, 1.0) is None
 
 
 def test_least_squares_is_numpys_and_norm_fit_is_polyfit():
@@ -179,32 +180,33 @@ def with_thin_words(teacher: Encoder, rank: int) -> torch.Tensor:
 def test_words_of_a_low_rank_keep_their_embeddings_exactly(embedding):
     teacher, batches = make_teacher(embedding), make_batches()
     p = with_thin_words(teacher, 3)
-    student = warm_start(teacher, {"words": p}, batches, ridge=1e-9)
-    assert student.spec.words == 4 and student.parameter_count() < teacher.parameter_count()
+    student = warm_start(teacher, {"embedding": p}, batches, ridge=1e-9)
+    assert student.spec.embedding_rank == 4
+    assert student.spec.count_parameters() < teacher.spec.count_parameters()
     assert error(student, teacher, make_batches(3, seed=9)) < 1e-4
-    again = warm_start(student, {"words": p[:3] @ p.T @ p @ p.T}, batches, ridge=1e-9)
-    assert again.spec.words == 3
+    again = warm_start(student, {"embedding": p[:3] @ p.T @ p @ p.T}, batches, ridge=1e-9)
+    assert again.spec.embedding_rank == 3
     other = warm_start(student, {"layer.0.ffn": permutation(20, 1)}, batches, ridge=1e-9)  # the table stays
     assert error(other, teacher, make_batches(3, seed=9)) < 1e-4
 
 
-def test_words_and_stream_can_be_cut_together_and_one_behind_the_other():
+def test_words_and_stream_can_be_cut_together_and_one_after_the_other():
     teacher, batches = make_teacher(), make_batches()
     words, stream = with_thin_words(teacher, 3), eigen_projections(teacher, {"stream": 8}, batches)
     alone = error(warm_start(teacher, stream, batches, ridge=1e-9), teacher, batches)
-    both = warm_start(teacher, {**stream, "words": words}, batches, ridge=1e-9)
-    assert both.spec.words == 4 and error(both, teacher, batches) == pytest.approx(alone, abs=1e-3)
-    first = warm_start(teacher, {"words": words}, batches, ridge=1e-9)
+    both = warm_start(teacher, {**stream, "embedding": words}, batches, ridge=1e-9)
+    assert both.spec.embedding_rank == 4 and error(both, teacher, batches) == pytest.approx(alone, abs=1e-3)
+    first = warm_start(teacher, {"embedding": words}, batches, ridge=1e-9)
     then = warm_start(first, stream, batches, ridge=1e-9)
-    assert then.spec.words == 4 and error(then, teacher, batches) == pytest.approx(alone, abs=1e-3)
+    assert then.spec.embedding_rank == 4 and error(then, teacher, batches) == pytest.approx(alone, abs=1e-3)
     narrower = warm_start(first, eigen_projections(teacher, {"stream": 4}, batches), batches, ridge=1e-9)
-    assert narrower.spec.words is None  # a table of 4 for a stream of 4 is a plain one
+    assert narrower.spec.embedding_rank is None  # a table of 4 for a stream of 4 is a plain one
 
 
 @pytest.mark.parametrize("later", [8, 4])
 def test_folding_alone_cuts_words_too(later):
     teacher, batches = make_teacher(), make_batches(2)
-    first = plain_fold(teacher, {"words": with_thin_words(teacher, 3)})
+    first = plain_fold(teacher, {"embedding": with_thin_words(teacher, 3)})
     assert error(first, teacher, batches) < 1e-6
     then = plain_fold(first, eigen_projections(teacher, {"stream": later}, batches))
-    assert then.spec.words == (4 if later == 8 else None) and torch.isfinite(logits(then, batches)).all()
+    assert then.spec.embedding_rank == (4 if later == 8 else None) and torch.isfinite(logits(then, batches)).all()

@@ -1,15 +1,19 @@
 """The encoder against transformers' own models, and the algebra of its fixed projections."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rmtkd_edge.errors import UserError
-from rmtkd_edge.families.encoder.sources import MODEL_TYPES, build, from_transformers
-from rmtkd_edge.families.encoder.module import Encoder, fold, projections_of, unfold
-from rmtkd_edge.families.encoder.spec import EncoderSpec, LayerSpec, count_parameters, list_sites, ranks_of, with_ranks
+from rmtkd_edge.errors import DataError, UserError
+from rmtkd_edge.families.base import list_sites, ranks_of
+from rmtkd_edge.families.encoder.fold import fold, projections_of, unfold
+from rmtkd_edge.families.encoder.module import Encoder
+from rmtkd_edge.families.encoder.sources import from_transformers, load
+from rmtkd_edge.families.encoder.spec import MODEL_TYPES, EncoderSpec, LayerSpec
 
 
 def tiny(kind: str):
@@ -58,16 +62,17 @@ def test_same_logits_as_transformers(kind):
 @pytest.mark.parametrize("kind", MODEL_TYPES)
 def test_parameter_count_is_the_modules(kind):
     encoder = from_transformers(tiny(kind))
-    assert count_parameters(encoder.spec) == sum(p.numel() for p in encoder.parameters())
+    assert encoder.spec.count_parameters() == sum(p.numel() for p in encoder.parameters())
 
 
 def test_a_word_table_of_its_own_width_is_counted_and_dropped_where_it_is_no_narrower():
     spec = EncoderSpec("bert", 30, 16, 2, 10, (LayerSpec(2, 4, 5, 7, 0.4),), 8, ("a", "b"))
-    thin = with_ranks(spec, {"words": 4})
-    assert count_parameters(thin) == sum(p.numel() for p in Encoder(thin).parameters())
-    assert count_parameters(spec) - count_parameters(thin) == 30 * 10 - 30 * 4 - (4 + 1) * 10
-    assert ranks_of(thin)["words"] == 4 and "words" not in ranks_of(spec)
-    assert with_ranks(thin, {"stream": 4}).words is None and with_ranks(spec, {"words": 10}).words is None
+    thin = spec.with_ranks({"embedding": 4})
+    assert thin.count_parameters() == sum(p.numel() for p in Encoder(thin).parameters())
+    assert spec.count_parameters() - thin.count_parameters() == 30 * 10 - 30 * 4 - (4 + 1) * 10
+    assert ranks_of(thin)["embedding"] == 4 and "embedding" not in ranks_of(spec)
+    assert thin.with_ranks({"stream": 4}).embedding_rank is None
+    assert spec.with_ranks({"embedding": 10}).embedding_rank is None
 
 
 def random_projections(spec: EncoderSpec, ranks: dict[str, int]) -> dict[str, torch.Tensor]:
@@ -85,13 +90,13 @@ def test_fold_and_unfold_are_exact(seed):
     torch.manual_seed(seed)
     embedding = None if seed % 2 else 6
     layers = (LayerSpec(2, 4, 5, 7, 0.4), LayerSpec(3, 3, 2, 9, 0.5))
-    spec = EncoderSpec("bert", 30, 16, 2, 10, layers, 8, ("a", "b"), embedding=embedding, dropout=0.0)
-    narrow = with_ranks(spec, {s.name: int(torch.randint(1, s.width + 1, ())) for s in list_sites(spec)})
+    spec = EncoderSpec("bert", 30, 16, 2, 10, layers, 8, ("a", "b"), embedding_size=embedding, dropout=0.0)
+    narrow = spec.with_ranks({s.name: int(torch.randint(1, s.width + 1, ())) for s in list_sites(spec)})
     folded = Encoder(narrow).double().eval()
     for p in folded.parameters():
         torch.nn.init.normal_(p, std=0.5)
     ranks = ranks_of(narrow)  # a word table as wide as the rest has no width of its own
-    wide = unfold(folded, {k: p for k, p in random_projections(spec, {"words": 1, **ranks}).items() if k in ranks})
+    wide = unfold(folded, {k: p for k, p in random_projections(spec, {"embedding": 1, **ranks}).items() if k in ranks})
     ids, mask = torch.randint(0, 30, (4, 6)), torch.ones(4, 6, dtype=torch.long)
     with torch.no_grad():
         torch.testing.assert_close(wide(ids, mask), folded(ids, mask), rtol=1e-9, atol=1e-9)
@@ -105,16 +110,29 @@ def test_fold_and_unfold_are_exact(seed):
 LABELS = ["a", "b", "c"]
 
 
+class Vocabulary(list):
+    """Stands in for a tokenizer of 60 words."""
+
+    pad_token_id = 1
+
+
+def build(source: str, labels: list[str]):
+    recipe = SimpleNamespace(
+        seed=0, model=SimpleNamespace(source=source, shape={}), task=SimpleNamespace(max_length=18)
+    )
+    return load(recipe, labels, Vocabulary(range(60)))
+
+
 @pytest.mark.parametrize("kind", MODEL_TYPES)
 def test_a_saved_classifier_is_loaded_as_trained(kind, tmp_path):
     tiny(kind).save_pretrained(tmp_path)
-    encoder, trained = build(str(tmp_path), LABELS, 0, None, None)
+    encoder, trained = build(str(tmp_path), LABELS)
     assert trained and encoder.spec.model_type == kind
 
 
-def test_an_encoder_without_a_head_is_loaded_as_untrained(tmp_path):
+def test_an_encoder_without_a_classifier_is_loaded_as_untrained(tmp_path):
     tiny("bert").bert.save_pretrained(tmp_path)
-    assert build(str(tmp_path), LABELS, 0, None, None)[1] is False
+    assert build(str(tmp_path), LABELS)[1] is False
 
 
 def test_a_checkpoint_that_lacks_encoder_weights_is_refused(tmp_path):
@@ -125,7 +143,7 @@ def test_a_checkpoint_that_lacks_encoder_weights_is_refused(tmp_path):
     tensors.pop("bert.encoder.layer.1.output.dense.weight")
     save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(UserError, match=r"lacks weights.*layer\.1\.output"):
-        build(str(tmp_path), LABELS, 0, None, None)
+        build(str(tmp_path), LABELS)
 
 
 def test_a_truncated_checkpoint_is_refused(tmp_path):
@@ -133,20 +151,20 @@ def test_a_truncated_checkpoint_is_refused(tmp_path):
     path = tmp_path / "model.safetensors"
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(UserError, match="cannot load"):
-        build(str(tmp_path), LABELS, 0, None, None)
+        build(str(tmp_path), LABELS)
 
 
 def test_other_labels_than_the_checkpoint_are_refused(tmp_path):
     tiny("bert").save_pretrained(tmp_path)
     with pytest.raises(UserError, match="3 labels, the data have 2"):
-        build(str(tmp_path), ["a", "b"], 0, None, None)
+        build(str(tmp_path), ["a", "b"])
 
 
 def test_labels_in_another_order_are_brought_into_the_datas(tmp_path):
     model = tiny("bert")
     model.config.id2label, model.config.label2id = {0: "c", 1: "A", 2: "b"}, {"c": 0, "A": 1, "b": 2}
     model.save_pretrained(tmp_path)
-    encoder, trained = build(str(tmp_path), ["a", "b", "c"], 0, None, None)
+    encoder, trained = build(str(tmp_path), ["a", "b", "c"])
     with torch.no_grad():
         ids, mask = inputs()
         wanted = model(input_ids=ids, attention_mask=mask).logits[:, [1, 2, 0]]
@@ -160,4 +178,16 @@ def test_other_label_names_are_refused(tmp_path):
     model.config.id2label, model.config.label2id = {0: "x", 1: "y", 2: "z"}, {"x": 0, "y": 1, "z": 2}
     model.save_pretrained(tmp_path)
     with pytest.raises(UserError, match="names the labels"):
-        build(str(tmp_path), ["a", "b", "c"], 0, None, None)
+        build(str(tmp_path), ["a", "b", "c"])
+
+
+def test_more_tokens_than_positions_or_embeddings_are_refused(tmp_path):
+    tiny("bert").save_pretrained(tmp_path)
+    recipe = SimpleNamespace(
+        seed=0, model=SimpleNamespace(source=str(tmp_path), shape={}), task=SimpleNamespace(max_length=21)
+    )
+    with pytest.raises(DataError, match="20 positions"):
+        load(recipe, LABELS, Vocabulary(range(60)))
+    recipe.task.max_length = 18
+    with pytest.raises(DataError, match="61 tokens"):
+        load(recipe, LABELS, Vocabulary(range(61)))

@@ -1,0 +1,109 @@
+"""config.json and weights as transformers, Optimum and transformers.js look for them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor
+
+from rmtkd_edge.families.encoder.module import Encoder
+from rmtkd_edge.families.encoder.sources import names_from_transformers
+from rmtkd_edge.families.encoder.spec import EncoderSpec
+from rmtkd_edge.families.store import assemble
+
+CLASSES = {"bert": "Bert", "roberta": "Roberta", "distilbert": "DistilBert", "electra": "Electra"}
+NOTE = (
+    "The widths of this model differ from layer to layer: AutoModel.from_pretrained cannot rebuild it, "
+    "rmtkd_edge.load(FOLDER) and the files under onnx/ can."
+)
+
+
+def standardise(folded: Encoder) -> Encoder:
+    """Return the same function with the attention scale 1 / sqrt(query width), the rest of it moved into the query.
+
+    A query/key width that was cut keeps the scale of the uncut one. Other loaders derive the scale from the width; with
+    it moved they cannot be silently wrong.
+    """
+    layers = tuple(replace(layer, scale=layer.qk**-0.5) for layer in folded.spec.layers)
+    state = {name: tensor.detach() for name, tensor in folded.state_dict().items()}
+    for i, (old, new) in enumerate(zip(folded.spec.layers, layers, strict=True)):
+        for part in ("weight", "bias"):
+            if old.scale != new.scale:
+                state[f"layers.{i}.query.{part}"] = state[f"layers.{i}.query.{part}"] * (old.scale / new.scale)
+    return assemble(replace(folded.spec, layers=layers), state, "the encoder in memory")
+
+
+def fits_transformers(spec: EncoderSpec) -> bool:
+    """Return whether transformers' own class can hold these widths (one width everywhere, one FFN width)."""
+    first = spec.layers[0]
+    even = (
+        all(layer == first for layer in spec.layers) and first.scale == first.qk**-0.5 and spec.embedding_rank is None
+    )
+    # ELECTRA maps its embeddings to the width only where the two differ: a map between equal ones would be dropped
+    factorised = spec.embedding_size is None or spec.embedding_size != spec.width
+    return (
+        even and factorised and first.heads * first.qk == first.heads * first.value == spec.width == spec.pooler_width
+    )
+
+
+def to_config(spec: EncoderSpec) -> dict[str, Any]:
+    """Return config.json with the standard keys of the model type, and whether transformers can rebuild the model."""
+    from transformers import AutoConfig
+
+    common: dict[str, Any] = {
+        "vocab_size": spec.vocab,
+        "max_position_embeddings": spec.positions,
+        "pad_token_id": spec.pad_id,
+        "id2label": dict(enumerate(spec.labels)),
+        "label2id": {name: i for i, name in enumerate(spec.labels)},
+    }
+    config = AutoConfig.for_model(spec.model_type, **common, **_shape(spec)).to_dict()
+    config["architectures"] = [CLASSES[spec.model_type] + "ForSequenceClassification"]
+    config["id2label"] = {str(i): name for i, name in enumerate(spec.labels)}
+    fits = fits_transformers(spec)
+    config["rmtkd"] = {"transformers": fits, "note": None if fits else NOTE}
+    return config
+
+
+def _shape(spec: EncoderSpec) -> dict[str, Any]:
+    heads, ffn = max(layer.heads for layer in spec.layers), max(layer.ffn for layer in spec.layers)
+    if spec.model_type == "distilbert":
+        return {
+            "dim": spec.width,
+            "n_layers": len(spec.layers),
+            "n_heads": heads,
+            "hidden_dim": ffn,
+            "activation": spec.activation,
+            "dropout": spec.dropout,
+            "seq_classif_dropout": spec.dropout,
+        }
+    shape: dict[str, Any] = {
+        "hidden_size": spec.width,
+        "num_hidden_layers": len(spec.layers),
+        "num_attention_heads": heads,
+        "intermediate_size": ffn,
+        "type_vocab_size": spec.type_vocab,
+        "hidden_act": spec.activation,
+        "layer_norm_eps": spec.eps,
+        "hidden_dropout_prob": spec.dropout,
+    }
+    return shape | ({"embedding_size": spec.embedding_size or spec.width} if spec.model_type == "electra" else {})
+
+
+def to_tensors(encoder: Encoder) -> dict[str, Tensor]:
+    """Return the weights under transformers' names: a loader that expects other widths fails instead of guessing."""
+    names = names_from_transformers(encoder.spec)
+    return {_rename(name, names): tensor.detach().cpu().contiguous() for name, tensor in encoder.state_dict().items()}
+
+
+def from_tensors(spec: EncoderSpec, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return a state dict from weights under transformers' names."""
+    back = {theirs: ours for ours, theirs in names_from_transformers(spec).items()}
+    return {_rename(name, back): tensor for name, tensor in tensors.items()}
+
+
+def _rename(name: str, names: Mapping[str, str]) -> str:
+    module, _, part = name.rpartition(".")
+    return f"{names.get(module, module)}.{part}"

@@ -1,0 +1,171 @@
+"""Folding an encoder: projections into weights, exactly, and back; and the start of a narrow one by algebra alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from rmtkd_edge.families.base import list_sites, ranks_from
+from rmtkd_edge.families.encoder.module import Encoder
+from rmtkd_edge.families.encoder.spec import EncoderSpec
+from rmtkd_edge.families.layers import ProjectedLinear
+
+
+def producers(encoder: Encoder) -> dict[str, list[ProjectedLinear]]:
+    """Return, for every site, the linear layers whose output lives in it (embedding tables are not among them)."""
+    stream = [module for layer in encoder.layers for module in (layer.out, layer.down)]
+    if encoder.embeddings.project is not None:
+        stream.insert(0, encoder.embeddings.project)
+    sites = {"stream": stream, "pooler": [encoder.pooler]}
+    for layer in encoder.layers:
+        sites[f"{layer.name}.qk"] = [layer.query, layer.key]
+        sites[f"{layer.name}.value"] = [layer.value]
+        sites[f"{layer.name}.ffn"] = [layer.up]
+    return sites
+
+
+@torch.no_grad()
+def fold(encoder: Encoder) -> Encoder:
+    """Return the plain narrow model that `encoder` equals exactly: P W in place of W and P (dtype kept)."""
+    folded = Encoder(encoder.spec.without_projections()).to(next(encoder.parameters()))
+    state = encoder.state_dict()
+    for name, module in encoder.named_modules():
+        if isinstance(module, ProjectedLinear):
+            state[f"{name}.weight"], state[f"{name}.bias"] = module.folded()
+            state.pop(f"{name}.projection", None)
+    projection, table = state.pop("embeddings.projection", None), state.pop("embeddings.table_projection", None)
+    if table is not None:
+        state["embeddings.word.weight"] = state["embeddings.word.weight"] @ table.T
+    if projection is not None:
+        for name in _into_sum(state):
+            weight = state[name]
+            state[name] = projection @ weight if "expand" in name else weight @ projection.T
+    folded.load_state_dict({k: v.clone() for k, v in state.items()})
+    return folded.train(encoder.training)
+
+
+def _into_sum(state: dict[str, Tensor]) -> list[str]:
+    """Return the names of the tensors whose output is added up before the embeddings' norm."""
+    table = ("expand.weight", "expand.bias") if "embeddings.expand.weight" in state else ("word.weight",)
+    names = [f"embeddings.{part}" for part in (*table, "position.weight", "token_type.weight")]
+    return [name for name in names if name in state]
+
+
+@torch.no_grad()
+def unfold(folded: Encoder, projections: Mapping[str, Tensor]) -> Encoder:
+    """Return `folded` with the fixed projections put back after its producers: W becomes P^T W', since P P^T = I.
+
+    `projections` holds, by site, P (k x d); for qk and value sites the block-diagonal one over all heads.
+    """
+    heads = {site.name: site.heads for site in list_sites(folded.spec)}
+    raw = {name: p.shape[1] // heads[name] for name, p in projections.items()}
+    wide = Encoder(EncoderSpec.from_dict({**folded.spec.to_dict(), "raw": raw})).to(next(folded.parameters()))
+    state = folded.state_dict()
+    names = {id(module): name for name, module in wide.named_modules()}
+    for site, modules in producers(wide).items():
+        if site in projections:
+            p = projections[site].to(next(folded.parameters()))
+            for name in (names[id(module)] for module in modules):
+                state[f"{name}.weight"], state[f"{name}.bias"] = (
+                    p.T @ state[f"{name}.weight"],
+                    p.T @ state[f"{name}.bias"],
+                )
+                state[f"{name}.projection"] = p
+    if wide.embeddings.projection is not None:
+        p = projections["stream"].to(next(folded.parameters()))
+        state["embeddings.projection"] = p
+        for name in _into_sum(state):
+            state[name] = p.T @ state[name] if "expand" in name else state[name] @ p
+    if wide.embeddings.table_projection is not None:
+        p = projections["embedding"].to(next(folded.parameters()))
+        state["embeddings.table_projection"] = p
+        state["embeddings.word.weight"] = state["embeddings.word.weight"] @ p
+    wide.load_state_dict({k: v.clone() for k, v in state.items()})
+    return wide.train(folded.training)
+
+
+def projections_of(encoder: Encoder) -> dict[str, Tensor]:
+    """Return the fixed projections by site (all producers of a site share one)."""
+    found: dict[str, Tensor] = {}
+    for site, modules in producers(encoder).items():
+        if modules and modules[0].projection is not None:
+            found[site] = modules[0].projection
+    if encoder.embeddings.projection is not None:
+        found["stream"] = encoder.embeddings.projection
+    if encoder.embeddings.table_projection is not None:
+        found["embedding"] = encoder.embeddings.table_projection
+    return found
+
+
+def narrow_like(encoder: Encoder, ranks: Mapping[str, int]) -> Encoder:
+    """Return an untrained folded encoder of the given ranks (its weights are not set)."""
+    return Encoder(encoder.spec.without_projections().with_ranks(ranks))
+
+
+@torch.no_grad()
+def plain_fold(teacher: Encoder, projections: Mapping[str, Tensor]) -> Encoder:
+    """Return the narrow encoder by algebra alone: producers P W, consumers W P^T, norms by the diagonal of P . P^T."""
+    student = narrow_like(teacher, ranks_from(teacher.spec, projections))
+    state = {name: value.clone() for name, value in teacher.state_dict().items()}
+    if teacher.embeddings.expand is not None and student.embeddings.expand is None:  # wider than the stream now
+        state["embeddings.word.weight"] = teacher.embeddings.expand(teacher.embeddings.word.weight)
+        del state["embeddings.expand.weight"], state["embeddings.expand.bias"]
+    elif "embedding" in projections and student.embeddings.expand is not None:
+        _cut_table(state, projections["embedding"].to(next(teacher.parameters())))
+    if "stream" in projections:
+        _cut_stream(state, projections["stream"].to(next(teacher.parameters())), teacher.embeddings.project is not None)
+    for i in range(len(teacher.layers)):
+        for kind, outputs, consumer in (
+            ("qk", ("query", "key"), None),
+            ("value", ("value",), "out"),
+            ("ffn", ("up",), "down"),
+        ):
+            block = projections.get(f"layer.{i}.{kind}")
+            if block is not None:
+                names = [f"layers.{i}.{name}" for name in outputs]
+                _cut(state, block, names, f"layers.{i}.{consumer}" if consumer else None)
+    if "pooler" in projections:
+        _cut(state, projections["pooler"], ["pooler"], "classifier")
+    student.load_state_dict(state)
+    return student
+
+
+def _cut(state: dict[str, Tensor], block: Tensor, producers: list[str], consumer: str | None) -> None:
+    p = block.to(state[f"{producers[0]}.weight"])
+    for name in producers:
+        state[f"{name}.weight"], state[f"{name}.bias"] = p @ state[f"{name}.weight"], p @ state[f"{name}.bias"]
+    if consumer is not None:
+        state[f"{consumer}.weight"] = state[f"{consumer}.weight"] @ p.T
+
+
+def _cut_table(state: dict[str, Tensor], p: Tensor) -> None:
+    state["embeddings.word.weight"] = state["embeddings.word.weight"] @ p.T
+    before = state.get("embeddings.expand.weight")
+    state["embeddings.expand.weight"] = p.T.clone() if before is None else before @ p.T
+    state.setdefault("embeddings.expand.bias", torch.zeros_like(p[0]))
+
+
+def _cut_stream(state: dict[str, Tensor], p: Tensor, factorised: bool) -> None:
+    for name in list(state):
+        part = name.split(".")[-2]
+        if name.startswith("embeddings."):
+            if (factorised and part == "project") or (not factorised and part == "expand"):
+                state[name] = p @ state[name]
+            elif part == "word" and "embeddings.expand.weight" in state:
+                continue
+            elif not factorised and part != "norm":
+                state[name] = state[name] @ p.T
+            elif not factorised:
+                state[name] = _norm(name, state[name], p)
+        elif part in ("norm1", "norm2"):
+            state[name] = _norm(name, state[name], p)
+        elif part in ("out", "down"):
+            state[name] = p @ state[name]
+        elif part in ("query", "key", "value", "up", "pooler") and name.endswith("weight"):
+            state[name] = state[name] @ p.T
+
+
+def _norm(name: str, value: Tensor, p: Tensor) -> Tensor:
+    return (p**2) @ value if name.endswith("weight") else p @ value

@@ -1,0 +1,29 @@
+"""What `model.shape` of a recipe says of an encoder that is trained from random weights."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from rmtkd_edge.config.settings import Section
+
+Width = Annotated[int, Field(ge=1, le=65_536)]
+
+
+class EncoderShape(Section):
+    """Shape of an encoder that is trained from random weights (`model.source = "scratch"`)."""
+
+    model_type: Literal["bert", "roberta", "distilbert", "electra"] = "bert"
+    layers: Annotated[int, Field(ge=1, le=256)] = 4
+    width: Width = 256
+    heads: Width = 4
+    ffn: Width = 1024
+    max_positions: Annotated[int, Field(ge=1, le=1_048_576)] = 512
+    dropout: Annotated[float, Field(ge=0.0, le=1.0)] = 0.1
+
+    @model_validator(mode="after")
+    def _heads_divide_width(self) -> EncoderShape:
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is no multiple of heads {self.heads}")
+        return self

@@ -1,0 +1,94 @@
+"""Small encoders of every model type with random weights under which every part matters."""
+
+from __future__ import annotations
+
+import torch
+
+from rmtkd_edge.families.base import list_sites
+from rmtkd_edge.families.encoder.fold import unfold
+from rmtkd_edge.families.encoder.module import Encoder
+from rmtkd_edge.families.encoder.spec import EncoderSpec, LayerSpec
+
+KINDS = ("bert", "roberta", "distilbert", "electra")
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *(f"w{i}" for i in range(56))]
+LABELS = ("bad", "good", "odd")
+UNEVEN = {
+    "stream": 14,
+    "pooler": 9,
+    "layer.0.qk": 5,
+    "layer.0.value": 3,
+    "layer.0.ffn": 20,
+    "layer.1.qk": 8,
+    "layer.1.value": 6,
+}
+
+
+def make_spec(kind: str = "bert", layers: int = 2, heads: int = 2) -> EncoderSpec:
+    """Return an uncompressed shape of a model type."""
+    layer = LayerSpec(heads, 8, 8, 32, 8**-0.5)
+    return EncoderSpec(
+        model_type=kind,
+        vocab=len(WORDS),
+        positions=40,
+        type_vocab={"bert": 2, "electra": 2, "roberta": 1, "distilbert": 0}[kind],
+        width=8 * heads,
+        layers=(layer,) * layers,
+        pooler_width=8 * heads,
+        labels=LABELS,
+        embedding_size=12 if kind == "electra" else None,
+        pooler_activation={"bert": "tanh", "roberta": "tanh", "electra": "gelu", "distilbert": "relu"}[kind],
+        pad_id=0,
+        position_offset=1 if kind == "roberta" else 0,
+        dropout=0.0,
+    )
+
+
+def make_encoder(spec: EncoderSpec, seed: int = 0) -> Encoder:
+    """Return an encoder with random weights under which every part matters."""
+    generator = torch.Generator().manual_seed(seed)
+    encoder = Encoder(spec).eval()
+    with torch.no_grad():
+        for name, p in encoder.named_parameters():
+            scale = 0.3 if p.ndim == 1 or "embeddings" in name else p.shape[-1] ** -0.5
+            p.copy_(scale * torch.randn(p.shape, generator=generator) + ("norm" in name and name.endswith("weight")))
+    return encoder
+
+
+def project(folded: Encoder, wide: EncoderSpec, seed: int = 0) -> Encoder:
+    """Return `folded` with fixed random projections, from the widths of `wide`, after its producers."""
+    generator = torch.Generator().manual_seed(seed)
+    found = {}
+    for site, narrow in zip(list_sites(wide), list_sites(folded.spec), strict=True):
+        if narrow.width < site.width and not narrow.latent:
+            shape = (site.width, narrow.width)
+            blocks = [
+                torch.linalg.qr(torch.randn(shape, generator=generator, dtype=torch.float64))[0].T
+                for _ in range(site.heads)
+            ]
+            found[site.name] = torch.block_diag(*blocks)
+    return unfold(folded, found)
+
+
+def make_batch(batch: int = 4, length: int = 11, seed: int = 0) -> dict[str, torch.Tensor]:
+    """Return a batch whose rows have different lengths; the last one is nearly all padding."""
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(4, len(WORDS), (batch, length), generator=generator)
+    mask, types = torch.ones_like(ids), torch.randint(0, 2, ids.shape, generator=generator)
+    for row in range(batch):
+        mask[row, max(1, length - row * length // max(1, batch - 1)) :] = 0
+    return {"input_ids": ids * mask, "attention_mask": mask, "token_type_ids": types * mask}
+
+
+def make_model(seed: int = 0) -> Encoder:
+    """Return a model with fixed projections at most of its sites."""
+    return project(make_encoder(make_spec().with_ranks(UNEVEN), seed), make_spec())
+
+
+def make_batches(model: Encoder, count: int = 2) -> list[dict[str, torch.Tensor]]:
+    """Return labelled batches."""
+    batches = []
+    for seed in range(count):
+        batch = make_batch(8, 12, seed)
+        labels = torch.arange(8) % len(model.spec.labels)
+        batches.append({**batch, "labels": labels, "index": torch.arange(8) + 8 * seed})
+    return batches
