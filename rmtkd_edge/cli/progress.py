@@ -1,34 +1,20 @@
-"""What a stage says while it works, and how that looks: a live bar on a terminal, plain lines anywhere else.
-
-A stage calls `reporter.event(kind, **facts)` and knows nothing of the rest. Kinds: stage, teacher_epoch, step, trial,
-validation, cycle_start, site, cycle_end, stop, verified, variant, note, runner; an unknown one is shown as it is.
-"""
+"""How the events of a stage (run/reporter.py) look: a live bar on a terminal, plain lines anywhere else."""
 
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
+
+from rmtkd_edge.run.reporter import Reporter, SilentReporter
 
 if TYPE_CHECKING:
     from types import TracebackType
 
     from rich.console import Console
 
+__all__ = ["ConsoleReporter", "Reporter", "SilentReporter", "line_of", "percent"]
+
 PLAIN_STEP_S = 15.0  # seconds between two lines about steps where there is no terminal
-
-
-class Reporter(Protocol):
-    """What a stage reports to."""
-
-    def event(self, kind: str, **facts: Any) -> None:
-        """Take note of something that happened."""
-
-
-class SilentReporter:
-    """Shows nothing."""
-
-    def event(self, kind: str, **facts: Any) -> None:
-        """Drop the event."""
 
 
 class ConsoleReporter:

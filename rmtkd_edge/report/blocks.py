@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from rmtkd_edge.report.drawing import Picture
@@ -36,15 +36,15 @@ class Row:
 
 @dataclass(frozen=True)
 class TableBlock:
-    """A table; the first column names its rows, columns in `words` hold text, the others numbers.
+    """A table; the first column names its rows, the `text_columns` hold text, the others numbers.
 
-    With a `label` it stays folded away behind it until the reader opens it.
+    With a `label` it is folded away under it until the reader opens it.
     """
 
     caption: str
     columns: tuple[str, ...]
     rows: tuple[Row, ...]
-    words: frozenset[int] = frozenset()
+    text_columns: frozenset[int] = frozenset()
     notes: tuple[tuple[str, str], ...] = ()
     label: str = ""
     kind: str = field(default="table", init=False)
@@ -139,6 +139,10 @@ class Footnotes:
         """Return a cell that says `not measured` and refers to the reason."""
         return Cell(NOT_MEASURED, tone="missing", mark=self.mark(f"{NOT_MEASURED}: {why}"))
 
+    def figure(self, found: Quantity, write: Callable[[float], str]) -> Cell:
+        """Return a cell with a figure, or one that refers to the reason why there is none."""
+        return self.cell(found.why) if found.value is None else Cell(write(found.value))
+
     def mark(self, note: str) -> str:
         """Return the letter of a note."""
         return self._marks.setdefault(note, _letters(len(self._marks)))
@@ -157,7 +161,7 @@ def group(title: str) -> Row:
     return Row((Cell(title),), group=True)
 
 
-def words(*texts: str) -> Row:
+def text_row(*texts: str) -> Row:
     """Return a row of plain cells."""
     return Row(tuple(Cell(t) for t in texts))
 

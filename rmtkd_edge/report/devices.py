@@ -1,10 +1,8 @@
-"""Sections on devices: latency, memory, energy, comparisons, and how far the measurement is to be trusted."""
+"""Sections on devices: latency, memory, energy, comparisons."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
 
 from rmtkd_edge.report import text
 from rmtkd_edge.report.blocks import (
@@ -19,17 +17,19 @@ from rmtkd_edge.report.blocks import (
     group,
     missing,
     slug,
-    words,
+    text_row,
 )
 from rmtkd_edge.report.figures import energy_picture, latency_picture, size_picture
-from rmtkd_edge.report.records import Measurement, Profile, Quantity, RunFacts
-from rmtkd_edge.report.summary import models, size_of
+from rmtkd_edge.report.records import Profile, Quantity, RunFacts, energy_source, quantity
+from rmtkd_edge.report.summary import gross_energy, models
+from rmtkd_edge.run.records.profile import LatencyRecord, MeasurementRecord
+
+PERCENTILE_NEEDS = {"p90": 100, "p95": 100, "p99": 1000}  # samples
 
 
 def devices_section(run: RunFacts, prefix: str) -> Section:
     """Return disk and memory, then one section for each device."""
-    disk = [(m.label, m.role, size_of(m)) for m in models(run) if m.variant]
-    drawn = size_picture(disk, run.profiles)
+    drawn = size_picture([(m.label, m.role, m.size_bytes) for m in models(run) if m.variant], run.timed)
     blocks: list[Block] = [PictureBlock(drawn, prefix.rstrip("-"))] if drawn else []
     if run.no_profile:
         blocks.append(missing(run.no_profile))
@@ -40,238 +40,158 @@ def devices_section(run: RunFacts, prefix: str) -> Section:
 def device_section(profile: Profile, prefix: str) -> Section:
     """Return the figures and tables of one device."""
     own = f"{prefix}{slug(profile.name)}"
-    said = [NoteBlock(f"{'. '.join(profile.conditions)}.")] if profile.conditions else []
-    if profile.agreement:
-        return Section(f"{own}-device", f"On {profile.name}", (*said, agreement_table(profile)))
+    blocks: list[Block] = [NoteBlock(f"{'. '.join(conditions(profile))}.")]
+    if profile.record.emulated:
+        return Section(f"{own}-device", f"On {profile.name}", (*blocks, agreement_table(profile)))
     latency, energy = latency_picture(profile), energy_picture(profile)
-    blocks: list[Block] = [*said, *(PictureBlock(p, own) for p in (latency, energy) if p)]
+    blocks += [PictureBlock(p, own) for p in (latency, energy) if p]
     if energy is None:
         blocks.append(NoteBlock(f"Energy on {profile.name} is {_no_energy(profile)}.", tone="missing"))
     blocks.append(latency_table(profile))
-    blocks += [comparison_table(profile)] if profile.comparisons else []
+    blocks += [comparison_table(profile)] if profile.record.comparisons else []
     blocks.append(resource_table(profile))
     return Section(f"{own}-device", f"On {profile.name}", tuple(blocks))
 
 
+def conditions(profile: Profile) -> list[str]:
+    """Return what the figures depend on: device, inputs, effort, notes, comparability."""
+    record = profile.record
+    found = [record.title, f"Inputs: {record.inputs}" if record.inputs else "", *record.notes]
+    if record.quick:
+        found.append("Quick effort: fewer runs and shorter windows than a full profile")
+    if not record.comparable:
+        found.append("Figures under this name are not comparable between two machines")
+    return [text.title(said) for said in found if said]
+
+
+def agreement_rows(results: Iterable[MeasurementRecord]) -> list[list[str]]:
+    """Return a table, the header first, of how far outputs are from the host's: of fp32, and of the same file."""
+    table = [["model", "batch", "tokens", "from fp32", "from itself: relative", "absolute", "tolerance", "same labels"]]
+    for r in results:
+        check, workload = r.verification, r.workload
+        itself = (check.same_file_max_rel_diff, check.same_file_max_abs_diff, check.same_file_tolerance)
+        if r.model.precision == "fp32":
+            itself = (check.max_rel_diff, check.max_abs_diff, check.tolerance)
+        limit = itself[2]
+        row = [r.label, str(workload.batch), str(workload.seq or "-"), f"{check.max_rel_diff:.1e}"]
+        row += ["-" if value is None else f"{value:.1e}" for value in itself[:2]]
+        same = "-" if check.same_labels is None else f"{100 * check.same_labels:.0f} %"
+        table.append([*row, "-" if limit is None else f"{limit:g}", same])
+    return table
+
+
 def agreement_table(profile: Profile) -> TableBlock:
     """Return how far the outputs on an emulated device are from those on the host."""
-    header, *rows = profile.agreement
-    columns = tuple(name[0].upper() + name[1:] for name in header)
+    header, *rows = agreement_rows(profile.results)
     caption = f"Outputs on {profile.name} against the host's: largest differences, relative to the largest magnitude."
-    return TableBlock(caption, columns, tuple(Row(tuple(map(Cell, row))) for row in rows), frozenset())
+    return TableBlock(caption, tuple(map(text.title, header)), tuple(text_row(*row) for row in rows))
 
 
 def _no_energy(profile: Profile) -> str:
     reasons = []
     for r in profile.results:
-        modelled = r.energy_gross_j.value is not None
-        reasons.append(
-            f"{r.energy_kind} ({r.energy_meter or 'no meter named'}), see the table"
-            if modelled
-            else r.energy_gross_j.why
-        )
-    return "not measured: " + "; ".join(dict.fromkeys(reasons)) if reasons else "not measured: nothing was run"
+        why = f"{r.energy.kind} ({r.energy.meter}), see the table"
+        reasons.append(gross_energy(r).why if r.energy.j_per_inf_gross is None else why)
+    return "not measured: " + ("; ".join(dict.fromkeys(reasons)) or "nothing was run")
 
 
-def _value(quantity: Quantity, foot: Footnotes, write: Any = text.number) -> Cell:
-    return foot.cell(quantity.why) if quantity.value is None else Cell(write(quantity.value))
+def by_workload(profile: Profile, make: Callable[[MeasurementRecord], Row]) -> tuple[Row, ...]:
+    """Return a row for every result, grouped by workload."""
+    rows = []
+    for workload in profile.workloads:
+        rows.append(group(text.title(str(workload))))
+        found = (profile.find(label, workload) for label in profile.labels)
+        rows += [make(result) for result in found if result is not None]
+    return tuple(rows)
 
 
-def _by_load(profile: Profile, make: Any) -> Iterable[Row]:
-    for load in profile.loads:
-        yield group(str(load).capitalize())
-        for label in profile.labels:
-            for result in profile.results:
-                if result.label == label and result.load == load:
-                    yield make(result)
+def verdict_cell(r: MeasurementRecord) -> Cell:
+    """Return what a measurement says of itself."""
+    return Cell(r.verdict, tone="good" if r.clean else "warn")
 
 
 def latency_table(profile: Profile) -> TableBlock:
-    """Return latency percentiles per load and model."""
+    """Return latency percentiles per workload and model."""
     foot = Footnotes()
     keys = ("p50", "p90", "p95", "p99", "mean", "stdev")
 
-    def row(r: Measurement) -> Row:
-        counts = (r.latency_n, r.latency_warmup)
-        verdict = str(r.quality.get("verdict") or "no verdict")
-        return Row(
-            (
-                Cell(r.label),
-                *(_value(r.latency[k], foot) for k in keys),
-                _value(r.throughput_per_s, foot),
-                *(_value(q, foot, text.count) for q in counts),
-                _value(r.latency_duration_s, foot),
-                Cell(verdict, tone="good" if r.clean else "warn"),
-            )
+    def row(r: MeasurementRecord) -> Row:
+        cells = (
+            Cell(r.label),
+            *(foot.figure(_percentile(r.latency, key), text.number) for key in keys),
+            foot.figure(quantity(r, "throughput_per_s"), text.number),
+            Cell(text.count(r.latency.n)),
+            Cell(text.count(r.latency.warmup)),
+            Cell(text.number(r.latency.duration_s)),
+            verdict_cell(r),
         )
+        return Row(cells)
 
-    columns = (
-        "Model",
-        "p50",
-        "p90",
-        "p95",
-        "p99",
-        "Mean",
-        "Std. dev.",
-        "Per second",
-        "Runs",
-        "Warm-up",
-        "Seconds",
-        "Verdict",
-    )
+    heads = ("Model", *keys[:4], "Mean", "Std. dev.", "Per second", "Runs", "Warm-up", "Seconds", "Verdict")
+    rows = by_workload(profile, row)
     caption = f"Latency on {profile.name} in milliseconds."
-    return TableBlock(
-        caption,
-        columns,
-        tuple(_by_load(profile, row)),
-        frozenset({11}),
-        foot.notes(),
-        label="Latency: every percentile",
-    )
+    return TableBlock(caption, heads, rows, frozenset({11}), foot.notes(), label="Latency: every percentile")
+
+
+def _percentile(latency: LatencyRecord, key: str) -> Quantity:
+    # The same words for every row, so that they become one footnote; the number of runs is in the table.
+    needs = PERCENTILE_NEEDS.get(key, 0)
+    found = quantity(latency, key)
+    return Quantity(None, f"{key} needs {needs:,} samples") if found.value is None and latency.n < needs else found
 
 
 def resource_table(profile: Profile) -> TableBlock:
-    """Return memory, start-up, processor time, energy and accuracy; one shared meter is named once."""
+    """Return memory, start-up, processor time and energy; one shared meter is named once."""
     foot = Footnotes()
     sources = {_meter(r) for r in profile.results}
-    shared = len(sources) == 1 and not any(_beside(r) for r in profile.results)
+    shared = len(sources) == 1 and not any(_meanwhile(r) for r in profile.results)
 
-    def row(r: Measurement) -> Row:
-        window, idle = r.energy_facts.get("window_s"), r.energy_facts.get("idle_w")
+    def row(r: MeasurementRecord) -> Row:
         cells = (
             Cell(r.label),
-            _value(r.peak_rss_bytes, foot, text.megabytes),
-            _value(r.rss_after_load_bytes, foot, text.megabytes),
-            _value(r.disk_bytes, foot, text.count),
-            _value(r.cold_start_ms, foot, text.milliseconds),
-            _value(r.cpu_s_per_inf, foot),
-            _value(r.energy_gross_j, foot, text.joules),
-            _value(r.energy_net_j, foot, text.joules),
-            Cell(shown(idle) if idle is None else f"{text.number(idle)}{text.NBSP}W"),
-            Cell(shown(window) if window is None else f"{text.number(window)}{text.NBSP}s"),
-            _value(r.accuracy, foot, text.percent),
+            foot.figure(quantity(r.memory, "peak_rss_bytes"), text.megabytes),
+            foot.figure(quantity(r.memory, "rss_after_load_bytes"), text.megabytes),
+            Cell(text.count(r.model.disk_bytes)),
+            foot.figure(quantity(r, "cold_start_ms"), text.milliseconds),
+            foot.figure(quantity(r, "cpu_s_per_inf"), text.number),
+            foot.figure(gross_energy(r), text.joules),
+            foot.figure(quantity(r.energy, "j_per_inf_net"), text.joules),
+            Cell("not recorded" if r.energy.idle_w is None else f"{text.number(r.energy.idle_w)}{text.NBSP}W"),
+            Cell(f"{text.number(r.energy.window_s)}{text.NBSP}s"),
         )
-        return Row(cells if shared else (*cells, Cell(_meter(r), _beside(r))))
+        return Row(cells if shared else (*cells, Cell(_meter(r), _meanwhile(r))))
 
     heads = ["Model", "Peak memory", "After load", "Disk, bytes", "Cold start", "CPU s", "Energy gross", "Energy net"]
-    heads += ["Idle", "Window", "Accuracy"] + ([] if shared else ["Energy source"])
-    methods = sorted({r.memory_method for r in profile.results if r.memory_method})
-    caption = f"Resources on {profile.name}; CPU time and energy per inference"
-    caption += f"; memory by {', '.join(methods)}" if methods else ""
+    heads += ["Idle", "Window"] + ([] if shared else ["Energy source"])
+    caption = f"Resources on {profile.name}; CPU time and energy per inference; memory by "
+    caption += ", ".join(sorted({r.memory.method for r in profile.results}))
     caption += f"; energy {sources.pop()}" if shared else ""
-    rows = tuple(_by_load(profile, row))
-    return TableBlock(
-        f"{caption}.", tuple(heads), rows, frozenset({11}), foot.notes(), "Memory, start-up, CPU time, energy"
-    )
+    rows, label = by_workload(profile, row), "Memory, start-up, CPU time, energy"
+    return TableBlock(f"{caption}.", tuple(heads), rows, frozenset({10}), foot.notes(), label)
 
 
-def _meter(r: Measurement) -> str:
-    scope = r.energy_facts.get("scope")
-    parts = (r.energy_kind, r.energy_meter, f"scope {shown(scope)}" if scope else "")
-    return ", ".join(dict.fromkeys(part for part in parts if part))
+def _meter(r: MeasurementRecord) -> str:
+    return energy_source(r) + (f", scope {r.energy.scope}" if r.energy.scope else "")
 
 
-def _beside(r: Measurement) -> tuple[str, ...]:
-    # Meters that were skipped are the reason itself where nothing was measured.
-    skip = ("window_s", "idle_w", "scope") + (("skipped",) if r.energy_kind == "unavailable" else ())
-    return tuple(_fact(k, v) for k, v in r.energy_facts.items() if k not in skip and v is not None)
-
-
-def _fact(key: str, value: Any) -> str:
-    """Return a recorded figure with the unit that its name ends in: idle_w 3.17 becomes `idle 3.170 W`."""
-    stem, _, unit = key.rpartition("_")
-    units = {"w": "W", "s": "s", "j": "J", "ms": "ms", "hz": "Hz", "pct": "%"}
-    if stem and unit in units and isinstance(value, (int, float)) and not isinstance(value, bool):
-        return f"{stem.replace('_', ' ')} {text.number(float(value))}{text.NBSP}{units[unit]}"
-    return f"{key.replace('_', ' ')} {shown(value)}"
+def _meanwhile(r: MeasurementRecord) -> tuple[str, ...]:
+    """Return what other meters read meanwhile, and why meters were skipped where one of them measured."""
+    found = [f"{name} {text.joules(value)}" for name, value in (r.energy.beside or {}).items() if value is not None]
+    if r.energy.kind != "unavailable" and r.energy.skipped:
+        found.append(f"skipped {', '.join(r.energy.skipped)}")
+    return tuple(found)
 
 
 def comparison_table(profile: Profile) -> TableBlock:
     """Return the interleaved comparisons as the profile recorded them."""
     foot = Footnotes()
     rows = []
-    for c in profile.comparisons:
-        known = c.low is not None and c.high is not None
-        ends = Cell(f"{text.number(c.low or 0)} to {text.number(c.high or 0)}") if known else foot.cell(c.why)
-        names = (Cell(c.candidate), Cell(c.baseline), Cell(c.metric.replace("_", " ")), Cell(str(c.load)))
-        rows.append(Row((*names, _value(c.ratio, foot), ends, _value(c.n, foot, text.count))))
-    columns = ("Model", "Against", "Figure", "Load", "Ratio", "95 % interval", "n")
+    for c in profile.record.comparisons:
+        ends = f"{text.number(c.ci95[0])} to {text.number(c.ci95[1])}" if c.ci95 else ""
+        interval = Cell(ends) if ends else foot.cell(c.why or "no interval recorded")
+        names = (c.candidate, c.baseline, c.metric.replace("_", " "), str(c.workload), text.number(c.ratio))
+        rows.append(Row((*map(Cell, names), interval, Cell(text.count(c.n)))))
+    columns = ("Model", "Against", "Figure", "Workload", "Ratio", "95 % interval", "n")
     caption = f"Interleaved comparisons on {profile.name}: model divided by what it is compared with, below 1 is less."
-    words_in = frozenset({1, 2, 3})
-    return TableBlock(caption, columns, tuple(rows), words_in, foot.notes(), "Interleaved comparisons")
-
-
-def trust_section(run: RunFacts, prefix: str) -> Section:
-    """Return environment and quality for every device."""
-    if run.no_profile:
-        return Section(f"{prefix}quality", "Environment and quality", (missing(run.no_profile),))
-    blocks: list[Block] = []
-    for profile in run.profiles:
-        blocks += [
-            NoteBlock(f"{profile.name}: {_verdicts(profile)}."),
-            quality_table(profile),
-            environment_table(profile),
-        ]
-    return Section(f"{prefix}quality", "Environment and quality", tuple(blocks))
-
-
-def _verdicts(profile: Profile) -> str:
-    counted: dict[str, int] = {}
-    for r in profile.results:
-        verdict = str(r.quality.get("verdict") or "without a verdict")
-        counted[verdict] = counted.get(verdict, 0) + 1
-    return ", ".join(f"{text.plural(n, 'result')} {verdict}" for verdict, n in counted.items()) or "no results"
-
-
-def quality_table(profile: Profile) -> TableBlock:
-    """Return how quiet the machine was, result by result."""
-    keys = list(dict.fromkeys(k for r in profile.results for k in r.quality if k != "verdict"))
-
-    def row(r: Measurement) -> Row:
-        verdict = str(r.quality.get("verdict") or "no verdict")
-        return Row(
-            (
-                Cell(r.label),
-                Cell(verdict, tone="good" if r.clean else "warn"),
-                *(Cell(shown(r.quality.get(k))) for k in keys),
-            )
-        )
-
-    words_in = frozenset({1} | {2 + keys.index(k) for k in ("reasons", "unread") if k in keys})
-    columns = ("Model", "Verdict", *(_title(k) for k in keys))
-    caption = f"How quiet {profile.name} was while each result was taken."
-    return TableBlock(caption, columns, tuple(_by_load(profile, row)), words_in, label="Quality of every result")
-
-
-def environment_table(profile: Profile) -> TableBlock:
-    """Return what the device ran; a setting that differed is listed by model and load."""
-    rows = []
-    for key in dict.fromkeys(k for r in profile.results for k in r.env):
-        values = [shown(r.env.get(key)) for r in profile.results]
-        if len(set(values)) == 1:
-            rows.append(words(_title(key), values[0]))
-        else:
-            listed = tuple(f"{r.label}, {r.load}: {v}" for r, v in zip(profile.results, values, strict=True))
-            rows.append(Row((Cell(_title(key)), Cell("differs", listed))))
-    hashes = {r.label: r.sha256 for r in profile.results if r.sha256}
-    rows += [words(f"sha256 of {label}", value) for label, value in hashes.items()]
-    return TableBlock(
-        f"What {profile.name} ran.", ("Setting", "Value"), tuple(rows), frozenset({1}), label="Environment"
-    )
-
-
-def _title(key: str) -> str:
-    return key.replace("_", " ").replace("pct", "%")
-
-
-def shown(value: Any) -> str:
-    """Return any JSON value as a reader wants it."""
-    if value is None:
-        return "not recorded"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, (int, float)):
-        return text.count(value) if float(value).is_integer() and abs(value) < 1e15 else text.number(float(value))
-    if isinstance(value, (list, tuple)):
-        return ", ".join(shown(v) for v in value) if value else "none"
-    return json.dumps(value, ensure_ascii=False, sort_keys=True) if isinstance(value, dict) else str(value)
+    label = "Interleaved comparisons"
+    return TableBlock(caption, columns, tuple(rows), frozenset({1, 2, 3}), foot.notes(), label)

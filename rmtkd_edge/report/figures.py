@@ -15,13 +15,14 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from rmtkd_edge.report import text
 from rmtkd_edge.report.drawing import Grid, Picture, picture
 from rmtkd_edge.report.palette import ink, series_colour
-from rmtkd_edge.report.records import Load, Measurement, Profile, Quantity
+from rmtkd_edge.report.records import Profile, Quantity, energy_source
 from rmtkd_edge.report.stats import median_interval
+from rmtkd_edge.run.records.profile import LatencyRecord, MeasurementRecord, WorkloadRecord
 
 
 @dataclass(frozen=True)
 class Bar:
-    """One bar: `whisker` are absolute ends; `label` is written behind it."""
+    """One bar: `whisker` are absolute ends; `label` is written after it."""
 
     name: str
     role: str
@@ -71,7 +72,7 @@ def _draw_panel(axes: Axes, panel: Panel, lanes: int, width: float) -> None:
     axes.annotate(panel.title, (0, 1), (0, 4), xycoords="axes fraction", textcoords="offset points", fontweight="bold")
     axes.set_yticks(range(len(panel.bars)), [b.name for b in panel.bars])
     axes.set_ylim(lanes - 0.4, -0.6)
-    room = 5.2 * max(len(b.label) for b in panel.bars) + 8  # points for the longest label behind the longest bar
+    room = 5.2 * max(len(b.label) for b in panel.bars) + 8  # points for the longest label after the longest bar
     axes.set_xlim(0, (reach or 1.0) * width / max(width - room, 0.3 * width))
     axes.set_xlabel(panel.unit)
     axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
@@ -82,83 +83,74 @@ def _draw_panel(axes: Axes, panel: Panel, lanes: int, width: float) -> None:
 
 
 def latency_picture(profile: Profile) -> Picture | None:
-    """Return p50 latency per load, or None where nothing was timed; whiskers: 95 % interval over rounds, else p90."""
+    """Return p50 per workload, or None where nothing was timed; whiskers: 95 % interval over rounds, else p90."""
     panels, medians = [], True
-    for load in profile.loads:
+    for workload in profile.workloads:
         bars = []
-        for result in _results(profile, load):
-            p50 = result.latency["p50"].value
+        for result in _results(profile, workload):
+            p50 = result.latency.p50
             if p50 is not None:
-                whisker, exact = _whisker(result, p50)
+                whisker, exact = _whisker(result.latency, p50)
                 medians &= exact
-                bars.append(Bar(result.label, result.role, p50, text.milliseconds(p50) + _doubt(result), whisker))
+                doubt = "" if result.clean else f" ({result.verdict})"
+                bars.append(Bar(result.label, result.role, p50, text.milliseconds(p50) + doubt, whisker))
         if bars:
-            panels.append(Panel(str(load).capitalize(), "latency p50, ms", tuple(bars)))
+            panels.append(Panel(text.title(str(workload)), "latency p50, ms", tuple(bars)))
     if not panels:
         return None
-    whiskers = (
-        "95 % interval of the median, by resampling rounds" if medians else "from the median to p90 where there is one"
-    )
-    caption = f"Median latency on {profile.name}, one panel per load, lower is better. Whiskers: {whiskers}."
+    exact_words = "95 % interval of the median, by resampling rounds"
+    whiskers = exact_words if medians else "from the median to p90 where there is one"
+    caption = f"Median latency on {profile.name}, one panel per workload, lower is better. Whiskers: {whiskers}."
     return bars_picture("latency", f"Latency on {profile.name}", caption, panels)
 
 
-def _whisker(result: Measurement, p50: float) -> tuple[tuple[float, float] | None, bool]:
-    interval = median_interval(result.latency_rounds)
+def _whisker(latency: LatencyRecord, p50: float) -> tuple[tuple[float, float] | None, bool]:
+    interval = median_interval(latency.rounds)
     if interval is not None:
         return interval, True
-    p90 = result.latency["p90"].value
-    return (None if p90 is None else (p50, p90)), False
+    return (None if latency.p90 is None else (p50, latency.p90)), False
 
 
-def _doubt(result: Measurement) -> str:
-    return "" if result.clean else f" ({result.quality.get('verdict') or 'no verdict'})"
-
-
-def _results(profile: Profile, load: Load) -> list[Measurement]:
-    found = (profile.find(label, load) for label in profile.labels)
+def _results(profile: Profile, workload: WorkloadRecord) -> list[MeasurementRecord]:
+    found = (profile.find(label, workload) for label in profile.labels)
     return [result for result in found if result is not None]
 
 
 def size_picture(disk: Sequence[tuple[str, str, Quantity]], profiles: Sequence[Profile]) -> Picture | None:
-    """Return bytes on disk (label, role, bytes) beside peak memory on each device under its heaviest load."""
+    """Return bytes on disk (label, role, bytes) and peak memory on each device under its heaviest workload."""
     panels = []
     files = [Bar(n, r, q.value / 1e6, text.megabytes(q.value)) for n, r, q in disk if q.value is not None]
     if files:
         panels.append(Panel("On disk (ONNX file)", "MB", tuple(files)))
     for profile in profiles:
-        load = heaviest(profile)
-        bars = []
-        for result in _results(profile, load) if load else []:
-            peak = result.peak_rss_bytes.value
-            if peak is not None:
-                bars.append(Bar(result.label, result.role, peak / 1e6, text.megabytes(peak)))
+        workload = heaviest(profile)
+        found = [(r, r.memory.peak_rss_bytes) for r in (_results(profile, workload) if workload else [])]
+        bars = [Bar(r.label, r.role, peak / 1e6, text.megabytes(peak)) for r, peak in found if peak is not None]
         if bars:
-            panels.append(Panel(f"Peak memory, {profile.name}", f"MB, {load}", tuple(bars)))
-    caption = (
-        "What the device has to store and to hold: the file that ships, and peak resident memory above a bare process."
-    )
+            panels.append(Panel(f"Peak memory, {profile.name}", f"MB, {workload}", tuple(bars)))
+    caption = "What the device has to store and to hold: the file, and peak resident memory above a bare process."
     return bars_picture("size", "Disk and memory", caption, panels) if panels else None
 
 
-def heaviest(profile: Profile) -> Load | None:
-    """Return the load with the most elements at once under which memory was measured, or None."""
-    loads = [r.load for r in profile.results if r.peak_rss_bytes.value is not None]
-    return max(loads, key=lambda load: (load.batch * (load.seq or 1), str(load)), default=None)
+def heaviest(profile: Profile) -> WorkloadRecord | None:
+    """Return the workload with the most elements at once under which memory was measured, or None."""
+    found = [r.workload for r in profile.results if r.memory.peak_rss_bytes is not None]
+    return max(found, key=lambda w: (w.batch * (w.seq or 1), str(w)), default=None)
 
 
 def energy_picture(profile: Profile) -> Picture | None:
-    """Return energy per inference where a meter read it, gross, named with its meter; None where none did."""
-    panels = []
-    for load in profile.loads:
-        measured = [r for r in _results(profile, load) if r.energy_measured]
-        bars = [
-            Bar(r.label, r.role, v * 1e3, text.joules(v)) for r in measured if (v := r.energy_gross_j.value) is not None
-        ]
+    """Return gross energy per inference where a meter read it; None where none did (modelled is not measured)."""
+    panels, sources = [], set()
+    for workload in profile.workloads:
+        bars = []
+        for r in _results(profile, workload):
+            joules = r.energy.j_per_inf_gross
+            if joules is not None and r.energy.kind.startswith("measured"):
+                bars.append(Bar(r.label, r.role, joules * 1e3, text.joules(joules)))
+                sources.add(energy_source(r))
         if bars:
-            panels.append(Panel(str(load).capitalize(), "energy per inference (gross), mJ", tuple(bars)))
+            panels.append(Panel(text.title(str(workload)), "energy per inference (gross), mJ", tuple(bars)))
     if not panels:
         return None
-    sources = sorted({r.energy_gross_j.source for r in profile.results if r.energy_measured})
-    caption = f"Energy per inference on {profile.name}, idle power included. Source: {'; '.join(sources)}."
+    caption = f"Energy per inference on {profile.name}, idle power included. Source: {'; '.join(sorted(sources))}."
     return bars_picture("energy", f"Energy on {profile.name}", caption, panels)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rmtkd_edge.report import text
 from rmtkd_edge.report.blocks import Block, Cell, Footnotes, NoteBlock, PictureBlock, Row, Section, TableBlock, missing
-from rmtkd_edge.report.records import Compression, Cycle, Exported, Missing, Quantity, RunFacts, Site
+from rmtkd_edge.report.records import Compression, Missing, RunFacts
 from rmtkd_edge.report.spectra import drawable, spectra_pictures
-from rmtkd_edge.report.stats import accuracy_interval
-from rmtkd_edge.report.trade import trade_picture
+from rmtkd_edge.report.summary import metric_of, score_cell
+from rmtkd_edge.report.trade import Path, trade_picture
+from rmtkd_edge.run.records.cycle import CycleRecord, SiteRecord
+from rmtkd_edge.run.records.export import ExportRecord
+from rmtkd_edge.run.records.scores import Scores
 
 CHOSEN = {"closed_form": "closed form", "fine_tuned": "fine-tuned"}
 RULES = {
@@ -20,103 +25,82 @@ RULES = {
 
 
 def compression_section(run: RunFacts, prefix: str) -> Section:
-    """Return accuracy against parameters, one row a cycle, and why the loop ended."""
+    """Return the metric against parameters, one row a cycle, and why the loop ended."""
     c = run.compression
     if isinstance(c, Missing):
         return Section(f"{prefix}cycles", "Compression cycles", (missing(c),))
-    exported = run.exported if isinstance(run.exported, Exported) else None
-    drawn = trade_picture([(run.name, c, exported)])
+    exported = run.exported if isinstance(run.exported, ExportRecord) else None
+    drawn = trade_picture([Path(run.name, c, exported)], metric_of(run))
     blocks: list[Block] = [NoteBlock(_course(c))]
     if drawn:
         blocks.append(PictureBlock(drawn, prefix.rstrip("-")))
-    blocks.append(cycle_table(c))
+    blocks.append(cycle_table(c, metric_of(run)))
     return Section(f"{prefix}cycles", "Compression cycles", tuple(blocks))
 
 
 def _course(c: Compression) -> str:
-    kept = sum(k.accepted for k in c.cycles)
-    how = "one shot, nothing was trained" if c.one_shot else f"{text.plural(len(c.cycles), 'cycle')}, {kept} accepted"
-    end = f"The loop ended by the rule {c.stop.replace('_', ' ')}." if c.stop else "The loop has not ended."
-    took = f" It took {text.seconds(c.seconds.value)}." if c.seconds.value is not None else ""
-    rows = c.train_rows.value, c.validation_rows.value
-    data = "".join(
-        f", {text.count(n)} {name} rows" for n, name in zip(rows, ("training", "validation"), strict=True) if n
-    )
-    teacher = {True: " The teacher was trained by this run.", False: " The teacher was loaded as it stood."}
-    trained = teacher[c.teacher_trained] if c.teacher_trained is not None else ""
-    return f"Task {c.task or 'unnamed'}{data}; {how}. {end}{took}{trained}"
+    trained = "The teacher was trained by this run." if c.teacher.trained else "The teacher was loaded as it was."
+    cycles = f"{text.plural(len(c.cycles), 'cycle')}, {sum(k.accepted for k in c.cycles)} accepted"
+    if c.record is None:
+        return f"{text.title(cycles)}. The loop has not ended. {trained}"
+    task = c.record.task
+    splits = (("training", task.train_rows), ("validation", task.validation_rows), ("test", task.test_rows))
+    data = ", ".join(f"{text.count(rows)} {name} rows" for name, rows in splits if rows is not None)
+    how = "one shot, nothing was trained" if c.record.one_shot else cycles
+    ended = f"It ended by the rule {c.stop} and took {text.seconds(c.record.seconds)}."
+    notes = "".join(f" {text.title(note.rstrip('.'))}." for note in c.record.notes)
+    return f"Task {task.name}, {data}; method {text.method_name(c.method)}: {how}. {ended} {trained}{notes}"
 
 
-def cycle_table(c: Compression) -> TableBlock:
+def cycle_table(c: Compression, metric: str) -> TableBlock:
     """Return one row a cycle, the teacher first and the stop rule last."""
-    foot = Footnotes()
-    columns = (
-        "Cycle",
-        "Sites, width before → after",
-        "Parameters",
-        "Before",
-        "Closed form",
-        "After",
-        "Decision",
-        "Time",
-    )
-    rows = [_teacher_row(c, foot)] + [_cycle_row(k, c, foot) for k in c.cycles]
-    if c.student_parameters.value is not None:
-        rows.append(_student_row(c, foot))
-    caption = f"{c.metric.capitalize()} before the cycle, in closed form and after it, on validation, in torch"
-    if c.floor.value is not None:
-        caption += f"; floor {text.percent(c.floor.value)} ({c.floor.source})"
-    return TableBlock(caption + ".", columns, tuple(rows), frozenset({1, 6}), foot.notes())
+    rows = [_model_row("Teacher", c.teacher.parameters, "", c.teacher.validation, c.teacher.test, "", "")]
+    rows += [_cycle_row(k, c) for k in c.cycles]
+    if c.student is not None:
+        less = text.percent(c.student.parameters / c.teacher.parameters - 1)
+        stop = f"stop: {c.stop}" if c.record else "not finished"
+        took = text.seconds(c.record.seconds) if c.record else ""
+        scores = c.student.validation, c.student.test
+        rows.append(_model_row("Student", c.student.parameters, less, *scores, stop, took))
+    caption = f"{text.title(metric)} before the cycle, in closed form and after it, on validation, in torch"
+    if c.floor is not None:
+        caption += f"; floor {text.percent(c.floor)} (teacher minus {c.teacher.validation.value - c.floor:g})"
+    scored = ("Before", "Closed form", "After")
+    columns = ("Cycle", "Sites, width before → after", "Parameters", *scored, "Decision", "Time")
+    return TableBlock(caption + ".", columns, tuple(rows), frozenset({1, 6}))
 
 
-def _accuracy(quantity: Quantity, c: Compression, foot: Footnotes, tone: str = "") -> Cell:
-    if quantity.value is None:
-        return foot.cell(quantity.why)
-    rows = c.validation_rows.value
-    sub = (text.share_interval(*accuracy_interval(quantity.value, int(rows))),) if rows and tone else ()
-    return Cell(text.percent(quantity.value), sub, "" if tone == "plain" else tone)
-
-
-def _teacher_row(c: Compression, foot: Footnotes) -> Row:
-    size = c.teacher_parameters
-    parameters = foot.cell(size.why) if size.value is None else Cell(text.count(size.value))
+def _model_row(
+    name: str, parameters: int, less: str, validation: Scores, test: Scores | None, stop: str, took: str
+) -> Row:
+    found = score_cell(validation, None)
+    tested = (f"test {text.percent(test.value)}",) if test else ()
+    size = Cell(text.count(parameters), (less,) if less else ())
     blank = Cell("")
-    accuracy = _accuracy(c.teacher_accuracy, c, foot, "plain")
-    return Row((Cell("Teacher"), blank, parameters, blank, blank, accuracy, blank, blank))
+    after = Cell(found.text, (*found.sub, *tested))
+    return Row((Cell(name), blank, size, blank, blank, after, Cell(stop), Cell(took)))
 
 
-def _student_row(c: Compression, foot: Footnotes) -> Row:
-    size, teacher = c.student_parameters.value or 0.0, c.teacher_parameters.value
-    sub = (text.percent(size / teacher - 1),) if teacher else ()
-    stop = f"stop: {c.stop.replace('_', ' ')}" if c.stop else "not finished"
-    took = Cell(text.seconds(c.seconds.value)) if c.seconds.value is not None else Cell("")
-    accuracy = _accuracy(c.student_accuracy, c, foot, "plain")
-    blank = Cell("")
-    return Row((Cell("Student"), blank, Cell(text.count(size), sub), blank, blank, accuracy, Cell(stop), took))
-
-
-def _cycle_row(k: Cycle, c: Compression, foot: Footnotes) -> Row:
-    teacher = c.teacher_parameters.value
-    sites = tuple(f"{s.name} {_heads(s)}{s.width_before} → {s.width_after}" for s in k.sites)
-    share = (text.percent(k.parameters_after / teacher - 1),) if teacher else ()
-    steps = CHOSEN.get(k.chosen, k.chosen) + (f", {text.plural(int(k.steps.value), 'step')}" if k.steps.value else "")
-    decision = tuple(part for part in (steps if k.chosen else "", k.reason) if part)
+def _cycle_row(k: CycleRecord, c: Compression) -> Row:
+    sites = [f"{s.name} {_heads(s)}{s.width_before} → {s.width_after}" for s in k.sites]
+    steps = CHOSEN[k.chosen] + (f", {text.plural(k.steps, 'step')}" if k.steps else "")
     parts = tuple(f"{name.replace('_', ' ')} {text.seconds(v)}" for name, v in k.seconds.items())
-    return Row(
-        (
-            Cell(str(k.index), (f"round {k.round}",)),
-            Cell(sites[0] if sites else "no site", sites[1:]),
-            Cell(text.count(k.parameters_after), share),
-            _accuracy(k.accuracy_before, c, foot),
-            _accuracy(k.accuracy_closed_form, c, foot),
-            _accuracy(k.accuracy_after, c, foot, "plain"),
-            Cell("accepted" if k.accepted else "rolled back", decision, "good" if k.accepted else "bad"),
-            Cell(text.seconds(sum(k.seconds.values())), parts if len(parts) > 1 else ()) if parts else Cell(""),
-        )
+    decision = (steps, k.reason) if k.reason else (steps,)
+    accepted = Cell("accepted", decision, "good") if k.accepted else Cell("rolled back", decision, "bad")
+    cells = (
+        Cell(str(k.index), (f"round {k.round}",)),
+        Cell(sites[0] if sites else "no site", tuple(sites[1:])),
+        Cell(text.count(k.parameters_after), (text.percent(k.parameters_after / c.teacher.parameters - 1),)),
+        Cell(text.percent(k.before.value)),
+        Cell(text.percent(k.closed_form.value)),
+        score_cell(k.after, None),
+        accepted,
+        Cell(text.seconds(sum(k.seconds.values())), parts if len(parts) > 1 else ()),
     )
+    return Row(cells)
 
 
-def _heads(s: Site) -> str:
+def _heads(s: SiteRecord) -> str:
     return f"{s.heads} × " if s.heads > 1 else ""
 
 
@@ -125,34 +109,30 @@ def spectra_section(run: RunFacts, prefix: str) -> Section:
     c = run.compression
     if isinstance(c, Missing):
         return Section(f"{prefix}spectra", "Spectra", (missing(c),))
-    sites = [s for k in c.cycles for s in k.sites]
-    blocks: list[Block] = [NoteBlock(honest_note(sites))]
-    lacking = sorted({s.name for s in sites if not drawable(s)})
+    pairs = [(k, s) for k in c.cycles for s in k.sites]
+    if not pairs:
+        nothing = NoteBlock(f"{text.title(text.method_name(c.method))} analyses no spectra.")
+        return Section(f"{prefix}spectra", "Spectra and ranks", (nothing,))
+    blocks: list[Block] = [NoteBlock(honest_note([s for _, s in pairs]))]
+    lacking = sorted({s.name for k, s in pairs if not drawable(k, s, c.spectra)})
     if lacking:
-        blocks.append(
-            NoteBlock(
-                f"No spectrum to draw for {', '.join(lacking)}: no eigenvalues or no positive edge were recorded.",
-                tone="missing",
-            )
-        )
-    blocks += [PictureBlock(p, prefix.rstrip("-")) for p in spectra_pictures(c.cycles)]
-    blocks.append(site_table(c.cycles, run.exported))
+        said = f"No spectrum to draw for {', '.join(lacking)}: no eigenvalues or no positive edge were recorded."
+        blocks.append(NoteBlock(said, tone="missing"))
+    blocks += [PictureBlock(p, prefix.rstrip("-")) for p in spectra_pictures(c.cycles, c.spectra)]
+    blocks.append(site_table(c.cycles, run.exported.ranks if isinstance(run.exported, ExportRecord) else {}))
     return Section(f"{prefix}spectra", "Spectra and ranks", tuple(blocks))
 
 
-def honest_note(sites: list[Site]) -> str:
+def honest_note(sites: Sequence[SiteRecord]) -> str:
     """Return what the edge does and does not mean, with the q and n that were used."""
-    ratios = sorted(s.q.value for s in sites if s.q.value is not None)
-    samples = sorted(s.n.value for s in sites if s.n.value is not None)
-    rules = sorted({s.rule for s in sites if s.rule})
-    parts = []
-    if ratios and samples:
-        widths = _range([text.number(q, 3) for q in (ratios[0], ratios[-1])])
-        columns = _range([text.count(n) for n in (samples[0], samples[-1])])
-        parts.append(f"q = d / n was {widths}, from n = {columns} sampled columns per site.")
-    if ratios and ratios[0] < 0.01:
+    ratios, samples = sorted(s.q for s in sites), sorted(s.n for s in sites)
+    widths = _range([text.number(q, 3) for q in (ratios[0], ratios[-1])])
+    columns = _range([text.count(n) for n in (samples[0], samples[-1])])
+    parts = [f"q = d / n was {widths}, from n = {columns} sampled columns per site."]
+    if ratios[0] < 0.01:
         parts.append("Where q is below 0.01 the law shrinks to a point and λ₊ to σ²: there the quantile alone decides.")
-    parts += [f"Rule {rule}: {RULES[rule]}." if rule in RULES else f"Rule {rule}." for rule in rules]
+    for rule in sorted({s.rule for s in sites}):
+        parts.append(f"Rule {rule}: {RULES[rule]}." if rule in RULES else f"Rule {rule}.")
     if any(s.weighting not in ("", "none") for s in sites):
         parts.append(
             "Spectra are weighted by the effect of a direction on the output, so eigenvalues are not plain variances."
@@ -168,59 +148,29 @@ def _range(ends: list[str]) -> str:
     return ends[0] if ends[0] == ends[1] else f"{ends[0]} to {ends[1]}"
 
 
-def site_table(cycles: tuple[Cycle, ...], exported: Exported | Missing) -> TableBlock:
-    """Return one row for each site of each cycle with the fit and the ranks."""
+def site_table(cycles: Sequence[CycleRecord], ranks: dict[str, int]) -> TableBlock:
+    """Return one row for each site of each cycle with the fit and the ranks; `ranks` are those that ship."""
     foot = Footnotes()
-    ranks = exported.ranks if isinstance(exported, Exported) else {}
-    columns = (
-        "Site",
-        "Cycle",
-        "d",
-        "Above edge",
-        "Aligned",
-        "After",
-        "Ships",
-        "λ₊",
-        "λ₋",
-        "σ²",
-        "q",
-        "n",
-        "n_eff",
-        "Quantile",
-        "Rule",
-    )
-    rows = [_site_row(k, s, ranks, foot) for k in cycles for s in k.sites]
+    widths, fit = ("d", "Above edge", "Aligned", "After", "Ships"), ("λ₊", "λ₋", "σ²", "q", "n", "n_eff")
+    columns = ("Site", "Cycle", *widths, *fit, "Quantile", "Rule")
+    rows = tuple(_site_row(k, s, ranks, foot) for k in cycles for s in k.sites)
     caption = (
         "Width d, directions above the edge, rank rounded up to the device's multiple, and the fit (of the first head)."
     )
-    return TableBlock(caption, columns, tuple(rows), frozenset({14}), foot.notes())
+    return TableBlock(caption, columns, rows, frozenset({14}), foot.notes())
 
 
-def _site_row(k: Cycle, s: Site, ranks: dict[str, int], foot: Footnotes) -> Row:
-    def cell(quantity: Quantity, whole: bool = False) -> Cell:
-        if quantity.value is None:
-            return foot.cell(quantity.why)
-        return Cell(text.count(quantity.value) if whole else text.number(quantity.value))
-
-    rank = str(s.rank) if s.rank is not None else "not recorded"
-    aligned = str(s.aligned_rank) if s.aligned_rank is not None else "not recorded"
-    before = f"{_heads(s)}{s.width_before}" + ("" if s.width_before == s.raw_width else f" of {s.raw_width}")
-    rule = s.rule if s.weighting in ("", "none") else f"{s.rule}, {s.weighting}"
-    mark = foot.mark(s.note) if s.note else ""
-    fits = (s.lambda_plus, s.lambda_minus, s.sigma2, s.q)
-    return Row(
-        (
-            Cell(s.name, mark=mark),
-            Cell(str(k.index), () if k.accepted else ("rolled back",), "" if k.accepted else "bad"),
-            Cell(before),
-            Cell(rank),
-            Cell(aligned),
-            Cell(str(s.width_after)),
-            Cell(str(ranks[s.name]) if s.name in ranks else "–"),
-            *(cell(q) for q in fits),
-            cell(s.n, whole=True),
-            cell(s.n_eff, whole=True),
-            cell(s.quantile),
-            Cell(rule),
-        )
+def _site_row(k: CycleRecord, s: SiteRecord, ranks: dict[str, int], foot: Footnotes) -> Row:
+    plain = s.weighting in ("", "none")
+    figures = [str(s.rank), str(s.aligned_rank), str(s.width_after), str(ranks.get(s.name, "–"))]
+    figures += [text.number(value) for value in (s.lambda_plus, s.lambda_minus, s.sigma2, s.q)]
+    figures += [text.count(s.n), text.count(s.n_eff)]
+    cells = (
+        Cell(s.name, mark=foot.mark(s.note) if s.note else ""),
+        Cell(str(k.index)) if k.accepted else Cell(str(k.index), ("rolled back",), "bad"),
+        Cell(f"{_heads(s)}{s.width_before}"),
+        *map(Cell, figures),
+        foot.cell("this rule has no quantile") if s.quantile is None else Cell(text.number(s.quantile)),
+        Cell(s.rule if plain else f"{s.rule}, {s.weighting}"),
     )
+    return Row(cells)

@@ -9,21 +9,21 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from rmtkd_edge.report import text
 from rmtkd_edge.report.blocks import Block, Document, NoteBlock, PictureBlock, Section, prefixes
-from rmtkd_edge.report.comparison import comparison_section
-from rmtkd_edge.report.devices import devices_section, trust_section
+from rmtkd_edge.report.devices import devices_section
 from rmtkd_edge.report.method import compression_section, spectra_section
 from rmtkd_edge.report.palette import properties, stylesheet
 from rmtkd_edge.report.proof import fusion_section, reproduce_section, verification_section
 from rmtkd_edge.report.records import Compression, RunFacts
+from rmtkd_edge.report.runs import runs_section
 from rmtkd_edge.report.summary import summary_table
 from rmtkd_edge.report.svg import FONT
+from rmtkd_edge.report.trust import trust_section
 from rmtkd_edge.report.verdict import doubts, tiles, verdict
 
 
 def build(runs: Sequence[RunFacts]) -> Document:
-    """Return the report of one run, or of several side by side and then one by one; figures are drawn here."""
+    """Return the report of one run, or of several next to each other and then one by one; figures are drawn here."""
     if not runs:
         raise ValueError("a report needs at least one run")
     if len(runs) == 1:
@@ -36,7 +36,7 @@ def build(runs: Sequence[RunFacts]) -> Document:
         ones.append(Section(f"{mark}-run", run_title(run), lead, sections(run, f"{mark}-")))
     heading = f"{len(runs)} runs compared"
     said = tuple(f"{run.name}: {verdict(run)}" for run in runs)
-    return Document(heading, tuple(run.name for run in runs), said, (), (), (comparison_section(runs), *ones))
+    return Document(heading, tuple(run.name for run in runs), said, (), (), (runs_section(runs), *ones))
 
 
 def title(run: RunFacts) -> str:
@@ -45,7 +45,7 @@ def title(run: RunFacts) -> str:
 
 
 def run_title(run: RunFacts) -> str:
-    """Return how a run is named among others: by folder, with the recipe's title behind it."""
+    """Return how a run is named among others: by folder, with the recipe's title after it."""
     return f"{run.name}: {run.title}" if run.title else run.name
 
 
@@ -115,6 +115,3 @@ def _fence(content: str, language: str) -> Markup:
     longest = max((len(run) for run in re.findall(r"`+", content)), default=0)
     ticks = "`" * max(3, longest + 1)
     return Markup(f"{ticks}{language}\n{content.rstrip()}\n{ticks}")
-
-
-__all__ = ["build", "facts", "html", "markdown", "run_title", "sections", "text", "title"]

@@ -1,7 +1,7 @@
 """The report's one palette: every colour of figures and page, light and dark, by what it means.
 
 Hues follow Okabe and Ito's set for colour-blind readers: blue for this method, grey for what it is compared with,
-vermilion for limits (the spectral edge, the accuracy floor). Light against dark tells the precisions apart, and labels
+vermilion for limits (the spectral edge, the floor). Light against dark tells the precisions apart, and labels
 tell all of it.
 """
 

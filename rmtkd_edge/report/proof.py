@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable
 
 from rmtkd_edge.report import text
 from rmtkd_edge.report.blocks import (
     Block,
     Cell,
     CodeBlock,
-    Footnotes,
     NoteBlock,
     Row,
     Section,
     TableBlock,
     group,
     missing,
-    words,
+    text_row,
 )
-from rmtkd_edge.report.records import Exported, Missing, Quantity, RunFacts
-from rmtkd_edge.report.summary import models
+from rmtkd_edge.report.records import Missing, RunFacts
+from rmtkd_edge.report.summary import metric_of, models
+from rmtkd_edge.run.records.export import ExportRecord, OpCounts, VerificationRecord
+from rmtkd_edge.run.records.scores import Scores
 
 CHECKS = {
     "fold_float64": "folded torch against projected torch, float64",
@@ -33,65 +33,54 @@ def verification_section(run: RunFacts, prefix: str) -> Section:
     """Return the proof that the exported file computes what was trained."""
     if isinstance(run.exported, Missing):
         return Section(f"{prefix}verification", "Verification", (missing(run.exported),))
-    return Section(f"{prefix}verification", "Verification", (verification_table(run.exported), file_table(run)))
+    proof = verification_table(run.exported.verification)
+    return Section(f"{prefix}verification", "Verification", (proof, file_table(run)))
 
 
-def verification_table(exported: Exported) -> TableBlock:
+def verification_table(check: VerificationRecord) -> TableBlock:
     """Return each check with its relative difference, its tolerance and whether it holds."""
-    foot = Footnotes()
     rows = []
-    for key, found in exported.verification.items():
-        limit = exported.tolerances.get(key)
-        value = foot.cell(found.why) if found.value is None else Cell(text.scientific(found.value))
-        holds = found.value is not None and limit is not None and found.value <= limit
-        state = Cell("holds" if holds else "fails", tone="good" if holds else "bad")
-        if found.value is None or limit is None:
-            state = Cell("no verdict", tone="warn")
-        rows.append(
-            Row(
-                (
-                    Cell(CHECKS.get(key, key)),
-                    value,
-                    Cell("not recorded" if limit is None else text.scientific(limit)),
-                    state,
-                )
-            )
-        )
-    n = exported.verification_rows.value
-    caption = "Largest relative difference of the outputs" + (f" on {text.count(n)} held-out rows." if n else ".")
-    return TableBlock(
-        caption, ("Check", "Difference", "Tolerance", "Verdict"), tuple(rows), frozenset({3}), foot.notes()
-    )
+    for key, name in CHECKS.items():
+        found, limit = getattr(check, key), check.tolerances.get(key)
+        state = Cell("no verdict", tone="warn")
+        if limit is not None:
+            state = Cell("holds", tone="good") if found <= limit else Cell("fails", tone="bad")
+        allowed = "not recorded" if limit is None else text.scientific(limit)
+        rows.append(Row((Cell(name), Cell(text.scientific(found)), Cell(allowed), state)))
+    caption = f"Largest relative difference of the outputs on {text.count(check.rows)} held-out rows."
+    return TableBlock(caption, ("Check", "Difference", "Tolerance", "Verdict"), tuple(rows), frozenset({3}))
 
 
 def file_table(run: RunFacts) -> TableBlock:
-    """Return the ONNX files with size, accuracy and hash."""
-    foot = Footnotes()
-    rows = []
+    """Return the ONNX files with size, scores and hash."""
+    rows, metric = [], metric_of(run)
     for model in models(run):
         v = model.variant
         if v is None:
             continue
-        state = Cell("refused", (v.refused,), "bad") if v.refused else Cell(*_state(model.role))
+        state = Cell("ships", tone="good") if model.role == "candidate" else Cell("reference")
         cells = (
-            _cell(v.size_bytes, text.count, foot),
-            _cell(v.accuracy, lambda share: text.percent(share, 2), foot),
-            _cell(v.n, text.count, foot),
-            _cell(v.difference, text.scientific, foot),
-            _cell(v.agreement, text.percent, foot),
+            Cell(model.label),
+            Cell(v.file),
+            Cell(text.count(v.size_bytes)),
+            _scored(v.validation),
+            _scored(v.test) if v.test else Cell("no test split", tone="missing"),
+            Cell(text.scientific(v.relative_difference)),
+            Cell(text.percent(v.agreement)),
+            Cell("refused", (v.refused,), "bad") if v.refused else state,
+            Cell(v.sha256),
         )
-        rows.append(Row((Cell(model.label), Cell(v.file), *cells, state, Cell(v.sha256 or "not recorded"))))
-    caption = "The ONNX files; difference (relative, largest) and share of rows with the same class are against torch."
-    columns = ("Model", "File", "Bytes", "Accuracy", "Rows", "Difference", "Same class", "State", "sha256")
-    return TableBlock(caption, columns, tuple(rows), frozenset({1, 7, 8}), foot.notes())
+        rows.append(Row(cells))
+    caption = (
+        f"The ONNX files with their {metric} on validation, which chose, and on test; largest relative difference and "
+        "share of rows with the same answer are against torch."
+    )
+    columns = ("Model", "File", "Bytes", "Validation", "Test", "Difference", "Same answer", "State", "sha256")
+    return TableBlock(caption, columns, tuple(rows), frozenset({1, 7, 8}))
 
 
-def _cell(found: Quantity, write: Callable[[float], str], foot: Footnotes) -> Cell:
-    return foot.cell(found.why) if found.value is None else Cell(write(found.value))
-
-
-def _state(role: str) -> tuple[str, tuple[str, ...], str]:
-    return ("ships", (), "good") if role == "candidate" else ("reference", (), "")
+def _scored(scores: Scores) -> Cell:
+    return Cell(text.percent(scores.value, 2), (f"{text.count(scores.rows)} rows",))
 
 
 def fusion_section(run: RunFacts, prefix: str) -> Section:
@@ -99,27 +88,29 @@ def fusion_section(run: RunFacts, prefix: str) -> Section:
     title = "Fusion audit"
     if isinstance(run.exported, Missing):
         return Section(f"{prefix}fusion", title, (missing(run.exported),))
-    if not run.exported.fusion:
-        nothing = NoteBlock("Not measured: the export recorded no op counts.", tone="missing")
-        return Section(f"{prefix}fusion", title, (nothing,))
     return Section(f"{prefix}fusion", title, (fusion_table(run.exported),))
 
 
-def fusion_table(exported: Exported) -> TableBlock:
+def fusion_table(exported: ExportRecord) -> TableBlock:
     """Return expected against found counts, graph by graph; operators that nothing was expected of are listed too."""
+    graphs = {"As exported": exported.fusion.emitted}
+    graphs |= {f"{name} as onnxruntime runs it": counts for name, counts in exported.fusion.optimised.items()}
     rows = []
-    for graph, expected, found in exported.fusion:
-        rows.append(group(graph))
-        for op in dict.fromkeys([*expected, *found]):
-            wanted, seen = expected.get(op), found.get(op, 0)
-            state = Cell("as expected" if wanted == seen else "differs", tone="good" if wanted == seen else "bad")
-            if wanted is None:
-                state = Cell("not required")
-            rows.append(
-                Row((Cell(op), Cell("–" if wanted is None else text.count(wanted)), Cell(text.count(seen)), state))
-            )
+    for graph, counts in graphs.items():
+        rows += [group(graph), *_op_rows(counts)]
     columns = ("Operator", "Expected", "Found", "Verdict")
     return TableBlock("Operators in the exported graphs.", columns, tuple(rows), frozenset({3}))
+
+
+def _op_rows(counts: OpCounts) -> list[Row]:
+    rows = []
+    for op in dict.fromkeys([*counts.expected, *counts.found]):
+        wanted, seen = counts.expected.get(op), counts.found.get(op, 0)
+        state = Cell("as expected", tone="good") if wanted == seen else Cell("differs", tone="bad")
+        if wanted is None:
+            state = Cell("not required")
+        rows.append(Row((Cell(op), Cell("–" if wanted is None else text.count(wanted)), Cell(text.count(seen)), state)))
+    return rows
 
 
 def reproduce_section(run: RunFacts, prefix: str) -> Section:
@@ -137,10 +128,10 @@ def commands(run: RunFacts) -> str:
     name = shlex.quote(run.name)
     again = shlex.quote(f"{run.name}-again")
     lines = [f"rmtkd-edge compress {shlex.quote(run.name + '/recipe.toml')} --out {again}"]
-    if isinstance(run.exported, Exported):
+    if isinstance(run.exported, ExportRecord):
         lines.append(f"rmtkd-edge export {again}")
     for p in run.profiles:
-        python = " --python DIR/python" if p.agreement else ""  # the one that tools/arm64_python.py set up
+        python = " --python DIR/python" if p.record.emulated else ""  # the one that tools/arm64_python.py set up
         lines.append(f"rmtkd-edge profile {again} --on {shlex.quote(p.name)}{python}")
     lines.append(f"rmtkd-edge report {name} {again}")
     return "\n".join(lines)
@@ -149,19 +140,14 @@ def commands(run: RunFacts) -> str:
 def origin_table(run: RunFacts) -> TableBlock:
     """Return where the run comes from: versions, seed, hashes, times of its stages."""
     rows = [
-        words("Seed", str(run.seed)),
-        words("rmtkd-edge", run.version or "not recorded"),
-        words("Created", run.created or "not recorded"),
-        words("Recipe sha256", run.recipe_sha256 or "not recorded"),
+        text_row("Seed", str(run.seed)),
+        text_row("rmtkd-edge", run.version or "not recorded"),
+        text_row("Created", run.created or "not recorded"),
+        text_row("Recipe sha256", run.recipe_sha256 or "not recorded"),
     ]
     for stage, facts in run.stages.items():
-        rows.append(
-            words(
-                f"Stage {stage}",
-                " ".join(p for p in (str(facts.get("state", "")), str(facts.get("finished") or "")) if p),
-            )
-        )
-    if isinstance(run.exported, Exported):
-        rows.append(words("Model", run.exported.model_id or "not recorded"))
-        rows += [words(name, version) for name, version in sorted(run.exported.versions.items())]
+        rows.append(text_row(f"Stage {stage}", f"{facts.get('state', '')} {facts.get('finished') or ''}".strip()))
+    if isinstance(run.exported, ExportRecord):
+        rows.append(text_row("Model", run.exported.model_id or "not recorded"))
+        rows += [text_row(name, version) for name, version in sorted(run.exported.versions.items())]
     return TableBlock("Origin.", ("What", "Value"), tuple(rows), frozenset({1}))

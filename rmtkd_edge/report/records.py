@@ -1,18 +1,38 @@
-"""What the report knows of a run: frozen values, each either a figure or the reason why there is none."""
+"""What the report knows of a run: the documents of the run directory, and for every gap the reason."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from rmtkd_edge.run import layout
+from rmtkd_edge.run.records.compress import CompressRecord, StudentRecord
+from rmtkd_edge.run.records.cycle import CycleRecord
+from rmtkd_edge.run.records.export import ExportRecord, VariantRecord
+from rmtkd_edge.run.records.profile import MeasurementRecord, ProfileRecord, WorkloadRecord
+from rmtkd_edge.run.records.scores import Scores
+from rmtkd_edge.run.records.teacher import TeacherRecord
+
+Spectra = Mapping[tuple[int, str], tuple[float, ...]]  # by cycle and site: eigenvalues of all heads, descending
 
 
 @dataclass(frozen=True)
 class Quantity:
-    """One figure in the unit that its field names; where `value` is None, `why` says why."""
+    """One figure in the unit that its name says; where `value` is None, `why` says why."""
 
     value: float | None
     why: str = ""
     source: str = ""
+
+
+def quantity(part: Any, name: str, source: str = "") -> Quantity:
+    """Return a figure of a record, with the reason that stands under the same name and `_why`, or under `why`."""
+    value = getattr(part, name)
+    if value is not None:
+        return Quantity(float(value), "", source)
+    why = getattr(part, f"{name}_why", None) or getattr(part, "why", None) or "no reason recorded"
+    return Quantity(None, why, source)
 
 
 @dataclass(frozen=True)
@@ -25,219 +45,90 @@ class Missing:
 
 
 @dataclass(frozen=True)
-class Site:
-    """A width that was analysed in one cycle; `spectrum` holds the eigenvalues of all `heads`, descending, or None."""
-
-    name: str
-    kind: str
-    heads: int
-    width_before: int
-    width_after: int
-    raw_width: int
-    rank: int | None
-    aligned_rank: int | None
-    rule: str
-    weighting: str
-    quantile: Quantity
-    lambda_plus: Quantity
-    lambda_minus: Quantity
-    sigma2: Quantity
-    q: Quantity
-    n: Quantity
-    n_eff: Quantity
-    note: str
-    spectrum: tuple[float, ...] | None
-
-
-@dataclass(frozen=True)
-class Cycle:
-    """One train - analyse - project - fine-tune step; accuracies in [0, 1], times in seconds."""
-
-    index: int
-    round: int
-    sites: tuple[Site, ...]
-    parameters_before: int
-    parameters_after: int
-    accuracy_before: Quantity
-    accuracy_closed_form: Quantity
-    accuracy_after: Quantity
-    chosen: str
-    accepted: bool
-    reason: str
-    seconds: dict[str, float]
-    steps: Quantity
-
-
-@dataclass(frozen=True)
 class Compression:
-    """What compress found; `missing` says what is not there yet while only cycles are."""
+    """What compress left: its result, or only the cycles of one that did not finish (`missing` says so then)."""
 
     missing: Missing | None
-    task: str
-    metric: str
-    train_rows: Quantity
-    validation_rows: Quantity
-    teacher_parameters: Quantity
-    teacher_accuracy: Quantity
-    teacher_trained: bool | None
-    student_parameters: Quantity
-    student_accuracy: Quantity
-    reduction: Quantity
-    accuracy_drop: Quantity
-    stop: str
-    one_shot: bool
-    seconds: Quantity
-    cycles: tuple[Cycle, ...]
-    floor: Quantity
+    record: CompressRecord | None
+    teacher: TeacherRecord
+    cycles: tuple[CycleRecord, ...]
+    spectra: Spectra
 
     @property
-    def finished(self) -> bool:
-        """Whether compress came to its end."""
-        return self.missing is None
-
-
-@dataclass(frozen=True)
-class Variant:
-    """One ONNX file: size in bytes, accuracy in [0, 1] on `n` rows; `refused` says why it must not ship.
-
-    difference: largest relative one of its outputs from torch's; agreement: share of rows with the same class.
-    """
-
-    precision: str
-    file: str
-    size_bytes: Quantity
-    sha256: str
-    accuracy: Quantity
-    n: Quantity
-    difference: Quantity
-    agreement: Quantity
-    refused: str
-
-
-@dataclass(frozen=True)
-class Exported:
-    """An exported folder: the compressed model or the original that it is compared with.
-
-    fusion: (graph, expected op counts, found op counts), as emitted and as onnxruntime runs each variant.
-    """
-
-    model_id: str
-    parameters: Quantity
-    teacher_parameters: Quantity
-    reduction: Quantity
-    ranks: dict[str, int]
-    verification: dict[str, Quantity]
-    tolerances: dict[str, float]
-    verification_rows: Quantity
-    variants: dict[str, Variant]
-    fusion: tuple[tuple[str, dict[str, int], dict[str, int]], ...]
-    versions: dict[str, str]
-
-
-@dataclass(frozen=True)
-class Load:
-    """What one measurement ran: batch, sequence length (None for images) and MLPerf's scenario."""
-
-    batch: int
-    seq: int | None
-    scenario: str
-
-    def __str__(self) -> str:
-        length = "" if self.seq is None else f" × {self.seq} tokens"
-        offline = "" if self.scenario in ("", "single_stream") else f", {self.scenario.replace('_', ' ')}"
-        return f"batch {self.batch}{length}{offline}"
+    def method(self) -> str:
+        """The method's name."""
+        return self.record.method if self.record else layout.DEFAULT_METHOD
 
     @property
-    def order(self) -> tuple[bool, int, int]:
-        """Sort key: single stream first, then small loads."""
-        return self.scenario not in ("", "single_stream"), self.batch, self.seq or 0
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """One model on one device under one load.
-
-    latency: mean, p50, p90, p95, p99, stdev in ms, latency_rounds the raw times by round in ms; energy in J.
-    """
-
-    label: str
-    role: str
-    model_id: str
-    precision: str
-    sha256: str
-    load: Load
-    latency: dict[str, Quantity]
-    latency_n: Quantity
-    latency_warmup: Quantity
-    latency_duration_s: Quantity
-    latency_rounds: tuple[tuple[float, ...], ...]
-    throughput_per_s: Quantity
-    cold_start_ms: Quantity
-    cpu_s_per_inf: Quantity
-    disk_bytes: Quantity
-    peak_rss_bytes: Quantity
-    rss_after_load_bytes: Quantity
-    memory_method: str
-    energy_gross_j: Quantity
-    energy_net_j: Quantity
-    energy_kind: str
-    energy_meter: str
-    energy_facts: dict[str, Any]
-    accuracy: Quantity
-    accuracy_n: Quantity
-    quality: dict[str, Any]
-    env: dict[str, Any]
+    def task(self) -> str:
+        """The data set's name, empty until compress has finished."""
+        return self.record.task.name if self.record else ""
 
     @property
-    def clean(self) -> bool:
-        """Whether the machine was quiet while this was measured."""
-        return self.quality.get("verdict") == "clean"
+    def stop(self) -> str:
+        """The rule that ended the loop, in words; empty until it has ended."""
+        return self.record.stop.replace("_", " ") if self.record else ""
 
     @property
-    def energy_measured(self) -> bool:
-        """Whether a meter read the energy (a modelled figure is not measured)."""
-        return self.energy_kind.startswith("measured") and self.energy_gross_j.value is not None
+    def student(self) -> StudentRecord | None:
+        """The student; of an unfinished run that of the last accepted cycle."""
+        if self.record:
+            return self.record.student
+        kept = [cycle for cycle in self.cycles if cycle.accepted]
+        return StudentRecord(kept[-1].parameters_after, kept[-1].after, None) if kept else None
+
+    @property
+    def floor(self) -> float | None:
+        """The primary metric on validation under which a cycle is rolled back; None where any value is allowed."""
+        return self.record.floor if self.record and self.record.floor > 0 else None
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """Interleaved runs of two models: `ratio` with its 95 % interval, as the profile recorded them."""
-
-    candidate: str
-    baseline: str
-    metric: str
-    load: Load
-    ratio: Quantity
-    low: float | None
-    high: float | None
-    n: Quantity
-    why: str
+def reported(model: TeacherRecord | StudentRecord | VariantRecord) -> Scores:
+    """Return the scores that are reported: of the test split, else of validation."""
+    return model.test or model.validation
 
 
 @dataclass(frozen=True)
 class Profile:
-    """All that was measured on one device."""
+    """What was measured on one device."""
 
-    name: str
-    results: tuple[Measurement, ...]
-    comparisons: tuple[Comparison, ...]
-    conditions: tuple[str, ...]
-    agreement: tuple[tuple[str, ...], ...] = ()  # of an emulated device, which has no times: a table, the header first
+    record: ProfileRecord
 
     @property
-    def loads(self) -> tuple[Load, ...]:
-        """The loads that were run, single stream and small ones first."""
-        return tuple(sorted({r.load for r in self.results}, key=lambda load: load.order))
+    def name(self) -> str:
+        """The device's name."""
+        return self.record.profile
+
+    @property
+    def results(self) -> tuple[MeasurementRecord, ...]:
+        """All measurements."""
+        return self.record.results
+
+    @property
+    def workloads(self) -> tuple[WorkloadRecord, ...]:
+        """The workloads that were run, single stream and small ones first."""
+        found = {r.workload.key: r.workload for r in self.results}
+        return tuple(sorted(found.values(), key=lambda w: (not single_stream(w), w.batch, w.seq or 0)))
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The models that were run: originals first, as recorded otherwise."""
-        seen = dict.fromkeys(r.label for r in sorted(self.results, key=lambda r: r.role == "candidate"))
-        return tuple(seen)
+        """The models that were run: originals first, otherwise as recorded."""
+        return tuple(dict.fromkeys(r.label for r in sorted(self.results, key=lambda r: r.role == "candidate")))
 
-    def find(self, label: str, load: Load) -> Measurement | None:
-        """Return the measurement of a model under a load, or None."""
-        return next((r for r in self.results if r.label == label and r.load == load), None)
+    def find(self, label: str, workload: WorkloadRecord) -> MeasurementRecord | None:
+        """Return the measurement of a model under a workload, or None."""
+        same = (r for r in self.results if r.label == label and r.workload.key == workload.key)
+        return next(same, None)
+
+
+def single_stream(workload: WorkloadRecord) -> bool:
+    """Return whether requests are answered one at a time."""
+    return workload.scenario in (None, "single_stream")
+
+
+def energy_source(measurement: MeasurementRecord) -> str:
+    """Return how the energy was come by, and the meter."""
+    return ", ".join(dict.fromkeys((measurement.energy.kind, measurement.energy.meter)))
 
 
 @dataclass(frozen=True)
@@ -253,7 +144,17 @@ class RunFacts:
     recipe_sha256: str
     stages: dict[str, dict[str, Any]]
     compression: Compression | Missing
-    exported: Exported | Missing
-    baseline: Exported | Missing
+    exported: ExportRecord | Missing
+    baseline: ExportRecord | Missing
     profiles: tuple[Profile, ...]
     no_profile: Missing | None
+
+    @property
+    def method(self) -> str:
+        """The compression method, which names the compressed model."""
+        return layout.DEFAULT_METHOD if isinstance(self.compression, Missing) else self.compression.method
+
+    @property
+    def timed(self) -> tuple[Profile, ...]:
+        """The devices whose times mean something: those that were not emulated."""
+        return tuple(profile for profile in self.profiles if not profile.record.emulated)

@@ -8,76 +8,86 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
+from numpy.typing import NDArray
 
 from rmtkd_edge.report import text
 from rmtkd_edge.report.drawing import Grid, Picture, picture
 from rmtkd_edge.report.palette import ink
-from rmtkd_edge.report.records import Cycle, Site
-from rmtkd_edge.spectral import law
+from rmtkd_edge.report.records import Spectra
+from rmtkd_edge.run.records.cycle import CycleRecord, SiteRecord
 
 NULL_SHARE = 1e-6  # of lambda_plus: directions that are zero up to rounding, such as the one LayerNorm removes
 BINS = 34  # about as many as a panel has room for
 
 
-def spectra_pictures(cycles: Sequence[Cycle]) -> list[Picture]:
+@dataclass(frozen=True)
+class Analysed:
+    """A site with its eigenvalues, descending, of all heads together."""
+
+    site: SiteRecord
+    values: tuple[float, ...]
+
+    @property
+    def kept(self) -> int:
+        """Number of eigenvalues above the edge."""
+        return sum(value > self.site.lambda_plus for value in self.values)
+
+    @property
+    def relative(self) -> NDArray[np.float64]:
+        """Eigenvalues divided by the edge, without those that are zero up to rounding."""
+        found = np.asarray(self.values, dtype=np.float64) / self.site.lambda_plus
+        return found[found > NULL_SHARE]
+
+
+def spectra_pictures(cycles: Sequence[CycleRecord], spectra: Spectra) -> list[Picture]:
     """Return one figure per round with a panel for every site that has a spectrum and an edge."""
     found = []
     for number in sorted({c.round for c in cycles}):
-        sites = [(c.index, s) for c in cycles if c.round == number for s in c.sites if drawable(s)]
-        if sites:
-            found.append(_round_picture(number, sites))
+        mine = [(c, s) for c in cycles if c.round == number for s in c.sites if drawable(c, s, spectra)]
+        if mine:
+            found.append(_round_picture(number, [Analysed(s, spectra[c.index, s.name]) for c, s in mine]))
     return found
 
 
-def drawable(site: Site) -> bool:
-    """Whether the site has eigenvalues and a positive edge to draw."""
-    return bool(site.spectrum) and site.lambda_plus.value is not None and site.lambda_plus.value > 0
+def drawable(cycle: CycleRecord, site: SiteRecord, spectra: Spectra) -> bool:
+    """Return whether the site has eigenvalues and a positive edge to draw."""
+    return bool(spectra.get((cycle.index, site.name))) and site.lambda_plus > 0
 
 
-def _round_picture(number: int, sites: list[tuple[int, Site]]) -> Picture:
-    said = "; ".join(f"{s.name}: {_kept(s)} of {len(s.spectrum or ())} eigenvalues above lambda plus" for _, s in sites)
+def _round_picture(number: int, sites: list[Analysed]) -> Picture:
+    said = "; ".join(f"{a.site.name}: {a.kept} of {len(a.values)} eigenvalues above lambda plus" for a in sites)
     caption = (
         f"Round {number}: eigenvalues of the second moment per site, relative to its spectral edge λ₊ (dashed). Bars "
         "count directions per bin, grey within the bulk, blue above the edge; ticks mark every eigenvalue above it. "
         "The line is the fitted Marchenko–Pastur law, scaled to the directions within its support; "
         "directions that are zero up to rounding are left out."
     )
-    if any(s.heads > 1 for _, s in sites):
+    if any(a.site.heads > 1 for a in sites):
         caption += " Sites with heads show all heads together, relative to the edge of the first."
     title = f"Activation spectra, round {number}"
     return picture(f"spectra-round-{number}", title, said, caption, lambda narrow: _draw(sites, narrow))
 
 
-def _kept(site: Site) -> int:
-    edge = site.lambda_plus.value or math.inf
-    return sum(v > edge for v in site.spectrum or ())
-
-
-def _draw(sites: list[tuple[int, Site]], narrow: bool) -> Figure:
+def _draw(sites: list[Analysed], narrow: bool) -> Figure:
     columns = min(2 if narrow else 4, len(sites))
     grid = Grid(len(sites), columns, 66 if narrow else 76, left=24, bottom=15, top=30, below=20)
     figure, places = grid.subplots(narrow)
-    for axes, (_, site) in zip(places, sites, strict=True):
-        _panel(axes, site, narrow)
+    for axes, found in zip(places, sites, strict=True):
+        _panel(axes, found, narrow)
     x = grid.left / (columns * (grid.left + grid.right + grid.panel_width(narrow)))
     figure.text(x, 0.004, "eigenvalue / λ₊, log scale", fontsize=8.5, color=ink("muted"), va="bottom")
     return figure
 
 
-def _relative(site: Site) -> np.ndarray:
-    edge = site.lambda_plus.value or 1.0
-    values = np.asarray(site.spectrum, dtype=np.float64) / edge
-    return values[values > NULL_SHARE]
-
-
-def _bins(site: Site) -> np.ndarray:
+def _bins(found: Analysed) -> np.ndarray:
     """Return log-spaced bin ends over the site's eigenvalues relative to its edge, one of them exactly on the edge."""
-    values = _relative(site)
+    values = found.relative
     low = float(np.quantile(values, 0.01)) if values.size else 0.1
     high = float(values.max()) if values.size else 10.0
     low, high = math.log10(min(max(low, 1e-4), 0.3)), math.log10(max(high, 3.0))
@@ -86,16 +96,16 @@ def _bins(site: Site) -> np.ndarray:
     return np.asarray(10.0 ** (ends / per_decade))
 
 
-def _panel(axes: Axes, site: Site, narrow: bool) -> None:
-    edges = _bins(site)
-    values = np.clip(_relative(site), edges[0] * 1.0001, None)
+def _panel(axes: Axes, found: Analysed, narrow: bool) -> None:
+    edges = _bins(found)
+    values = np.clip(found.relative, edges[0] * 1.0001, None)
     counts, _ = np.histogram(values, edges)
     above = edges[:-1] >= 1 - 1e-9
     axes.set_xscale("log")
     for part, colour in ((~above, "bulk"), (above, "rmtkd-fp32")):
         ends = edges[: part.sum() + 1] if colour == "bulk" else edges[-part.sum() - 1 :]
         axes.stairs(counts[part], ends, fill=True, color=ink(colour), linewidth=0)
-    _law(axes, site, edges)
+    _law(axes, found, edges)
     top = axes.get_ylim()[1]
     axes.axvline(1.0, color=ink("limit"), linestyle=(0, (3, 2)), linewidth=1.1)
     spikes = values[values > 1]
@@ -113,20 +123,22 @@ def _panel(axes: Axes, site: Site, narrow: bool) -> None:
     )
     axes.set_ylim(-0.14 * top, top * 1.04)
     axes.set_xlim(edges[0], edges[-1])
-    _dress(axes, site, edges, narrow)
+    _dress(axes, found, edges, narrow)
 
 
-def _law(axes: Axes, site: Site, edges: np.ndarray) -> None:
+def _law(axes: Axes, found: Analysed, edges: np.ndarray) -> None:
     """Draw how many directions the fitted law puts into a bin centred at x, scaled to those within its support.
 
     The law claims nothing about directions outside of (lambda_minus, lambda_plus): drawn against all of them it would
     tower over the bars wherever the spectrum is wider than it.
     """
-    edge, sigma2, q = site.lambda_plus.value, site.sigma2.value, site.q.value
-    if not edge or not sigma2 or not q or sigma2 <= 0 or q <= 0:
+    from rmtkd_edge.spectral import law
+
+    edge, sigma2, q = found.site.lambda_plus, found.site.sigma2, found.site.q
+    if sigma2 <= 0 or q <= 0:
         return
     low, high = law.edges(sigma2, q)
-    values = _relative(site) * edge
+    values = found.relative * edge
     within = int(((values >= low) & (values <= high)).sum())
     half = 0.5 * math.log(edges[1] / edges[0])
     x = np.geomspace(edges[0], edges[-1], 400)
@@ -136,9 +148,9 @@ def _law(axes: Axes, site: Site, edges: np.ndarray) -> None:
     axes.plot(x[inside], expected[inside], color=ink("ink"), linewidth=1.1)
 
 
-def _dress(axes: Axes, site: Site, edges: np.ndarray, narrow: bool) -> None:
+def _dress(axes: Axes, found: Analysed, edges: np.ndarray, narrow: bool) -> None:
     axes.annotate(
-        site.name,
+        found.site.name,
         (0, 1),
         (0, 14),
         xycoords="axes fraction",
@@ -146,8 +158,8 @@ def _dress(axes: Axes, site: Site, edges: np.ndarray, narrow: bool) -> None:
         fontsize=8.5,
         fontweight="bold",
     )
-    kept = f"{_kept(site)} of {len(site.spectrum or ())} above λ₊"
-    edge = "" if narrow else f" = {text.number(site.lambda_plus.value or 0, 3)}"
+    kept = f"{found.kept} of {len(found.values)} above λ₊"
+    edge = "" if narrow else f" = {text.number(found.site.lambda_plus, 3)}"
     axes.annotate(
         kept + edge,
         (0, 1),

@@ -1,36 +1,12 @@
-"""Intervals and ratios that the report states beside its figures."""
+"""The interval of a median latency."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from statistics import NormalDist
 
 import numpy as np
 
 LEAST_ROUNDS = 5
-
-
-def wilson_interval(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Return the Wilson score interval of a proportion, without continuity correction.
-
-    `successes` of `n` trials; both ends lie in [0, 1]. Raises ValueError for counts that cannot be.
-    Source: E. B. Wilson, JASA 22 (1927) 209-212.
-    """
-    if n < 1 or not 0 <= successes <= n:
-        raise ValueError(f"{successes} successes of {n} trials cannot be")
-    z = NormalDist().inv_cdf(0.5 + confidence / 2)
-    p = successes / n
-    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    low = 0.0 if successes == 0 else max(0.0, centre - half)
-    high = 1.0 if successes == n else min(1.0, centre + half)
-    return low, high
-
-
-def accuracy_interval(accuracy: float, n: int) -> tuple[float, float]:
-    """Return the 95 % Wilson interval of an accuracy in [0, 1] that was measured on `n` rows."""
-    return wilson_interval(round(accuracy * n), n)
 
 
 def median_interval(

@@ -103,3 +103,21 @@ def _times(factor: float) -> str:
 def plural(n: int, one: str, many: str = "") -> str:
     """Return a count with its noun: 1 cycle, 4 cycles."""
     return f"{count(n)} {one if n == 1 else many or one + 's'}"
+
+
+METRICS = {"f1": "F1", "f1_macro": "macro F1", "matthews_corrcoef": "Matthews correlation", "roc_auc": "AUC"}
+
+
+def metric_name(name: str) -> str:
+    """Return a metric's name in words: F1, macro F1, Matthews correlation, AUC."""
+    return METRICS.get(name, name.replace("_", " "))
+
+
+def method_name(name: str) -> str:
+    """Return a compression method's name as it is written in sentences: RMT-KD, plain KD."""
+    return {"rmt-kd": "RMT-KD", "plain-kd": "plain KD"}.get(name, name)
+
+
+def title(name: str) -> str:
+    """Return text with its first letter as a capital."""
+    return name[:1].upper() + name[1:]

@@ -17,25 +17,18 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from rmtkd_edge.errors import RunDirError
+from rmtkd_edge.run.layout import MANIFEST, OWNED, RECIPE
+from rmtkd_edge.run.records.base import Document, check_size, from_json, parse_json, read_json_file, to_json
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from torch import Tensor
 
 SCHEMA = "rmtkd-edge/run@1"
-MANIFEST = "run.json"
-OWNED = (
-    "compress",
-    "export",
-    "baseline",
-    "profile",
-    "bundles",
-    "report",
-    "recipe.toml",
-    MANIFEST,
-)  # all that --force may remove
+D = TypeVar("D", bound=Document)
 
 
 def package_version() -> str:
@@ -102,11 +95,17 @@ class Run:
                 raise RunDirError(f"{path} holds a run already", "choose another --out, or add --force to replace it")
             for name in OWNED:
                 _delete(path / name)
-        run = Run(path, {
-            "schema": SCHEMA, "version": package_version(), "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "seed": seed, "recipe_sha256": hashlib.sha256(recipe_text.encode()).hexdigest(), "files": {}, "stages": {},
-        })  # fmt: skip
-        run.write_text("recipe.toml", recipe_text)
+        manifest = {
+            "schema": SCHEMA,
+            "version": package_version(),
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "seed": seed,
+            "recipe_sha256": hashlib.sha256(recipe_text.encode()).hexdigest(),
+            "files": {},
+            "stages": {},
+        }
+        run = Run(path, manifest)
+        run.write_text(RECIPE, recipe_text)
         return run
 
     @staticmethod
@@ -114,15 +113,11 @@ class Run:
         """Open a run directory; raise RunDirError where there is none, or one of another schema."""
         path = Path(path)
         file = path / MANIFEST
-        try:
-            if not file.is_file():
-                raise RunDirError(
-                    f"{path} is no run directory (it has no {MANIFEST})",
-                    "rmtkd-edge compress RECIPE --out DIR makes one",
-                )
-            manifest = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as err:
-            raise RunDirError(f"{file} cannot be read: {err}", "restore it, or start anew with --force") from err
+        if not file.is_file():
+            raise RunDirError(
+                f"{path} is no run directory (it has no {MANIFEST})", "rmtkd-edge compress RECIPE --out DIR makes one"
+            )
+        manifest = read_json_file(file, "restore it, or start anew with --force")
         if not isinstance(manifest, dict):
             raise RunDirError(f"{file} holds no JSON object", "restore it, or start anew with --force")
         if manifest.get("schema") != SCHEMA:
@@ -197,12 +192,35 @@ class Run:
 
     def read_json(self, rel: str) -> Any:
         """Read a recorded JSON file."""
-        return json.loads(self.read_bytes(rel))
+        path = self.path_of(rel)
+        if self.has(rel) and path.is_file():
+            check_size(path)
+        return parse_json(self.read_bytes(rel), path)
+
+    def read_record(self, cls: type[D], rel: str) -> D:
+        """Read a recorded JSON file as a record; raise RunDirError naming the file and what is wrong with it."""
+        return from_json(cls, self.read_json(rel), self.path_of(rel), str(self.manifest.get("version", "")))
+
+    def write_record(self, rel: str, record: Document) -> Path:
+        """Write a record as JSON; raise RunDirError for one that could not be read again (its writer is at fault)."""
+        data = to_json(record)
+        from_json(type(record), data, self.path_of(rel))
+        return self.write_json(rel, data)
 
     def read_tensors(self, rel: str) -> dict[str, Tensor]:
         """Read a recorded safetensors file."""
         from safetensors import SafetensorError
         from safetensors.torch import load
+
+        try:
+            return load(self.read_bytes(rel))
+        except SafetensorError as err:
+            raise RunDirError(f"{self.path_of(rel)} is no valid safetensors file: {err}") from err
+
+    def read_arrays(self, rel: str) -> dict[str, NDArray[Any]]:
+        """Read a recorded safetensors file as arrays, without torch."""
+        from safetensors import SafetensorError
+        from safetensors.numpy import load
 
         try:
             return load(self.read_bytes(rel))

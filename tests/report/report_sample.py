@@ -8,14 +8,21 @@ from typing import Any
 import numpy as np
 import torch
 
-from rmtkd_edge.run.directory import Run
+from rmtkd_edge.run import Run, layout
+from rmtkd_edge.run.records.base import from_json
+from rmtkd_edge.run.records.compress import CompressRecord, StudentRecord, TaskRecord
+from rmtkd_edge.run.records.cycle import CycleRecord, SiteRecord
+from rmtkd_edge.run.records.export import ExportRecord, FusionRecord, OpCounts, VariantRecord, VerificationRecord
+from rmtkd_edge.run.records.profile import ProfileRecord
+from rmtkd_edge.run.records.scores import Scores
+from rmtkd_edge.run.records.teacher import TeacherRecord
 
 LABELS = ("original fp32", "original int8", "rmt-kd fp32", "rmt-kd int8")
 GROUPS = (
     ("stream", "layer.0.ffn", "layer.0.value", "layer.0.qk"),
     ("layer.1.ffn", "layer.1.value", "layer.1.qk", "layer.2.ffn"),
     ("layer.2.value", "layer.2.qk", "layer.3.ffn"),
-    ("layer.3.value", "layer.3.qk", "head"),
+    ("layer.3.value", "layer.3.qk", "pooler"),
 )
 PARAMETERS = (11_171_074, 3_918_402, 3_402_114, 3_120_770, 2_866_690)
 ACCURACY = (0.8222, 0.8165, 0.8199, 0.7706, 0.8188)  # of the teacher, then after each cycle
@@ -23,7 +30,7 @@ RECIPE = """title = {title}
 seed = 0
 
 [model]
-family = "bert"
+family = "encoder"
 source = "scratch"
 
 [task]
@@ -31,7 +38,7 @@ name = "sst2"
 text = ["sentence"]
 
 [stop]
-max_accuracy_drop = 0.02
+max_drop = 0.02
 target_reduction = 0.8
 """
 
@@ -48,7 +55,13 @@ def spectrum(width: int, n: int, spikes: int, seed: int) -> np.ndarray:
     return np.linalg.eigvalsh(x @ x.T / n)[::-1].copy()
 
 
-def site(name: str, scale: int, seed: int) -> tuple[dict[str, Any], np.ndarray]:
+def scores(value: float, split: str = "validation", interval: bool = False, metric: str = "accuracy") -> Scores:
+    rows = 872 if split == "validation" else 1821
+    half = 1.96 * (value * (1 - value) / rows) ** 0.5
+    return Scores(split, rows, metric, {metric: value}, (value - half, value + half) if interval else None)
+
+
+def site(name: str, scale: int, seed: int) -> tuple[SiteRecord, np.ndarray]:
     width = (1024 if name.endswith("ffn") else 256) // scale
     n, spikes = 6735 // scale, max(3, int(width * (0.15 + 0.03 * (seed % 7))))
     values = spectrum(width, n, spikes, seed)
@@ -57,113 +70,137 @@ def site(name: str, scale: int, seed: int) -> tuple[dict[str, Any], np.ndarray]:
     edge, low = sigma2 * (1 + q**0.5) ** 2, sigma2 * (1 - q**0.5) ** 2
     rank = int((values > edge).sum())
     aligned = min(-(-rank // 8) * 8, width)
-    facts = {
-        "name": name,
-        "kind": name.split(".")[-1],
-        "width_before": width,
-        "width_after": aligned,
-        "heads": 4 if name.endswith(("qk", "value")) else 1,
-        "raw_width": width,
-        "rule": "window",
-        "quantile": 0.5,
-        "weighting": "effect",
-        "lambda_plus": edge,
-        "lambda_minus": low,
-        "sigma2": sigma2,
-        "q": q,
-        "n": n,
-        "n_eff": n * 0.83,
-        "rank": rank,
-        "aligned_rank": aligned,
-        "note": "",
-    }
+    facts = SiteRecord(
+        name=name,
+        kind=name.split(".")[-1],
+        heads=4 if name.endswith(("qk", "value")) else 1,
+        width_before=width,
+        width_after=aligned,
+        rule="window",
+        quantile=0.5,
+        weighting="effect",
+        lambda_plus=edge,
+        lambda_minus=low,
+        sigma2=sigma2,
+        q=q,
+        n=n,
+        n_eff=n * 0.83,
+        rank=rank,
+        aligned_rank=aligned,
+        note="",
+    )
     return facts, values
 
 
-def cycles(scale: int) -> list[tuple[dict[str, Any], dict[str, torch.Tensor]]]:
-    found, before, accuracy = [], PARAMETERS[0], ACCURACY[0]
+def cycles(scale: int) -> list[tuple[CycleRecord, dict[str, torch.Tensor]]]:
+    found, parameters, accuracy = [], PARAMETERS[0], ACCURACY[0]
     for index, names in enumerate(GROUPS, 1):
         pairs = [site(name, scale, 10 * index + i) for i, name in enumerate(names)]
         accepted = ACCURACY[index] > 0.8
-        cycle = {
-            "index": index,
-            "round": 1,
-            "sites": [p[0] for p in pairs],
-            "parameters_before": before,
-            "parameters_after": PARAMETERS[index],
-            "accuracy_before": accuracy,
-            "accuracy_closed_form": ACCURACY[index] - 0.0138,
-            "accuracy_after": ACCURACY[index],
-            "chosen": "fine_tuned",
-            "accepted": accepted,
-            "reason": "above the floor" if accepted else "validation accuracy stayed under the floor of 80.2 %",
-            "seconds": {"analyse": 14.2 + index, "warm_start": 8.75, "fine_tune": 212.6 + 3 * index},
-            "steps": 400,
-        }
-        found.append((cycle, {f"{p[0]['name']}.eigenvalues": torch.from_numpy(p[1]) for p in pairs}))
+        cycle = CycleRecord(
+            index=index,
+            round=1,
+            retry=False,
+            sites=tuple(p[0] for p in pairs),
+            quantile=0.5,
+            parameters_before=parameters,
+            parameters_after=PARAMETERS[index],
+            before=scores(accuracy),
+            closed_form=scores(ACCURACY[index] - 0.0138),
+            after=scores(ACCURACY[index], interval=True),
+            chosen="fine_tuned",
+            accepted=accepted,
+            reason="above the floor" if accepted else "validation accuracy stayed under the floor of 80.2 %",
+            steps=400,
+            seconds={"analyse": 14.2 + index, "warm_start": 8.75, "fine_tune": 212.6 + 3 * index},
+        )
+        found.append((cycle, {f"{p[0].name}.eigenvalues": torch.from_numpy(p[1]) for p in pairs}))
         if accepted:
-            before, accuracy = PARAMETERS[index], ACCURACY[index]
+            parameters, accuracy = PARAMETERS[index], ACCURACY[index]
     return found
 
 
-def compress_result(parts: list[dict[str, Any]]) -> dict[str, Any]:
-    ranks = {s["name"]: s["width_after"] for c in parts if c["accepted"] for s in c["sites"]}
-    return {
-        "schema": "rmtkd-edge/compress@1",
-        "stop": "all_sites_done",
-        "task": {"name": "sst2", "metric": "accuracy", "train_rows": 67349, "validation_rows": 872},
-        "teacher": {"parameters": PARAMETERS[0], "accuracy": ACCURACY[0], "trained": True, "seconds": 1312.0},
-        "student": {"parameters": PARAMETERS[-1], "accuracy": ACCURACY[-1]},
-        "reduction": 1 - PARAMETERS[-1] / PARAMETERS[0],
-        "accuracy_drop": ACCURACY[0] - ACCURACY[-1],
-        "cycles": parts,
-        "ranks": ranks,
-        "seed": 0,
-        "one_shot": False,
-        "seconds": 978.0,
-    }
+def teacher(tested: bool = True) -> TeacherRecord:
+    test = scores(0.8131, "test", interval=True) if tested else None
+    return TeacherRecord(PARAMETERS[0], "scratch", True, 1312.0, scores(ACCURACY[0], interval=True), test)
 
 
-def exported(original: bool, ranks: dict[str, int]) -> dict[str, Any]:
-    size, accuracy = (
-        (44_912_871, 11_398_120) if original else (11_702_413, 3_011_540),
-        (0.8222, 0.8211) if original else (0.8188, 0.8165),
+def compress_result(
+    parts: list[CycleRecord], title: str = "", method: str = "rmt-kd", tested: bool = True
+) -> CompressRecord:
+    test = scores(0.8092, "test", interval=True) if tested else None
+    return CompressRecord(
+        method=method,
+        title=title,
+        stop="all_sites_done",
+        task=TaskRecord(
+            "sst2", "text-classification", "accuracy", ("negative", "positive"), 67349, 872, 1821 if tested else None
+        ),
+        teacher=teacher(tested),
+        student=StudentRecord(PARAMETERS[-1], scores(ACCURACY[-1], interval=True), test),
+        reduction=1 - PARAMETERS[-1] / PARAMETERS[0],
+        drop=ACCURACY[0] - ACCURACY[-1],
+        floor=ACCURACY[0] - 0.02,
+        cycles=tuple(parts),
+        ranks={s.name: s.width_after for c in parts if c.accepted for s in c.sites},
+        seed=0,
+        one_shot=False,
+        processes=1,
+        device="cpu",
+        seconds=978.0,
+        notes=(),
     )
-    variants = {
-        name: {
-            "file": f"onnx/{file}.onnx",
-            "size_bytes": size[i],
-            "sha256": f"{7 * i + original:x}" * 64,
-            "accuracy": accuracy[i],
-            "n": 872,
-            "relative_difference": 2.3e-6,
-            "argmax_agreement": 1.0,
-            "refused": None,
-        }
-        for i, (name, file) in enumerate((("fp32", "model"), ("int8", "model_quantized")))
-    }
-    return {
-        "schema": "rmtkd-edge/export@1",
-        "model_id": "sst2-4x256",
-        "task": "sst2",
-        "ranks": {} if original else ranks,
-        "parameters": PARAMETERS[0] if original else PARAMETERS[-1],
-        "teacher_parameters": PARAMETERS[0],
-        "reduction": 0.0 if original else 1 - PARAMETERS[-1] / PARAMETERS[0],
-        "verification": {
-            "fold_float64": 3.1e-14,
-            "fold_float32": 8.4e-7,
-            "onnx_float32": 2.3e-6,
-            "rows": 64,
-            "tolerances": {"fold_float64": 1e-9, "fold_float32": 1e-4, "onnx_float32": 1e-4},
-        },
-        "variants": variants,
-        "fusion": {
-            "expected": {"MultiHeadAttention": 4, "SkipLayerNormalization": 8},
-            "found": {"MultiHeadAttention": 4, "SkipLayerNormalization": 8, "BiasGelu": 4},
-        },
-        "versions": {"torch": "2.14.1", "onnx": "1.23.0", "onnxruntime": "1.31.1", "transformers": "5.23.0"},
-    }
+
+
+def variant(name: str, original: bool, tested: bool = True) -> VariantRecord:
+    index = ("fp32", "int8").index(name)
+    size = ((44_912_871, 11_398_120) if original else (11_702_413, 3_011_540))[index]
+    validation, test = (((0.8222, 0.8131), (0.8211, 0.8118)) if original else ((0.8188, 0.8092), (0.8165, 0.8083)))[
+        index
+    ]
+    file = layout.PRECISIONS[name].file
+    return VariantRecord(
+        file=file,
+        files=(file,),
+        size_bytes=size,
+        sha256=f"{7 * index + original:x}" * 64,
+        validation=scores(validation, interval=True),
+        test=scores(test, "test", interval=True) if tested else None,
+        relative_difference=2.3e-6,
+        agreement=1.0,
+        compared_rows=64,
+    )
+
+
+def exported(original: bool, ranks: dict[str, int], tested: bool = True) -> ExportRecord:
+    expected = {"MultiHeadAttention": 4, "SkipLayerNormalization": 8}
+    return ExportRecord(
+        model_id="sst2-4x256",
+        family="encoder",
+        task="sst2",
+        kind="text-classification",
+        metric="accuracy",
+        labels=("negative", "positive"),
+        max_length=128,
+        ranks={} if original else ranks,
+        parameters=PARAMETERS[0] if original else PARAMETERS[-1],
+        teacher_parameters=PARAMETERS[0],
+        reduction=0.0 if original else 1 - PARAMETERS[-1] / PARAMETERS[0],
+        verification=VerificationRecord(
+            3.1e-14,
+            8.4e-7,
+            2.3e-6,
+            64,
+            ((32, 64), (1, 3)),
+            {"fold_float64": 1e-9, "fold_float32": 1e-4, "onnx_float32": 1e-4},
+        ),
+        variants={name: variant(name, original, tested) for name in ("fp32", "int8")},
+        fusion=FusionRecord(OpCounts(expected, {**expected, "BiasGelu": 4}), {"fp32": OpCounts(expected, expected)}),
+        graph={"opset": 18},
+        threads=1,
+        files={},
+        versions={"torch": "2.14.1", "onnx": "1.23.0", "onnxruntime": "1.31.1", "transformers": "5.23.0"},
+    )
 
 
 def result(
@@ -180,8 +217,11 @@ def result(
     energy: dict[str, Any] = {
         "j_per_inf_gross": None,
         "j_per_inf_net": None,
+        "idle_w": None,
+        "window_s": 12.4,
+        "scope": "nothing",
         "kind": "unavailable",
-        "meter": None,
+        "meter": "none",
         "why": "no energy counter can be read on this device",
     }
     if metered:
@@ -190,11 +230,12 @@ def result(
             "j_per_inf_net": p50 * 0.0061,
             "idle_w": 3.17,
             "window_s": 12.4,
+            "scope": "package",
             "meter": "rapl:package-0",
             "kind": "measured-counter",
         }
     return {
-        "schema": "rmtkd-edge/result@1",
+        "schema": "rmtkd-edge/result@2",
         "label": label,
         "role": "candidate" if label.startswith("rmt") else "baseline",
         "model": {
@@ -202,10 +243,13 @@ def result(
             "sha256": f"{7 * ('int8' in label) + label.startswith('original'):x}" * 64,
             "precision": label.split()[1],
             "disk_bytes": (44_912_871, 11_398_120, 11_702_413, 3_011_540)[LABELS.index(label)],
+            "parameters": 1000,
+            "file": "model.onnx",
             "files": ["model.onnx"],
         },
         "profile": profile,
-        "load": {"batch": batch, "seq": seq, "scenario": "single_stream" if batch == 1 else "offline"},
+        "workload": {"batch": batch, "seq": seq, "scenario": "single_stream" if batch == 1 else "offline"},
+        "scenario": "single_stream" if batch == 1 else "offline",
         "env": {
             "onnxruntime": "1.31.1",
             "providers_requested": ["CPUExecutionProvider"],
@@ -225,20 +269,23 @@ def result(
             "p90": p50 * 1.061,
             "p95": p50 * 1.094,
             "p99": p50 * 1.31 if n >= 1000 else None,
+            "p99_why": None if n >= 1000 else f"p99 needs 1000 samples, there are {n}",
             "stdev": p50 * 0.043,
             "values": [ns / 1e6 for block in rounds_ns for ns in block],
             "round_sizes": [len(block) for block in rounds_ns],
         },
         "throughput_per_s": 1e3 * batch / p50,
         "cold_start_ms": 38.2 + 41 * speed,
+        "cold_start": {"method": "process start to first output", "raw_ms": [38.2 + 41 * speed], "session_ms": 20.0},
         "cpu_s_per_inf": p50 / 1e3 * 0.992,
         "memory": {
             "peak_rss_bytes": int(2.2e7 + 9.1e7 * speed + 4e4 * batch * seq * speed),
             "rss_after_load_bytes": int(1.8e7 + 8.3e7 * speed),
+            "repeats": 3,
             "method": "VmHWM",
         },
         "energy": energy,
-        "accuracy": {"metric": "accuracy", "value": None, "why": "accuracy was not asked of this device"},
+        "score": {"metric": "accuracy", "value": 0.8092, "n": 1821, "provenance": "measured at export, on the host"},
         "quality": {
             "cpu_wall_ratio": 0.994 if verdict == "clean" else 0.71,
             "steal_pct": 0.0 if verdict == "clean" else 6.4,
@@ -259,26 +306,48 @@ def profiled(name: str, device: float, metered: bool, contended: bool = False) -
     ]
     pairs = []
     for b, s in loads:
-        base = next(r for r in results if r["label"] == LABELS[0] and r["load"]["batch"] == b and r["load"]["seq"] == s)
+        base = next(
+            r for r in results if r["label"] == LABELS[0] and r["workload"]["batch"] == b and r["workload"]["seq"] == s
+        )
         for label in LABELS[1:]:
-            mine = next(r for r in results if r["label"] == label and r["load"]["batch"] == b and r["load"]["seq"] == s)
+            mine = next(
+                r for r in results if r["label"] == label and r["workload"]["batch"] == b and r["workload"]["seq"] == s
+            )
             ratio = mine["latency"]["p50"] / base["latency"]["p50"]
             pairs.append(
                 {
                     "candidate": label,
                     "baseline": LABELS[0],
                     "metric": "latency_ms",
-                    "load": {"batch": b, "seq": s},
+                    "workload": {"batch": b, "seq": s},
                     "ratio": ratio,
                     "ci95": [ratio * 0.964, ratio * 1.037],
                     "n": 120,
+                    "rounds": 10,
+                    "clear": True,
                 }
             )
-    return {"schema": "rmtkd-edge/profile@1", "profile": name, "results": results, "comparisons": pairs}
+    return {
+        "schema": ProfileRecord.SCHEMA,
+        "profile": name,
+        "title": f"A {name}",
+        "comparable": True,
+        "quick": False,
+        "inputs": "synthetic token ids, full mask",
+        "notes": [],
+        "meter": {},
+        "hardware": {"emulated": False},
+        "results": results,
+        "comparisons": pairs,
+    }
 
 
 def build_run(
-    path: Path, title: str = "BERT 4 × 256 on SST-2", stages: str = "compress export profile", scale: int = 8
+    path: Path,
+    title: str = "BERT 4 × 256 on SST-2",
+    stages: str = "compress export profile",
+    scale: int = 8,
+    tested: bool = True,
 ) -> Run:
     """Create a run directory with the named stages; `scale` divides widths and sample counts to keep tests quick."""
     run = Run.create(path, RECIPE.format(title=quoted(title)), seed=0)
@@ -286,18 +355,24 @@ def build_run(
     if "compress" in stages:
         parts = cycles(scale)
         for cycle, tensors in parts:
-            run.write_json(f"compress/cycles/{cycle['index']:03d}/cycle.json", cycle)
-            run.write_tensors(f"compress/cycles/{cycle['index']:03d}/spectra.safetensors", tensors)
-        whole = compress_result([cycle for cycle, _ in parts])
-        ranks = whole["ranks"]
-        run.write_json("compress/result.json", whole)
+            run.write_record(layout.cycle_record(cycle.index), cycle)
+            run.write_tensors(layout.cycle_spectra(cycle.index), tensors)
+        whole = compress_result([cycle for cycle, _ in parts], title, tested=tested)
+        ranks = whole.ranks
+        run.write_record(layout.TEACHER_RECORD, whole.teacher)
+        run.write_record(layout.RESULT, whole)
         run.mark("compress", "done")
     if "export" in stages:
-        run.write_json("export/rmtkd.json", exported(False, ranks))
-        run.write_json("baseline/rmtkd.json", exported(True, {}))
+        run.write_record("export/rmtkd.json", exported(False, ranks, tested))
+        run.write_record("baseline/rmtkd.json", exported(True, {}, tested))
         run.mark("export", "done")
     if "profile" in stages:
-        run.write_json("profile/laptop.json", profiled("laptop", 1.0, metered=True))
-        run.write_json("profile/raspberry-pi-5.json", profiled("raspberry-pi-5", 5.3, metered=False, contended=True))
+        write_profile(run, profiled("laptop", 1.0, metered=True))
+        write_profile(run, profiled("raspberry-pi-5", 5.3, metered=False, contended=True))
         run.mark("profile", "done")
     return run
+
+
+def write_profile(run: Run, data: dict[str, Any]) -> None:
+    """Write a profile's JSON as the stage does."""
+    run.write_record(layout.profile_record(data["profile"]), from_json(ProfileRecord, data, data["profile"]))

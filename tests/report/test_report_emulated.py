@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from report.report_sample import build_run, profiled
+from report.report_sample import build_run, profiled, write_profile
 
 from rmtkd_edge.profile.emulation import without_times
 from rmtkd_edge.report.stage import report_runs
@@ -25,7 +25,7 @@ def emulated(name: str) -> dict:
 def test_an_emulated_device_shows_agreement_and_no_times(tmp_path: Path) -> None:
     run = build_run(tmp_path / "a")
     before = report_runs([run], None)["markdown"].read_text(encoding="utf-8")
-    run.write_json("profile/arm64-emulated.json", emulated("arm64-emulated"))  # sorts before the others
+    write_profile(run, emulated("arm64-emulated"))  # sorts before the others
     after = report_runs([run], None)["markdown"].read_text(encoding="utf-8")
     part = after.split("On arm64-emulated", 1)[1].split("\n#", 1)[0]
     assert "3.7e-02" in part and "75 %" in part and "p50" not in part and "Peak memory" not in part

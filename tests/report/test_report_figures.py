@@ -11,17 +11,16 @@ import pytest
 
 from rmtkd_edge.report.collect import collect
 from rmtkd_edge.report.palette import PALETTE
-from rmtkd_edge.report.records import Quantity
 from rmtkd_edge.report.spectra import spectra_pictures
 from rmtkd_edge.report.svg import inline, recolour
-from rmtkd_edge.report.trade import trade_picture
+from rmtkd_edge.report.trade import Path, trade_picture
 
 
 @pytest.fixture(scope="module")
 def drawn(finished):
     facts = collect([finished.run])[0]
-    trade = trade_picture([(facts.name, facts.compression, facts.exported)])
-    return facts, spectra_pictures(facts.compression.cycles), trade
+    trade = trade_picture([Path(facts.name, facts.compression, facts.exported)], "accuracy")
+    return facts, spectra_pictures(facts.compression.cycles, facts.compression.spectra), trade
 
 
 def luminance(colour: str) -> float:
@@ -45,7 +44,7 @@ def test_palette_is_readable_in_both_schemes(scheme):
 
 def test_figures_on_disk_are_well_formed_and_follow_the_scheme(finished):
     assert {p.name for p in finished.paths["figures"]} >= {
-        "accuracy.svg",
+        "quality.svg",
         "size.svg",
         "spectra-round-1.svg",
         "laptop-latency.svg",
@@ -99,8 +98,9 @@ def test_titles_are_escaped():
 
 def test_drawing_twice_gives_the_same_bytes(drawn):
     facts, spectra, trade = drawn
-    assert [p.wide for p in spectra_pictures(facts.compression.cycles)] == [p.wide for p in spectra]
-    assert trade_picture([(facts.name, facts.compression, facts.exported)]) == trade
+    again = spectra_pictures(facts.compression.cycles, facts.compression.spectra)
+    assert [p.wide for p in again] == [p.wide for p in spectra]
+    assert trade_picture([Path(facts.name, facts.compression, facts.exported)], "accuracy") == trade
 
 
 @pytest.mark.parametrize(
@@ -117,8 +117,8 @@ def test_drawing_twice_gives_the_same_bytes(drawn):
 def test_extreme_spectra_can_be_drawn(drawn, values, q):
     cycle = drawn[0].compression.cycles[0]
     edge = (1 + q**0.5) ** 2
-    changed = {"spectrum": tuple(values), "sigma2": Quantity(1.0), "q": Quantity(q), "lambda_plus": Quantity(edge)}
-    site = dataclasses.replace(cycle.sites[0], **changed)
-    (picture,) = spectra_pictures([dataclasses.replace(cycle, sites=(site,))])
+    site = dataclasses.replace(cycle.sites[0], sigma2=1.0, q=q, lambda_plus=edge)
+    spectra = {(cycle.index, site.name): tuple(values.tolist())}
+    (picture,) = spectra_pictures([dataclasses.replace(cycle, sites=(site,))], spectra)
     assert f"{sum(values > edge)} of {len(values)} above λ₊" in picture.wide
     assert "nan" not in picture.wide.lower() and "inf" not in picture.narrow.lower()

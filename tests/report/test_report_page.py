@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from html import unescape
 from html.parser import HTMLParser
 from itertools import pairwise
 
 import pytest
-from report.report_sample import LABELS, build_run, exported, profiled
+from report.report_sample import LABELS, build_run, exported, profiled, scores, variant, write_profile
 
 from rmtkd_edge.errors import RunDirError, UserError
 from rmtkd_edge.report import text
 from rmtkd_edge.report.stage import report_runs
+from rmtkd_edge.run import layout
+from rmtkd_edge.run.records.base import to_json
+from rmtkd_edge.run.records.compress import CompressRecord
 
 VOID = {"meta", "br", "hr", "img", "input", "link", "path", "use"}
 
@@ -118,7 +122,7 @@ def test_every_figure_of_the_cycles_is_shown(finished):
     page = Page(finished.html).text
     for cycle in finished.run.read_json("compress/result.json")["cycles"]:
         wanted = [text.count(cycle["parameters_after"])]
-        wanted += [text.percent(cycle[k]) for k in ("accuracy_before", "accuracy_closed_form", "accuracy_after")]
+        wanted += [text.percent(cycle[k]["values"]["accuracy"]) for k in ("before", "closed_form", "after")]
         wanted += [text.seconds(v) for v in cycle["seconds"].values()]
         for s in cycle["sites"]:
             wanted += [text.number(s[k]) for k in ("lambda_plus", "lambda_minus", "sigma2", "q", "quantile")]
@@ -141,7 +145,11 @@ def test_verification_and_comparisons_are_shown(finished):
 
 def test_gain_in_the_verdict_is_the_recorded_comparison(finished):
     pairs = finished.run.read_json("profile/laptop.json")["comparisons"]
-    c = next(p for p in pairs if p["candidate"] == "rmt-kd int8" and p["load"] == {"batch": 1, "seq": 128})
+    c = next(
+        p
+        for p in pairs
+        if p["candidate"] == "rmt-kd int8" and (p["workload"]["batch"], p["workload"]["seq"]) == (1, 128)
+    )
     verdict = Page(finished.html).text
     assert f"{1 / c['ratio']:.2f}× faster" in verdict
     assert f"{1 / c['ci95'][1]:.2f} to {1 / c['ci95'][0]:.2f}×" in verdict
@@ -159,7 +167,7 @@ def test_modelled_energy_is_named_and_not_drawn(tmp_path):
     data = profiled("laptop", 1.0, metered=True)
     for r in data["results"]:
         r["energy"].update(kind="modelled", meter="watts of the profile")
-    run.write_json("profile/laptop.json", data)
+    write_profile(run, data)
     paths = report_runs([run])
     assert "modelled, watts of the profile" in Page(read(paths)[0]).text
     assert not [p for p in paths["figures"] if "energy" in p.name]
@@ -210,12 +218,14 @@ def test_hostile_names_stay_text(tmp_path, hostile):
     run = build_run(tmp_path / "a", title="t", stages="compress export")
     recipe = run.read_text("recipe.toml").replace('"t"', "'''" + hostile + "'''")
     run.write_text("recipe.toml", recipe)
-    described = exported(False, {})
+    described = to_json(exported(False, {}))
     described["model_id"] = described["versions"]["torch"] = hostile
     described["variants"]["int8"]["refused"] = hostile
-    described["fusion"]["found"][hostile] = 1
+    described["fusion"]["emitted"]["found"][hostile] = 1
     run.write_json("export/rmtkd.json", described)
     whole = run.read_json("compress/result.json")
+    whole["title"] = hostile
+    whole["notes"] = [hostile]
     whole["cycles"][0]["sites"][0].update(name=hostile, note=hostile)
     whole["cycles"][0]["reason"] = whole["task"]["name"] = hostile
     run.write_json("compress/result.json", whole)
@@ -256,8 +266,9 @@ def test_several_runs_are_compared_and_kept_apart(finished, tmp_path):
 def test_a_refused_int8_is_not_the_headline(tmp_path):
     run = build_run(tmp_path / "a")
     described = exported(False, {})
-    described["variants"]["int8"]["refused"] = "accuracy fell by 3.1 points, the recipe allows 1.0"
-    run.write_json("export/rmtkd.json", described)
+    refused = dataclasses.replace(variant("int8", False), refused="accuracy fell by 3.1 points, the recipe allows 1.0")
+    changed = dataclasses.replace(described, variants={**described.variants, "int8": refused})
+    run.write_record("export/rmtkd.json", changed)
     page = Page(read(report_runs([run]))[0]).text
     assert "the fp32 file is" in page and "the int8 file is" not in page
     assert "accuracy fell by 3.1 points" in page
@@ -271,7 +282,7 @@ def test_report_is_recorded_in_the_run(finished):
 def test_figures_of_an_earlier_report_do_not_stay(tmp_path):
     run = build_run(tmp_path / "a")
     report_runs([run])
-    run.write_json("profile/laptop.json", profiled("laptop", 1.0, metered=False))
+    write_profile(run, profiled("laptop", 1.0, metered=False))
     report_runs([run])
     assert not (run.path / "report/figures/laptop-energy.svg").exists()
     run.verify()
@@ -304,6 +315,48 @@ def test_labels_of_other_baselines_get_a_column(tmp_path):
         if r["label"] == LABELS[1]:
             r["label"] = "distilled fp32"
     data["comparisons"] = []
-    run.write_json("profile/laptop.json", data)
+    write_profile(run, data)
     page = Page(read(report_runs([run]))[0]).text
     assert "distilled fp32" in page and "profiled only" in page
+
+
+def test_figures_come_from_the_test_split_and_cycles_from_validation(finished):
+    page = Page(finished.html).text
+    assert "test accuracy is 80.8" in page and "1,821 test rows" in page
+    assert "on validation, in torch" in page and "no test split" not in page
+    assert "test 80.9" in page and "test 81.3" in page  # student and teacher
+
+
+def test_a_run_without_a_test_split_says_so(tmp_path):
+    run = build_run(tmp_path / "a", tested=False)
+    page = Page(read(report_runs([run]))[0]).text
+    assert "This run has no test split" in page and "validation accuracy is 81.7" in page and "test rows" not in page
+
+
+def test_another_metric_and_method_are_named_throughout(tmp_path):
+    run = build_run(tmp_path / "a", stages="compress export")
+    kept = run.read_record(CompressRecord, layout.RESULT)
+    known = lambda split: scores(0.61, split, True, "matthews_corrcoef")
+    student = dataclasses.replace(kept.student, validation=known("validation"), test=known("test"))
+    teacher = dataclasses.replace(kept.teacher, validation=known("validation"), test=known("test"))
+    changed = dataclasses.replace(kept, method="plain-kd", cycles=(), student=student, teacher=teacher)
+    run.write_record(layout.RESULT, changed)
+    for role, original in (("export", False), ("baseline", True)):
+        files = {
+            name: dataclasses.replace(variant(name, original), validation=known("validation"), test=known("test"))
+            for name in ("fp32", "int8")
+        }
+        described = dataclasses.replace(exported(original, {}), variants=files, metric="matthews_corrcoef")
+        run.write_record(f"{role}/rmtkd.json", described)
+    html, markdown = read(report_runs([run]))
+    page = Page(html).text
+    assert "Plain KD removed" in page and "test Matthews correlation is 61.0" in page and "plain-kd int8" in page
+    assert not re.search("accuracy|RMT-KD|rmt-kd", page.replace(run.read_text("recipe.toml"), ""))
+    assert "analyses no spectra" in plain(markdown)
+
+
+def test_a_drop_that_allows_anything_is_no_floor(tmp_path):
+    run = build_run(tmp_path / "a", stages="compress")
+    kept = run.read_record(CompressRecord, layout.RESULT)
+    run.write_record(layout.RESULT, dataclasses.replace(kept, floor=kept.teacher.validation.value - 1.0))
+    assert "floor of" not in Page(read(report_runs([run]))[0]).text.replace("stayed under the floor of", "")

@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rmtkd_edge.report import collect, text
-from rmtkd_edge.report.records import Quantity
+from rmtkd_edge.report import text
 
 
 def read_back(shown: str) -> float:
@@ -55,9 +54,3 @@ def test_a_gain_that_cannot_be_is_not_shown(factor):
 @pytest.mark.parametrize(("value", "shown"), [(0.003, "+0.3"), (-0.0034, "−0.3"), (0.0001, "±0.0"), (-0.0001, "±0.0")])
 def test_points_carry_their_sign(value, shown):
     assert text.points(value).startswith(shown)
-
-
-def test_a_drop_that_allows_anything_is_no_floor() -> None:
-    teacher = Quantity(0.9)
-    assert collect._floor(teacher, {"stop": {"max_accuracy_drop": 1.0}}).value is None
-    assert collect._floor(teacher, {"stop": {"max_accuracy_drop": 0.02}}).value == pytest.approx(0.88)

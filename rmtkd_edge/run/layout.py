@@ -1,0 +1,154 @@
+"""Every path of a run directory, every role and every precision, named once; paths are relative, with slashes."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from rmtkd_edge.errors import RunDirError
+
+if TYPE_CHECKING:
+    from rmtkd_edge.config.recipe import Recipe
+    from rmtkd_edge.run.directory import Run
+
+MANIFEST = "run.json"
+RECIPE = "recipe.toml"
+
+RESULT = "compress/result.json"
+LOG = "compress/log.jsonl"
+PRICES = "compress/prices.json"
+PREPROCESSING = "compress/preprocessing"
+TEACHER = "compress/teacher"
+TEACHER_RECORD = f"{TEACHER}/teacher.json"
+TEACHER_TRAINING = "compress/teacher-training"
+BEST = "compress/best"
+CYCLES = "compress/cycles"
+BUNDLES = "bundles"
+PROFILES = "profile"
+REPORT = "report"
+OWNED = ("compress", "export", "baseline", PROFILES, BUNDLES, REPORT, RECIPE, MANIFEST)  # all that --force may remove
+
+SHAPE, WEIGHTS, PROJECTIONS = "model.json", "model.safetensors", "projections.safetensors"  # of a model's folder
+EXPORT_RECORD, CONFIG = "rmtkd.json", "config.json"  # of an exported folder
+
+
+@dataclass(frozen=True)
+class Role:
+    """One of the two models of a run.
+
+    Attributes:
+        folder: where it is exported to.
+        checkpoint: folder of the torch model that is exported.
+        name: what it is called in front of a precision.
+    """
+
+    folder: str
+    checkpoint: str
+    name: str
+
+    @property
+    def record(self) -> str:
+        """Return the path of the export's record."""
+        return f"{self.folder}/{EXPORT_RECORD}"
+
+
+@dataclass(frozen=True)
+class Precision:
+    """One ONNX file of an exported folder; `on_request` ones are made only where they are asked for."""
+
+    file: str
+    on_request: bool = False
+
+
+DEFAULT_METHOD = "rmt-kd"
+ROLES = MappingProxyType(
+    {"candidate": Role("export", BEST, DEFAULT_METHOD), "baseline": Role("baseline", TEACHER, "original")}
+)
+PRECISIONS = MappingProxyType(
+    {
+        "fp32": Precision("onnx/model.onnx"),
+        "fp16": Precision("onnx/model_fp16.onnx", on_request=True),
+        "int8": Precision("onnx/model_quantized.onnx"),
+    }
+)
+
+
+def label(role: str, precision: str, method: str = DEFAULT_METHOD) -> str:
+    """Return what a file is called in measurements and reports: `rmt-kd int8`, `original fp32`.
+
+    Args:
+        method: the run's compression method, which names the candidate.
+    """
+    return f"{method if role == 'candidate' else ROLES[role].name} {precision}"
+
+
+def onnx_file(role: str, precision: str) -> str:
+    """Return the ONNX file of a role in a precision."""
+    return f"{ROLES[role].folder}/{PRECISIONS[precision].file}"
+
+
+def cycle_folder(number: int) -> str:
+    """Return the folder of a cycle."""
+    return f"{CYCLES}/{number:03d}"
+
+
+def cycle_record(number: int) -> str:
+    """Return the record of a finished cycle."""
+    return f"{cycle_folder(number)}/cycle.json"
+
+
+def cycle_plan(number: int) -> str:
+    """Return the record of a cycle whose closed form is there."""
+    return f"{cycle_folder(number)}/plan.json"
+
+
+def cycle_spectra(number: int) -> str:
+    """Return the eigenvalues of a cycle's sites."""
+    return f"{cycle_folder(number)}/spectra.safetensors"
+
+
+def cycle_training(number: int, attempt: int) -> str:
+    """Return the folder of the checkpoints of a cycle's fine-tuning."""
+    return f"{cycle_folder(number)}/training-{attempt}"
+
+
+def cycle_numbers(run: Run) -> list[int]:
+    """Return the finished cycles of a run, in order."""
+    found = (re.fullmatch(rf"{CYCLES}/(\d+)/cycle\.json", rel) for rel in run.manifest["files"])
+    return sorted(int(match[1]) for match in found if match)
+
+
+def profile_record(name: str) -> str:
+    """Return the record of a device that was measured."""
+    return f"{PROFILES}/{name}.json"
+
+
+def profile_partial(name: str) -> str:
+    """Return what is there of a measurement that is not finished."""
+    return f"{PROFILES}/{name}.partial"
+
+
+def profile_names(run: Run) -> list[str]:
+    """Return the devices that the run was measured on, sorted."""
+    found = (re.fullmatch(rf"{PROFILES}/([^/]+)\.json", rel) for rel in run.manifest["files"])
+    return sorted(match[1] for match in found if match)
+
+
+def bundle_record(name: str) -> str:
+    """Return the record of a bundle that was made for a device."""
+    return f"{BUNDLES}/{name}.json"
+
+
+def read_recipe(run: Run) -> Recipe:
+    """Return the resolved recipe of a run; raise RunDirError for no TOML, RecipeError for what is no recipe."""
+    from rmtkd_edge.config.recipe import parse_recipe
+
+    where = str(run.path / RECIPE)
+    try:
+        data = tomllib.loads(run.read_text(RECIPE))
+    except tomllib.TOMLDecodeError as err:
+        raise RunDirError(f"{where} is not valid TOML: {err}", "restore it, or compress again with --force") from err
+    return parse_recipe(data, where)

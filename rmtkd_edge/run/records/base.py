@@ -1,0 +1,132 @@
+"""Records as JSON: one way to write a document, and one checked and bounded way to read it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, TypeVar
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+
+from rmtkd_edge.errors import RunDirError
+
+LARGEST = 256 * 2**20  # bytes of a JSON file that is read
+SHOWN = 5  # faults that an error lists
+AGAIN = "run the stage that wrote it again with --force"
+
+Amount = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(ge=0)]
+
+
+class Document:
+    """Base of the dataclasses that are a whole JSON document; parts of documents are plain frozen dataclasses.
+
+    Values are not converted when they are read (no text for a number, no NaN, no infinity) and unknown keys are
+    refused, in the parts too.
+    """
+
+    __pydantic_config__ = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+    SCHEMA: ClassVar[str]
+
+
+D = TypeVar("D", bound=Document)
+
+
+def to_json(record: Document) -> dict[str, Any]:
+    """Return the JSON object of a document, its schema first; None stays null, tuples become lists."""
+    return {"schema": record.SCHEMA, **_plain(record)}
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value):
+        return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value
+
+
+def from_json(cls: type[D], data: Any, where: Path | str, version: str = "") -> D:
+    """Return the record that a JSON object holds.
+
+    Args:
+        data: what the JSON file holds, its `schema` included.
+        where: the file, for error messages.
+        version: of the package that wrote it, as far as that is known.
+
+    Raises:
+        RunDirError: another schema, or values that are missing, unknown, of another type or out of range.
+    """
+    if not isinstance(data, dict):
+        raise RunDirError(f"{where} holds no JSON object", AGAIN)
+    if (schema := data.get("schema")) != cls.SCHEMA:
+        raise RunDirError(
+            f"{where} has {'no schema' if schema is None else f'schema {schema!r}'}, this version reads {cls.SCHEMA!r}",
+            f"use the version that wrote the run{f' ({version})' if version else ''}, or compress again with --force",
+        )
+    body = {key: value for key, value in data.items() if key != "schema"}
+    try:
+        # As text, since strict validation takes a list for a tuple in JSON alone.
+        kind: Any = cls
+        found: D = _adapter(kind).validate_json(json.dumps(body, allow_nan=False))
+        return found
+    except ValidationError as err:
+        faults = [_fault(fault) for fault in err.errors(include_url=False, include_input=False)]
+        more = f"; and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
+        raise RunDirError(f"{where}: {'; '.join(faults[:SHOWN])}{more}", AGAIN) from err
+    except (ValueError, RecursionError) as err:
+        what = "it is nested too deep" if isinstance(err, RecursionError) else "a figure is not finite"
+        raise RunDirError(f"{where}: {what}", AGAIN) from err
+
+
+@cache
+def _adapter(cls: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(cls)
+
+
+def _fault(fault: Any) -> str:
+    place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in fault["loc"])
+    message = {"unexpected_keyword_argument": "Unknown key", "missing": "Missing"}.get(fault["type"], fault["msg"])
+    return f"{place.lstrip('.') or 'the document'}: {message}"
+
+
+def parse_json(data: bytes, where: Path | str, hint: str = AGAIN) -> Any:
+    """Return what a JSON text holds; raise RunDirError naming `where` for one that is none, or nested too deep."""
+    try:
+        return json.loads(data)
+    except ValueError as err:
+        raise RunDirError(f"{where} is not valid JSON: {err}", hint) from err
+    except RecursionError as err:
+        raise RunDirError(f"{where} is nested too deep", hint) from err
+
+
+def read_json_file(path: Path, hint: str = AGAIN, largest: int = LARGEST) -> Any:
+    """Return what a JSON file holds.
+
+    Args:
+        hint: what the user can do about a file that cannot be used.
+        largest: size in bytes that is read at most.
+
+    Raises:
+        RunDirError: naming a file that is absent, unreadable, too large, no JSON, or nested too deep.
+    """
+    check_size(path, hint, largest)
+    try:
+        data = path.read_bytes()
+    except OSError as err:
+        raise RunDirError(f"{path} cannot be read: {err.strerror or err}", hint) from err
+    return parse_json(data, path, hint)
+
+
+def check_size(path: Path, hint: str = AGAIN, largest: int = LARGEST) -> None:
+    """Raise RunDirError naming a file that is absent or has more than `largest` bytes."""
+    try:
+        size = path.stat().st_size
+    except OSError as err:
+        raise RunDirError(f"{path} cannot be read: {err.strerror or err}", hint) from err
+    if size > largest:
+        raise RunDirError(f"{path} has {size:,} bytes, {largest:,} are read at most", hint)

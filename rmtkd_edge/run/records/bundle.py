@@ -1,0 +1,22 @@
+"""bundles/NAME.json: what `collect` must know of a bundle that was taken to a device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from rmtkd_edge.run.records.base import Document
+
+
+@dataclass(frozen=True)
+class BundleRecord(Document):
+    """A bundle: the device's profile, the plan with its hash, and whether the inputs are synthetic."""
+
+    SCHEMA: ClassVar[str] = "rmtkd-edge/bundle@2"
+
+    profile: dict[str, Any]
+    quick: bool
+    notes: tuple[str, ...]
+    synthetic: bool
+    plan_sha256: str
+    plan: dict[str, Any]

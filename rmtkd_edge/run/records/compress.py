@@ -1,0 +1,67 @@
+"""compress/result.json: a finished compression."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from rmtkd_edge.run.records.base import Document
+from rmtkd_edge.run.records.cycle import CycleRecord
+from rmtkd_edge.run.records.scores import Scores
+from rmtkd_edge.run.records.teacher import TeacherRecord
+
+
+@dataclass(frozen=True)
+class TaskRecord:
+    """The task: `name` is the data set's, `kind` the task's, `metric` the primary one."""
+
+    name: str
+    kind: str
+    metric: str
+    labels: tuple[str, ...]
+    train_rows: int
+    validation_rows: int
+    test_rows: int | None
+
+
+@dataclass(frozen=True)
+class StudentRecord:
+    """The compressed model."""
+
+    parameters: int
+    validation: Scores
+    test: Scores | None
+
+
+@dataclass(frozen=True)
+class CompressRecord(Document):
+    """What compress found.
+
+    Attributes:
+        stop: name of the rule that ended the loop.
+        reduction: share of the teacher's parameters that is gone.
+        drop: teacher minus student, of the primary metric on validation.
+        floor: the primary metric on validation under which a cycle is rolled back.
+        ranks: width of every site of the student by name.
+        seconds: of all sessions that the run took.
+    """
+
+    SCHEMA: ClassVar[str] = "rmtkd-edge/compress@2"
+
+    method: str
+    title: str
+    stop: str
+    task: TaskRecord
+    teacher: TeacherRecord
+    student: StudentRecord
+    reduction: float
+    drop: float
+    floor: float
+    cycles: tuple[CycleRecord, ...]
+    ranks: dict[str, int]
+    seed: int
+    one_shot: bool
+    processes: int
+    device: str
+    seconds: float
+    notes: tuple[str, ...]

@@ -1,0 +1,103 @@
+"""rmtkd.json of an exported folder: its ONNX files, and the proof that they compute what was trained."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from rmtkd_edge.run.records.base import Amount, Count, Document
+from rmtkd_edge.run.records.scores import Scores
+
+
+@dataclass(frozen=True)
+class OpCounts:
+    """Number of nodes by operator, expected and found."""
+
+    expected: dict[str, int]
+    found: dict[str, int]
+
+
+@dataclass(frozen=True)
+class FusionRecord:
+    """Operators of the graph as emitted, and by precision as onnxruntime runs it."""
+
+    emitted: OpCounts
+    optimised: dict[str, OpCounts]
+
+
+@dataclass(frozen=True)
+class VerificationRecord:
+    """Largest relative differences of the outputs, on `rows` held-out rows.
+
+    Attributes:
+        fold_float64: folded torch model against the projected one, in float64.
+        fold_float32: the same in float32.
+        onnx_float32: ONNX file against the folded torch model.
+        shapes: (batch, length) that were compared.
+        tolerances: what each difference may be, by its name.
+    """
+
+    fold_float64: Amount
+    fold_float32: Amount
+    onnx_float32: Amount
+    rows: int
+    shapes: tuple[tuple[int, ...], ...]
+    tolerances: dict[str, float]
+
+
+@dataclass(frozen=True)
+class VariantRecord:
+    """One ONNX file in a precision.
+
+    Attributes:
+        file: the graph, relative to the folder; `files` holds it and its files of weights.
+        relative_difference: largest of the outputs, from the torch model's.
+        agreement: share of the `compared_rows` with the same answer as the torch model's.
+        quantisation: how it was made, None for a file that was not quantised.
+        refused: why it must not ship (the file is removed then), else None.
+    """
+
+    file: str
+    files: tuple[str, ...]
+    size_bytes: Count
+    sha256: str
+    validation: Scores
+    test: Scores | None
+    relative_difference: Amount
+    agreement: Amount
+    compared_rows: int
+    quantisation: dict[str, Any] | None = None
+    refused: str | None = None
+
+
+@dataclass(frozen=True)
+class ExportRecord(Document):
+    """An exported folder: the compressed model, or the original that it is compared with.
+
+    Attributes:
+        task: name of the data set; `kind` is the task's.
+        max_length: longest sequence in tokens, None for a model that reads no sequences.
+        variants: ONNX files by precision.
+        files: sha256 of every file of the folder but this one.
+    """
+
+    SCHEMA: ClassVar[str] = "rmtkd-edge/export@2"
+
+    model_id: str
+    family: str
+    task: str
+    kind: str
+    metric: str
+    labels: tuple[str, ...]
+    max_length: int | None
+    ranks: dict[str, int]
+    parameters: int
+    teacher_parameters: int
+    reduction: float
+    verification: VerificationRecord
+    variants: dict[str, VariantRecord]
+    fusion: FusionRecord
+    graph: dict[str, Any]
+    threads: int
+    files: dict[str, str]
+    versions: dict[str, str]

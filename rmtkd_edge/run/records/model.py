@@ -1,0 +1,19 @@
+"""model.json next to model.safetensors: the shape of a model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from rmtkd_edge.run.records.base import Document
+
+
+@dataclass(frozen=True)
+class ModelRecord(Document):
+    """The family's own description of a shape, the hash of the weights, and what else is known of the model."""
+
+    SCHEMA: ClassVar[str] = "rmtkd-edge/model@2"
+
+    spec: dict[str, Any]
+    sha256: str | None
+    facts: dict[str, Any] = field(default_factory=dict)
