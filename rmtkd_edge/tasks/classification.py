@@ -1,0 +1,78 @@
+"""What text and image classification share: one label a row, logits (B, labels)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from rmtkd_edge.config.recipe import Task
+from rmtkd_edge.errors import DataError
+from rmtkd_edge.spectral.seeded import row_contrasts
+from rmtkd_edge.tasks import metrics
+from rmtkd_edge.tasks.base import Batch, Prediction
+
+
+class Classification:
+    """Loss, metrics and answers of a classifier; targets are `labels`, int64 (B,)."""
+
+    known_metrics = metrics.KNOWN
+
+    def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
+        """Return the mean cross entropy."""
+        return F.cross_entropy(outputs.float(), batch["labels"])
+
+    def divergence(self, old: Tensor, new: Tensor, temperature: float = 1.0, batch: Batch | None = None) -> Tensor:
+        """Return T^2 KL(old || new) of softmax(logits / T), mean over the batch.
+
+        T^2 keeps the gradient's size (Hinton et al. 2015); T = 1 is the RMT-KD paper's loss.
+        """
+        p_new = F.log_softmax(new.float() / temperature, dim=-1)
+        p_old = F.log_softmax(old.float() / temperature, dim=-1)
+        return temperature**2 * F.kl_div(p_new, p_old, log_target=True, reduction="batchmean")
+
+    def probe(self, outputs: Tensor, batch: Batch, seed: int) -> Tensor:
+        """Return v^T z summed over rows, for random v of each row that sum to zero: softmax is blind to a shift."""
+        drawn = row_contrasts(seed, batch["index"].cpu().numpy(), outputs.shape[1])
+        return (outputs * torch.from_numpy(drawn).to(outputs)).sum()
+
+    def targets(self, batch: Batch) -> np.ndarray:
+        """Return the places of the labels, int64 (B,)."""
+        return np.asarray(batch["labels"].cpu(), np.int64)
+
+    def metrics(self, outputs: Sequence[np.ndarray], targets: Sequence[np.ndarray]) -> dict[str, float]:
+        """Return every known metric that the rows allow."""
+        return metrics.classification_metrics(np.concatenate(outputs), np.concatenate(targets))
+
+    def why_missing(self, metric: str, outputs: Sequence[np.ndarray], targets: Sequence[np.ndarray]) -> str:
+        """Return why `metrics` leaves a metric out, an empty text where it does not."""
+        return metrics.why_missing(metric, outputs[0].shape[1], np.concatenate(targets)) or ""
+
+    def interval(
+        self, metric: str, outputs: Sequence[np.ndarray], targets: Sequence[np.ndarray], seed: int = 0
+    ) -> tuple[float, float] | None:
+        """Return the 95 % interval of a metric, None where the rows do not allow it."""
+        return metrics.interval(metric, np.concatenate(outputs), np.concatenate(targets), seed)
+
+    def agreement(self, a: np.ndarray, b: np.ndarray, batch: Batch | None = None) -> float:
+        """Return the share of rows with the same largest logit."""
+        return float((a.argmax(1) == b.argmax(1)).mean())
+
+
+def check_metric(task: Task, labels: Sequence[str], split: str, numbers: np.ndarray) -> None:
+    """Raise DataError where a split's labels, int64 (n,), do not allow the metric that the recipe names."""
+    why = metrics.why_missing(task.metric, len(labels), numbers) if task.metric else None
+    if why is not None:
+        raise DataError(
+            f"task.metric = {task.metric} cannot be computed on the {split} split: {why} (labels: {', '.join(labels)})",
+            f"--set task.metric=f1_macro, or bring another {split} split",
+        )
+
+
+def named(outputs: Sequence[np.ndarray], labels: Sequence[str]) -> Prediction:
+    """Return batches of logits as one prediction, each row with the name of its largest logit."""
+    logits = np.concatenate(outputs) if len(outputs) else np.zeros((0, len(labels)), np.float32)
+    return Prediction(logits, [labels[i] for i in logits.argmax(1)])

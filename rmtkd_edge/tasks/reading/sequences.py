@@ -1,0 +1,151 @@
+"""Token sequences: rows of a table to ids, padded batches in a seeded order, and the shapes that exports break on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from rmtkd_edge.config.recipe import Task
+from rmtkd_edge.config.settings import did_you_mean
+from rmtkd_edge.errors import DataError
+from rmtkd_edge.tasks.base import Batch
+
+POOL = 50  # batches that are sorted by length together: little padding, and still a random order
+INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+Ids = Sequence[Sequence[int]]
+
+
+@dataclass(frozen=True)
+class Special:
+    """The ids of a tokenizer that stand for no text: the padding token's, and all."""
+
+    pad: int
+    every: tuple[int, ...]
+
+    @classmethod
+    def of(cls, tokenizer: Any) -> Special:
+        """Return the special ids of a tokenizer."""
+        return cls(tokenizer.pad_token_id, tuple(tokenizer.all_special_ids))
+
+
+def check_table(task: Task, table: pa.Table, where: str) -> None:
+    """Raise DataError where a table has no rows, or not once each column that the recipe names (all at once)."""
+    lines = []
+    for column in (*task.text, task.label):
+        if table.column_names.count(column) > 1:
+            lines.append(f"{where} has {table.column_names.count(column)} columns `{column}`")
+        if column not in table.column_names:
+            lines.append(f"{where} has no column `{column}`{did_you_mean(column, table.column_names)}")
+    if lines:
+        raise DataError(
+            "\n".join(lines) + f"\ncolumns there: {', '.join(table.column_names)}",
+            "set task.text and task.label in the recipe",
+        )
+    if not len(table):
+        raise DataError(f"the {where} split has no rows", f"check the file, and task.{where}_split")
+
+
+def table_ids(task: Task, table: pa.Table, where: str, tokenizer: Any) -> tuple[Ids, Ids | None]:
+    """Return token ids and type ids (None where all are zero) of the text columns of a table."""
+    columns = [_texts(table, column, where) for column in task.text]
+    ids, types = encode(tokenizer, columns, task.max_length)
+    empty = [i for i, row in enumerate(ids) if not row]
+    if empty:
+        raise DataError(
+            f"{len(empty)} of {len(ids)} rows of {where} have no tokens (row {empty[0]} is {columns[0][empty[0]]!r})",
+            "drop these rows, or use a tokenizer that adds special tokens",
+        )
+    return ids, types
+
+
+def encode(tokenizer: Any, columns: Sequence[Sequence[str]], max_length: int | None) -> tuple[Ids, Ids | None]:
+    """Return token ids, truncated and not padded, and type ids (None where all are zero) of texts or pairs of texts."""
+    encoded = tokenizer(*[list(column) for column in columns], truncation=True, max_length=max_length)
+    types = encoded.get("token_type_ids") if len(columns) > 1 else None
+    return encoded["input_ids"], types
+
+
+def _texts(table: pa.Table, column: str, where: str) -> list[str]:
+    values = table[column].to_pylist()
+    bad = [i for i, v in enumerate(values) if not isinstance(v, str)]
+    if bad:
+        kind = "empty" if values[bad[0]] is None else f"a {type(values[bad[0]]).__name__}"
+        raise DataError(
+            f"{len(bad)} of {len(values)} values of `{column}` in {where} are no text (row {bad[0]} is {kind})",
+            "fill or drop these rows",
+        )
+    return values
+
+
+def batch_rows(lengths: np.ndarray, batch_size: int, seed: int | None) -> list[np.ndarray]:
+    """Return the row numbers of each batch.
+
+    With a seed the rows are shuffled and sorted by length within pools of 50 batches, whose order is shuffled again, so
+    that little is padded; without one they come in order of length.
+    """
+    if seed is None:
+        order = np.argsort(lengths, kind="stable")
+        return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+    rng = np.random.default_rng(seed)
+    shuffled = rng.permutation(len(lengths))
+    pools = [shuffled[i : i + batch_size * POOL] for i in range(0, len(shuffled), batch_size * POOL)]
+    pools = [pool[np.argsort(lengths[pool], kind="stable")] for pool in pools]
+    groups = [pool[i : i + batch_size] for pool in pools for i in range(0, len(pool), batch_size)]
+    return [groups[i] for i in rng.permutation(len(groups))]
+
+
+def padded(ids: Ids, type_ids: Ids | None, special: Special) -> Batch:
+    """Return input_ids, attention_mask, token_type_ids and special_tokens_mask, int64 (B, T).
+
+    Rows are padded on the right, whatever the tokenizer would do: the classifier reads the first token.
+    """
+    shape = (len(ids), max(len(row) for row in ids))
+    out = {"input_ids": torch.full(shape, special.pad)}
+    out |= {name: torch.zeros(shape, dtype=torch.long) for name in ("attention_mask", "token_type_ids")}
+    for i, row in enumerate(ids):
+        out["input_ids"][i, : len(row)] = torch.tensor(row)
+        out["attention_mask"][i, : len(row)] = 1
+        if type_ids is not None:
+            out["token_type_ids"][i, : len(row)] = torch.tensor(type_ids[i])
+    every = torch.tensor(special.every, dtype=torch.long)
+    return out | {"special_tokens_mask": torch.isin(out["input_ids"], every).long()}
+
+
+def variations(batches: Iterable[Mapping[str, Tensor]], pad_id: int, max_length: int) -> list[Batch]:
+    """Return held-out batches in the shapes where exports break.
+
+    After the batches themselves: one row alone without padding; three tokens; the shortest row next to the longest one,
+    padded to `max_length`; a batch of sequences of `max_length` without any padding (rows repeated). int64 (B, T).
+    """
+    found = [{name: batch[name] for name in INPUTS} for batch in batches]
+    if not found:
+        raise DataError("there are no held-out rows to verify on", "set export.verify_rows to 1 or more")
+    rows = [_row(batch, i) for batch in found for i in range(len(batch["input_ids"]))]
+    rows.sort(key=lambda row: row["input_ids"].shape[1])
+    short, long = rows[0], rows[-1]
+    full = {name: tensor.repeat(1, -(-max_length // tensor.shape[1]))[:, :max_length] for name, tensor in long.items()}
+    stub = {name: tensor[:, :3] for name, tensor in long.items()}
+    filled = [_pad(row, pad_id, max_length) for row in (short, long, short)]
+    return [*found, long, stub, _stack(filled), _stack([full, full])]
+
+
+def _row(batch: Batch, i: int) -> Batch:
+    size = int(batch["attention_mask"][i].sum())
+    return {name: tensor[i : i + 1, :size] for name, tensor in batch.items()}
+
+
+def _pad(row: Batch, pad_id: int, length: int) -> Batch:
+    fill = {"input_ids": pad_id}
+    return {
+        name: torch.nn.functional.pad(t, (0, length - t.shape[1]), value=fill.get(name, 0)) for name, t in row.items()
+    }
+
+
+def _stack(rows: Sequence[Batch]) -> Batch:
+    return {name: torch.cat([row[name] for row in rows]) for name in rows[0]}

@@ -1,0 +1,154 @@
+"""Which split is which: what a source calls its splits, what is held out of train, and how many rows are taken.
+
+Validation chooses (checkpoints, acceptance, stopping), test is only reported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, Protocol, Self, TypeVar
+
+import numpy as np
+
+from rmtkd_edge.config.recipe import Task
+from rmtkd_edge.config.settings import did_you_mean
+from rmtkd_edge.errors import DataError
+
+ROLES = ("train", "validation", "test")
+SYNONYMS = {"validation": ("valid", "val", "dev"), "test": ()}
+SHOWN = 8  # names in a message
+SHOWN_UNUSED = 3
+
+
+class Rows(Protocol):
+    """Rows of a split, encoded or not."""
+
+    def __len__(self) -> int: ...
+    def take(self, indices: np.ndarray, /) -> Self: ...
+
+
+P = TypeVar("P")
+Q = TypeVar("Q")
+R = TypeVar("R", bound=Rows)
+
+
+@dataclass(frozen=True)
+class Source(Generic[P]):
+    """What a source has of the roles train, validation and test, under which names, and what of it is not used."""
+
+    parts: dict[str, P]
+    origins: dict[str, str]
+    unused: str = ""
+
+
+@dataclass(frozen=True)
+class Shares(Generic[R]):
+    """Rows by role, train and validation always, and lines that say where they come from."""
+
+    parts: dict[str, R]
+    notes: tuple[str, ...]
+
+
+def split_name(task: Task, role: str) -> str:
+    """Return the name that the recipe gives the split of a role."""
+    return str(getattr(task, f"{role}_split"))
+
+
+def choose(task: Task, names: Iterable[str], where: str, there: Sequence[str] = ()) -> dict[str, str]:
+    """Return which of a source's split names serves which role; a role that nothing serves is left out.
+
+    Args:
+        names: of the splits of the source.
+        where: the source, for messages.
+        there: what it holds, for messages; the names when left out.
+
+    Raises:
+        DataError: there is no train split, or none of a name that the recipe sets.
+    """
+    known = list(names)
+    chosen = {role: split_name(task, role) for role in ROLES if split_name(task, role) in known}
+    shown = ", ".join((list(there) or known)[:SHOWN]) or "nothing"
+    for role in ROLES:
+        name = split_name(task, role)
+        if role in chosen or not name:
+            continue
+        if role == "train":
+            raise DataError(f"{where} has no split `{name}` (it has {shown})", "rename it, or set task.train_split")
+        if name != Task.model_fields[f"{role}_split"].default:
+            raise DataError(
+                f"{where} has no split `{name}`{did_you_mean(name, known)} (it has {shown})",
+                f'set task.{role}_split to one of them, or --set task.{role}_split="" holds a share of train out',
+            )
+        other = next((n for n in SYNONYMS[role] if n in known and n not in chosen.values()), None)
+        if other is not None:
+            chosen[role] = other
+    return chosen
+
+
+def choose_paths(task: Task, entries: Mapping[str, Path], folder: Path) -> tuple[dict[str, Path], str]:
+    """Return the path of a folder that serves each role, of its entries by split name, and what is not used."""
+    there = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+    chosen = {role: entries[name] for role, name in choose(task, entries, str(folder), there).items()}
+    used = {path.name for path in chosen.values()}
+    return chosen, not_used(folder.name, [name for name in there if name not in used])
+
+
+def not_used(where: str, names: Sequence[str]) -> str:
+    """Return a line on what of a source is not used, empty where all of it is."""
+    if not names:
+        return ""
+    more = ", ..." if len(names) > SHOWN_UNUSED else ""
+    return f"not used of {where}: {len(names)} ({', '.join(names[:SHOWN_UNUSED])}{more})"
+
+
+def share_out(task: Task, source: Source[R], seed: int) -> Shares[R]:
+    """Return the rows of each role: those of the source, what is held out of train, then no more than the limits.
+
+    One permutation of train, under the seed, gives validation its first rows and test its next, where either is
+    missing.
+
+    Raises:
+        DataError: a side of what is held out would be empty.
+    """
+    rows = _held_out(task, source, seed)
+    rng = np.random.default_rng([seed, 2])
+    parts: dict[str, R] = {}
+    told = []
+    for role, indices in rows.items():
+        part = source.parts.get(role, source.parts["train"])
+        count, limit = len(part) if indices is None else len(indices), getattr(task, f"{role}_limit")
+        if limit is not None and count > limit:
+            drawn = np.sort(rng.permutation(count)[:limit])
+            indices = drawn if indices is None else indices[drawn]
+        parts[role] = part if indices is None else part.take(indices)
+        origin = source.origins.get(role)
+        told.append(f"{role} {len(parts[role])} rows " + (f"of {origin}" if origin else "held out of train"))
+    if "test" not in parts:
+        told.append("no test: validation is reported")
+    return Shares(parts, tuple(note for note in ("; ".join(told), source.unused) if note))
+
+
+def _held_out(task: Task, source: Source[R], seed: int) -> dict[str, np.ndarray | None]:
+    """Return the sorted row numbers of each role in its part of the source, or in train; None for the whole part."""
+    whole: dict[str, np.ndarray | None] = {role: None for role in ROLES if role in source.parts}
+    missing = [role for role in ROLES if role not in source.parts]
+    if task.test_fraction == 0 and "test" in missing:
+        missing.remove("test")
+    if not missing:
+        return whole
+    count = len(source.parts["train"])
+    order, start = np.random.default_rng(seed).permutation(count), 0
+    for role in missing:
+        fraction = getattr(task, f"{role}_fraction")
+        size = round(fraction * count)
+        if not 0 < size < count - start:
+            way_out = ", or task.test_fraction=0: validation is reported" if role == "test" else ""
+            raise DataError(
+                f"no {role} split, and {fraction:g} of {count} rows leaves a side empty",
+                f"bring a {role} split, or set task.{role}_fraction{way_out}",
+            )
+        whole[role] = np.sort(order[start : start + size])
+        start += size
+    return {role: np.sort(order[start:]) if role == "train" else whole[role] for role in ROLES if role in whole}
