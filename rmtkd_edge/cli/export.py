@@ -1,0 +1,40 @@
+"""`rmtkd-edge export`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from rmtkd_edge.cli.arguments import DataOption, ForceOption, JsonOption, RunArgument
+from rmtkd_edge.cli.output import progress, say, show, show_json
+
+
+def command(
+    run: RunArgument,
+    no_int8: Annotated[bool, typer.Option("--no-int8", help="No int8 files.")] = False,
+    fp16: Annotated[bool, typer.Option("--fp16", help="Half-precision files too, for GPUs.")] = False,
+    opset: Annotated[int | None, typer.Option(help="ONNX opset (recipe key export.opset).")] = None,
+    data: DataOption = None,
+    force: ForceOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Fold the projections, write ONNX (fp32, int8, on request fp16), and prove that every file computes the same."""
+    from rmtkd_edge.api.export import ExportOptions, export_run
+    from rmtkd_edge.cli.tables import variants_table
+
+    options = ExportOptions(
+        run=run,
+        int8=False if no_int8 else None,
+        fp16=True if fp16 else None,
+        opset=opset,
+        data=data,
+        force=force,
+    )
+    with progress(as_json) as reporter:
+        result = export_run(options, reporter)
+    if as_json:
+        show_json(result)
+        return
+    show(variants_table(result))
+    say(f"next: rmtkd-edge profile {run} --on local-cpu")
