@@ -128,7 +128,8 @@ def single_stream(workload: WorkloadRecord) -> bool:
 
 def energy_source(measurement: MeasurementRecord) -> str:
     """Return how the energy was come by, and the meter."""
-    return ", ".join(dict.fromkeys((measurement.energy.kind, measurement.energy.meter)))
+    energy = measurement.energy
+    return energy.kind if energy.kind == "unavailable" else f"{energy.kind}, {energy.meter}"
 
 
 @dataclass(frozen=True)

@@ -75,7 +75,7 @@ def runs_table(runs: Sequence[RunFacts]) -> TableBlock:
         metrics = ", ".join(dict.fromkeys(metric_of(run) for run in mine if isinstance(run.compression, Compression)))
         rows.append(group(f"Task {task}: {metrics}" if task else "Task unknown"))
         rows += [_run_row(run, foot) for run in mine]
-    columns = ("Run", "Method", "Seed", "Teacher", "Student", "File", "Original", "Metric", "Disk", "Stop rule")
+    columns = ("Run", "Method", "Seed", "Teacher", "Student", "File", "Original", "Compressed", "Disk", "Stop rule")
     caption = f"The file that ships from each run, against {BASELINE} of the same run: parameters, metric, disk."
     return TableBlock(caption, columns, tuple(rows), frozenset({1, 5, 9}), foot.notes())
 
@@ -114,7 +114,7 @@ def _scored(model: Model, original: Model | None, foot: Footnotes) -> Cell:
     if model.scores is None:
         return foot.cell(model.why)
     cell = score_cell(model.scores, original.scores if original else None)
-    return Cell(cell.text, (*cell.sub, model.scores.split))
+    return Cell(cell.text, (*cell.sub, f"on {model.scores.split}"))
 
 
 def _disk_cell(model: Model, original: Model, foot: Footnotes) -> Cell:
@@ -138,7 +138,7 @@ def speed_table(runs: Sequence[RunFacts], name: str) -> TableBlock:
             rows.append(Row((Cell(run.name), gap, *(Cell("") for _ in range(4)))))
         elif chosen is not None:
             rows.append(_speed_row(run, profile, chosen, foot))
-    columns = ("Run", "Original p50", "Variant p50", "Gain", "Workload", "Machine")
+    columns = ("Run", "Original p50", "File p50", "Gain", "Workload", "Machine")
     caption = f"Latency of the file that ships on {name}; times of different machines cannot be compared."
     return TableBlock(caption, columns, tuple(rows), frozenset({4, 5}), foot.notes())
 
@@ -155,8 +155,9 @@ def _speed_row(run: RunFacts, profile: Profile, chosen: Model, foot: Footnotes) 
         cell = foot.figure(median_latency(result), text.milliseconds)
         cells.append(cell if result.clean else Cell(cell.text, (result.verdict,), "warn", cell.mark))
     gain = gain_of(profile, chosen.label, workload) if workload else None
-    shown = foot.cell("one of the two was not timed")
     if gain:
         interval = (text.gain_interval(*gain[1]),) if gain[1] else ()
         shown = Cell(text.gain(gain[0], "faster", "slower"), interval)
+    else:
+        shown = foot.cell("one of the two was not timed")
     return Row((Cell(run.name), *cells, shown, Cell(str(workload) if workload else ""), Cell(machine)))

@@ -90,6 +90,8 @@ def _adapter(cls: Any) -> TypeAdapter[Any]:
 
 def _fault(fault: Any) -> str:
     place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in fault["loc"])
+    if fault["type"] == "json_invalid":  # what was parsed and written again is invalid by its depth alone
+        return "it is nested too deep"
     message = {"unexpected_keyword_argument": "Unknown key", "missing": "Missing"}.get(fault["type"], fault["msg"])
     return f"{place.lstrip('.') or 'the document'}: {message}"
 

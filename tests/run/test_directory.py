@@ -11,7 +11,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rmtkd_edge.run.directory import directory as run_module
+import rmtkd_edge.run.directory as run_module
 from rmtkd_edge.errors import RunDirError
 from rmtkd_edge.run.directory import SCHEMA, Run, atomic_write_bytes, sha256_file
 
