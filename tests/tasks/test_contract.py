@@ -1,0 +1,102 @@
+"""What every task must do, those that ship and installed ones: its loss trains, its divergence and metrics compare."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from rmtkd_edge import plugins
+from rmtkd_edge.tasks.base import Task, find_task, score
+
+ROWS, LABELS = 24, 3
+
+
+@pytest.fixture(params=plugins.names("tasks"))
+def task(request: pytest.FixtureRequest) -> Task[Any]:
+    return find_task(request.param)
+
+
+def batch() -> dict[str, torch.Tensor]:
+    """A batch as far as a task that labels rows looks at it."""
+    return {"labels": torch.arange(ROWS) % LABELS, "index": torch.arange(100, 100 + ROWS)}
+
+
+def outputs(seed: int) -> torch.Tensor:
+    return torch.randn(ROWS, LABELS, generator=torch.Generator().manual_seed(seed))
+
+
+def test_it_is_a_task_of_that_name(task: Task[Any]) -> None:
+    assert isinstance(task, Task) and find_task(task.name) is task
+    assert task.modality in ("text", "image") and task.known_metrics
+
+
+def test_the_loss_is_finite_and_has_a_gradient(task: Task[Any]) -> None:
+    found = outputs(0).to(torch.bfloat16).requires_grad_()
+    loss = task.loss(found, batch())
+    assert loss.ndim == 0 and loss.isfinite() and loss.dtype == torch.float32
+    (grad,) = torch.autograd.grad(loss, found)
+    assert grad.isfinite().all() and grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0, 5.0])
+def test_the_divergence_is_zero_for_equal_outputs_alone(task: Task[Any], temperature: float) -> None:
+    old, new = outputs(0), outputs(1).requires_grad_()
+    assert float(task.divergence(old, old, temperature)) == pytest.approx(0.0, abs=1e-6)
+    found = task.divergence(old, new, temperature, batch())
+    assert found.ndim == 0 and float(found) > 0
+    (grad,) = torch.autograd.grad(found, new)
+    assert grad.isfinite().all() and grad.abs().sum() > 0
+
+
+def test_the_probe_has_a_gradient_that_belongs_to_the_row(task: Task[Any]) -> None:
+    found = outputs(0).requires_grad_()
+    (whole,) = torch.autograd.grad(task.probe(found, batch(), 4), found)
+    half = {name: tensor[12:] for name, tensor in batch().items()}
+    part = outputs(0)[12:].requires_grad_()
+    assert torch.equal(torch.autograd.grad(task.probe(part, half, 4), part)[0], whole[12:])
+    assert not torch.equal(torch.autograd.grad(task.probe(found, batch(), 5), found)[0], whole)
+
+
+def test_metrics_hold_the_primary_one_and_right_outputs_score_best(task: Task[Any]) -> None:
+    targets = [task.targets(batch())]
+    right, wrong = ([sign * 9.0 * F.one_hot(batch()["labels"]).numpy()] for sign in (1, -1))
+    primary = task.known_metrics[0]
+    good, bad = task.metrics(right, targets), task.metrics(wrong, targets)
+    assert primary in good and set(good) <= set(task.known_metrics)
+    assert all(good[name] >= bad[name] for name in good) and good[primary] > bad[primary]
+    for name in set(task.known_metrics) - set(good):
+        assert task.why_missing(name, right, targets) and task.interval(name, right, targets) is None
+    found = score(task, None, "test", [outputs(0).numpy()], targets, interval=True)
+    assert found.rows == ROWS and found.primary == primary
+    assert found.interval is None or found.interval[0] <= found.value <= found.interval[1]
+
+
+def test_agreement_is_a_share(task: Task[Any]) -> None:
+    a, b = outputs(0).numpy(), outputs(1).numpy()
+    assert task.agreement(a, a) == 1.0 and 0.0 <= task.agreement(a, b, batch()) < 1.0
+    assert task.agreement(a, b) == task.agreement(b, a)
+
+
+# --- classification ---
+
+
+@pytest.mark.parametrize("name", ["text-classification", "image-classification"])
+def test_classifiers_distil_by_softened_probabilities(name: str) -> None:
+    task, old, new = find_task(name), outputs(0), outputs(1)
+    soft, target = F.log_softmax(new / 2, -1), F.softmax(old / 2, -1)
+    wanted = 4 * F.kl_div(soft, target, reduction="batchmean")
+    torch.testing.assert_close(task.divergence(old, new, 2.0), wanted)
+    assert float(task.loss(new, batch())) == float(F.cross_entropy(new, batch()["labels"]))
+
+
+@pytest.mark.parametrize("name", ["text-classification", "image-classification"])
+@pytest.mark.parametrize("labels", [2, 5])
+def test_a_shift_of_all_logits_does_not_move_the_probe(name: str, labels: int) -> None:
+    rows = {"index": torch.arange(ROWS)}
+    found = torch.zeros(ROWS, labels, dtype=torch.float64, requires_grad=True)
+    (grad,) = torch.autograd.grad(find_task(name).probe(found, rows, 3), found)
+    torch.testing.assert_close(grad.sum(1), torch.zeros(ROWS, dtype=torch.float64))
+    assert (grad.abs().sum(1) > 0.5).all()

@@ -1,0 +1,228 @@
+"""Which split is which: names and synonyms, files, class folders, arrays; what is held out, and what is said of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pytest
+from PIL import Image
+from tasks.tasks_sample import recipe_of
+
+from rmtkd_edge.config.recipe import Task
+from rmtkd_edge.errors import DataError
+from rmtkd_edge.tasks import image_classification as image
+from rmtkd_edge.tasks import text_classification as text
+from rmtkd_edge.tasks.reading.splits import Source, choose, share_out
+from rmtkd_edge.tasks.reading.tables import load_tables
+
+TASK = Task(name="t", text=["text"])
+IMAGES = Task(name="t", kind="image-classification")
+
+
+def changed(task: Task = TASK, **keys: Any) -> Task:
+    return Task.model_validate({**task.model_dump(), **keys})
+
+
+@pytest.mark.parametrize(
+    ("names", "keys", "wanted"),
+    [
+        (["train"], {}, {}),
+        (["train", "test"], {}, {"test": "test"}),  # a test split never chooses
+        (["train", "val", "test"], {}, {"validation": "val", "test": "test"}),
+        (["train", "dev", "valid"], {}, {"validation": "valid"}),
+        (["train", "validation", "dev"], {}, {"validation": "validation"}),
+        (["train", "validation", "test"], {"validation_split": ""}, {"test": "test"}),
+        (["train", "validation", "test"], {"validation_split": "", "test_split": "validation"}, {"test": "validation"}),
+        (["train", "val"], {"test_split": "val"}, {"test": "val"}),  # what is named is not taken for a synonym
+        (["train", "validation"], {"test_split": ""}, {"validation": "validation"}),
+        (["train", "a", "b"], {"validation_split": "b", "test_split": "a"}, {"validation": "b", "test": "a"}),
+        (["fit", "train"], {"train_split": "fit"}, {}),
+        (["dev", "test"], {"train_split": "dev"}, {"test": "test"}),
+    ],
+)
+def test_every_role_finds_its_split(names: list[str], keys: dict[str, str], wanted: dict[str, str]) -> None:
+    task = changed(**keys)
+    assert choose(task, names, "the data") == {"train": task.train_split, **wanted}
+
+
+@pytest.mark.parametrize(
+    ("keys", "says"),
+    [
+        ({"train_split": "trian"}, r"the data has no split `trian` \(it has train, validation\)"),
+        ({"validation_split": "validatoin"}, r"no split `validatoin`; did you mean `validation`\? \(it has train"),
+        ({"test_split": "holdout"}, r"no split `holdout`"),
+    ],
+)
+def test_a_mistyped_split_is_refused_with_the_names_that_exist(keys: dict[str, str], says: str) -> None:
+    with pytest.raises(DataError, match=says) as caught:
+        choose(changed(**keys), ["train", "validation"], "the data")
+    assert next(iter(keys)) in caught.value.hint
+
+
+# --- what is held out ---
+
+
+def shares(task: Task, seed: int = 0, **rows: int) -> tuple[dict[str, list[int]], tuple[str, ...]]:
+    parts = {role: pa.table({"row": range(1000 * i, 1000 * i + n)}) for i, (role, n) in enumerate(rows.items())}
+    found = share_out(task, Source(parts, {role: f"{role}.csv" for role in parts}), seed)
+    return {role: table["row"].to_pylist() for role, table in found.parts.items()}, found.notes
+
+
+@pytest.mark.parametrize("seed", [0, 7])
+def test_validation_is_held_out_first_and_test_next_of_one_permutation(seed: int) -> None:
+    order = np.random.default_rng(seed).permutation(100)
+    found, notes = shares(changed(validation_fraction=0.2), seed, train=100)
+    assert found["validation"] == sorted(order[:20]) and found["test"] == sorted(order[20:30])
+    assert found["train"] == sorted(order[30:])
+    assert notes == (
+        "train 70 rows of train.csv; validation 20 rows held out of train; test 10 rows held out of train",
+    )
+    without, _ = shares(changed(validation_fraction=0.2, test_fraction=0), seed, train=100)
+    assert without["validation"] == found["validation"] and "test" not in without and len(without["train"]) == 80
+
+
+def test_only_what_is_missing_is_held_out() -> None:
+    order = np.random.default_rng(0).permutation(100)
+    found, _ = shares(TASK, train=100, validation=5)
+    assert found["validation"] == list(range(1000, 1005)) and found["test"] == sorted(order[:10])
+    found, _ = shares(TASK, train=100, test=5)
+    assert found["validation"] == sorted(order[:10]) and found["test"] == list(range(1000, 1005))
+    found, _ = shares(TASK, train=100, validation=5, test=4)
+    assert [len(found[role]) for role in ("train", "validation", "test")] == [100, 5, 4]
+
+
+def test_without_a_test_split_the_note_says_what_is_reported() -> None:
+    _, notes = shares(changed(test_fraction=0), train=100, validation=5)
+    assert notes == (
+        "train 100 rows of train.csv; validation 5 rows of validation.csv; no test: validation is reported",
+    )
+
+
+def test_limits_are_drawn_after_holding_out_and_in_the_order_of_the_roles() -> None:
+    task = changed(train_limit=30, validation_limit=4, test_limit=3)
+    found, _ = shares(task, train=100)
+    whole, _ = shares(TASK, train=100)
+    rng = np.random.default_rng([0, 2])
+    for role, limit in (("train", 30), ("validation", 4), ("test", 3)):
+        rows = np.array(whole[role])
+        assert found[role] == rows[np.sort(rng.permutation(len(rows))[:limit])].tolist()
+
+
+@pytest.mark.parametrize(
+    ("keys", "rows", "role"),
+    [
+        ({"validation_fraction": 0.0}, 100, "validation"),
+        ({"validation_fraction": 1.0}, 100, "validation"),
+        ({"validation_fraction": 0.5, "test_fraction": 0.5}, 100, "test"),
+        ({"validation_fraction": 0.5, "test_fraction": 0.1}, 4, "test"),
+    ],
+)
+def test_an_empty_side_is_refused(keys: dict[str, float], rows: int, role: str) -> None:
+    with pytest.raises(DataError, match=f"no {role} split, and .* leaves a side empty") as caught:
+        shares(changed(**keys), train=rows)
+    assert f"task.{role}_fraction" in caught.value.hint
+
+
+# --- folders ---
+
+
+def write(folder: Path, **counts: int) -> Path:
+    folder.mkdir(exist_ok=True)
+    for name, count in counts.items():
+        rows = [{"text": f"{name} film {i}", "label": i % 2} for i in range(count)]
+        pyarrow.csv.write_csv(pa.Table.from_pylist(rows), folder / f"{name}.csv")
+    return folder
+
+
+def test_a_folder_says_what_became_what_and_what_was_not_used(tmp_path: Path, tiny_tokenizer: Path) -> None:
+    write(tmp_path, train=40, val=8, test=6, dev=4)
+    (tmp_path / "README.md").write_text("read me", encoding="utf-8")
+    (tmp_path / ".hidden").write_text("", encoding="utf-8")
+    found = text.TASK.load(recipe_of(TASK, str(tiny_tokenizer)), tmp_path)
+    assert found.test is not None and [len(s) for s in (found.train, found.validation, found.test)] == [40, 8, 6]
+    assert found.notes == (
+        "train 40 rows of train.csv; validation 8 rows of val.csv; test 6 rows of test.csv",
+        f"not used of {tmp_path.name}: 2 (README.md, dev.csv)",
+    )
+
+
+def test_parquet_comes_before_csv_of_the_same_name(tmp_path: Path) -> None:
+    write(tmp_path, train=40)
+    pyarrow.parquet.write_table(pa.table({"text": ["a", "b"], "label": [0, 1]}), tmp_path / "train.parquet")
+    source = load_tables(TASK, tmp_path)
+    assert source.origins["train"] == "train.parquet" and "train.csv" in source.unused
+
+
+def test_one_file_has_no_other_split(tmp_path: Path) -> None:
+    file = write(tmp_path, all=40) / "all.csv"
+    assert load_tables(TASK, file).origins == {"train": "all.csv"}
+    with pytest.raises(DataError, match=r"all\.csv has no split `validation`") as caught:
+        load_tables(changed(validation_split="", test_split="validation"), file)
+    assert '--set task.test_split=""' in caught.value.hint
+
+
+def test_a_test_split_with_hidden_labels_is_refused_with_both_ways_out(tmp_path: Path, tiny_tokenizer: Path) -> None:
+    write(tmp_path, train=40, validation=10)
+    hidden = pa.table({"text": ["a film", "some film"], "label": [-1, -1]})
+    pyarrow.parquet.write_table(hidden, tmp_path / "test.parquet")
+    with pytest.raises(DataError, match=r"labels in test .*hidden") as caught:
+        text.TASK.load(recipe_of(TASK, str(tiny_tokenizer)), tmp_path)
+    assert '--set task.test_split=""' in caught.value.hint and "task.test_split=validation" in caught.value.hint
+    glue = recipe_of(changed(validation_split="", test_split="validation"), str(tiny_tokenizer))
+    found = text.TASK.load(glue, tmp_path)
+    assert found.test is not None and (len(found.train), len(found.validation), len(found.test)) == (36, 4, 10)
+
+
+def pictures(folder: Path, form: str, **counts: int) -> Path:
+    rng = np.random.default_rng(0)
+    folder.mkdir(exist_ok=True)
+    for name, count in counts.items():
+        pixels, labels = rng.integers(0, 256, (count, 8, 8, 3), dtype=np.uint8), np.arange(count) % 2
+        if form == "npz":
+            np.savez(folder / f"{name}.npz", images=pixels, labels=labels)
+        for i in range(count if form == "folders" else 0):
+            place = folder / name / f"class-{labels[i]}"
+            place.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels[i]).save(place / f"{i:02d}.png")
+    return folder
+
+
+@pytest.mark.parametrize("form", ["folders", "npz"])
+def test_images_follow_the_same_rules(tmp_path: Path, form: str) -> None:
+    end = "/" if form == "folders" else ".npz"
+    recipe = recipe_of(IMAGES)
+    full = image.TASK.load(recipe, pictures(tmp_path / "full", form, train=20, val=6, test=4, extra=2))
+    assert full.test is not None and [len(s) for s in (full.train, full.validation, full.test)] == [20, 6, 4]
+    assert full.notes == (
+        f"train 20 rows of train{end}; validation 6 rows of val{end}; test 4 rows of test{end}",
+        f"not used of full: 1 (extra{end.strip('/')})",
+    )
+    less = image.TASK.load(recipe, pictures(tmp_path / "less", form, train=20, test=4))
+    assert less.test is not None and [len(s) for s in (less.train, less.validation, less.test)] == [18, 2, 4]
+    alone = image.TASK.load(recipe, pictures(tmp_path / "alone", form, train=20))
+    assert alone.test is not None and [len(s) for s in (alone.train, alone.validation, alone.test)] == [16, 2, 2]
+    with pytest.raises(DataError, match="no split `valdation`"):
+        image.TASK.load(recipe_of(changed(IMAGES, validation_split="valdation")), tmp_path / "full")
+
+
+def test_class_folders_without_splits_are_train(tmp_path: Path) -> None:
+    root = pictures(tmp_path, "folders", train=20) / "train"
+    found = image.TASK.load(recipe_of(IMAGES), root)
+    assert found.labels == ("class-0", "class-1") and (len(found.train), len(found.validation)) == (16, 2)
+
+
+def test_splits_of_several_sizes_are_refused(tmp_path: Path) -> None:
+    pictures(tmp_path, "npz", train=20, validation=6)
+    np.savez(tmp_path / "test.npz", images=np.zeros((4, 6, 6, 3), np.uint8), labels=np.arange(4) % 2)
+    with pytest.raises(DataError, match="train of 8 x 8, validation of 8 x 8, test of 6 x 6"):
+        image.TASK.load(recipe_of(IMAGES), tmp_path)
+
+
+def test_a_metric_that_a_split_does_not_allow_is_refused_at_once(tmp_path: Path) -> None:
+    pictures(tmp_path, "npz", train=20, validation=1)
+    with pytest.raises(DataError, match="roc_auc cannot be computed on the validation split"):
+        image.TASK.load(recipe_of(changed(IMAGES, metric="roc_auc")), tmp_path)
