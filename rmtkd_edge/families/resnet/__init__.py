@@ -1,0 +1,203 @@
+"""ResNets for images: residual convolutional classifiers (He et al. 2016) with free widths."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field
+
+from rmtkd_edge.config.hardware import Calibration
+from rmtkd_edge.config.recipe import Compress, Export, Recipe
+from rmtkd_edge.config.settings import Section
+from rmtkd_edge.families.base import AnalyseOptions, Batches, NarrowOptions, QuantiseOptions, Site
+from rmtkd_edge.families.resnet import audit, config, cost
+from rmtkd_edge.families.resnet.modes import DEFAULT_SITES, settle, sites_to_cut
+from rmtkd_edge.families.resnet.spec import ResNetSpec
+
+if TYPE_CHECKING:
+    import onnx
+    from torch import Tensor, nn
+
+    from rmtkd_edge.families.resnet.module import ResNet
+    from rmtkd_edge.families.spectrum import SiteSpectrum
+
+
+class ResNetShape(Section):
+    """Shape of a ResNet that is trained from random weights; of torchvision's weights only `stem` is asked."""
+
+    depth: Literal[18, 34, 50, 101] = 18
+    width: Annotated[int, Field(ge=1, le=4096)] = Field(64, description="Channels of the first stage")
+    stem: Literal["cifar", "imagenet"] = Field("cifar", description="3x3 stride 1, or 7x7 stride 2 and max-pool")
+
+
+class ResNetFamily:
+    """The family `resnet`; see families/base.py for what each member is for."""
+
+    name = "resnet"
+    modality = "image"
+    curve: Literal["gemm", "conv"] = "conv"
+    samples: tuple[str, ...] = ("pixel", "image")
+    site_kinds: tuple[str, ...] = ("stream", "inner", "factor")
+    default_sites: tuple[str, ...] = DEFAULT_SITES
+    modes: tuple[str, ...] = ("width", "factor", "auto")
+    shape: type[Section] = ResNetShape
+
+    def spec_from_dict(self, data: Mapping[str, Any]) -> ResNetSpec:
+        """Return the spec that `to_dict` wrote."""
+        return ResNetSpec.from_dict(data)
+
+    def build(self, spec: ResNetSpec) -> ResNet:
+        """Return an untrained net of a shape."""
+        from rmtkd_edge.families.resnet.module import ResNet
+
+        return ResNet(spec)
+
+    def initialise(self, model: ResNet, seed: int) -> ResNet:
+        """Set random weights, in place, and return the net."""
+        from rmtkd_edge.families.resnet.sources import initialise
+
+        return initialise(model, seed)
+
+    def load(self, recipe: Recipe, labels: Sequence[str], preprocessing: Any) -> tuple[ResNet, bool]:
+        """Return the teacher that a recipe names, for images that `preprocessing` describes, and whether it classifies.
+
+        Args:
+            preprocessing: has `mean`, `std` and `image_size`.
+        """
+        from rmtkd_edge.families.resnet import sources
+
+        shape = ResNetShape.model_validate(recipe.model.shape)
+        wanted = sources.Wanted(tuple(labels), preprocessing.image_size, recipe.seed)
+        net, ready = sources.build(recipe.model.source, wanted, shape)
+        net.spec = replace(net.spec, mean=tuple(preprocessing.mean), std=tuple(preprocessing.std))
+        return net, ready
+
+    def from_module(self, module: nn.Module, labels: Sequence[str] | None = None) -> ResNet | None:
+        """Return a net that computes what torchvision's does; None for any other module."""
+        from rmtkd_edge.families.resnet.sources import from_module
+
+        return from_module(module, labels)
+
+    def source_normalisation(self, source: str) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+        """Return ImageNet's mean and standard deviation for torchvision's weights, its own for a folder of ours."""
+        from rmtkd_edge.families.resnet.sources import source_normalisation
+
+        return source_normalisation(source)
+
+    def describe_source(self, recipe: Recipe) -> str:
+        """Return `resnet18-64` for random weights, else the last part of the source."""
+        source = recipe.model.source
+        if source == "scratch":
+            shape = ResNetShape.model_validate(recipe.model.shape)
+            return f"resnet{shape.depth}-{shape.width}"
+        return source.split(":", 1)[-1].rstrip("/").rsplit("/", 1)[-1].removesuffix(".safetensors")
+
+    def sites_to_cut(self, spec: ResNetSpec, options: Compress) -> list[str]:
+        """Return the sites of the recipe's kinds, shallow to deep, and the factors where the mode asks for them."""
+        return sites_to_cut(spec, options)
+
+    def analyse(
+        self, model: ResNet, sites: Sequence[Site], batches: Batches, effect: Batches | None, options: AnalyseOptions
+    ) -> list[SiteSpectrum]:
+        """Return the spectrum of every site of a folded net."""
+        from rmtkd_edge.families.resnet.analyse import analyse
+
+        return analyse(model, sites, batches, effect, options)
+
+    def settle(
+        self, spec: ResNetSpec, options: Compress, latency: Callable[[Any], float] | None, multiple: int
+    ) -> Callable[[dict[str, int]], dict[str, int]]:
+        """Return what leaves factors that save nothing uncut, and decides between width and factors."""
+        return settle(spec, options, latency, multiple)
+
+    def narrow(
+        self,
+        model: ResNet,
+        projections: Mapping[str, Tensor],
+        batches: Batches,
+        effect: Batches,
+        options: NarrowOptions,
+    ) -> ResNet:
+        """Return the narrowed folded net, by least squares or by folding alone; `effect` is not looked at."""
+        from rmtkd_edge.families.resnet.fold import plain_fold
+        from rmtkd_edge.families.resnet.warm_start import warm_start
+
+        if options.compress.warm_start == "fold":
+            return plain_fold(model, projections)
+        return warm_start(model, projections, batches(), ridge=options.compress.ridge, seed=options.seed)
+
+    def fold(self, model: ResNet) -> ResNet:
+        """Return the plain narrow net that `model` equals exactly."""
+        from rmtkd_edge.families.resnet.fold import fold
+
+        return fold(model)
+
+    def unfold(self, folded: ResNet, projections: Mapping[str, Tensor]) -> ResNet:
+        """Return `folded` with fixed projections put back after its producers."""
+        from rmtkd_edge.families.resnet.fold import unfold
+
+        return unfold(folded, projections)
+
+    def projections(self, model: ResNet) -> dict[str, Tensor]:
+        """Return the fixed projections by site."""
+        from rmtkd_edge.families.resnet.fold import projections_of
+
+        return projections_of(model)
+
+    def predict_ms(self, spec: ResNetSpec, curves: Calibration, sequence: int) -> float:
+        """Return the predicted latency in ms of one image; `sequence` is not looked at."""
+        return cost.predict_ms(spec, curves)
+
+    def standardise(self, folded: ResNet) -> ResNet:
+        """Return the net as it is."""
+        return folded
+
+    def config(self, spec: ResNetSpec, task: str) -> dict[str, Any]:
+        """Return config.json's own keys; `task` adds none."""
+        return config.keys(spec)
+
+    def tensors(self, model: ResNet) -> dict[str, Tensor]:
+        """Return the weights under this package's own names."""
+        return config.tensors(model)
+
+    def from_tensors(self, spec: ResNetSpec, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return a state dict from the names that ship."""
+        return config.from_tensors(tensors)
+
+    def export(self, folded: ResNet, path: Path, options: Export, metadata: Mapping[str, str]) -> list[Path]:
+        """Write a folded net as ONNX and return the files."""
+        from rmtkd_edge.families.resnet.graph import export
+
+        return export(folded, path, options.opset, metadata)
+
+    def expected_ops(
+        self, spec: ResNetSpec, options: Export, stage: Literal["emitted", "fp32", "int8"]
+    ) -> dict[str, int]:
+        """Return the op counts of the graph as emitted, or as onnxruntime runs it."""
+        return audit.expected_ops(spec, stage)
+
+    def graph_values(self, model: onnx.ModelProto, spec: ResNetSpec) -> dict[str, str]:
+        """Return the graph's value for each tap."""
+        from rmtkd_edge.families.resnet.graph import graph_values
+
+        return graph_values(model, spec)
+
+    def site_of(self, tap: str) -> str:
+        """Return the site whose producers make what a tap sees: of a sum its stage's stream."""
+        if not tap.endswith(".sum"):
+            return tap
+        return "stem" if tap == "stem.sum" else f"{tap.split('.block.')[0]}.stream"
+
+    def quantise(
+        self, source: Path, target: Path, calibration: Sequence[Mapping[str, Tensor]], options: QuantiseOptions
+    ) -> dict[str, Any]:
+        """Write the static int8 file of an fp32 one and return how it was made."""
+        from rmtkd_edge.families.resnet.quantise import quantise
+
+        return quantise(source, target, calibration, reduce_range=options.reduce_range)
+
+
+FAMILY = ResNetFamily()

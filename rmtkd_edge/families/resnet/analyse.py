@@ -1,12 +1,12 @@
-"""Analyse a convolutional net: one random pixel of each image (or its mean) at every site, behind the ReLU.
+"""Analyse a ResNet: one random pixel of each image (or its mean) at every site, after the ReLU.
 
 Neighbouring pixels are much alike, so pixels are subsampled: q = d / n is then a matter of images, and is fixed. The
-edge belongs to what the next convolution reads, behind the ReLU; the effect is the logits' gradient in front of it.
+edge belongs to what the next convolution reads, after the ReLU; the effect is the logits' gradient before it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,44 +14,50 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from rmtkd_edge.families.encoder.analyse import NULL_REPEATS, Batch, SiteSpectrum, independent_share
-from rmtkd_edge.families.resnet.module import ConvNet
-from rmtkd_edge.families.encoder.spec import Site
 from rmtkd_edge.config.recipe import Analyse
+from rmtkd_edge.families.base import AnalyseOptions, Batches, Probe, Site, call
+from rmtkd_edge.families.resnet.module import ResNet
+from rmtkd_edge.families.spectrum import (
+    NULL_REPEATS,
+    SampleRows,
+    SiteSpectrum,
+    as_blocks,
+    eigenvalues_of,
+    independent_share,
+)
 from rmtkd_edge.spectral import Moments, eigh_descending, norm_scaled, sign_flipped, weighted_spectrum
-from rmtkd_edge.spectral.seeded import row_contrasts, row_uniform
+from rmtkd_edge.spectral.seeded import row_uniform
 
 
 @dataclass
 class SiteMoments:
-    """Moments of a site's sample behind the ReLU, in front of it where directions are wanted, and of the gradient."""
+    """Moments of a site's sample after the ReLU, before it where directions are wanted, and of the gradient."""
 
     site: Site
-    behind: Moments
-    front: Moments | None
+    activated: Moments
+    linear: Moments | None
     effect: Moments
     null: list[Moments]
-    rows: list[tuple[Tensor, Tensor]]
+    rows: SampleRows
 
 
-def analyse_convnet(
-    net: ConvNet,
-    sites: Sequence[Site],
-    batches: Callable[[], Iterable[Batch]],
-    effect_batches: Callable[[], Iterable[Batch]] | None,
-    options: Analyse,
-    seed: int,
-    select: bool,
+def analyse(
+    net: ResNet, sites: Sequence[Site], batches: Batches, effect: Batches | None, options: AnalyseOptions
 ) -> list[SiteSpectrum]:
-    """Return the spectrum of every site from calibration images (and gradients, where weighted by effect).
+    """Return the spectrum of every site of a folded net from calibration images.
 
-    With `select` channels are to be chosen, else directions. Raises DataError for activations that are not finite.
+    Args:
+        effect: images whose gradients weight the directions, where `weighting` is `effect`.
+        options: with `select`, channels are to be chosen, else directions.
+
+    Raises:
+        DataError: activations are not finite.
     """
-    moments = [_empty(site, options, select) for site in sites]
-    _collect(net, moments, batches(), options, seed)
-    if options.weighting == "effect" and effect_batches is not None:
-        _collect_effect(net, moments, effect_batches(), seed)
-    return [_spectrum(m, options, seed) for m in moments]
+    moments = [_empty(site, options) for site in sites]
+    _collect(net, moments, batches(), options)
+    if options.analyse.weighting == "effect" and effect is not None:
+        _collect_effect(net, moments, effect(), options.probe)
+    return [_spectrum(m, options) for m in moments]
 
 
 class Kept(dict[str, Tensor]):
@@ -67,8 +73,8 @@ class Kept(dict[str, Tensor]):
             self[name] = tensor
 
 
-def taps_of(net: ConvNet, site: Site) -> list[str]:
-    """Return the places of a site: of a stream every sum in front of a ReLU, of any other its own."""
+def taps_of(net: ResNet, site: Site) -> list[str]:
+    """Return the places of a site: of a stream every sum before a ReLU, of any other its own."""
     if site.kind in ("inner", "factor"):
         return [site.name]
     if site.name == "stem":
@@ -78,41 +84,13 @@ def taps_of(net: ConvNet, site: Site) -> list[str]:
     return ["stem.sum", *names] if site.layer == 1 and net.spec.stem_is_shared else names
 
 
-def _empty(site: Site, options: Analyse, select: bool) -> SiteMoments:
-    new = lambda: Moments(site.width)  # noqa: E731
-    select = select and site.kind != "factor"  # there is no channel to choose in front of a linear map
-    null = [new() for _ in range(NULL_REPEATS)] if options.rule == "parallel" else []
-    effect = Moments(site.width, heads=site.width) if select else new()  # to select, the diagonal is enough
-    return SiteMoments(site, new(), None if select else new(), effect, null, [])
-
-
-@torch.no_grad()
-def _collect(net, moments, batches, options, seed) -> None:
-    net.eval()
-    for batch in batches:
-        taps = Kept(name for m in moments for name in taps_of(net, m.site))
-        net(batch["pixel_values"], tap=taps.keep)
-        index = batch["index"].cpu().numpy()
-        for m in moments:
-            relu = m.site.kind != "factor"
-            front, images = sample(taps, taps_of(net, m.site), index, options, seed, relu)
-            behind = F.relu(front) if relu and options.sample == "pixel" else front
-            if m.front is not None:
-                m.front.add(front)
-            behind, ids = (norm_scaled(behind) if options.scale_columns else behind), torch.from_numpy(images)
-            m.behind.add(behind)
-            if options.effective_samples:
-                m.rows.append((behind.float().cpu(), ids))
-            for i, null in enumerate(m.null):
-                null.add(sign_flipped(behind, ids, seed * NULL_REPEATS + i))
-
-
 def sample(
-    taps: dict[str, Tensor], names: list[str], index: np.ndarray, options: Analyse, seed: int, relu: bool
+    taps: Mapping[str, Tensor], names: list[str], index: np.ndarray, options: Analyse, seed: int, relu: bool
 ) -> tuple[Tensor, np.ndarray]:
-    """Return activations (n, channels) in front of the ReLU, and the number of each one's image, at a random place.
+    """Return activations (n, channels) before the ReLU, and the number of each one's image, at a random place.
 
-    `pixel`: `pixels_per_image` random pixels of each image; `image`: the mean over pixels, with `relu` behind it.
+    `pixel`: `pixels_per_image` random pixels of each image; `image`: the mean over pixels, taken after the ReLU where
+    `relu`.
     """
     depth = (row_uniform(seed + 1, index, 1)[:, 0] * len(names)).astype(np.int64)
     if options.sample == "image":
@@ -129,43 +107,74 @@ def sample(
     return torch.cat(parts), np.repeat(index, count)
 
 
-def _collect_effect(net, moments, batches, seed) -> None:
-    """Second moment over pixels of the gradient of the logits, E of (v^T z)' for random v that sum to zero."""
+def _empty(site: Site, options: AnalyseOptions) -> SiteMoments:
+    select = options.select and site.selectable
+    null = [Moments(site.width) for _ in range(NULL_REPEATS)] if options.analyse.rule == "parallel" else []
+    effect = Moments(site.width, heads=site.width if select else None)  # to select, the diagonal is enough
+    return SiteMoments(site, Moments(site.width), None if select else Moments(site.width), effect, null, [])
+
+
+@torch.no_grad()
+def _collect(
+    net: ResNet, moments: Sequence[SiteMoments], batches: Iterable[Mapping[str, Tensor]], options: AnalyseOptions
+) -> None:
+    analyse, seed = options.analyse, options.seed
+    net.eval()
+    for batch in batches:
+        taps = Kept(name for m in moments for name in taps_of(net, m.site))
+        call(net, batch, taps.keep)
+        index = batch["index"].cpu().numpy()
+        for m in moments:
+            relu = m.site.selectable
+            linear, images = sample(taps, taps_of(net, m.site), index, analyse, seed, relu)
+            activated = F.relu(linear) if relu and analyse.sample != "image" else linear
+            if m.linear is not None:
+                m.linear.add(linear)
+            activated, ids = norm_scaled(activated) if analyse.scale_columns else activated, torch.from_numpy(images)
+            m.activated.add(activated)
+            if analyse.effective_samples:
+                m.rows.append((activated.float().cpu(), ids))
+            for i, null in enumerate(m.null):
+                null.add(sign_flipped(activated, ids, seed * NULL_REPEATS + i))
+
+
+def _collect_effect(
+    net: ResNet, moments: Sequence[SiteMoments], batches: Iterable[Mapping[str, Tensor]], probe: Probe
+) -> None:
+    """Add up the second moment, over pixels, of the gradient of a random scalar of the outputs."""
     net.eval()
     names = list(dict.fromkeys(name for m in moments for name in taps_of(net, m.site)))
     for batch in batches:
         taps = Kept(names)
         with torch.enable_grad():
-            logits = net(batch["pixel_values"], tap=taps.keep)
-            drawn = row_contrasts(seed + 2, batch["index"].cpu().numpy(), logits.shape[1])
-            output = (logits * torch.from_numpy(drawn).to(logits)).sum()
-            grads = dict(zip(names, torch.autograd.grad(output, [taps[name] for name in names]), strict=True))
+            scalar = probe(call(net, batch, taps.keep), batch)
+            grads = dict(zip(names, torch.autograd.grad(scalar, [taps[name] for name in names]), strict=True))
         for m in moments:
             for name in taps_of(net, m.site):
                 m.effect.add(grads[name].permute(0, 2, 3, 1).reshape(-1, m.site.width))
 
 
-def _spectrum(m: SiteMoments, options: Analyse, seed: int) -> SiteSpectrum:
-    select = m.front is None
-    share = independent_share(m.rows, seed) if options.effective_samples else None
-    for moment in (m.behind, m.front, m.effect, *m.null):
+def _spectrum(m: SiteMoments, options: AnalyseOptions) -> SiteSpectrum:
+    analyse, select = options.analyse, m.linear is None
+    share = independent_share(m.rows, options.seed) if analyse.effective_samples else None
+    for moment in (m.activated, m.linear, m.effect, *m.null):
         if moment is not None:
             moment.all_reduce()
-    behind, effect = _read(m.behind, options), m.effect.second() if m.effect.count else None
-    values = eigh_descending(behind)[0].clamp_min(0.0).cpu().numpy()[None]
-    null = [torch.linalg.eigvalsh(x.second()).flip(-1).clamp_min(0.0).cpu().numpy()[None] for x in m.null]
-    n_eff = None if share is None else share * m.behind.count
+    activated = as_blocks(m.activated, analyse.center)[0]
+    effect = m.effect.second() if m.effect.count else None
+    null = [eigenvalues_of(as_blocks(x, centred=False)) for x in m.null]
     directions = torch.zeros(1, 0, m.site.width, dtype=torch.float64)
-    if m.front is not None:
-        front = _read(m.front, options)
-        found = eigh_descending(front) if effect is None else weighted_spectrum(front, effect, options.blend)
+    if m.linear is not None:
+        linear = as_blocks(m.linear, analyse.center)[0]
+        found = eigh_descending(linear) if effect is None else weighted_spectrum(linear, effect, analyse.blend)
         directions = found[1].cpu()[None]
-    weights = effect.flatten().cpu() if effect is not None and select else None
     return SiteSpectrum(
-        m.site, values, m.behind.count, n_eff, directions, np.stack(null) if null else None,
-        behind.cpu() if select else None, weights,
-    )  # fmt: skip
-
-
-def _read(moments: Moments, options: Analyse) -> Tensor:
-    return moments.covariance() if options.center else moments.second()
+        site=m.site,
+        eigenvalues=eigh_descending(activated)[0].clamp_min(0.0).cpu().numpy()[None],
+        n=m.activated.count,
+        n_eff=None if share is None else share * m.activated.count,
+        directions=directions,
+        null_eigenvalues=np.stack(null) if null else None,
+        activated=activated.cpu() if select else None,
+        weights=effect.flatten().cpu() if effect is not None and select else None,
+    )

@@ -1,9 +1,11 @@
-"""Factors: a convolution W as P^T (P W), a thin one and a 1 x 1 one behind it, in front of norm and ReLU.
+"""Factors: a convolution W as P^T (P W), a thin one and a 1 x 1 one after it, before norm and ReLU.
 
-What the projection drops is all that is lost: nothing behind the pair has to be narrower, nothing else is refitted.
+What the projection drops is all that is lost: nothing after the pair has to be narrower, nothing else is refitted.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -12,7 +14,7 @@ from rmtkd_edge.families.resnet.module import ConvNorm
 from rmtkd_edge.families.resnet.spec import FACTOR
 
 
-def factor_basis(own: ConvNorm, second: Tensor, projections: dict[str, Tensor]) -> Tensor:
+def factor_basis(own: ConvNorm, second: Tensor, projections: Mapping[str, Tensor]) -> Tensor:
     """Return P (k, out) with orthonormal rows for a layer that has a factor.
 
     A new factor has the analysis's P. One of an earlier cycle is refitted: the strongest directions of `second`
@@ -27,7 +29,7 @@ def factor_basis(own: ConvNorm, second: Tensor, projections: dict[str, Tensor]) 
 
 
 def set_weight(own: ConvNorm, weight: Tensor, basis: Tensor | None) -> None:
-    """Set a layer to the weight (out, in, h, w): as it is, or P W with P^T behind it."""
+    """Set a layer to the weight (out, in, h, w): as it is, or P W with P^T after it."""
     if basis is None or own.expand is None:
         own.conv.weight.copy_(weight)
         return

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
+import onnx
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rmtkd_edge.errors import RmtkdError
-from rmtkd_edge.families.encoder.graph import GraphOptions
-from rmtkd_edge.families.encoder.to_onnx import quiet, save_program
-from rmtkd_edge.families.resnet.module import Block, ConvNet, ConvNorm
-from rmtkd_edge.families.resnet.spec import CHANNELS
+from rmtkd_edge.families.onnx_program import export_module
+from rmtkd_edge.families.resnet.module import Block, ConvNorm, ResNet
+from rmtkd_edge.families.resnet.spec import CHANNELS, FACTOR, ResNetSpec
 
 
 class FusedConv(nn.Module):
@@ -55,7 +53,7 @@ class FusedBlock(nn.Module):
 class FusedNet(nn.Module):
     """What is traced: the same logits as the folded net's."""
 
-    def __init__(self, net: ConvNet) -> None:
+    def __init__(self, net: ResNet) -> None:
         super().__init__()
         self.stem, self.pool = FusedConv(net.stem), net.pool
         self.blocks = nn.Sequential(*(FusedBlock(block) for blocks in net.stages for block in blocks))
@@ -67,32 +65,60 @@ class FusedNet(nn.Module):
         return F.linear(F.adaptive_avg_pool2d(state, 1).flatten(1), self.weight, self.bias)
 
 
-def export_convnet(
-    folded: ConvNet, path: Path, options: GraphOptions | None = None, metadata: Mapping[str, str] | None = None
-) -> list[Path]:
+def export(folded: ResNet, path: Path, opset: int, metadata: Mapping[str, str]) -> list[Path]:
     """Write a folded ResNet as ONNX and return the files.
 
     The input is `pixel_values` float32 (batch, 3, size, size), normalised; the output `logits` float32 (batch, labels).
-    Raises RmtkdError where torch cannot export, RunDirError where the file cannot be written.
+
+    Raises:
+        RmtkdError: torch cannot export the net.
+        RunDirError: the file cannot be written.
     """
-    options = options or GraphOptions()
     size = folded.spec.image_size
-    sample = torch.zeros(2, CHANNELS, size, size)
-    try:
-        with torch.no_grad(), quiet():
-            program: Any = torch.onnx.export(
-                FusedNet(folded.eval()).eval(),
-                kwargs={"pixel_values": sample},
-                dynamo=True,
-                opset_version=options.opset,
-                output_names=["logits"],
-                dynamic_shapes={"pixel_values": {0: "batch"}},
-                external_data=False,
-                verbose=False,
-                optimize=True,
-            )
-    except torch.onnx.errors.OnnxExporterError as err:
-        raise RmtkdError(f"torch could not export the net: {err}", "report this with the run's recipe.toml") from err
-    for key, value in (metadata or {}).items():
-        program.model.metadata_props[key] = value
-    return save_program(program, path, external=False)
+    sample = {"pixel_values": torch.zeros(2, CHANNELS, size, size)}
+    axes = {"pixel_values": {0: "batch"}}
+    return export_module(FusedNet(folded.eval()).eval(), path, sample, axes, opset=opset, metadata=metadata)
+
+
+def graph_values(model: onnx.ModelProto, spec: ResNetSpec) -> dict[str, str]:
+    """Return the graph's value for each tap of the module, in the order of computation.
+
+    They are found by the names of the weights. A tap at which a factor would come, if there were one, has no value of
+    its own: there the norm is part of the convolution.
+    """
+    reader = {name: node for node in model.graph.node for name in node.input}
+    values: dict[str, str] = {}
+    for place, module in graph_names(spec).items():
+        first, last = reader.get(f"{module}.first"), reader.get(f"{module}.weight")
+        if first is not None:
+            values[place + FACTOR] = first.output[0]
+        if last is None:
+            continue
+        block, _, name = place.rpartition(".")
+        if place == "stem":
+            values["stem.sum"] = last.output[0]
+        elif name in inner_names(spec):
+            values[place] = last.output[0]
+        elif name != "downsample":
+            values[f"{block}.sum"] = reader[last.output[0]].output[0]
+    classifier = reader.get("weight")
+    if classifier is not None:
+        values["pooled"] = classifier.input[0]
+    values["logits"] = model.graph.output[0].name
+    return values
+
+
+def graph_names(spec: ResNetSpec) -> dict[str, str]:
+    """Return the name of the module of `FusedNet` for each convolution's place."""
+    blocks = [f"layer.{i}.block.{j}" for i, stage in enumerate(spec.stages, 1) for j in range(len(stage.blocks))]
+    names = {}
+    for place in spec.places():
+        block, _, name = place.rpartition(".")
+        within = name if name == "downsample" else f"convs.{int(name.removeprefix('conv')) - 1}" if block else ""
+        names[place] = f"blocks.{blocks.index(block)}.{within}" if block else place
+    return names
+
+
+def inner_names(spec: ResNetSpec) -> tuple[str, ...]:
+    """Return the names, in a block, of the convolutions that a ReLU follows directly."""
+    return ("conv1",) if spec.block == "basic" else ("conv1", "conv2")

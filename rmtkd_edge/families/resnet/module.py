@@ -1,27 +1,24 @@
 """A residual convolutional classifier with free widths: what torchvision's ResNets compute, layer by layer.
 
-The fixed projection of a site stands directly behind each convolution that produces it, in front of the norm, so that
-folding is exact algebra. All producers of one residual stream share one projection.
+The fixed projection of a site comes directly after each convolution that produces it, before the norm, so that folding
+is exact algebra. All producers of one residual stream share one projection.
 """
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rmtkd_edge.families.resnet.spec import CHANNELS, FACTOR, BlockSpec, ConvNetSpec
-from rmtkd_edge.families.encoder.module import ProjectedLinear
+from rmtkd_edge.families.base import Tap
+from rmtkd_edge.families.layers import ProjectedLinear
+from rmtkd_edge.families.resnet.spec import CHANNELS, FACTOR, BlockSpec, ResNetSpec
 
 MOMENTUM = 0.1  # torch's default
 
-Tap = Callable[[str, Tensor], None]
-
 
 class ProjectedConv(nn.Module):
-    """A convolution without bias and, where its output site was cut, a fixed projection P (k x d) behind it."""
+    """A convolution without bias and, where its output site was cut, a fixed projection P (k x d) after it."""
 
     projection: Tensor | None
 
@@ -65,9 +62,11 @@ class BatchNorm(nn.Module):
 
 
 class ConvNorm(nn.Module):
-    """A convolution and the batch norm behind it; a factored one is a thin convolution and a 1 x 1 one behind it."""
+    """A convolution and the batch norm after it; a factored one is a thin convolution and a 1 x 1 one after it."""
 
-    def __init__(self, spec: ConvNetSpec, place: str, site: str, inputs: int, outputs: int, kernel: int, stride: int):
+    def __init__(
+        self, spec: ResNetSpec, place: str, site: str, inputs: int, outputs: int, kernel: int, stride: int
+    ) -> None:
         super().__init__()
         self.place, rank = place, spec.factors.get(place)
         self.expand: ProjectedConv | None = None
@@ -80,7 +79,7 @@ class ConvNorm(nn.Module):
 
     @property
     def last(self) -> ProjectedConv:
-        """Return the convolution in front of the norm."""
+        """Return the convolution before the norm."""
         return self.conv if self.expand is None else self.expand
 
     def linear(self, x: Tensor, tap: Tap | None = None) -> Tensor:
@@ -103,7 +102,7 @@ class ConvNorm(nn.Module):
 class Block(nn.Module):
     """A basic block (3x3, 3x3) or a bottleneck (1x1, 3x3 with the stride, 1x1), added to its shortcut."""
 
-    def __init__(self, spec: ConvNetSpec, block: BlockSpec, before: int, after: int, stage: str, name: str) -> None:
+    def __init__(self, spec: ResNetSpec, block: BlockSpec, before: int, after: int, stage: str, name: str) -> None:
         super().__init__()
         self.name = name
         kernels = (3, 3) if spec.block == "basic" else (1, 3, 1)
@@ -119,7 +118,7 @@ class Block(nn.Module):
         )
 
     def forward(self, x: Tensor, tap: Tap | None = None) -> Tensor:
-        """Map a stream (B, C, H, W) to the next one; `tap(name, tensor)` sees what stands in front of every ReLU."""
+        """Map a stream (B, C, H, W) to the next one; `tap(name, tensor)` sees what comes before every ReLU."""
         inner = x
         for k, layer in enumerate(self.convs[:-1], 1):
             inner = layer(inner, tap)
@@ -133,12 +132,10 @@ class Block(nn.Module):
         return F.relu(total)
 
 
-class ConvNet(nn.Module):
+class ResNet(nn.Module):
     """The classifier: stem, stages of residual blocks, mean over the pixels, a linear classifier."""
 
-    inputs = ("pixel_values",)
-
-    def __init__(self, spec: ConvNetSpec) -> None:
+    def __init__(self, spec: ResNetSpec) -> None:
         super().__init__()
         self.spec = spec
         first = "layer.1.stream" if spec.stem_is_shared else "stem"
@@ -172,64 +169,3 @@ class ConvNet(nn.Module):
 
     def set_dropout(self, p: float) -> None:
         """Do nothing: a ResNet has no dropout."""
-
-    def parameter_count(self) -> int:
-        """Return the number of trained parameters of the folded model."""
-        return self.spec.count_parameters()
-
-
-def producers(net: ConvNet) -> dict[str, list[ProjectedConv]]:
-    """Return, for every site that is there, the convolutions whose output lives in it."""
-    layers = {module.place: module for module in net.modules() if isinstance(module, ConvNorm)}
-    sites = {}
-    for site in net.spec.sites():
-        if site.kind == "factor":
-            if not site.latent:
-                sites[site.name] = [layers[site.name.removesuffix(FACTOR)].conv]
-        else:
-            sites[site.name] = [layers[place].last for place in net.spec.producers(site.name)]
-    return sites
-
-
-@torch.no_grad()
-def fold(net: ConvNet) -> ConvNet:
-    """Return the plain narrow model that `net` equals exactly: P W in place of W and P (dtype kept)."""
-    folded = ConvNet(ConvNetSpec.from_dict({**net.spec.to_dict(), "raw": {}})).to(next(net.parameters()).dtype)
-    state = net.state_dict()
-    for name, module in net.named_modules():
-        if isinstance(module, ProjectedConv):
-            state[f"{name}.weight"] = module.folded()
-            state.pop(f"{name}.projection", None)
-    folded.load_state_dict({k: v.clone() for k, v in state.items()})
-    return folded.train(net.training)
-
-
-@torch.no_grad()
-def unfold(folded: ConvNet, projections: dict[str, Tensor]) -> ConvNet:
-    """Return `folded` with the fixed projections put back behind its producers: W becomes P^T W', since P P^T = I."""
-    raw = {name: p.shape[1] for name, p in projections.items()}
-    kind = next(folded.parameters()).dtype
-    wide = ConvNet(ConvNetSpec.from_dict({**folded.spec.to_dict(), "raw": raw})).to(kind)
-    state = folded.state_dict()
-    names = {id(module): name for name, module in wide.named_modules()}
-    for site, modules in producers(wide).items():
-        if site in projections:
-            p = projections[site].to(state["stem.conv.weight"])
-            for name in (names[id(module)] for module in modules):
-                state[f"{name}.weight"] = torch.einsum("kd,kihw->dihw", p, state[f"{name}.weight"])
-                state[f"{name}.projection"] = p
-    wide.load_state_dict({k: v.clone() for k, v in state.items()})
-    return wide.train(folded.training)
-
-
-def projections_of(net: ConvNet) -> dict[str, Tensor]:
-    """Return the fixed projections by site (all producers of a site share one)."""
-    return {
-        site: modules[0].projection for site, modules in producers(net).items() if modules[0].projection is not None
-    }
-
-
-def narrow_like(net: ConvNet, ranks: dict[str, int]) -> ConvNet:
-    """Return an untrained folded net of the given ranks (its weights are not set)."""
-    spec = ConvNetSpec.from_dict({**net.spec.to_dict(), "raw": {}})
-    return ConvNet(spec.with_ranks(ranks))

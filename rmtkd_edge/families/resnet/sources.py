@@ -1,10 +1,12 @@
-"""From torchvision's ResNets (18, 34, 50, 101) to a `ConvNet`: their weights, a state dict, or random weights."""
+"""From torchvision's ResNets (18, 34, 50, 101) to a `ResNet`: their weights, a state dict, or random weights."""
 
 from __future__ import annotations
 
+import copy
 import math
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +16,11 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from rmtkd_edge.errors import UserError
-from rmtkd_edge.families.resnet.module import ConvNet, ProjectedConv
-from rmtkd_edge.families.resnet.spec import BlockSpec, ConvNetSpec, Kind, StageSpec, Stem
-from rmtkd_edge.families.encoder.module import ProjectedLinear
-from rmtkd_edge.families.store import SHAPE, load_folder
+from rmtkd_edge.families.layers import ProjectedLinear
+from rmtkd_edge.families.resnet.module import ProjectedConv, ResNet
+from rmtkd_edge.families.resnet.spec import BlockSpec, Kind, ResNetSpec, StageSpec, Stem
+from rmtkd_edge.families.store import SHAPE, load_folder, read_json, spec_of
 
-MODEL_TYPES = ("resnet",)
 TORCHVISION = "torchvision:"
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 DEPTHS: dict[int, tuple[Kind, tuple[int, ...]]] = {
@@ -29,11 +30,23 @@ DEPTHS: dict[int, tuple[Kind, tuple[int, ...]]] = {
     101: ("bottleneck", (3, 4, 23, 3)),
 }
 EXPANSION = {"basic": 1, "bottleneck": 4}
+STEMS: dict[tuple[int, int, str], Stem] = {(7, 2, "MaxPool2d"): "imagenet", (3, 1, "Identity"): "cifar"}
+SIDES: dict[Stem, int] = {"imagenet": 224, "cifar": 32}
+TRIAL_SIDE, TRIAL_TOLERANCE = 64, 1e-4  # images on which a net of ours is compared with the one it stands for
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a source must fit: the data's labels and image size (in pixels), and the seed of random weights."""
+
+    labels: tuple[str, ...]
+    image_size: int
+    seed: int
 
 
 def resnet_spec(
     depth: int, labels: Sequence[str], *, width: int = 64, stem: Stem = "imagenet", image_size: int = 224
-) -> ConvNetSpec:
+) -> ResNetSpec:
     """Return the shape of a ResNet (He et al. 2016, as torchvision has it) whose first stage is `width` channels wide.
 
     `stem` is `imagenet` (7x7 with stride 2, max-pool) or `cifar` (3x3, no pool). Raises UserError for another depth.
@@ -49,33 +62,35 @@ def resnet_spec(
         first = BlockSpec(widths, stride, stride != 1 or before != after)
         stages.append(StageSpec(after, (first, *(BlockSpec(widths) for _ in range(count - 1)))))
         before = after
-    return ConvNetSpec(
-        block=block, stem=stem, stem_width=width, stages=tuple(stages), labels=tuple(labels),
-        image_size=image_size,
-    )  # fmt: skip
+    return ResNetSpec(block, stem, width, tuple(stages), tuple(labels), image_size)
 
 
-def build(source: str, labels: Sequence[str], seed: int, shape: Any, image_size: int) -> tuple[ConvNet, bool]:
+def build(source: str, wanted: Wanted, shape: Any) -> tuple[ResNet, bool]:
     """Return the teacher and whether its classifier is trained already.
 
-    `source` is `scratch` (depth, width and stem from `shape`, a recipe's `model.resnet`), `torchvision:resnet50` (its
-    ImageNet weights; a network is needed once), a safetensors file of a state dict in torchvision's names, or a folder
-    that this package wrote (a run's compress/teacher). A stem of another kind than the weights' starts from random
-    weights. Raises UserError or RunDirError where the source cannot be loaded.
+    A stem of another kind than the weights' starts from random weights.
+
+    Args:
+        source: `scratch`, `torchvision:resnet50` (its ImageNet weights; a network is needed once), a safetensors file
+            of a state dict in torchvision's names, or a folder that this package wrote (a run's compress/teacher).
+        shape: a recipe's `model.shape`: depth, width and stem of `scratch`; of torchvision's weights `stem` is asked.
+
+    Raises:
+        UserError: the source cannot be loaded, or knows other labels or sizes.
+        RunDirError: a folder of this package was altered.
     """
-    torch.manual_seed(seed)
     if source == "scratch":
-        spec = resnet_spec(shape.depth, labels, width=shape.width, stem=shape.stem, image_size=image_size)
-        return initialise(ConvNet(spec)), False
+        spec = resnet_spec(shape.depth, wanted.labels, width=shape.width, stem=shape.stem, image_size=wanted.image_size)
+        return initialise(ResNet(spec), wanted.seed), False
     if source.startswith(TORCHVISION):
         depth, state = _torchvision(source.removeprefix(TORCHVISION))
-        spec = resnet_spec(depth, labels, stem=shape.stem, image_size=image_size)
-        return _filled(initialise(ConvNet(spec)), state, source, replace_classifier=True), False
+        spec = resnet_spec(depth, wanted.labels, stem=shape.stem, image_size=wanted.image_size)
+        return filled(initialise(ResNet(spec), wanted.seed), state, source, replace_classifier=True), False
     if is_our_folder(source):
-        return _own(source, labels, image_size), True
+        return _own(source, wanted), True
     state = _state_dict(Path(source))
-    spec = spec_from_state(state, labels, source, image_size)
-    return _filled(ConvNet(spec), state, source, replace_classifier=False), True
+    spec = spec_from_state(state, wanted.labels, source, wanted.image_size)
+    return filled(ResNet(spec), state, source, replace_classifier=False), True
 
 
 def is_our_folder(source: str) -> bool:
@@ -83,21 +98,33 @@ def is_our_folder(source: str) -> bool:
     return (Path(source) / SHAPE).is_file()
 
 
-def _own(source: str, labels: Sequence[str], image_size: int) -> ConvNet:
+def source_normalisation(source: str) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """Return the mean and standard deviation that a source was trained with, None where it says nothing."""
+    if source.startswith(TORCHVISION):
+        return IMAGENET_MEAN, IMAGENET_STD
+    if not is_our_folder(source):
+        return None
+    spec = spec_of(read_json(Path(source) / SHAPE), Path(source) / SHAPE)
+    return (spec.mean, spec.std) if isinstance(spec, ResNetSpec) else None
+
+
+def _own(source: str, wanted: Wanted) -> ResNet:
     net = load_folder(Path(source))
-    if not isinstance(net, ConvNet):
+    if not isinstance(net, ResNet):
         raise UserError(f"{source} holds no ResNet", "model.family belongs to another source")
-    if tuple(net.spec.labels) != tuple(labels) or net.spec.image_size != image_size:
+    spec = net.spec
+    if spec.labels != wanted.labels or spec.image_size != wanted.image_size:
         raise UserError(
-            f"{source} knows the labels {', '.join(net.spec.labels)} at {net.spec.image_size} pixels, the data have "
-            f"{', '.join(labels)} at {image_size}",
+            f"{source} knows the labels {', '.join(spec.labels)} at {spec.image_size} pixels, the data have "
+            f"{', '.join(wanted.labels)} at {wanted.image_size}",
             "check task.labels, task.image_size and --data",
         )
     return net
 
 
-def initialise(net: ConvNet) -> ConvNet:
+def initialise(net: ResNet, seed: int) -> ResNet:
     """Set random weights as torchvision does (He et al. 2015, fan out) and return the net."""
+    torch.manual_seed(seed)
     for module in net.modules():
         if isinstance(module, ProjectedConv):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -121,7 +148,7 @@ def our_name(name: str) -> str | None:
     return name.replace(".downsample.0.", ".downsample.conv.").replace(".downsample.1.", ".downsample.norm.")
 
 
-def spec_from_state(state: Mapping[str, Tensor], labels: Sequence[str], where: str, image_size: int) -> ConvNetSpec:
+def spec_from_state(state: Mapping[str, Tensor], labels: Sequence[str], where: str, image_size: int) -> ResNetSpec:
     """Return the shape that the tensors of a torchvision-like state dict have, whatever its widths.
 
     Raises UserError where they are no ResNet's, or classify another number of labels.
@@ -149,13 +176,11 @@ def spec_from_state(state: Mapping[str, Tensor], labels: Sequence[str], where: s
         raise UserError(
             f"{where} classifies {classes} labels, the data have {len(labels)}", "check task.labels and --data"
         )
-    return ConvNetSpec(
-        block=kind, stem="imagenet" if stem.shape[-1] == 7 else "cifar", stem_width=len(stem), stages=tuple(stages),
-        labels=tuple(labels), image_size=image_size,
-    )  # fmt: skip
+    size: Stem = "imagenet" if stem.shape[-1] == 7 else "cifar"
+    return ResNetSpec(kind, size, len(stem), tuple(stages), tuple(labels), image_size)
 
 
-def _filled(net: ConvNet, state: Mapping[str, Tensor], where: str, replace_classifier: bool) -> ConvNet:
+def filled(net: ResNet, state: Mapping[str, Tensor], where: str, replace_classifier: bool) -> ResNet:
     """Return the net with the weights of a state dict; its own stem or classifier stays where they may differ."""
     wanted, faults = net.state_dict(), []
     found = {ours: tensor for name, tensor in state.items() if (ours := our_name(name)) is not None}
@@ -172,6 +197,50 @@ def _filled(net: ConvNet, state: Mapping[str, Tensor], where: str, replace_class
         )
     net.load_state_dict(wanted)
     return net
+
+
+def from_module(module: nn.Module, labels: Sequence[str] | None = None) -> ResNet | None:
+    """Return a net that computes what a torchvision ResNet does (weights are copied), None for any other module.
+
+    It takes images of 224 pixels, or of 32 where the module has the small stem (3 x 3 and no pool), normalised as
+    ImageNet's; labels that are not given are LABEL_0, LABEL_1, and so on, as transformers has them.
+
+    Raises:
+        UserError: a torchvision ResNet that is built of other parts (groups, dilation, another stem or classifier).
+    """
+    from torchvision.models import ResNet as TorchvisionResNet
+
+    if not isinstance(module, TorchvisionResNet):
+        return None
+    theirs = copy.deepcopy(module).cpu().float().eval()
+    key = (theirs.conv1.kernel_size[0], theirs.conv1.stride[0], type(theirs.maxpool).__name__)
+    if key not in STEMS or not isinstance(theirs.fc, nn.Linear):
+        raise UserError(
+            "the module's stem or classifier is none of a plain ResNet",
+            "conv1 7 x 7, stride 2, with its pool, or 3 x 3, stride 1, with maxpool = Identity(); fc = Linear(...)",
+        )
+    state, stem = theirs.state_dict(), STEMS[key]
+    names = labels or [f"LABEL_{i}" for i in range(theirs.fc.out_features)]
+    spec = replace(
+        spec_from_state(state, names, "the module", SIDES[stem]), eps=float(getattr(theirs.bn1, "eps", 1e-5))
+    )
+    ours = filled(ResNet(spec), state, "the module", replace_classifier=False).eval()
+    _prove_same(ours, theirs)
+    return ours.train(module.training)
+
+
+@torch.no_grad()
+def _prove_same(ours: ResNet, theirs: nn.Module) -> None:
+    """Raise UserError where two nets differ on random images: strides, dilation or activations are no tensors."""
+    x = torch.randn(2, 3, TRIAL_SIDE, TRIAL_SIDE, generator=torch.Generator().manual_seed(0))
+    a, b = theirs(x), ours(x)
+    difference = float((a - b).abs().max() / a.abs().max().clamp_min(torch.finfo(a.dtype).tiny))
+    if not difference <= TRIAL_TOLERANCE:
+        raise UserError(
+            f"the module computes something else than a plain ResNet of its weights: {difference:.1e} of the largest "
+            "output",
+            "groups, dilation, other strides and other activations are not supported",
+        )
 
 
 def _state_dict(path: Path) -> dict[str, Tensor]:

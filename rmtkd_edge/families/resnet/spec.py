@@ -7,10 +7,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
-from rmtkd_edge.families.encoder.spec import Site
+import numpy as np
+
+from rmtkd_edge.families.base import Input, Site
 
 CHANNELS = 3
-FACTOR = ".factor"  # the site of a convolution's factor is its place with this behind it
+FACTOR = ".factor"  # ends the name of a factor's site; the convolution's place comes before it
 
 Kind = Literal["basic", "bottleneck"]
 Stem = Literal["imagenet", "cifar"]
@@ -44,12 +46,14 @@ class StageSpec:
 
 
 @dataclass(frozen=True)
-class ConvNetSpec:
+class ResNetSpec:
     """A ResNet whose streams and blocks may all have different widths.
 
-    `raw` names, for a site whose producers still carry a fixed projection, the width in front of that projection.
-    `factors` names, by its place, a convolution that is two: one to that many channels, and a 1 x 1 one behind it.
-    `image_size` is the height and width, in pixels, of the images that it was made for (others work).
+    Attributes:
+        image_size: height and width, in pixels, of the images that it was made for.
+        mean: of each channel, of pixels as shares of 255, that inputs are normalised with; `std` as well.
+        raw: for a site whose producers still carry a fixed projection, the width before that projection.
+        factors: by its place, the rank of a convolution that is two: one to that many channels, a 1 x 1 one after it.
     """
 
     block: Kind
@@ -61,9 +65,34 @@ class ConvNetSpec:
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
     eps: float = 1e-5
-    model_type: str = "resnet"
     raw: Mapping[str, int] = field(default_factory=dict)
     factors: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def family(self) -> str:
+        """Return the name of the family."""
+        return "resnet"
+
+    @property
+    def model_type(self) -> str:
+        """Return the type that config.json names."""
+        return "resnet"
+
+    @property
+    def max_length(self) -> None:
+        """Return None: images are no sequences."""
+        return None
+
+    @property
+    def inputs(self) -> tuple[Input, ...]:
+        """Return the one input: normalised images."""
+        return (Input("pixel_values", "float32", ("batch", CHANNELS, self.image_size, self.image_size)),)
+
+    def example_inputs(self, batch: int, sequence: int | None, seed: int) -> dict[str, np.ndarray]:
+        """Return random images of mean 0 and variance 1, as normalised ones have them; `sequence` is not looked at."""
+        shape = (batch, CHANNELS, self.image_size, self.image_size)
+        rng = np.random.default_rng([seed, batch, self.image_size])
+        return {"pixel_values": rng.standard_normal(shape, dtype=np.float32)}
 
     @property
     def stem_is_shared(self) -> bool:
@@ -73,17 +102,18 @@ class ConvNetSpec:
     def sites(self) -> list[Site]:
         """Return every width that can be cut, shallow to deep: a stream before the inner widths of its blocks.
 
-        Behind them come the factors of all convolutions, present or latent.
+        After them come the factors of all convolutions, present or latent.
         """
-        found = [] if self.stem_is_shared else [Site("stem", "stream", self.stem_width)]
+        found = [] if self.stem_is_shared else [channels("stem", "stream", self.stem_width)]
         for i, stage in enumerate(self.stages, 1):
-            found.append(Site(f"layer.{i}.stream", "stream", stage.width, layer=i))
+            found.append(channels(f"layer.{i}.stream", "stream", stage.width, i))
             for j, block in enumerate(stage.blocks):
                 for k, width in enumerate(block.inner, 1):
-                    found.append(Site(f"layer.{i}.block.{j}.conv{k}", "inner", width, layer=i))
+                    found.append(channels(f"layer.{i}.block.{j}.conv{k}", "inner", width, i))
         for place, width in self.places().items():
             rank = self.factors.get(place)
-            found.append(Site(f"{place}{FACTOR}", "factor", rank or width, latent=rank is None))
+            latent = rank is None
+            found.append(Site(place + FACTOR, "factor", rank or width, latent=latent, weighted=False, basis="eigen"))
         return found
 
     def places(self) -> dict[str, int]:
@@ -107,7 +137,7 @@ class ConvNetSpec:
         found = [p for p in places if re.fullmatch(rf"layer\.{i}\.block\.\d+\.(conv{last}|downsample)", p)]
         return ["stem", *found] if i == 1 and self.stem_is_shared else found
 
-    def with_ranks(self, ranks: Mapping[str, int]) -> ConvNetSpec:
+    def with_ranks(self, ranks: Mapping[str, int]) -> ResNetSpec:
         """Return the spec with every named site set to its rank."""
         stages = []
         for i, stage in enumerate(self.stages, 1):
@@ -126,6 +156,10 @@ class ConvNetSpec:
         wanted = {place: ranks.get(f"{place}{FACTOR}", self.factors.get(place)) for place in self.places()}
         outputs = cut.places()
         return replace(cut, factors={p: k for p, k in wanted.items() if k is not None and k < outputs[p]})
+
+    def without_projections(self) -> ResNetSpec:
+        """Return the spec of the folded model."""
+        return replace(self, raw={})
 
     def convolutions(self) -> Iterator[Convolution]:
         """Yield every convolution of the folded model, factors as two, from input to output."""
@@ -160,15 +194,21 @@ class ConvNetSpec:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON types."""
-        return asdict(self)
+        return {"family": self.family, "model_type": self.model_type, **asdict(self)}
 
     @staticmethod
-    def from_dict(data: Mapping[str, Any]) -> ConvNetSpec:
+    def from_dict(data: Mapping[str, Any]) -> ResNetSpec:
         """Return the spec that `to_dict` wrote."""
         stages = tuple(
             StageSpec(stage["width"], tuple(BlockSpec(**{**b, "inner": tuple(b["inner"])}) for b in stage["blocks"]))
             for stage in data["stages"]
         )
-        tuples = {name: tuple(data[name]) for name in ("labels", "mean", "std")}
-        return ConvNetSpec(**{**data, **tuples, "stages": stages, "raw": dict(data["raw"]),
-                              "factors": dict(data.get("factors", {}))})  # fmt: skip
+        fields = {name: value for name, value in data.items() if name not in ("family", "model_type")}
+        fields |= {name: tuple(data[name]) for name in ("labels", "mean", "std")}
+        fields |= {name: dict(data[name]) for name in ("raw", "factors")}
+        return ResNetSpec(**{**fields, "stages": stages})
+
+
+def channels(name: str, kind: str, width: int, layer: int | None = None) -> Site:
+    """Return the site of channels that a ReLU follows; its edge is that of plain eigenvalues, taken after the ReLU."""
+    return Site(name, kind, width, layer=layer, selectable=True, weighted=False)

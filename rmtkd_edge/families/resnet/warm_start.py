@@ -2,32 +2,33 @@
 
 Teacher and student walk block by block over the calibration images. A convolution's target is the teacher's normalised
 output, projected; of a block's last one, minus what the student's own shortcut already holds, so that errors are
-corrected instead of stacked. The norm behind it takes the student's own moments and gives the fit back exactly.
+corrected instead of stacked. The norm after it takes the student's own moments and gives the fit back exactly.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from rmtkd_edge.families.base import ranks_from
+from rmtkd_edge.families.layers import copy_fitting
 from rmtkd_edge.families.resnet.factors import factor_basis, set_weight
-from rmtkd_edge.families.encoder.plain_fold import ranks_from
-from rmtkd_edge.families.resnet.module import Block, ConvNet, ConvNorm, narrow_like
+from rmtkd_edge.families.resnet.fold import narrow_like
+from rmtkd_edge.families.resnet.module import Block, ConvNorm, ResNet
 from rmtkd_edge.families.resnet.spec import FACTOR
 from rmtkd_edge.spectral import CrossMoments
 from rmtkd_edge.spectral.moments import reduced
 
-Batch = dict[str, Tensor]
 ROWS_PER_FEATURE = 12  # patches that a least-squares fit looks at, for each of its inputs
 
 
 @dataclass
 class Walk:
-    """One calibration batch on its way: teacher's and student's states (B, channels, H, W) behind the ReLU."""
+    """One calibration batch on its way: teacher's and student's states (B, channels, H, W) after the ReLU."""
 
     teacher: Tensor
     student: Tensor
@@ -40,7 +41,7 @@ class Fit:
     ridge: float
     batches: int
     seed: int
-    projections: dict[str, Tensor]
+    projections: Mapping[str, Tensor]
 
     def cuts(self, layer: ConvNorm) -> bool:
         """Return whether a layer gets a new factor."""
@@ -49,14 +50,17 @@ class Fit:
 
 @torch.no_grad()
 def warm_start(
-    teacher: ConvNet, projections: dict[str, Tensor], batches: Iterable[Batch], *, ridge: float, seed: int
-) -> ConvNet:
+    teacher: ResNet,
+    projections: Mapping[str, Tensor],
+    batches: Iterable[Mapping[str, Tensor]],
+    *,
+    ridge: float,
+    seed: int,
+) -> ResNet:
     """Return the folded narrow net for projections P (k x d) by site; sites left out stay wide. `teacher` is folded."""
     teacher.eval()
-    student = narrow_like(teacher, ranks_from(teacher, projections)).to(next(teacher.parameters())).eval()
-    own = student.state_dict()
-    same = {k: v for k, v in teacher.state_dict().items() if k in own and own[k].shape == v.shape}
-    student.load_state_dict(same, strict=False)
+    student = narrow_like(teacher, ranks_from(teacher.spec, projections)).to(next(teacher.parameters())).eval()
+    copy_fitting(teacher, student)
     images = [batch["pixel_values"].to(next(teacher.parameters())) for batch in batches]
     fit = Fit(ridge, len(images), seed, projections)
     first = "layer.1.stream" if teacher.spec.stem_is_shared else "stem"
@@ -78,7 +82,7 @@ def warm_start(
 
 
 def _block(block: Block, small: Block, walks: list[Walk], stream: str, fit: Fit, changed: bool) -> bool:
-    """Fit one block and move the walks behind it; return whether anything has changed so far."""
+    """Fit one block and move the walks past it; return whether anything has changed so far."""
     wide, narrow = [w.teacher for w in walks], [w.student for w in walks]
     p = _projection(fit.projections.get(stream), block.convs[-1])
     inner_changed = changed
@@ -108,6 +112,7 @@ def _block(block: Block, small: Block, walks: list[Walk], stream: str, fit: Fit,
 
 
 def _projection(p: Tensor | None, layer: ConvNorm) -> Tensor | None:
+    """Return a projection in the dtype of a layer's weights."""
     return None if p is None else p.to(layer.conv.weight)
 
 
@@ -118,7 +123,7 @@ def _project(z: Tensor, p: Tensor | None) -> Tensor:
 
 def _fit(layer: ConvNorm, inputs: list[Tensor], targets: list[Tensor], fit: Fit, changed: bool) -> None:
     """Set a convolution and its norm to the least-squares map from the inputs' patches to the targets."""
-    if not changed:  # nothing in front of it or behind it was cut: the teacher's own weights are there
+    if not changed:  # nothing before or after it was cut: the teacher's own weights are there
         return
     outputs = len(layer.last.weight)
     _, channels, height, width = layer.conv.weight.shape
@@ -171,7 +176,8 @@ def _set_norm(layer: ConvNorm, bias: Tensor, inputs: list[Tensor]) -> None:
     layer.norm.bias.copy_(mean + bias.cpu())
 
 
-def _classifier(teacher: ConvNet, student: ConvNet, walks: list[Walk], ridge: float) -> None:
+def _classifier(teacher: ResNet, student: ResNet, walks: list[Walk], ridge: float) -> None:
+    """Set the classifier to the least-squares map from the student's pooled channels to the teacher's logits."""
     inputs = student.classifier.weight.shape[1]
     moments = CrossMoments(inputs, len(teacher.spec.labels))
     for walk in walks:

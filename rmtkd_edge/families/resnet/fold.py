@@ -1,0 +1,111 @@
+"""Folding: from fixed projections to plain narrow layers and back, both exact; and the start by algebra alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from rmtkd_edge.families.base import ranks_from
+from rmtkd_edge.families.resnet.factors import factor_basis, set_weight
+from rmtkd_edge.families.resnet.module import ConvNorm, ProjectedConv, ResNet
+from rmtkd_edge.families.resnet.spec import FACTOR
+
+
+def producers(net: ResNet) -> dict[str, list[ProjectedConv]]:
+    """Return, for every site that is there, the convolutions whose output lives in it."""
+    layers = {module.place: module for module in net.modules() if isinstance(module, ConvNorm)}
+    sites: dict[str, list[ProjectedConv]] = {}
+    for site in net.spec.sites():
+        if site.kind == "factor":
+            if not site.latent:
+                sites[site.name] = [layers[site.name.removesuffix(FACTOR)].conv]
+        else:
+            sites[site.name] = [layers[place].last for place in net.spec.producers(site.name)]
+    return sites
+
+
+@torch.no_grad()
+def fold(net: ResNet) -> ResNet:
+    """Return the plain narrow model that `net` equals exactly: P W in place of W and P (dtype kept)."""
+    folded = ResNet(net.spec.without_projections()).to(next(net.parameters()).dtype)
+    state = net.state_dict()
+    for name, module in net.named_modules():
+        if isinstance(module, ProjectedConv):
+            state[f"{name}.weight"] = module.folded()
+            state.pop(f"{name}.projection", None)
+    folded.load_state_dict({k: v.clone() for k, v in state.items()})
+    return folded.train(net.training)
+
+
+@torch.no_grad()
+def unfold(folded: ResNet, projections: Mapping[str, Tensor]) -> ResNet:
+    """Return `folded` with the fixed projections put back after its producers: W becomes P^T W', since P P^T = I."""
+    raw = {name: p.shape[1] for name, p in projections.items()}
+    kind = next(folded.parameters()).dtype
+    wide = ResNet(replace(folded.spec, raw=raw)).to(kind)
+    state = folded.state_dict()
+    names = {id(module): name for name, module in wide.named_modules()}
+    for site, modules in producers(wide).items():
+        if site in projections:
+            p = projections[site].to(state["stem.conv.weight"])
+            for name in (names[id(module)] for module in modules):
+                state[f"{name}.weight"] = torch.einsum("kd,kihw->dihw", p, state[f"{name}.weight"])
+                state[f"{name}.projection"] = p
+    wide.load_state_dict({k: v.clone() for k, v in state.items()})
+    return wide.train(folded.training)
+
+
+def projections_of(net: ResNet) -> dict[str, Tensor]:
+    """Return the fixed projections by site (all producers of a site share one)."""
+    return {site: p for site, modules in producers(net).items() if (p := modules[0].projection) is not None}
+
+
+def narrow_like(net: ResNet, ranks: Mapping[str, int]) -> ResNet:
+    """Return an untrained folded net of the given ranks (its weights are not set)."""
+    return ResNet(net.spec.without_projections().with_ranks(ranks))
+
+
+@torch.no_grad()
+def plain_fold(teacher: ResNet, projections: Mapping[str, Tensor]) -> ResNet:
+    """Return the narrow net by algebra alone: convolutions P W P'^T, norms by the diagonal of P . P^T."""
+    student = narrow_like(teacher, ranks_from(teacher.spec, projections)).to(next(teacher.parameters()))
+    first = projections.get("layer.1.stream" if teacher.spec.stem_is_shared else "stem")
+    _fold(teacher.stem, student.stem, None, first, projections)
+    before = first
+    for i, (wide, narrow) in enumerate(zip(teacher.stages, student.stages, strict=True), 1):
+        stream = projections.get(f"layer.{i}.stream")
+        for block, small in zip(wide, narrow, strict=True):
+            inner = before
+            names = [f"{block.name}.conv{k}" for k in range(1, len(block.convs))]
+            for layer, own, p in zip(block.convs, small.convs, [*map(projections.get, names), stream], strict=True):
+                _fold(layer, own, inner, p, projections)
+                inner = p
+            if block.downsample is not None and small.downsample is not None:
+                _fold(block.downsample, small.downsample, before, stream, projections)
+            before = stream
+    weight = teacher.classifier.weight
+    student.classifier.weight.copy_(weight if before is None else weight @ before.to(weight).T)
+    student.classifier.bias.copy_(teacher.classifier.bias)
+    return student
+
+
+def _fold(
+    layer: ConvNorm, own: ConvNorm, before: Tensor | None, after: Tensor | None, projections: Mapping[str, Tensor]
+) -> None:
+    weight: Tensor = layer.whole()
+    norm = layer.norm
+    if before is not None:
+        weight = torch.einsum("dihw,ki->dkhw", weight, before.to(weight))
+    parts = {name: getattr(norm, name) for name in ("weight", "bias", "running_mean", "running_var")}
+    if after is not None:
+        p = after.to(weight)
+        weight = torch.einsum("kd,dihw->kihw", p, weight)
+        for name, value in parts.items():
+            parts[name] = (p**2) @ value if name in ("weight", "running_var") else p @ value
+    rows = weight.flatten(1)
+    set_weight(own, weight, None if own.expand is None else factor_basis(own, rows @ rows.T, projections))
+    for name, value in parts.items():
+        getattr(own.norm, name).copy_(value)
