@@ -8,11 +8,16 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 from rich.text import Text
 
-from rmtkd_edge.run.directory import Run
+from rmtkd_edge.run import layout
+from rmtkd_edge.run.records.profile import EnergyRecord, MeasurementRecord, ProfileRecord, WorkloadRecord
 
 if TYPE_CHECKING:
     from rmtkd_edge.config.hardware import HardwareProfile
-    from rmtkd_edge.profile.across_sessions import Contrast
+    from rmtkd_edge.profile.across_sessions import SessionComparison
+    from rmtkd_edge.run.records.compress import CompressRecord, StudentRecord
+    from rmtkd_edge.run.records.export import ExportRecord, VariantRecord
+    from rmtkd_edge.run.records.scores import Scores
+    from rmtkd_edge.run.records.teacher import TeacherRecord
 
 
 def table_of(header: Sequence[str], rows: Iterable[Sequence[Any]], title: str | None = None) -> Table:
@@ -33,147 +38,157 @@ def figure(value: float | None, form: str, scale: float = 1.0) -> str:
     return "-" if value is None else format(value * scale, form)
 
 
-def variants_table(result: dict[str, Any]) -> Table:
+def reported(validation: Scores, test: Scores | None) -> Scores:
+    """Return the scores that a headline quotes: those on test where there is a test split, else on validation."""
+    return validation if test is None else test
+
+
+def score_text(teacher: TeacherRecord, student: StudentRecord) -> str:
+    """Return the primary metric of teacher and student in words, with the split that it is from."""
+    before, after = (reported(model.validation, model.test) for model in (teacher, student))
+    return f"{after.primary} {before.value:.4f} -> {after.value:.4f} on {after.split}"
+
+
+def variants_table(record: ExportRecord) -> Table:
     """Return the table of the files that an export wrote or refused."""
-    rows = []
-    for name, variant in result["variants"].items():
-        if variant.get("refused"):
-            rows.append([name, f"refused: {variant['refused']}", "-", "-"])
-        else:
-            rows.append(
-                [
-                    name,
-                    variant["file"],
-                    figure(variant["size_bytes"], ".2f", 1e-6),
-                    figure(variant.get("accuracy"), ".4f"),
-                ]
-            )
-    return table_of(["variant", "file", "MB", "accuracy"], rows)
+    split = "test" if any(variant.test is not None for variant in record.variants.values()) else "validation"
+    rows = [_variant_row(name, variant) for name, variant in record.variants.items()]
+    return table_of(["variant", "file", "MB", f"{record.metric}, {split}"], rows)
 
 
-def profile_tables(documents: Sequence[dict[str, Any]]) -> list[Table]:
+def _variant_row(name: str, variant: VariantRecord) -> list[str]:
+    if variant.refused:
+        return [name, f"refused: {variant.refused}", "-", "-"]
+    score = reported(variant.validation, variant.test)
+    return [name, variant.file, figure(variant.size_bytes, ".2f", 1e-6), figure(score.value, ".4f")]
+
+
+def profile_tables(documents: Sequence[ProfileRecord]) -> list[Table]:
     """Return one table of all measured devices, and one of each that was emulated."""
-    apart = [[d for d in documents if _emulated(d) is emulated] for emulated in (False, True)]
-    return [*([profile_table(*apart[0])] if apart[0] else []), *(profile_table(d) for d in apart[1])]
+    measured = [d for d in documents if not d.emulated]
+    return [*([profile_table(*measured)] if measured else []), *(profile_table(d) for d in documents if d.emulated)]
 
 
-def _emulated(document: dict[str, Any]) -> bool:
-    return bool(document.get("hardware", {}).get("emulated"))
-
-
-def profile_table(*documents: dict[str, Any]) -> Table:
+def profile_table(*documents: ProfileRecord) -> Table:
     """Return one table of the results of one profile, or of several, each row then with its device.
 
     Of an emulated device it says how far outputs agree, and no times.
     """
-    if len(documents) == 1 and _emulated(documents[0]):
-        from rmtkd_edge.profile.emulation import agreement_rows
+    only = documents[0] if len(documents) == 1 else None
+    if only is not None and only.emulated:
+        from rmtkd_edge.run.records.profile import agreement_rows
 
-        header, *rows = agreement_rows(documents[0]["results"])
-        return table_of(
-            header, rows, f"{documents[0]['profile']}: largest differences from the outputs on this machine"
-        )
+        header, *rows = agreement_rows(only)
+        return table_of(header, rows, f"{only.profile}: largest differences from the outputs on this machine")
     names = ["model", "batch", "tokens", "p50 ms", "p90 ms", "per s", "RSS MB", "disk MB", "mJ", "verdict"]
-    if len(documents) == 1:
-        (only,) = documents
-        return table_of(names, [_result_row(item) for item in only["results"]], only["profile"])
-    rows = [[document["profile"], *_result_row(item)] for document in documents for item in document["results"]]
+    if only is not None:
+        return table_of(names, [_result_row(item) for item in only.results], only.profile)
+    rows = [[document.profile, *_result_row(item)] for document in documents for item in document.results]
     return table_of(["device", *names], rows)
 
 
-def _result_row(item: dict[str, Any]) -> list[Any]:
-    latency, load, model = item["latency"], item["load"], item["model"]
-    row = [item["label"], load["batch"], load.get("seq") or "-"]
-    row += [figure(latency.get("p50"), ".2f"), figure(latency.get("p90"), ".2f")]
-    row += [figure(item.get("throughput_per_s"), ".1f")]
-    row += [figure((item.get("memory") or {}).get("peak_rss_bytes"), ".0f", 1e-6)]
-    row += [figure(model.get("disk_bytes"), ".1f", 1e-6), energy_cell(item.get("energy") or {})]
-    return [*row, (item.get("quality") or {}).get("verdict") or "-"]
+def _result_row(item: MeasurementRecord) -> list[Any]:
+    return [
+        item.label,
+        item.workload.batch,
+        item.workload.seq or "-",
+        figure(item.latency.p50, ".2f"),
+        figure(item.latency.p90, ".2f"),
+        figure(item.throughput_per_s, ".1f"),
+        figure(item.memory.peak_rss_bytes, ".0f", 1e-6),
+        figure(item.model.disk_bytes, ".1f", 1e-6),
+        energy_cell(item.energy),
+        item.verdict,
+    ]
 
 
-def energy_cell(energy: dict[str, Any]) -> str:
+def energy_cell(energy: EnergyRecord) -> str:
     """Return millijoules per inference with their provenance, net of idle where that is known."""
-    for kind in ("net", "gross"):
-        joules = energy.get(f"j_per_inf_{kind}")
+    for kind, joules in (("net", energy.j_per_inf_net), ("gross", energy.j_per_inf_gross)):
         if joules is not None:
-            return f"{joules * 1e3:.1f} ({energy.get('kind')}, {kind})"
+            return f"{joules * 1e3:.1f} ({energy.kind}, {kind})"
     return "-"
 
 
-def load_text(load: dict[str, Any]) -> str:
-    """Return a load in words."""
-    return f"batch {load['batch']}" + ("" if load.get("seq") is None else f", {load['seq']} tokens")
+def workload_text(workload: WorkloadRecord) -> str:
+    """Return a workload in words."""
+    return f"batch {workload.batch}" + ("" if workload.seq is None else f", {workload.seq} tokens")
 
 
-def comparison_lines(result: dict[str, Any], name: bool = False) -> list[str]:
+def comparison_lines(record: ProfileRecord, name: bool = False) -> list[str]:
     """Return one line a comparison of a candidate with the original: how many times as fast, with its interval.
 
-    name: begin every line with the device.
+    Args:
+        name: begin every line with the device.
     """
     lines = []
-    for pair in result.get("comparisons", []):
-        if pair["metric"] != "latency_ms" or not pair["baseline"].startswith("original"):
+    original = layout.ROLES["baseline"].name
+    for pair in record.comparisons:
+        if pair.metric != "latency_ms" or not pair.baseline.startswith(original):
             continue
-        ends = pair.get("ci95")
-        interval = (
-            f", 95 % interval {1 / ends[1]:.2f} to {1 / ends[0]:.2f}"
-            if ends
-            else f" ({pair.get('why', 'no interval')})"
-        )
-        load = pair["load"]
+        interval = f" ({pair.why or 'no interval'})"
+        if pair.ci95 is not None:
+            interval = f", 95 % interval {1 / pair.ci95[1]:.2f} to {1 / pair.ci95[0]:.2f}"
         lines.append(
-            f"{pair['candidate']} is {1 / pair['ratio']:.2f} times as fast as {pair['baseline']}"
-            f" ({load_text(load)}{interval})"
+            f"{pair.candidate} is {1 / pair.ratio:.2f} times as fast as {pair.baseline}"
+            f" ({workload_text(pair.workload)}{interval})"
         )
-    lines += [note for note in result.get("notes", []) if " is refused " in note or " does not fit " in note]
-    return [f"{result['profile']}: {line}" for line in lines] if name else lines
+    lines += [note for note in record.notes if " is refused " in note or " does not fit " in note]
+    return [f"{record.profile}: {line}" for line in lines] if name else lines
 
 
-def contrast_table(contrasts: Sequence[Contrast]) -> Table:
-    """Return the table of two measurements side by side; ratios are the second file over the first."""
+def session_table(comparisons: Sequence[SessionComparison]) -> Table:
+    """Return the table of two measurements next to each other; ratios are the second file over the first."""
     rows = []
-    for c in contrasts:
+    for c in comparisons:
         ends = c.latency_ci95
         interval = "-" if ends is None else f"{ends[0]:.3f} to {ends[1]:.3f}"
-        row = [c.label, c.load, *(f"{ms:.3f}" for ms in c.latency_ms), f"{c.latency_ratio:.3f}", interval]
+        row = [c.label, c.workload, *(f"{ms:.3f}" for ms in c.latency_ms), f"{c.latency_ratio:.3f}", interval]
         row += [figure(ratio, ".3f") for ratio in (c.memory_ratio, c.disk_ratio, c.energy_ratio)]
         rows.append([*row, "same" if c.same_file else "other", " / ".join(c.verdicts)])
-    header = ["model", "load", "a ms", "b ms", "b / a", "95 % interval", "RSS", "disk", "energy", "file", "verdicts"]
-    return table_of(header, rows)
+    header = ["model", "workload", "a ms", "b ms", "b / a", "95 % interval"]
+    return table_of([*header, "RSS", "disk", "energy", "file", "verdicts"], rows)
 
 
-def contrast_lines(contrasts: Sequence[Contrast]) -> list[str]:
+def session_lines(comparisons: Sequence[SessionComparison]) -> list[str]:
     """Return what a reader must know before the ratios are believed."""
     lines = ["two sessions, not interleaved: a difference of some per cent may be the machine's"]
-    differences = dict.fromkeys(text for c in contrasts for text in c.differences)
+    differences = dict.fromkeys(text for c in comparisons for text in c.differences)
     if differences:
         lines.append("not the same in both: " + "; ".join(differences))
-    if any(verdict != "clean" for c in contrasts for verdict in c.verdicts):
+    if any(verdict != "clean" for c in comparisons for verdict in c.verdicts):
         lines.append("not every result is clean: see the verdicts")
-    unclear = [f"{c.label} {c.load}" for c in contrasts if not c.clear]
+    unclear = [f"{c.label} {c.workload}" for c in comparisons if not c.clear]
     if unclear:
         lines.append("no difference in latency can be told: " + ", ".join(unclear))
     return lines
 
 
-def summary_table(run: Run, profile: str) -> Table:
-    """Return a run's last table: the original against the compressed model, at the first load that was measured."""
-    result, measured = run.read_json("compress/result.json"), run.read_json(f"profile/{profile}.json")["results"]
-    load = measured[0]["load"] if measured else {"batch": None}
-    found = {item["label"]: item for item in measured if item["load"] == load}
+def summary_table(
+    compression: CompressRecord, baseline: ExportRecord, exported: ExportRecord, measured: ProfileRecord
+) -> Table:
+    """Return a run's last table: the original against the compressed model, at the first workload that was measured."""
+    first = measured.results[0].workload if measured.results else WorkloadRecord(1)
+    found = {(item.role, item.model.precision): item for item in measured.results if item.workload == first}
+    sides = (("baseline", baseline, compression.teacher), ("candidate", exported, compression.student))
     rows = []
-    for folder, who, side in (("baseline", "original", "teacher"), ("export", "rmt-kd", "student")):
-        for precision, variant in run.read_json(f"{folder}/rmtkd.json")["variants"].items():
-            label, refused = f"{who} {precision}", variant.get("refused")
-            size = "-" if refused else figure(variant["size_bytes"], ".1f", 1e-6)
-            accuracy = "refused" if refused else figure(variant.get("accuracy"), ".4f")
-            item = found.get(label, {})
-            p50 = figure(item.get("latency", {}).get("p50"), ".2f")
-            verdict = item.get("quality", {}).get("verdict") or "-"
-            rows.append([label, f"{result[side]['parameters']:,}", size, accuracy, p50, verdict])
-    header = ["model", "parameters", "disk MB", "accuracy", f"p50 ms ({load_text(load)})"]
-    header.append("verdict")
-    return table_of(header, rows, result.get("title") or None)
+    for role, record, model in sides:
+        for precision, variant in record.variants.items():
+            item = found.get((role, precision))
+            score = reported(variant.validation, variant.test)
+            rows.append(
+                [
+                    layout.label(role, precision, compression.method),
+                    f"{model.parameters:,}",
+                    "-" if variant.refused else figure(variant.size_bytes, ".1f", 1e-6),
+                    "refused" if variant.refused else figure(score.value, ".4f"),
+                    "-" if item is None else figure(item.latency.p50, ".2f"),
+                    "-" if item is None else item.verdict,
+                ]
+            )
+    split = reported(compression.student.validation, compression.student.test)
+    header = ["model", "parameters", "disk MB", f"{exported.metric}, {split.split}", f"p50 ms ({workload_text(first)})"]
+    return table_of([*header, "verdict"], rows, compression.title or None)
 
 
 def calibration_table(profile: HardwareProfile) -> Table:

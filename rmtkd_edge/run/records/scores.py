@@ -21,7 +21,7 @@ class Scores:
     rows: int
     primary: str
     values: dict[str, float]
-    interval: tuple[float, float] | None
+    interval: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         if self.primary not in self.values:

@@ -1,0 +1,82 @@
+"""The user's own batches as the package wants them: dictionaries of tensors with the number of every row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+from rmtkd_edge.errors import DataError
+from rmtkd_edge.families.base import family_of
+from rmtkd_edge.tasks.base import Task, find_task, tasks_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Batch = dict[str, "Tensor"]
+Loader = Iterable[Mapping[str, Any]]
+
+
+def task_of(model: Any, kind: str | None) -> Task:
+    """Return the task of a kind; without one the first that serves the model's modality."""
+    return find_task(kind) if kind is not None else tasks_of(family_of(model).modality)[0]
+
+
+def numbered(loader: Loader, model: Any) -> Callable[[], Iterator[Batch]]:
+    """Return a function that starts a pass over a loader's batches, on the model's device, rows numbered in `index`.
+
+    A loader that can be read once is kept in memory.
+
+    Raises:
+        DataError: there is no batch, or a batch lacks what the model reads.
+    """
+    held: Iterable[Mapping[str, Any]] = list(loader) if iter(loader) is loader else loader
+    device = next(model.parameters()).device
+    required = [item.name for item in model.spec.inputs if item.name != "token_type_ids"]
+
+    def start() -> Iterator[Batch]:
+        import torch
+
+        seen = 0
+        for batch in held:
+            missing = [name for name in required if name not in batch]
+            if missing:
+                raise DataError(
+                    f"a batch has no {', '.join(missing)} (it has {', '.join(batch)})",
+                    "give batches as dictionaries of tensors under the model's input names",
+                )
+            rows = len(batch[required[0]])
+            found = {name: torch.as_tensor(value).to(device) for name, value in batch.items() if value is not None}
+            found.setdefault("index", torch.arange(seen, seen + rows))
+            seen += rows
+            yield found
+
+    first = next(start(), None)
+    if first is None:
+        raise DataError("the loader has no batch", "give at least one batch")
+    return start
+
+
+def first_rows(batches: Callable[[], Iterator[Batch]], rows: int) -> Callable[[], Iterator[Batch]]:
+    """Return a function that starts a pass over the batches that hold the first so many rows."""
+
+    def start() -> Iterator[Batch]:
+        taken = 0
+        for batch in batches():
+            if taken >= rows:
+                return
+            yield {name: value[: rows - taken] for name, value in batch.items()}
+            taken += len(batch["index"])
+
+    return start
+
+
+def count_rows(batches: Callable[[], Iterator[Batch]]) -> int:
+    """Return the number of rows of a pass."""
+    return sum(len(batch["index"]) for batch in batches())
+
+
+def labelled(batches: Callable[[], Iterator[Batch]]) -> bool:
+    """Return whether the first batch has labels."""
+    first = next(chain(batches()), None)
+    return first is not None and "labels" in first

@@ -1,0 +1,52 @@
+"""The user's own model as one of a family's: the same outputs, with widths that can be cut."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from rmtkd_edge import plugins
+from rmtkd_edge.errors import UserError
+from rmtkd_edge.families.base import find_family
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def from_module(module: nn.Module, labels: Sequence[str] | None = None) -> Any:
+    """Return a model that computes what a library's module does (its weights are copied), in eval mode.
+
+    Every family that is installed is asked.
+
+    Args:
+        labels: names of the outputs in their order; the module's own when left out.
+
+    Raises:
+        UserError: no family knows the module, or one knows it and cannot take it.
+    """
+    refused: UserError | None = None
+    for name in plugins.names("families"):
+        try:
+            found = find_family(name).from_module(module, labels)
+        except UserError as err:
+            refused = err
+            continue
+        if found is not None:
+            return found.eval()
+    if refused is not None:
+        raise refused
+    raise UserError(
+        f"no family can cut a {type(module).__name__}",
+        "a sequence classifier of transformers (BERT, RoBERTa, DistilBERT, ELECTRA) or a ResNet of torchvision; "
+        f"installed families: {', '.join(plugins.names('families'))}",
+    )
+
+
+def from_transformers(model: nn.Module, labels: Sequence[str] | None = None) -> Any:
+    """Return the encoder that computes the same logits as a transformers sequence classifier; see from_module."""
+    return from_module(model, labels)
+
+
+def from_torchvision(model: nn.Module, labels: Sequence[str] | None = None) -> Any:
+    """Return the network that computes the same logits as a torchvision classifier; see from_module."""
+    return from_module(model, labels)
