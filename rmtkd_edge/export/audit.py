@@ -6,13 +6,13 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Literal
 
 import onnx
 
 from rmtkd_edge.config.recipe import Export
 from rmtkd_edge.errors import Finding
 from rmtkd_edge.families.base import OpCount, Spec, find_family
-from rmtkd_edge.run.layout import Precision
 from rmtkd_edge.sessions import open_session
 
 EITHER = " or "  # joins the names of operators of which a graph may hold one or the other
@@ -24,7 +24,7 @@ def audit_emitted(path: Path, spec: Spec, options: Export) -> OpCount:
     return check_ops(path.name, count_ops(path), expected)
 
 
-def audit_optimised(path: Path, spec: Spec, options: Export, precision: Precision) -> OpCount:
+def audit_optimised(path: Path, spec: Spec, options: Export, precision: Literal["fp32", "int8"]) -> OpCount:
     """Count the ops that onnxruntime runs, one thread, CPU; raise Finding where they differ from the expected ones."""
     expected = find_family(spec.family).expected_ops(spec, options, precision)
     with TemporaryDirectory(prefix="rmtkd-audit-") as folder:

@@ -38,7 +38,10 @@ def write_folder(folder: Path, shipped: nn.Module, task: str, preprocessing: Map
     ours = {"schema": SCHEMA, "spec": spec.to_dict(), "task": task, "version": package_version()}
     config["rmtkd"] = {**ours, **config.get("rmtkd", {})}
     _write_json(folder / CONFIG, config)
-    atomic_write_bytes(folder / WEIGHTS, save({name: tensor.detach().cpu().contiguous() for name, tensor in family.tensors(shipped).items()}))
+    atomic_write_bytes(
+        folder / WEIGHTS,
+        save({name: tensor.detach().cpu().contiguous() for name, tensor in family.tensors(shipped).items()}),
+    )
     for name, content in preprocessing.items():
         atomic_write_bytes(folder / name, content)
 

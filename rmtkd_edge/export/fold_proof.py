@@ -77,9 +77,9 @@ def check_fold(projected: nn.Module, folded: nn.Module, batches: Iterable[Batch]
     )
     if not proof.holds:
         wide = not proof.float64 <= FLOAT64_TOLERANCE
-        pair = (exact, exact_folded) if wide else (projected, folded)
-        worst = max(held, key=lambda batch: _largest(*pair, [batch]))
-        raise _finding(proof, compare_taps(*pair, worst), FLOAT64_TOLERANCE if wide else FLOAT32_TOLERANCE)
+        a, b = (exact, exact_folded) if wide else (projected, folded)
+        worst = max(held, key=lambda batch: _largest(a, b, [batch]))
+        raise _finding(proof, compare_taps(a, b, worst), FLOAT64_TOLERANCE if wide else FLOAT32_TOLERANCE)
     return folded, proof
 
 

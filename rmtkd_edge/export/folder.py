@@ -84,7 +84,7 @@ def export_folder(folder: Path, model_id: str, model: nn.Module, job: Job, repor
         target = folder / PRECISIONS[precision].file
         quantisation = make(path, target)
         if precision == "int8":
-            audits[precision] = audit_optimised(target, spec, job.options, precision)
+            audits[precision] = audit_optimised(target, spec, job.options, "int8")
         variants[precision] = _judged(target, quantisation, shipped, variants["fp32"], job)
         _tell(reporter, folder, precision, variants[precision])
     parameters = spec.count_parameters()
@@ -145,7 +145,9 @@ def _variant(files: Sequence[Path], proof: OnnxProof, job: Job) -> VariantRecord
     session = open_session(path, threads=job.threads)
     splits = {"validation": job.rows.validation, "test": job.rows.test}
     scores = {
-        split: evaluate_onnx(session, batches, job.task, job.metric, split) for split, batches in splits.items() if batches
+        split: evaluate_onnx(session, batches, job.task, job.metric, split)
+        for split, batches in splits.items()
+        if batches
     }
     return VariantRecord(
         file=path.relative_to(folder).as_posix(),

@@ -1,7 +1,7 @@
 """Half precision: an fp32 file with its weights and arithmetic in fp16, its inputs and outputs in fp32 as before.
 
-For GPUs, and half the size; processors without fp16 arithmetic cast back and forth. The converter clips what fp16 cannot
-hold (above 65504), so the metric is measured on the file itself.
+For GPUs, and half the size; processors without fp16 arithmetic cast back and forth. The converter clips weights that
+fp16 cannot hold (above 65504), so the metric is measured on the file itself.
 """
 
 from __future__ import annotations

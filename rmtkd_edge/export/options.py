@@ -11,14 +11,16 @@ from rmtkd_edge.config.recipe import Export
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """How a run is exported; None leaves it to the recipe.
+    """Which run is exported, and how; None leaves it to the recipe.
 
     Attributes:
+        run: the run directory.
         data: the data set, None for the one that compress used.
         threads: of onnxruntime while files are verified and scored, None for all cores of this process.
         force: replace an export that is there.
     """
 
+    run: Path
     int8: bool | None = None
     fp16: bool | None = None
     opset: int | None = None

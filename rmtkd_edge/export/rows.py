@@ -90,7 +90,7 @@ def check_inputs(batches: Sequence[Batch], spec: Spec, hint: str) -> None:
         if item.name not in batch:
             raise DataError(f"the batches have no `{item.name}` (they have {', '.join(batch)})", hint)
         found = tuple(batch[item.name].shape)
-        fits = [wanted in (size, None) or isinstance(wanted, str) for size, wanted in zip(found, item.shape)]
+        fits = [wanted == size or isinstance(wanted, str) for size, wanted in zip(found, item.shape, strict=False)]
         if len(found) != len(item.shape) or not all(fits):
             raise DataError(f"`{item.name}` is {found}, the model reads {item.shape}", hint)
 

@@ -26,10 +26,7 @@ SUMS_IN_32_BITS = {"avx512-vnni", "avx-vnni", "neon"}  # x86 without VNNI adds p
 
 
 def export_run(
-    run: Run,
-    options: ExportOptions | None = None,
-    reporter: Reporter | None = None,
-    dataset: Dataset[Any] | None = None,
+    options: ExportOptions, reporter: Reporter | None = None, dataset: Dataset[Any] | None = None
 ) -> ExportRecord:
     """Export the compressed model of a run into export/ and the teacher into baseline/.
 
@@ -43,7 +40,7 @@ def export_run(
         RunDirError: compress has not finished, or an export exists and `force` is not set.
         Finding: a proof or an audit fails; that folder is removed then, so that nobody takes its files for good ones.
     """
-    options, reporter = options or ExportOptions(), reporter or SilentReporter()
+    run, reporter = Run.open(options.run), reporter or SilentReporter()
     _check_ready(run, options.force)
     recipe, start, records = read_recipe(run), time.monotonic(), {}
     teacher = load_model(run, ROLES["baseline"].checkpoint)
