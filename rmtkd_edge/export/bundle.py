@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import platform
 from collections.abc import Mapping
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +100,7 @@ def check_file(folder: Path, name: str, files: Mapping[str, str]) -> Path:
 def versions() -> dict[str, str]:
     """Return the versions of what took part."""
     own = {"rmtkd-edge": package_version(), "python": platform.python_version()}
-    return own | {name: version(name) for name in PACKAGES}
+    return own | {name: importlib.import_module(name).__version__ for name in PACKAGES}
 
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:
