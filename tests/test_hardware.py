@@ -9,11 +9,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rmtkd_edge.config import hardware
+from rmtkd_edge.config.hardware import (
+    ALIGNMENT,
+    HardwareProfile,
+    list_profiles,
+    load_profile,
+    parse_profile,
+    resolve_threads,
+)
 from rmtkd_edge.errors import RecipeError
-from rmtkd_edge.config.hardware import ALIGNMENT, HardwareProfile, list_profiles, load_profile, parse_profile, resolve_threads
 from rmtkd_edge.machine import cgroup_quota, detect_machine, instruction_sets, physical_cores, usable_cores
+from rmtkd_edge.profile import meters
 
-METERS = {p.stem for p in (Path(hardware.__file__).parent / "profile" / "meters").glob("*.py")} - {"base", "__init__"}
+METERS = {p.stem for p in Path(meters.__file__).parent.glob("*.py")} - {"base", "__init__"}
 MINIMAL = {"name": "x", "title": "X", "transport": "local", "comparable": False, "alignment": {"gemm": 8, "conv": 8}}
 X86 = """processor\t: {i}
 model name\t: A Processor
@@ -40,7 +48,7 @@ def test_every_profile_is_whole(name: str) -> None:
         assert profile.alignment.gemm == hardware.alignment_of(profile.instruction_sets)[0]
     else:
         assert profile.alignment.gemm == ALIGNMENT["wasm" if profile.transport == "browser" else "cuda"]
-    for figure in (profile.idle_watts, profile.active_watts_per_core):
+    for figure in (profile.power.idle_watts, profile.power.active_watts_per_core):
         assert figure is None or profile.power.source
     if profile.power.active_watts_per_core is None and "modelled" in profile.meters:
         assert "power" in profile.whys
@@ -150,9 +158,14 @@ def test_cgroup_quota(tmp_path: Path, text: str, cores: float | None) -> None:
     assert usable_cores(64, tmp_path) == (1 if cores else usable_cores(64, tmp_path / "none"))
 
 
-def test_detect_local_is_this_machine() -> None:
-    profile = hardware.detect_local()
+def test_the_local_profile_is_this_machine() -> None:
+    profile = load_profile("local-cpu")
     assert isinstance(profile, HardwareProfile)
     assert profile.transport == "local"
     assert not profile.comparable
-    assert profile.memory_gb is None or profile.memory_gb > 0
+    assert profile.memory_bytes is None or profile.memory_bytes > 0
+
+
+def test_a_table_of_an_earlier_version_is_refused_with_its_new_name() -> None:
+    with pytest.raises(RecipeError, match=r"\[loads\] was renamed, it is \[workloads\] now"):
+        parse_profile({**MINIMAL, "loads": {"batches": [1]}}, "here")

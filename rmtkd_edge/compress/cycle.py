@@ -1,140 +1,246 @@
-"""One cycle: analyse -> project and warm start -> fine-tune -> accept or roll back, each step kept once it is done."""
+"""One cycle: analyse -> choose ranks -> closed form -> fine-tune -> accept or roll back, each step kept once done."""
 
 from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from types import MappingProxyType
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from rmtkd_edge.families.resnet.sources import modes
-from rmtkd_edge.compress.training import trainer
-from rmtkd_edge.compress import surgery
-from rmtkd_edge.families.encoder.analyse import SiteSpectrum
-from rmtkd_edge.compress.ranks.projection import projection
-from rmtkd_edge.compress.data import Data
-from rmtkd_edge.compress.ranks.edge import SiteRank, choose_ranks, land_on_target, reduction
-from rmtkd_edge.errors import UserError
-from rmtkd_edge.families.ops import Model, fold, projections_of, unfold
-from rmtkd_edge.families.encoder.spec import Site, count_parameters, ranks_of
-from rmtkd_edge.config.recipe import WITHOUT_QUANTILE, Recipe
+from rmtkd_edge.compress.context import Context, State
+from rmtkd_edge.compress.cut import chooser, narrowed, projected, spectra_of
+from rmtkd_edge.compress.ranks.allocation import allocated
+from rmtkd_edge.compress.ranks.edge import SiteRank, pick_ranks, shrinks
+from rmtkd_edge.compress.training.schedule import Schedule
+from rmtkd_edge.compress.training.teacher_outputs import TeacherOutputs
+from rmtkd_edge.compress.training.trainer import Trained, Training, train
+from rmtkd_edge.families.base import Family, list_sites
+from rmtkd_edge.methods.base import Cut, Widths
+from rmtkd_edge.run.records.cycle import CycleRecord, JobRecord, PlanRecord, SiteRecord
 
-Choose = Callable[..., list[SiteRank]]
+ATTEMPTS = 2  # trainings of a cycle: under the floor after the first, once more
 
 
 @dataclass(frozen=True)
-class Job:
-    """A group of sites to cut in one cycle."""
+class Decision:
+    """What a cycle cuts: the sites' figures, the cut, the eigenvalues that the report draws, and a warning or ""."""
 
-    round: int
-    sites: tuple[str, ...]
     quantile: float
-    retry: bool = False
+    sites: tuple[SiteRecord, ...]
+    cut: Cut
+    spectra: dict[str, Tensor]
+    warning: str = ""
 
 
 @dataclass(frozen=True)
-class State:
-    """The model between cycles: folded weights, and the fixed projections that stand behind its producers."""
+class Planned:
+    """A cycle before its fine-tuning: the narrowed folded model and its new projections by site."""
 
-    folded: Model
-    projections: dict[str, Tensor]
-    accuracy: float
-
-
-def compose(new: dict[str, Tensor], old: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the projections of both rounds as one: P2 P1 has orthonormal rows again."""
-    return {**old, **{name: p @ old[name].to(p) if name in old else p for name, p in new.items()}}
+    plan: PlanRecord
+    student: Any
+    new: dict[str, Tensor]
 
 
-def spectra_of(state: State, sites: list[Site], data: Data, recipe: Recipe, accelerator: Any) -> list[SiteSpectrum]:
-    """Return the spectra of the sites of the present model."""
-    return surgery.spectra(state.folded.to(accelerator.device), sites, data, recipe, accelerator)
+def run_cycle(context: Context, state: State, job: JobRecord, number: int) -> tuple[State, CycleRecord | None]:
+    """Return the state after a cycle (the same one where it was rolled back) and its record.
 
-
-def chooser(state: State, spectra: list[SiteSpectrum], recipe: Recipe, multiple: int) -> Choose:
-    """Return what gives the ranks of the sites at a quantile, which `offsets` (log-odds) move for kinds of sites."""
-    settle = modes.settler(state.folded.spec, recipe, multiple)
-
-    def choose(at: float, offsets: Mapping[str, float] = MappingProxyType({})) -> list[SiteRank]:
-        return settle(choose_ranks(spectra, recipe.analyse, recipe.compress, at, multiple, offsets))
-
-    return choose
-
-
-def pick_ranks(
-    state: State, spectra: list[SiteSpectrum], recipe: Recipe, quantile: float, multiple: int, teacher_parameters: int
-) -> tuple[float, list[SiteRank]]:
-    """Return the quantile used and the ranks: one shot solves for the target, a cycle is only kept from passing it."""
-    target, options = recipe.stop.target_reduction, recipe.compress
-    highest = 1.0 if options.one_shot and target is not None else quantile
-    spec, choose = state.folded.spec, chooser(state, spectra, recipe, multiple)
-    if target is None or all(s.site.name in options.ranks or s.site.kind in options.ranks for s in spectra):
-        return quantile, choose(quantile)
-    used, chosen = land_on_target(choose, lambda c: reduction(spec, c, teacher_parameters), target, highest)
-    if options.one_shot and recipe.analyse.rule not in WITHOUT_QUANTILE:
-        most = reduction(spec, chosen, teacher_parameters)
-        if most < target:
-            raise UserError(
-                f"cutting {len(chosen)} sites to the least that the rule {recipe.analyse.rule} allows removes "
-                f"{most:.1%} of the parameters, stop.target_reduction is {target:.1%}",
-                f"--set stop.target_reduction={max(most - 0.005, 0):.2f}, or more of compress.sites",
-            )
-    return used, chosen
-
-
-def closed_form(
-    state: State, chosen: list[SiteRank], data: Data, recipe: Recipe, accelerator: Any
-) -> tuple[Model, dict[str, Tensor]]:
-    """Return the narrowed folded model and its new projections by site, without any training."""
-    cut = [c for c in chosen if c.width_after < c.spectrum.site.width]
-    new = {c.spectrum.site.name: projection(c.spectrum, c.width_after, recipe.compress) for c in cut}
-    student = surgery.narrowed(state.folded.to(accelerator.device), new, data, recipe, accelerator)
-    there = ranks_of(student.spec)
-    new = {name: p for name, p in new.items() if name in there}  # a factor no narrower than its site is none
-    return student.to(accelerator.device), new
-
-
-def fine_tune(
-    student: Model, state: State, new: dict[str, Tensor], data: Data, recipe: Recipe, accelerator: Any,
-    checkpoints: trainer.Checkpoints, number: int, report: Callable[..., None],
-) -> tuple[Model, trainer.Trained]:  # fmt: skip
-    """Return the student after self-distillation from the model as it stood before this cycle, and how it went."""
-    plan = schedule(recipe, data)
-    model = unfold(student, new) if recipe.distil.through_projection else student
-    model = copy.deepcopy(student) if model is student else model
-    model = model.to(accelerator.device).train()
-    old = trainer.OldLogits(
-        state.folded.to(accelerator.device) if plan.alpha < 1 else None,
-        data.train_rows,
-        len(student.spec.labels),
-        fresh=data.augmented,
+    There is no record where no site would shrink by more than `stop.saturation`.
+    """
+    record = context.store.get_record(number)
+    if record is not None and tuple(site.name for site in record.sites) == job.sites:
+        return _accepted(context, number, record) if record.accepted else state, record
+    context.report(
+        "cycle_start",
+        index=number,
+        round=job.round,
+        sites=list(job.sites),
+        quantile=job.quantile,
+        retry=job.retry,
     )
-    seed = recipe.seed + 1000 * number
-    trained = trainer.train(
-        model, old, lambda epoch: data.train_epoch(epoch, seed),
-        lambda m: trainer.accuracy(m, data.validation(), accelerator), plan, accelerator, checkpoints, seed, report,
-    )  # fmt: skip
-    return (fold(model) if projections_of(model) else model), trained
+    planned = _kept(context, job, number) or _plan(context, state, job, number)
+    if planned is None:
+        return state, None
+    for site in planned.plan.sites:
+        context.report("site", **{("site_kind" if name == "kind" else name): v for name, v in asdict(site).items()})
+    return _tune_and_judge(context, state, number, planned)
 
 
-def schedule(recipe: Recipe, data: Data) -> trainer.Schedule:
-    """Return the optimisation of a cycle's fine-tuning."""
-    options = recipe.distil
-    return trainer.Schedule(
-        steps=options.steps or options.epochs * data.steps_per_epoch,
-        learning_rate=options.learning_rate, weight_decay=options.weight_decay, warmup=options.warmup,
-        max_grad_norm=options.max_grad_norm, evaluate_every=options.evaluate_every, alpha=options.alpha,
-        temperature=options.temperature, dropout=options.dropout,
-    )  # fmt: skip
+def _accepted(context: Context, number: int, record: CycleRecord) -> State:
+    found = context.store.get_model(number, "accepted")
+    assert found is not None, "an accepted cycle keeps its model"
+    return State(*found, record.after)
 
 
-def shrinks(chosen: list[SiteRank], saturation: float) -> bool:
-    """Return whether any site would become narrower by more than the share `saturation`."""
-    return any(1 - c.width_after / c.spectrum.site.width > saturation for c in chosen)
+def _kept(context: Context, job: JobRecord, number: int) -> Planned | None:
+    """Return what an earlier process planned, if it was for this job.
+
+    A job that was saturated passes its number on, so that a plan may belong to another one.
+    """
+    plan = context.store.get_plan(number)
+    if plan is None or plan.job != job:
+        return None
+    found = context.store.get_model(number, "closed_form")
+    return None if found is None else Planned(plan, found[0].to(context.accelerator.device), found[1])
+
+
+def _plan(context: Context, state: State, job: JobRecord, number: int) -> Planned | None:
+    clock, saturation = Clock(), context.recipe.stop.saturation
+    widths = context.method.widths(state.folded.spec, context.family, context.recipe, context.step)
+    decided = by_spectra(context, state, job) if widths is None else by_widths(context, state, job, widths)
+    if not shrinks(decided.sites, saturation):
+        context.report("note", text=f"cycle {number}: no site would shrink by more than {saturation:.0%}")
+        return None
+    if decided.warning:
+        context.report("note", text=f"cycle {number}: {decided.warning}")
+    seconds = {"analyse": clock.lap()}
+    student, new = narrowed(context, state.folded, decided.cut)
+    seconds["warm_start"] = clock.lap()
+    plan = PlanRecord(job, decided.sites, decided.quantile, context.validate(student), seconds)
+    context.store.put_model(number, "closed_form", student, new)
+    context.store.put_plan(number, plan, decided.spectra)
+    return Planned(plan, student, new)
+
+
+def by_spectra(context: Context, state: State, job: JobRecord) -> Decision:
+    """Return the cut that the edges of the sites' spectra give."""
+    recipe, spec = context.recipe, state.folded.spec
+    spectra = spectra_of(context, state.folded, job.sites)
+    choose = chooser(context, spec, spectra)
+    quantile, chosen = pick_ranks(choose, spec, recipe, job.quantile, context.teacher_parameters)
+    records = [c.record(recipe.analyse.weighting) for c in chosen]
+    if recipe.compress.allocation == "kl" and shrinks(records, recipe.stop.saturation):
+        chosen = allocated(context, state.folded, choose, chosen)
+        records = [c.record(recipe.analyse.weighting) for c in chosen]
+    warning = too_few_samples(chosen, context.family)
+    return Decision(quantile, tuple(records), projected(chosen, context), eigenvalues(chosen), warning)
+
+
+def by_widths(context: Context, state: State, job: JobRecord, widths: Widths) -> Decision:
+    """Return the cut to widths that the method gives without spectra."""
+    by_site = widths.by_site
+    records = [
+        SiteRecord(
+            name=site.name,
+            kind=site.kind,
+            heads=site.heads,
+            width_before=site.width,
+            width_after=by_site.get(site.name, site.width),
+            rule="none",
+            quantile=None,
+            weighting="none",
+            lambda_plus=None,
+            lambda_minus=None,
+            sigma2=None,
+            q=None,
+            n=None,
+            n_eff=None,
+            rank=None,
+            aligned_rank=None,
+            note="",
+        )
+        for site in list_sites(state.folded.spec)
+        if site.name in job.sites
+    ]
+    return Decision(job.quantile, tuple(records), Cut(by_site), {})
+
+
+def too_few_samples(chosen: Sequence[SiteRank], family: Family) -> str:
+    """Return a warning where sites have fewer samples than channels, which their ranks cannot pass; else nothing."""
+    poor = [c for c in chosen if c.spectrum.n < c.spectrum.site.width]
+    if not poor:
+        return ""
+    worst = max(poor, key=lambda c: c.spectrum.site.width)
+    return (
+        f"{len(poor)} sites have fewer samples than channels ({worst.name}: {worst.spectrum.n} for "
+        f"{worst.spectrum.site.width}): no rank can pass the samples, so widths say little of the model; bring more "
+        f"data, or raise {family.sample_keys}"
+    )
+
+
+def eigenvalues(chosen: Sequence[SiteRank]) -> dict[str, Tensor]:
+    """Return the eigenvalues of every site, descending (heads joined)."""
+    found = {f"{c.name}.eigenvalues": torch.from_numpy(c.spectrum.eigenvalues.copy()).flatten() for c in chosen}
+    return {name: values.sort(descending=True)[0] for name, values in found.items()}
+
+
+def fine_tune(context: Context, state: State, planned: Planned, number: int, attempt: int) -> tuple[Any, Trained]:
+    """Return the student after it learned from the model as it stood before this cycle, and how that went."""
+    recipe, family, data = context.recipe, context.family, context.data
+    student = planned.student
+    model = family.unfold(student, planned.new) if recipe.distil.through_projection else student
+    model = copy.deepcopy(student) if model is student else model
+    model = model.to(context.accelerator.device).train()
+    objective = context.method.objective(context.task, recipe)
+    teacher = None
+    if objective.teacher:
+        old = state.folded.to(context.accelerator.device)
+        teacher = TeacherOutputs(old, data.rows, fresh=data.augmented, taps=objective.taps)
+    seed, size = recipe.seed + 1000 * (number + 100 * attempt), recipe.distil.batch_size
+    training = Training(
+        schedule=Schedule.of_cycle(recipe.distil, data.steps(size)),
+        objective=objective,
+        epoch=lambda epoch: data.epoch(size, seed, epoch),
+        validate=context.validate,
+        seed=seed,
+        teacher=teacher,
+    )
+    checkpoints = context.store.checkpoints(number, attempt)
+    trained = train(model, training, context.accelerator, checkpoints, context.report)
+    return (family.fold(model) if family.projections(model) else model), trained
+
+
+def _tune_and_judge(context: Context, state: State, number: int, planned: Planned) -> tuple[State, CycleRecord]:
+    plan, one_shot = planned.plan, context.recipe.compress.one_shot
+    best, scores, steps, seconds = planned.student, plan.closed_form, 0, 0.0
+    tuned_is_best = False
+    for attempt in range(0 if one_shot else ATTEMPTS):
+        tuned, trained = fine_tune(context, state, Planned(plan, best, planned.new), number, attempt)
+        steps += trained.steps
+        seconds += trained.seconds
+        if trained.scores.value >= scores.value:
+            best, scores, tuned_is_best = tuned, trained.scores, True
+        if scores.value >= context.floor:
+            break
+    above = scores.value >= context.floor
+    accepted = above or one_shot or not context.method.iterative  # one cycle alone has nothing to go back to
+    after = state.after(best, planned.new, scores) if accepted else state
+    record = CycleRecord(
+        index=number,
+        round=plan.job.round,
+        retry=plan.job.retry,
+        sites=plan.sites,
+        quantile=plan.quantile,
+        parameters_before=state.parameters,
+        parameters_after=best.spec.count_parameters(),
+        before=state.scores,
+        closed_form=plan.closed_form,
+        after=scores,
+        chosen="fine_tuned" if tuned_is_best else "closed_form",
+        accepted=accepted,
+        reason="" if above else f"{scores.primary} {scores.value:.4f} is under the floor {context.floor:.4f}",
+        steps=steps,
+        seconds={**plan.seconds, "fine_tune": round(seconds, 2)},
+    )
+    if accepted:
+        context.store.put_model(number, "accepted", after.folded, after.projections)
+    context.store.put_record(number, record)
+    context.report(
+        "cycle_end",
+        index=number,
+        parameters_before=record.parameters_before,
+        parameters_after=record.parameters_after,
+        metric=scores.primary,
+        before=state.scores.value,
+        closed_form=plan.closed_form.value,
+        after=scores.value,
+        accepted=accepted,
+        reason=record.reason,
+    )
+    return after, record
 
 
 class Clock:
@@ -148,13 +254,3 @@ class Clock:
         now = time.monotonic()
         seconds, self.last = now - self.last, now
         return round(seconds, 2)
-
-
-def with_new(state: State, folded: Model, new: dict[str, Tensor], accuracy: float) -> State:
-    """Return the state after an accepted cycle."""
-    return replace(state, folded=folded, projections=compose(new, state.projections), accuracy=accuracy)
-
-
-def parameters(state: State) -> int:
-    """Return the folded model's number of parameters."""
-    return count_parameters(state.folded.spec)

@@ -1,4 +1,4 @@
-"""The batches that a compression needs, whatever the family, and what is read before a run directory is touched."""
+"""The batches that a compression needs, whatever the task."""
 
 from __future__ import annotations
 
@@ -6,50 +6,62 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from rmtkd_edge.compress.parallel import Batch
-from rmtkd_edge.run.directory import Run
+import numpy as np
+
+from rmtkd_edge.compress.parallel import mixed_seed
+from rmtkd_edge.config.recipe import Recipe
+from rmtkd_edge.tasks.base import Batch, Dataset, Task
+
+Batches = Callable[[], Iterable[Batch]]
 
 
 @dataclass(frozen=True)
 class Data:
-    """The batches a compression needs, as functions that start anew at every call (`index` is the row's number).
+    """Batches as functions that start anew at every call; `index` is the row's number.
 
-    `train_epoch` takes epoch and salt, `teacher_epoch` the epoch; `augmented` rows differ from epoch to epoch. `trial`
-    is a part of `warm`, for closed forms that are only compared.
+    Attributes:
+        rows: of train.
+        epoch: (batch size, seed, number of the epoch) -> shuffled batches of train.
+        analysis: rows that spectra are taken from.
+        effect: rows that effects on the output are measured on.
+        warm: rows that closed forms are fitted on.
+        trial: a part of `warm`, for closed forms that are only compared.
+        augmented: rows differ from epoch to epoch.
     """
 
-    train_epoch: Callable[[int, int], Iterable[Batch]]
-    train_rows: int
-    steps_per_epoch: int
-    teacher_epoch: Callable[[int], Iterable[Batch]]
-    teacher_steps_per_epoch: int
-    calibration: Callable[[], Iterable[Batch]]
-    effect: Callable[[], Iterable[Batch]]
-    warm: Callable[[], Iterable[Batch]]
-    trial: Callable[[], Iterable[Batch]]
-    validation: Callable[[], Iterable[Batch]]
-    special_ids: tuple[int, ...] = ()
+    rows: int
+    epoch: Callable[[int, int, int], Iterable[Batch]]
+    analysis: Batches
+    effect: Batches
+    warm: Batches
+    trial: Batches
+    validation: Batches
     augmented: bool = False
 
-
-@dataclass(frozen=True)
-class Facts:
-    """What a result says of its data; `validation` rows are the ones that are reported."""
-
-    train_rows: int
-    validation_rows: int
-    labels: tuple[str, ...]
-    notes: tuple[str, ...] = ()
+    def steps(self, batch_size: int) -> int:
+        """Return the number of batches of an epoch."""
+        return -(-self.rows // batch_size)
 
 
-@dataclass(frozen=True)
-class Inputs:
-    """A recipe's data and teacher: `build` returns the model and whether its classifier is trained already.
+def make_data(task: Task[Any], dataset: Dataset[Any], recipe: Recipe) -> Data:
+    """Return the batches of a data set; the rows of its subsets are drawn once, under the recipe's seed."""
+    train, subsets = dataset.train, task.subsets(dataset, recipe)
 
-    `keep` writes into a run what the export needs of the preprocessing (a tokenizer, the images' normalisation).
-    """
+    def fixed(rows: np.ndarray) -> Batches:
+        return in_order(task, dataset, train.take(rows))
 
-    data: Data
-    facts: Facts
-    build: Callable[[], tuple[Any, bool]]
-    keep: Callable[[Run], None]
+    return Data(
+        rows=len(train),
+        epoch=lambda size, seed, number: task.batches(dataset, train, size, mixed_seed(seed, number)),
+        analysis=fixed(subsets.analysis),
+        effect=fixed(subsets.effect),
+        warm=fixed(subsets.warm),
+        trial=fixed(subsets.trial),
+        validation=in_order(task, dataset, dataset.validation),
+        augmented=dataset.augmented,
+    )
+
+
+def in_order(task: Task[Any], dataset: Dataset[Any], split: Any) -> Batches:
+    """Return the batches of a split in a fixed order, not augmented."""
+    return lambda: task.batches(dataset, split, task.evaluation_batch, None)

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from rmtkd_edge.errors import RecipeError
+from rmtkd_edge.tasks.base import Batch
 
-Batch = dict[str, Tensor]
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 
-def make_accelerator(precision: str) -> Any:
-    """Return an accelerate.Accelerator on the GPU that is there, else on the CPU; `precision` is no, bf16 or fp16.
+def make_accelerator(precision: str = "no") -> Accelerator:
+    """Return the accelerator on the GPU that is there, else on the CPU; `precision` is no, bf16 or fp16.
 
-    Raises RecipeError for fp16 without a GPU, which accelerate would leave out without a word.
+    Raises:
+        RecipeError: fp16 without a GPU, which accelerate would leave out without a word.
     """
     from accelerate import Accelerator
 
@@ -28,7 +30,7 @@ def make_accelerator(precision: str) -> Any:
     return Accelerator(mixed_precision=precision, cpu=not torch.cuda.is_available())
 
 
-def own_rows(batches: Iterable[Batch], accelerator: Any) -> Iterator[Batch]:
+def own_rows(batches: Iterable[Batch], accelerator: Accelerator) -> Iterator[Batch]:
     """Yield this process's rows (rank, rank + world, ...) of every batch, on its device.
 
     Every process sees the same batches in the same order; one with fewer rows than processes is given whole to none,
@@ -36,11 +38,11 @@ def own_rows(batches: Iterable[Batch], accelerator: Any) -> Iterator[Batch]:
     """
     rank, world = accelerator.process_index, accelerator.num_processes
     for batch in batches:
-        if len(batch["labels"]) >= world:
-            yield {k: v[rank::world].to(accelerator.device) for k, v in batch.items() if v is not None}
+        if len(batch["index"]) >= world:
+            yield {name: rows[rank::world].to(accelerator.device) for name, rows in batch.items()}
 
 
-def agreed(value: float, accelerator: Any) -> float:
+def agreed(value: float, accelerator: Accelerator) -> float:
     """Return the first process's number in all of them: what they decide by it must not differ."""
     if accelerator.num_processes == 1:
         return value
@@ -54,7 +56,7 @@ def mixed_seed(*parts: int) -> int:
     return int(np.random.SeedSequence(list(parts)).generate_state(1)[0])
 
 
-def total(value: float, accelerator: Any) -> float:
+def total(value: float, accelerator: Accelerator) -> float:
     """Return the sum of a number over the processes."""
     if accelerator.num_processes == 1:
         return value

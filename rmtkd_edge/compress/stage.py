@@ -4,48 +4,80 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rmtkd_edge.families.resnet.sources import modes
-from rmtkd_edge.compress.training import trainer
-from rmtkd_edge.compress.cycle import State
-from rmtkd_edge.compress.data import Facts, Inputs
-from rmtkd_edge.compress.image_inputs import image_inputs
-from rmtkd_edge.families.encoder.cost import predictor
-from rmtkd_edge.compress.loop import Context, run_loop
+from rmtkd_edge.compress.context import Context, Report, State
+from rmtkd_edge.compress.data import Data, in_order, make_data
+from rmtkd_edge.compress.latency import Latency
+from rmtkd_edge.compress.loop import run_loop
 from rmtkd_edge.compress.parallel import make_accelerator
 from rmtkd_edge.compress.ranks.edge import check_site_names
 from rmtkd_edge.compress.store import RunCheckpoints, RunStore
-from rmtkd_edge.compress.text_inputs import text_inputs
-from rmtkd_edge.errors import RecipeError, RunDirError
-from rmtkd_edge.families.encoder.spec import count_parameters, list_sites, ranks_of
-from rmtkd_edge.families.store import load_model, save_model
-from rmtkd_edge.config.hardware import load_profile
+from rmtkd_edge.compress.training.evaluate import evaluate
+from rmtkd_edge.compress.training.schedule import Schedule
+from rmtkd_edge.compress.training.trainer import Training, train
+from rmtkd_edge.config.hardware import HardwareProfile, load_profile
 from rmtkd_edge.config.recipe import Recipe
+from rmtkd_edge.errors import RecipeError, RunDirError
+from rmtkd_edge.families.base import Family, find_family, list_sites, ranks_of
+from rmtkd_edge.families.store import load_model, save_model
+from rmtkd_edge.methods.base import Method, Objective, find_method
+from rmtkd_edge.run import layout
 from rmtkd_edge.run.directory import Run
+from rmtkd_edge.run.records.compress import CompressRecord, StudentRecord, TaskRecord
+from rmtkd_edge.run.records.cycle import CycleRecord
+from rmtkd_edge.run.records.scores import Scores
+from rmtkd_edge.run.records.teacher import TeacherRecord
+from rmtkd_edge.run.reporter import Reporter
+from rmtkd_edge.tasks.base import Dataset, Task, find_task
 
-SCHEMA = "rmtkd-edge/compress@1"
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
 DEFAULT_ALIGNMENT = 8  # vector width, in float32, of the least of the x86 servers and laptops that this runs on
+LOGGED = 50  # steps between two losses in the log
 
 
 @dataclass(frozen=True)
 class Prepared:
     """What can be read, and refused, before a run directory is made or replaced."""
 
-    accelerator: Any
+    family: Family
+    task: Task[Any]
+    method: Method
+    dataset: Dataset[Any]
+    data: Data
+    accelerator: Accelerator
+    profile: HardwareProfile | None
     multiple: int
-    inputs: Inputs
+
+    def score(self, model: Any, recipe: Recipe, split: str, interval: bool = False) -> Scores:
+        """Return a model's scores on `validation` or `test`."""
+        rows = self.dataset.validation if split == "validation" else self.dataset.test
+        batches = in_order(self.task, self.dataset, rows)()
+        model = model.to(self.accelerator.device)
+        return evaluate(model, self.task, batches, self.accelerator, split, recipe.task.metric, interval)
 
 
 def prepare(recipe: Recipe, data: Path | None) -> Prepared:
-    """Return device, alignment and data of a recipe; raise RecipeError, DataError or UserError."""
-    multiple = alignment_multiple(recipe)
+    """Return device, data and what the recipe names; raise RecipeError, DataError or UserError."""
+    family, task = find_family(recipe.model.family), find_task(recipe.task.kind)
+    method = find_method(recipe.compress.method)
+    method.check(recipe)
+    if recipe.stop.latency_ms is not None and recipe.stop.profile is None:
+        raise RecipeError(
+            "stop.latency_ms needs stop.profile, the device that it holds on", "--set stop.profile=local-cpu"
+        )
+    profile = None if recipe.stop.profile is None else load_profile(recipe.stop.profile)
+    multiple = DEFAULT_ALIGNMENT if profile is None else getattr(profile.alignment, family.curve)
     accelerator = make_accelerator(recipe.train.precision)
-    inputs = image_inputs(recipe, data) if recipe.task.kind == "image" else text_inputs(recipe, data)
-    return Prepared(accelerator, multiple, inputs)
+    normalisation = family.source_normalisation(recipe.model.source)
+    dataset = task.load(recipe, data, source_normalisation=normalisation)
+    batches = make_data(task, dataset, recipe)
+    return Prepared(family, task, method, dataset, batches, accelerator, profile, multiple)
 
 
 def compress_run(
@@ -53,122 +85,199 @@ def compress_run(
     recipe: Recipe,
     *,
     data: Path | None,
-    reporter: Any,
-    measure_latency_ms: Callable[[Any], float] | None = None,
+    reporter: Reporter,
+    measure_ms: Latency | None = None,
     prepared: Prepared | None = None,
-) -> dict[str, Any]:
-    """Run (or continue) the RMT-KD loop of a recipe in a run directory and return its result (compress/result.json).
+) -> CompressRecord:
+    """Run, or continue, a recipe's compression in a run directory and return compress/result.json.
 
-    `data` overrides the hub; `measure_latency_ms` serves the latency budget; `prepared` saves reading the data again.
-    Raises DataError, UserError or TrainingError.
+    Args:
+        data: the user's rows, which come before the recipe's data set.
+        measure_ms: latency of a folded model on this machine, for a latency budget.
+        prepared: saves reading the data again.
+
+    Raises:
+        DataError, UserError, TrainingError
     """
     start = time.monotonic()
     ready = prepared or prepare(recipe, data)
-    accelerator, inputs = ready.accelerator, ready.inputs
-    run.read_only = not accelerator.is_main_process
+    run.read_only = not ready.accelerator.is_main_process
     report = _logger(run, reporter)
     run.mark("compress", "running", data=str(data.resolve()) if data else None)
-    for note in inputs.facts.notes:
+    for note in ready.dataset.notes:
         report("note", text=note)
-    inputs.keep(run)
-    teacher, facts = _teacher(run, recipe, inputs, accelerator, report)
-    check_site_names(teacher.spec, "compress.ranks", recipe.compress.ranks)
-    modes.check(teacher.spec, recipe.compress)
-    if not list_sites(teacher.spec, list(recipe.compress.sites)):
-        kinds = ", ".join(dict.fromkeys(site.kind for site in list_sites(teacher.spec)))
-        raise RecipeError(f"this model has no sites of {', '.join(recipe.compress.sites)}", f"its kinds: {kinds}")
+    _keep_preprocessing(run, ready)
+    model, teacher = _teacher(run, recipe, ready, report)
+    notes = [*ready.dataset.notes, *_check_cut(model.spec, recipe, ready, report)]
     context = Context(
-        recipe, inputs.data, accelerator, RunStore(run), report, ready.multiple, count_parameters(teacher.spec),
-        facts["accuracy"], measure_latency_ms, predictor(recipe),
-    )  # fmt: skip
-    if recipe.stop.latency_ms is not None and measure_latency_ms is None and context.predict_latency_ms is not None:
+        recipe=recipe,
+        family=ready.family,
+        task=ready.task,
+        method=ready.method,
+        data=ready.data,
+        accelerator=ready.accelerator,
+        store=RunStore(run),
+        report=report,
+        multiple=ready.multiple,
+        teacher_parameters=teacher.parameters,
+        teacher_scores=teacher.validation,
+        profile=ready.profile,
+        measure_ms=measure_ms,
+    )
+    if recipe.stop.latency_ms is not None and measure_ms is None and context.predict_ms is not None:
         report("note", text="the latency budget is kept by the curves of its device; `profile` there measures it")
-    state, records, stop = run_loop(context, State(teacher.to(accelerator.device), {}, facts["accuracy"]))
+    state, cycles, stop = run_loop(context, State(model.to(ready.accelerator.device), {}, teacher.validation))
     report("stop", rule=stop)
+    final = _final_scores(recipe, ready, model, teacher, state)
     # where an earlier process did a part of it, its finished steps count too
-    spent = max(time.monotonic() - start, facts["seconds"] + sum(sum(r["seconds"].values()) for r in records))
-    result = _result(recipe, inputs.facts, facts, context, state, records, stop, round(spent, 1))
-    RunStore(run).put_best("compress/best", state.folded, state.projections, accuracy=state.accuracy)
-    run.write_json("compress/result.json", result)
-    run.mark("compress", "done", stop=stop, accuracy=state.accuracy, parameters=result["student"]["parameters"])
+    spent = max(time.monotonic() - start, teacher.seconds + sum(sum(c.seconds.values()) for c in cycles))
+    result = _result(context, ready.dataset, final, cycles, state, stop)
+    result = replace(result, seconds=round(spent, 1), notes=tuple(notes))
+    best = ready.family.unfold(state.folded.cpu(), state.projections)
+    save_model(run, layout.BEST, best, metric=state.scores.primary, value=state.scores.value)
+    run.write_record(layout.RESULT, result)
+    facts = {"metric": state.scores.primary, "value": state.scores.value, "parameters": state.parameters}
+    run.mark("compress", "done", stop=stop, **facts)
     return result
 
 
-def _teacher(run, recipe, inputs: Inputs, accelerator, report) -> tuple[Any, dict[str, Any]]:
-    """Return the teacher and its facts; it is trained where it has random weights or is under the threshold."""
-    if run.has("compress/teacher/teacher.json"):
-        return load_model(run, "compress/teacher"), run.read_json("compress/teacher/teacher.json")
+def _keep_preprocessing(run: Run, ready: Prepared) -> None:
+    if run.read_only or any(rel.startswith(f"{layout.PREPROCESSING}/") for rel in run.manifest["files"]):
+        return
+    folder = run.path_of(layout.PREPROCESSING)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        ready.task.save_preprocessing(ready.dataset, folder)
+    except OSError as err:
+        raise RunDirError(f"cannot write {folder}: {err.strerror or err}", "free space, or another --out") from err
+    run.record(layout.PREPROCESSING)
+
+
+def _check_cut(spec: Any, recipe: Recipe, ready: Prepared, report: Report) -> Sequence[str]:
+    """Raise RecipeError for sites that the model has not; return what the result must say of its widths."""
+    options = recipe.compress
+    check_site_names(spec, "compress.ranks", options.ranks)
+    check_site_names(spec, "compress.mode", options.mode)
+    if not ready.family.sites_to_cut(spec, options):
+        kinds = ", ".join(dict.fromkeys(site.kind for site in list_sites(spec)))
+        raise RecipeError(f"this model has no sites of {', '.join(options.sites or ())}", f"its kinds: {kinds}")
+    widths = ready.method.widths(spec, ready.family, recipe, ready.multiple if options.align else 1)
+    if widths is None:
+        return ()
+    report("note", text=widths.note)
+    return (widths.note,)
+
+
+def _teacher(run: Run, recipe: Recipe, ready: Prepared, report: Report) -> tuple[Any, TeacherRecord]:
+    """Return the teacher and its record; it is trained where it has random weights or is under the threshold."""
+    if run.has(layout.TEACHER_RECORD):
+        return load_model(run, layout.TEACHER), run.read_record(TeacherRecord, layout.TEACHER_RECORD)
     report("stage", name="teacher")
     start = time.monotonic()
-    model, ready = inputs.build()
-    model = model.to(accelerator.device)
-    validate = lambda found: trainer.accuracy(found, inputs.data.validation(), accelerator)  # noqa: E731
-    score = validate(model)
-    trained = not ready or score < recipe.train.threshold
+    model, trained_already = ready.family.load(recipe, ready.dataset.labels, ready.dataset.preprocessing)
+    model = model.to(ready.accelerator.device)
+    scores = ready.score(model, recipe, "validation")
+    trained = not trained_already or scores.value < recipe.train.threshold
     if trained:
-        score = _train_teacher(run, recipe, inputs, model, validate, accelerator, report)
-        if score < recipe.train.threshold:
-            report("note", text=f"the teacher reaches {score:.4f}, under the threshold {recipe.train.threshold:.4f}")
-    facts = {
-        "parameters": count_parameters(model.spec), "accuracy": score, "trained": trained,
-        "seconds": round(time.monotonic() - start, 1), "source": recipe.model.source,
-    }  # fmt: skip
-    save_model(run, "compress/teacher", model, accuracy=score)
-    run.write_json("compress/teacher/teacher.json", facts)
-    run.remove("compress/teacher-training")
-    return model.eval(), facts
+        scores = _train_teacher(run, recipe, ready, model, report)
+        if scores.value < recipe.train.threshold:
+            what = f"the teacher reaches {scores.primary} {scores.value:.4f}"
+            report("note", text=f"{what}, under the threshold {recipe.train.threshold:.4f}")
+    record = TeacherRecord(
+        parameters=model.spec.count_parameters(),
+        source=recipe.model.source,
+        trained=trained,
+        seconds=round(time.monotonic() - start, 1),
+        validation=scores,
+        test=None,
+    )
+    save_model(run, layout.TEACHER, model, metric=scores.primary, value=scores.value)
+    run.write_record(layout.TEACHER_RECORD, record)
+    run.remove(layout.TEACHER_TRAINING)
+    return model.eval(), record
 
 
-def _train_teacher(run, recipe, inputs: Inputs, model, validate, accelerator, report) -> float:
-    options, per_epoch = recipe.train, inputs.data.teacher_steps_per_epoch
-    plan = trainer.Schedule(
-        steps=options.epochs * per_epoch, learning_rate=options.learning_rate, weight_decay=options.weight_decay,
-        warmup=options.warmup, max_grad_norm=options.max_grad_norm, evaluate_every=per_epoch,
-        dropout=getattr(model.spec, "dropout", 0.0), rate_key="train.learning_rate",
-    )  # fmt: skip
-    old = trainer.OldLogits(None, 0, 0)
-    checkpoints = RunCheckpoints(run, "compress/teacher-training")
-    epoch = inputs.data.teacher_epoch
-    return trainer.train(model, old, epoch, validate, plan, accelerator, checkpoints, recipe.seed, report).accuracy
+def _train_teacher(run: Run, recipe: Recipe, ready: Prepared, model: Any, report: Report) -> Scores:
+    task, data, size = ready.task, ready.data, recipe.train.batch_size
+    dropout = getattr(model.spec, "dropout", 0.0)
+    training = Training(
+        schedule=Schedule.of_teacher(recipe.train, data.steps(size), dropout),
+        objective=Objective(lambda seen, batch, _: task.loss(seen.outputs, batch), teacher=False),
+        epoch=lambda epoch: data.epoch(size, recipe.seed, epoch),
+        validate=lambda found: ready.score(found, recipe, "validation"),
+        seed=recipe.seed,
+    )
+    return train(model, training, ready.accelerator, RunCheckpoints(run, layout.TEACHER_TRAINING), report).scores
 
 
-def alignment_multiple(recipe: Recipe) -> int:
-    """Return the multiple that widths are rounded up to: the profile's, where the recipe names one."""
-    if recipe.stop.latency_ms is not None and recipe.stop.profile is None:
-        raise RecipeError(
-            "stop.latency_ms needs stop.profile, the device that it holds on", "--set stop.profile=local-cpu"
-        )
-    if not recipe.stop.profile:
-        return DEFAULT_ALIGNMENT
-    alignment = load_profile(recipe.stop.profile).alignment
-    return alignment.conv if recipe.task.kind == "image" else alignment.gemm
+def _final_scores(
+    recipe: Recipe, ready: Prepared, model: Any, teacher: TeacherRecord, state: State
+) -> tuple[TeacherRecord, StudentRecord]:
+    """Return both models with their reported scores and interval: of the test split, else of validation.
+
+    The test split is read here alone.
+    """
+    student = StudentRecord(state.parameters, state.scores, None)
+    split = "validation" if ready.dataset.test is None else "test"
+    teacher_scores, student_scores = (
+        ready.score(found, recipe, split, interval=True) for found in (model, state.folded)
+    )
+    if split == "test":
+        return replace(teacher, test=teacher_scores), replace(student, test=student_scores)
+    return (
+        replace(teacher, validation=replace(teacher.validation, interval=teacher_scores.interval)),
+        replace(student, validation=replace(student.validation, interval=student_scores.interval)),
+    )
 
 
-def _result(recipe, task: Facts, teacher, context, state, records, stop, seconds) -> dict[str, Any]:
-    parameters = count_parameters(state.folded.spec)
-    return {
-        "schema": SCHEMA, "stop": stop, "title": recipe.title,
-        "task": {
-            "name": recipe.task.name, "metric": "accuracy", "train_rows": task.train_rows,
-            "validation_rows": task.validation_rows, "labels": list(task.labels),
-        },
-        "teacher": teacher, "student": {"parameters": parameters, "accuracy": state.accuracy},
-        "reduction": 1 - parameters / teacher["parameters"], "accuracy_drop": teacher["accuracy"] - state.accuracy,
-        "floor": context.floor, "cycles": records, "ranks": ranks_of(state.folded.spec), "seed": recipe.seed,
-        "one_shot": recipe.compress.one_shot, "processes": context.accelerator.num_processes,
-        "device": str(context.accelerator.device), "seconds": seconds,
-    }  # fmt: skip
+def _result(
+    context: Context,
+    dataset: Dataset[Any],
+    final: tuple[TeacherRecord, StudentRecord],
+    cycles: Sequence[CycleRecord],
+    state: State,
+    stop: str,
+) -> CompressRecord:
+    (teacher, student), recipe = final, context.recipe
+    task = TaskRecord(
+        name=dataset.name,
+        kind=context.task.name,
+        metric=state.scores.primary,
+        labels=dataset.labels,
+        train_rows=len(dataset.train),
+        validation_rows=len(dataset.validation),
+        test_rows=None if dataset.test is None else len(dataset.test),
+    )
+    return CompressRecord(
+        method=context.method.name,
+        title=recipe.title,
+        stop=stop,
+        task=task,
+        teacher=teacher,
+        student=student,
+        reduction=1 - student.parameters / teacher.parameters,
+        drop=teacher.validation.value - student.validation.value,
+        floor=context.floor,
+        cycles=tuple(cycles),
+        ranks=ranks_of(state.folded.spec),
+        seed=recipe.seed,
+        one_shot=recipe.compress.one_shot,
+        processes=context.accelerator.num_processes,
+        device=str(context.accelerator.device),
+        seconds=0.0,
+        notes=(),
+    )
 
 
-def _logger(run: Run, reporter: Any) -> Callable[..., None]:
+def _logger(run: Run, reporter: Reporter) -> Report:
     """Return a function that hands events to the reporter and appends the lasting ones to compress/log.jsonl."""
-    path = run.path_of("compress/log.jsonl")
+    path = run.path_of(layout.LOG)
 
     def report(event: str, /, **facts: Any) -> None:
         if run.read_only:
             return
         reporter.event(event, **facts)
-        if event != "step" or facts["step"] % 50 == 0:
+        if event != "step" or facts["step"] % LOGGED == 0:
             line = json.dumps({"event": event, "time": round(time.time(), 1), **facts}, default=str)
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)

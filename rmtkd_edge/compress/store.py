@@ -1,77 +1,75 @@
-"""The loop's store in a run directory: compress/cycles/NNN/."""
+"""A loop's store in a run directory: compress/cycles/NNN/."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor
 
-from rmtkd_edge.families.ops import Model, unfold
 from rmtkd_edge.families.store import load_model, save_model
+from rmtkd_edge.run import layout
 from rmtkd_edge.run.directory import Run
+from rmtkd_edge.run.records.base import Document
+from rmtkd_edge.run.records.cycle import CycleRecord, PlanRecord
+from rmtkd_edge.run.records.prices import PricesRecord
+
+D = TypeVar("D", bound=Document)
 
 
 class RunStore:
     """Reads and writes the finished steps of cycles; a second run of the same command finds them here."""
 
-    def __init__(self, run: Run, root: str = "compress/cycles") -> None:
-        self.run, self.root = run, root
+    def __init__(self, run: Run) -> None:
+        self.run = run
 
-    def folder(self, number: int) -> str:
-        """Return the folder of a cycle, relative to the run."""
-        return f"{self.root}/{number:03d}"
-
-    def get_record(self, number: int) -> dict[str, Any] | None:
+    def get_record(self, number: int) -> CycleRecord | None:
         """Return the record of a finished cycle."""
-        return self._json(f"{self.folder(number)}/cycle.json")
+        return self._record(CycleRecord, layout.cycle_record(number))
 
-    def put_record(self, number: int, record: dict[str, Any]) -> None:
+    def put_record(self, number: int, record: CycleRecord) -> None:
         """Write the record of a finished cycle; what only its resuming needed is removed."""
-        self.run.write_json(f"{self.folder(number)}/cycle.json", record)
-        for name in ("closed_form", "training-0", "training-1"):
-            self.run.remove(f"{self.folder(number)}/{name}")
+        self.run.write_record(layout.cycle_record(number), record)
+        self.run.remove(f"{layout.cycle_folder(number)}/closed_form")
+        for attempt in range(2):
+            self.run.remove(layout.cycle_training(number, attempt))
 
-    def get_plan(self, number: int) -> dict[str, Any] | None:
+    def get_plan(self, number: int) -> PlanRecord | None:
         """Return the ranks of a cycle whose analysis is done."""
-        return self._json(f"{self.folder(number)}/plan.json")
+        return self._record(PlanRecord, layout.cycle_plan(number))
 
-    def put_plan(self, number: int, plan: dict[str, Any], spectra: dict[str, Tensor]) -> None:
-        """Write the ranks and the eigenvalues of a cycle; it is written last, after the closed form's model."""
-        self.run.write_tensors(f"{self.folder(number)}/spectra.safetensors", spectra)
-        self.run.write_json(f"{self.folder(number)}/plan.json", plan)
+    def put_plan(self, number: int, plan: PlanRecord, spectra: dict[str, Tensor]) -> None:
+        """Write the ranks and the eigenvalues of a cycle; the plan comes last, after the closed form's model."""
+        self.run.write_tensors(layout.cycle_spectra(number), spectra)
+        self.run.write_record(layout.cycle_plan(number), plan)
 
-    def get_model(self, number: int, name: str) -> tuple[Model, dict[str, Tensor]] | None:
-        """Return a folded encoder and its projections by site, or None where they have not been written."""
-        rel = f"{self.folder(number)}/{name}"
-        if not (self.run.has(f"{rel}/model.json") and self.run.has(f"{rel}/projections.safetensors")):
+    def get_model(self, number: int, name: str) -> tuple[Any, dict[str, Tensor]] | None:
+        """Return a folded model and its projections by site, or None where they have not been written."""
+        rel = f"{layout.cycle_folder(number)}/{name}"
+        projections = f"{rel}/{layout.PROJECTIONS}"
+        if not (self.run.has(f"{rel}/{layout.SHAPE}") and self.run.has(projections)):
             return None
-        return load_model(self.run, rel), self.run.read_tensors(f"{rel}/projections.safetensors")
+        return load_model(self.run, rel), self.run.read_tensors(projections)
 
-    def put_model(self, number: int, name: str, folded: Model, projections: dict[str, Tensor]) -> None:
-        """Write a folded encoder and its projections by site."""
-        rel = f"{self.folder(number)}/{name}"
+    def put_model(self, number: int, name: str, folded: Any, projections: dict[str, Tensor]) -> None:
+        """Write a folded model and its projections by site."""
+        rel = f"{layout.cycle_folder(number)}/{name}"
         save_model(self.run, rel, folded)
-        self.run.write_tensors(f"{rel}/projections.safetensors", projections)
+        self.run.write_tensors(f"{rel}/{layout.PROJECTIONS}", projections)
 
-    def put_best(self, rel: str, folded: Model, projections: dict[str, Tensor], **facts: Any) -> None:
-        """Write a model with its fixed projection layers standing behind its producers."""
-        save_model(self.run, rel, unfold(folded.cpu(), projections), **facts)
-
-    def get_order(self) -> list[dict[str, Any]] | None:
+    def get_prices(self) -> PricesRecord | None:
         """Return the prices of all sites, in the order in which they are cut."""
-        found = self._json("compress/prices.json")
-        return None if found is None else found["sites"]
+        return self._record(PricesRecord, layout.PRICES)
 
-    def put_order(self, prices: list[dict[str, Any]]) -> None:
+    def put_prices(self, prices: PricesRecord) -> None:
         """Write the prices of all sites: a run that goes on keeps their order."""
-        self.run.write_json("compress/prices.json", {"sites": prices})
+        self.run.write_record(layout.PRICES, prices)
 
     def checkpoints(self, number: int, attempt: int) -> RunCheckpoints:
         """Return where a cycle's fine-tuning keeps its state."""
-        return RunCheckpoints(self.run, f"{self.folder(number)}/training-{attempt}")
+        return RunCheckpoints(self.run, layout.cycle_training(number, attempt))
 
-    def _json(self, rel: str) -> dict[str, Any] | None:
-        return self.run.read_json(rel) if self.run.has(rel) else None
+    def _record(self, cls: type[D], rel: str) -> D | None:
+        return self.run.read_record(cls, rel) if self.run.has(rel) else None
 
 
 class RunCheckpoints:

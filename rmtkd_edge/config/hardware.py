@@ -57,8 +57,8 @@ class Power(Section):
         return self
 
 
-class Loads(Section):
-    """What is run by default: every batch with every sequence length."""
+class Workloads(Section):
+    """What is run by default: every batch size with every sequence length."""
 
     batches: tuple[Positive, ...] = Field(default=(1, 8), min_length=1)
     seq: tuple[Positive, ...] = Field(default=(128,), min_length=1)
@@ -88,7 +88,7 @@ class Budgets(Section):
 
 
 Curve = dict[Positive, Amount]  # median latency_ms by width
-# What the curves of `rmtkd-edge calibrate` are measured on: layers in a row of one width, behind one that reads these.
+# What the curves of `rmtkd-edge calibrate` are measured on: layers in a row of one width, after one that reads these.
 CURVE_DEPTH, CURVE_CHANNELS, CURVE_SIDE, CURVE_BATCH, CURVE_FEATURES, CURVE_ROWS = 3, 3, 16, 8, 64, 128
 CURVE_FEW_SIDE, CURVE_ELEMENTS = 4, 1024
 
@@ -182,7 +182,7 @@ class HardwareProfile(Section):
     transport: Literal["local", "ssh", "folder", "node", "browser"]
     host: str | None = Field(default=None, description="Name for ssh; --host comes before it")
     limits: Limits = Limits()
-    loads: Loads = Loads()
+    workloads: Workloads = Workloads()
     budgets: Budgets = Budgets()
     emulated: bool = Field(
         default=False,
@@ -198,21 +198,6 @@ class HardwareProfile(Section):
         if self.limits.memory_mb is not None and self.transport in ("node", "browser"):
             raise ValueError(f"limits.memory_mb holds a Python process; transport {self.transport} has another")
         return self
-
-    @property
-    def memory_gb(self) -> float | None:
-        """Memory in GiB, or None where `memory_bytes` is."""
-        return None if self.memory_bytes is None else self.memory_bytes / 2**30
-
-    @property
-    def idle_watts(self) -> float | None:
-        """Watts of the idle board, or None where no honest figure is known."""
-        return self.power.idle_watts
-
-    @property
-    def active_watts_per_core(self) -> float | None:
-        """Watts above idle of one busy core, or None where no honest figure is known."""
-        return self.power.active_watts_per_core
 
 
 def profiles_folder() -> Path:
@@ -245,6 +230,8 @@ def parse_profile(data: dict[str, Any], where: str, machine: Machine | None = No
 
     Raises RecipeError with every fault of it, each with a near match where a key is unknown.
     """
+    if "loads" in data:
+        raise RecipeError(f"{where}: the table [loads] was renamed, it is [workloads] now", "rename it in the file")
     tables = all(isinstance(data.get(key, {}), dict) for key in ("processor", "whys"))
     if data.get("detect") is True and tables and isinstance(data.get("instruction_sets", []), list):
         data = fill_from_machine(data, machine or detect_machine())
@@ -255,11 +242,6 @@ def parse_profile(data: dict[str, Any], where: str, machine: Machine | None = No
         raise RecipeError(
             f"{where}:\n{faults}", f"profiles/{list_profiles()[0]}.toml is an example that works"
         ) from err
-
-
-def detect_local() -> HardwareProfile:
-    """Return the profile `local-cpu` filled in from this machine; what cannot be read is None, its reason in `whys`."""
-    return load_profile("local-cpu")
 
 
 def resolve_threads(profile: HardwareProfile, machine: Machine | None = None) -> int:

@@ -16,7 +16,7 @@ import numpy as np
 from rmtkd_edge.errors import UserError
 from rmtkd_edge.profile.comparison import LEAST_ROUNDS, Rounds, kept, resampled, small_sample_tail, trimmed_mean
 from rmtkd_edge.profile.document import read_document
-from rmtkd_edge.profile.measuring.basics import RESULTS_SCHEMA, load_key
+from rmtkd_edge.profile.measuring.basics import RESULTS_SCHEMA, workload_key
 from rmtkd_edge.profile.stage import SCHEMA as PROFILE_SCHEMA
 
 CONDITIONS = (  # what must be the same for a ratio to be of the models, or of the change that was made, alone
@@ -26,13 +26,13 @@ CONDITIONS = (  # what must be the same for a ratio to be of the models, or of t
 
 @dataclass(frozen=True)
 class Contrast:
-    """One model under one load in both files: b / a, below 1 where b takes less; None where a figure is not there.
+    """One model under one workload in both files: b / a, below 1 where b takes less; None where a figure is not there.
 
     differences: what else is not the same between the two. clear: the interval of the latency leaves out 1.
     """
 
     label: str
-    load: str
+    workload: str
     latency_ms: tuple[float, float]
     latency_ratio: float
     latency_ci95: tuple[float, float] | None
@@ -67,13 +67,13 @@ def read_measurement(file: Path) -> list[dict[str, Any]]:
 
 
 def contrast_files(a: Path, b: Path, seed: int = 0) -> list[Contrast]:
-    """Return a contrast for every model and load that both files have; raise UserError where they share none."""
+    """Return a contrast for every model and workload that both files have; raise UserError where they share none."""
     sides = [{_key(r): r for r in read_measurement(file)} for file in (a, b)]
     shared = [key for key in sides[0] if key in sides[1]]
     if not shared:
-        listed = ["; ".join(f"{label} {load}" for label, load in side) for side in sides]
+        listed = ["; ".join(f"{label} {workload}" for label, workload in side) for side in sides]
         raise UserError(
-            f"no model and load is in both files: {a} has {listed[0]}; {b} has {listed[1]}",
+            f"no model and workload is in both files: {a} has {listed[0]}; {b} has {listed[1]}",
             "measure both with the same --batch-size and --seq-len",
         )
     try:
@@ -83,15 +83,15 @@ def contrast_files(a: Path, b: Path, seed: int = 0) -> list[Contrast]:
 
 
 def _key(result: Mapping[str, Any]) -> tuple[str, str]:
-    return str(result.get("label")), load_key(dict(result.get("load") or {"batch": 0}))
+    return str(result.get("label")), workload_key(dict(result.get("workload") or {"batch": 0}))
 
 
 def contrast(a: Mapping[str, Any], b: Mapping[str, Any], seed: int = 0) -> Contrast:
-    """Return the contrast of two results of the same label and load."""
+    """Return the contrast of two results of the same label and workload."""
     ratio, ends = ratio_of_sessions(rounds_of(b), rounds_of(a), seed)
     return Contrast(
         label=str(a["label"]),
-        load=load_key(dict(a["load"])),
+        workload=workload_key(dict(a["workload"])),
         latency_ms=(float(a["latency"]["p50"]), float(b["latency"]["p50"])),
         latency_ratio=ratio,
         latency_ci95=ends,

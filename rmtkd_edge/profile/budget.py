@@ -33,15 +33,15 @@ class Verdict:
 
 
 def judge(document: Mapping[str, Any], budgets: Budgets) -> list[Verdict]:
-    """Return a verdict for every compressed file and every limit, under the smallest load that was measured.
+    """Return a verdict for every compressed file and every limit, under the smallest workload that was measured.
 
     `document` is a profile's JSON; latency is the median, energy gross and of one input, memory the peak above a bare
     import. Where the profile has a [limits] of memory, what a process takes with the import counts against it.
     """
     limits = {name: value for name, value in budgets.model_dump().items() if value is not None}
     mine = [result for result in document["results"] if result["role"] == "candidate"]
-    sizes = {(r["load"]["batch"], r["load"].get("seq") or 0) for r in mine}
-    smallest = [r for r in mine if (r["load"]["batch"], r["load"].get("seq") or 0) == min(sizes)]
+    sizes = {(r["workload"]["batch"], r["workload"].get("seq") or 0) for r in mine}
+    smallest = [r for r in mine if (r["workload"]["batch"], r["workload"].get("seq") or 0) == min(sizes)]
     return [verdict for result in smallest for verdict in _of_file(result, limits)]
 
 

@@ -19,13 +19,13 @@ from rmtkd_edge.errors import RunDirError, UserError
 from rmtkd_edge.config.hardware import HardwareProfile
 from rmtkd_edge.profile.document import read_document
 from rmtkd_edge.profile.identity import refuse_other_machine, refuse_runtime, refuse_unknown_threads
-from rmtkd_edge.profile.measuring.basics import RESULTS_SCHEMA, load_key
+from rmtkd_edge.profile.measuring.basics import RESULTS_SCHEMA, workload_key
 from rmtkd_edge.profile.measuring.store import digest_of
-from rmtkd_edge.profile.plan import Arrays, Load, ModelFile, build_bundle, choose_loads, find_models
+from rmtkd_edge.profile.plan import Arrays, Workload, ModelFile, build_bundle, choose_workloads, find_models
 from rmtkd_edge.profile.stage import assemble, choose_effort
 from rmtkd_edge.run.directory import Run, sha256_file
 
-SCHEMA = "rmtkd-edge/bundle@1"
+SCHEMA = "rmtkd-edge/bundle@2"
 README = """Measures {models} on this device. It needs Python 3.9 or later, onnxruntime and numpy, and no network:
 
     pip install onnxruntime numpy
@@ -38,7 +38,7 @@ A run that was stopped goes on with the same command. Bring results.json back, a
 
 
 def write_bundle(
-    run: Run, profile: HardwareProfile, out: Path, *, quick: bool = False, loads: Sequence[Load] | None = None,
+    run: Run, profile: HardwareProfile, out: Path, *, quick: bool = False, workloads: Sequence[Workload] | None = None,
     min_runs: int | None = None, min_duration_s: float | None = None, meter: str = "auto", inputs: Arrays | None = None,
     force: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
@@ -61,13 +61,13 @@ def write_bundle(
         raise RunDirError(f"{out} is no bundle, and is not replaced", "choose another --out")
     effort = choose_effort(quick, min_runs, min_duration_s)
     models, notes = find_models(run)
-    chosen, cut = choose_loads(run, profile, loads)
+    chosen, cut = choose_workloads(run, profile, workloads)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as temporary:
         folder = Path(temporary) / out.name
         folder.mkdir()
         plan = build_bundle(
-            run, profile, folder, models=models, loads=chosen, effort=effort, meter=meter,
+            run, profile, folder, models=models, workloads=chosen, effort=effort, meter=meter,
             seed=run.manifest["seed"], inputs=inputs, copy=True,
         )  # fmt: skip
         text = README.format(models=", ".join(model.label for model in models), run=run.path)
@@ -153,10 +153,10 @@ def _same_models(run: Run, plan: dict[str, Any], file: Path) -> list[ModelFile]:
 
 
 def _check_cells(document: dict[str, Any], plan: dict[str, Any], file: Path) -> None:
-    """Raise UserError unless there is one result for every model and load of the plan, with the plan's hashes."""
-    wanted = {(m["label"], m["sha256"], load_key(load)) for m in plan["models"] for load in plan["loads"]}
+    """Raise UserError unless there is one result for every model and workload of the plan, with the plan's hashes."""
+    wanted = {(m["label"], m["sha256"], workload_key(workload)) for m in plan["models"] for workload in plan["workloads"]}
     try:
-        found = {(r["label"], r["model"]["sha256"], load_key(r["load"])) for r in document["results"]}
+        found = {(r["label"], r["model"]["sha256"], workload_key(r["workload"])) for r in document["results"]}
     except (KeyError, TypeError) as err:
         raise UserError(f"{file}: a result lacks {err}", "copy it again from the device") from err
     if found != wanted or len(document["results"]) != len(wanted):

@@ -18,7 +18,7 @@ from rmtkd_edge.errors import RunDirError, UserError
 from rmtkd_edge.config.hardware import Curve, HardwareProfile, find_profile, parse_profile, resolve_threads
 from rmtkd_edge.profile import layers
 from rmtkd_edge.profile.identity import refuse_device, refuse_runtime
-from rmtkd_edge.profile.measuring.basics import PLAN_SCHEMA, load_key
+from rmtkd_edge.profile.measuring.basics import PLAN_SCHEMA, workload_key
 from rmtkd_edge.profile.plan import TOLERANCE, TOLERANCE_OTHER, copy_runner, reference_outputs
 from rmtkd_edge.profile.reach import Reach, carry_out
 from rmtkd_edge.profile.transport_local import Progress
@@ -30,7 +30,7 @@ WIDTHS = {"conv": tuple(range(33, 65)), "gemm": tuple(range(97, 129))}  # every 
 SIZES = {"conv": (8, 16, 32, 64, 128, 256), "gemm": (32, 64, 128, 256, 512, 1024)}  # from narrow to wide
 FEW = (8, 16, 32, 64, 128, 256)  # widths of convolutions of one small image
 ROUNDS, MIN_RUNS, MIN_SECONDS, WARMUP = 10, 30, 0.2, 3
-LOAD = {"batch": layers.BATCH, "seq": None}
+WORKLOAD = {"batch": layers.BATCH, "seq": None}
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def _write_bundle(
     bundle: Path, profile: HardwareProfile, widths: Mapping[str, Sequence[int]], min_runs: int, min_seconds: float
 ) -> None:
     copy_runner(bundle)
-    arrays, key, threads = layers.inputs(), load_key(LOAD), resolve_threads(profile)
+    arrays, key, threads = layers.inputs(), workload_key(WORKLOAD), resolve_threads(profile)
     models: list[dict[str, Any]] = []
     reference: dict[str, Any] = {}
     for kind, these in widths.items():
@@ -121,7 +121,7 @@ def _write_bundle(
     plan = {
         "schema": PLAN_SCHEMA, "profile": profile.name, "provider": profile.provider, "threads": threads,
         "spinning": profile.spinning, "models": models, "inputs": "inputs.npz", "reference": "reference.npz",
-        "tolerance": TOLERANCE.get(profile.provider, TOLERANCE_OTHER), "loads": [LOAD], "min_runs": min_runs,
+        "tolerance": TOLERANCE.get(profile.provider, TOLERANCE_OTHER), "workloads": [WORKLOAD], "min_runs": min_runs,
         "min_duration_s": min_seconds, "rounds": min(ROUNDS, min_runs), "warmup": WARMUP, "idle_s": 0.0,
         "probe_repeats": 0, "seed": 0, "meters": ["unavailable"], "meter_required": False, "meter_options": {},
     }  # fmt: skip

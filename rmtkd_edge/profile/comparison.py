@@ -43,7 +43,7 @@ class Comparison:
     def to_dict(self) -> dict[str, Any]:
         """Return the comparison as it stands in a profile's JSON."""
         out: dict[str, Any] = {"candidate": self.candidate, "baseline": self.baseline, "metric": self.metric}
-        out["load"] = {"batch": self.batch, "seq": self.seq}
+        out["workload"] = {"batch": self.batch, "seq": self.seq}
         out.update(ratio=self.ratio, ci95=list(self.ci95) if self.ci95 else None, n=self.n, rounds=self.rounds)
         return {**out, "clear": self.clear, **({"why": self.why} if self.why else {})}
 
@@ -103,12 +103,12 @@ def compare(
     candidate: str,
     baseline: str,
     metric: str,
-    load: dict[str, Any],
+    workload: dict[str, Any],
     values: tuple[Rounds, Rounds],
     seed: int,
 ) -> Comparison:
-    """Return the comparison of two labels under one load; `values` are those of the candidate and of the baseline."""
+    """Return the comparison of two labels under one workload; `values` are those of the candidate and of the baseline."""
     ratio, ends = ratio_of_medians(*values, seed)
     why = "" if ends else f"an interval needs {LEAST_ROUNDS} rounds, there are {len(values[0])}"
     n = sum(len(r) for side in values for r in side)
-    return Comparison(candidate, baseline, metric, load["batch"], load.get("seq"), ratio, ends, n, len(values[0]), why)
+    return Comparison(candidate, baseline, metric, workload["batch"], workload.get("seq"), ratio, ends, n, len(values[0]), why)

@@ -84,7 +84,7 @@ def disagreements(results: Sequence[dict[str, Any]]) -> list[str]:
         difference, limit = check.get("same_file_max_rel_diff"), check.get("same_file_tolerance")
         if difference is not None and limit is not None and difference > limit:
             found.append(
-                f"{result['label']} (batch {result['load']['batch']}) differs from its outputs on the host by "
+                f"{result['label']} (batch {result['workload']['batch']}) differs from its outputs on the host by "
                 f"{difference:.2e} of their largest magnitude; {limit:g} is the stated tolerance"
             )
     return found
@@ -101,8 +101,8 @@ def agreement_rows(results: Sequence[dict[str, Any]]) -> list[list[str]]:
     """Return a table, the header first, of how far outputs are from the host's: of fp32, and of the same file."""
     table = [["model", "batch", "tokens", "from fp32", "from itself: relative", "absolute", "tolerance", "same labels"]]
     for result in results:
-        check, load = result["verification"], result["load"]
-        row = [result["label"], str(load["batch"]), str(load.get("seq") or "-"), f"{check['max_rel_diff']:.1e}"]
+        check, workload = result["verification"], result["workload"]
+        row = [result["label"], str(workload["batch"]), str(workload.get("seq") or "-"), f"{check['max_rel_diff']:.1e}"]
         fp32 = result["model"]["precision"] == "fp32"
         prefix, limit = ("", check.get("tolerance")) if fp32 else ("same_file_", check.get("same_file_tolerance"))
         row += [

@@ -25,7 +25,7 @@ OPSET, IR_VERSION = 17, 8
 
 
 def conv_graph(width: int, name: str = "images", batch: int = BATCH, side: int = SIDE) -> onnx.ModelProto:
-    """Return DEPTH 3 x 3 convolutions of `width` channels, each with its ReLU, behind a 1 x 1 one; reads `name`."""
+    """Return DEPTH 3 x 3 convolutions of `width` channels, each with its ReLU, after a 1 x 1 one; reads `name`."""
     rng = np.random.default_rng(width)
     nodes, weights, current = [], [], name
     for number in range(DEPTH + 1):
@@ -45,7 +45,7 @@ def few_graph(width: int) -> onnx.ModelProto:
 
 
 def gemm_graph(width: int) -> onnx.ModelProto:
-    """Return DEPTH products with width x width matrices, each with its bias and ReLU, behind one; input `rows`."""
+    """Return DEPTH products with width x width matrices, each with its bias and ReLU, after one; input `rows`."""
     rng = np.random.default_rng(width)
     nodes, weights, current = [], [], "rows"
     for number in range(DEPTH + 1):

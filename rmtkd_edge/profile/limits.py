@@ -1,4 +1,4 @@
-"""The limits of a smaller device, put on a process: cores, processor time, memory. Travels beside runner.py.
+"""The limits of a smaller device, put on a process: cores, processor time, memory. Travels with runner.py.
 
 Standard library, Python 3.9. Cores by affinity. Processor time by a cgroup v2 of its own, or by one that this process
 was started in; nothing else can hold it back, so without one the limit is refused. Memory by a cgroup v2, else by
@@ -108,9 +108,9 @@ def outer_quota(root: str) -> float | None:
 
 
 def own_group(root: str, file: str) -> Path | None:
-    """Return a new cgroup for this process, beside or below its present one, that has `file`; None where none may be.
+    """Return a new cgroup for this process, next to or below its present one, that has `file`; None where none may be.
 
-    A cgroup with processes in it hands no controllers down, so a place beside the present one comes first.
+    A cgroup with processes in it hands no controllers down, so a place next to the present one comes first.
     """
     present = present_group(root)
     if present is None:
@@ -136,7 +136,7 @@ def enter(group: Path) -> None:
 
 
 def leave(group: Path, back: Path) -> None:
-    """Move this process back to where it was and remove its cgroup; one that stays behind empty is harmless."""
+    """Move this process back to where it was and remove its cgroup; one that is left empty is harmless."""
     with contextlib.suppress(OSError):
         (back / "cgroup.procs").write_text(str(os.getpid()), encoding="ascii")
     with contextlib.suppress(OSError):

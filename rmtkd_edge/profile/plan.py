@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from rmtkd_edge.errors import RunDirError, UserError
 from rmtkd_edge.config.hardware import HardwareProfile, resolve_threads
-from rmtkd_edge.profile.measuring.basics import PLAN_SCHEMA, load_key
+from rmtkd_edge.profile.measuring.basics import PLAN_SCHEMA, workload_key
 from rmtkd_edge.run.directory import sha256_file
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ Arrays = Mapping[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)
-class Load:
+class Workload:
     """What one call of the session runs; `seq` in tokens, None for images."""
 
     batch: int
@@ -47,7 +47,7 @@ class Load:
 
 @dataclass(frozen=True)
 class Effort:
-    """How long is measured: per model and load at least `min_runs` and `min_duration_s`, spread over `rounds`."""
+    """How long is measured: per model and workload at least `min_runs` and `min_duration_s`, spread over `rounds`."""
 
     min_runs: int
     min_duration_s: float
@@ -132,28 +132,28 @@ def external_files(path: Path) -> list[str]:
     return sorted({e.value for t in graph.initializer for e in t.external_data if e.key == "location"})
 
 
-def choose_loads(run: Run, profile: HardwareProfile, asked: Sequence[Load] | None) -> tuple[list[Load], list[str]]:
-    """Return the loads: those asked for, else the profile's, cut to the positions that the model has (and a note then).
+def choose_workloads(run: Run, profile: HardwareProfile, asked: Sequence[Workload] | None) -> tuple[list[Workload], list[str]]:
+    """Return the workloads: those asked for, else the profile's, cut to the positions that the model has (and a note then).
 
     Raises UserError for an asked length that the model has no positions for.
     """
     config = _config(run)
     if image_size(config) is not None:
-        if any(load.seq is not None for load in asked or ()):
+        if any(workload.seq is not None for workload in asked or ()):
             raise UserError("this model reads images, which have no tokens", "leave --seq-len out")
-        return list(asked or [Load(batch, None) for batch in profile.loads.batches]), []
+        return list(asked or [Workload(batch, None) for batch in profile.workloads.batches]), []
     most = config.get("max_position_embeddings")
     if asked:
-        too_long = [load.seq for load in asked if most is not None and load.seq is not None and load.seq > most]
+        too_long = [workload.seq for workload in asked if most is not None and workload.seq is not None and workload.seq > most]
         if too_long:
             raise UserError(
                 f"a sequence of {max(too_long)} tokens: this model has {most} positions", f"--seq-len {most}"
             )
         return list(asked), []
-    lengths = sorted({seq if most is None else min(seq, int(most)) for seq in profile.loads.seq})
-    cut = [seq for seq in profile.loads.seq if most is not None and seq > most]
+    lengths = sorted({seq if most is None else min(seq, int(most)) for seq in profile.workloads.seq})
+    cut = [seq for seq in profile.workloads.seq if most is not None and seq > most]
     notes = [f"sequences of {seq} tokens were cut to the model's {most} positions" for seq in cut]
-    return [Load(batch, seq) for seq in lengths for batch in profile.loads.batches], notes
+    return [Workload(batch, seq) for seq in lengths for batch in profile.workloads.batches], notes
 
 
 def image_size(config: Mapping[str, Any]) -> int | None:
@@ -162,20 +162,20 @@ def image_size(config: Mapping[str, Any]) -> int | None:
     return size if isinstance(size, int) else None
 
 
-def build_images(load: Load, size: int, seed: int) -> dict[str, NDArray[np.float32]]:
+def build_images(workload: Workload, size: int, seed: int) -> dict[str, NDArray[np.float32]]:
     """Return pixel_values, float32 (batch, 3, size, size), as normalised images have them: mean 0, variance 1."""
-    shape = (load.batch, 3, size, size)
-    return {"pixel_values": np.random.default_rng([seed, load.batch, size]).standard_normal(shape, dtype=np.float32)}
+    shape = (workload.batch, 3, size, size)
+    return {"pixel_values": np.random.default_rng([seed, workload.batch, size]).standard_normal(shape, dtype=np.float32)}
 
 
-def build_inputs(load: Load, vocab_size: int, seed: int, given: Arrays | None = None) -> dict[str, NDArray[np.int64]]:
+def build_inputs(workload: Workload, vocab_size: int, seed: int, given: Arrays | None = None) -> dict[str, NDArray[np.int64]]:
     """Return input_ids, attention_mask and token_type_ids, int64 (batch, seq).
 
     given: real token ids under the same names, (N, T) int64: rows are taken in turn, longer ones cut, shorter ones
     padded with masked zeros. Without it ids are drawn from [0, vocab_size), the mask is full. Raises UserError.
     """
-    assert load.seq is not None, "text has a length"
-    shape = (load.batch, load.seq)
+    assert workload.seq is not None, "text has a length"
+    shape = (workload.batch, workload.seq)
     if given is None:
         ids = np.random.default_rng([seed, *shape]).integers(0, vocab_size, shape, dtype=np.int64)
         return {
@@ -189,7 +189,7 @@ def build_inputs(load: Load, vocab_size: int, seed: int, given: Arrays | None = 
     if real.min() < 0 or real.max() >= vocab_size:
         raise UserError(f"input_ids reach from {real.min()} to {real.max()}, the vocabulary has {vocab_size}")
     full = {"attention_mask": np.ones_like(real), "token_type_ids": np.zeros_like(real), **given, "input_ids": real}
-    rows, width = np.arange(load.batch) % len(real), min(load.seq, real.shape[1])
+    rows, width = np.arange(workload.batch) % len(real), min(workload.seq, real.shape[1])
     out = {}
     for name in TOKEN_INPUTS:
         if np.shape(full[name]) != real.shape:
@@ -221,7 +221,7 @@ def build_bundle(
     folder: Path,
     *,
     models: Sequence[ModelFile],
-    loads: Sequence[Load],
+    workloads: Sequence[Workload],
     effort: Effort,
     meter: str,
     seed: int,
@@ -240,9 +240,9 @@ def build_bundle(
         raise RunDirError(f"{run.path}/export/config.json has no vocab_size", f"rmtkd-edge export {run.path}")
     copy_runner(folder)
     arrays, reference = {}, {}
-    for load in loads:
-        key = load_key(asdict(load))
-        made = build_images(load, side, seed) if side is not None else build_inputs(load, vocabulary, seed, inputs)
+    for workload in workloads:
+        key = workload_key(asdict(workload))
+        made = build_images(workload, side, seed) if side is not None else build_inputs(workload, vocabulary, seed, inputs)
         arrays.update({f"{key}/{name}": value for name, value in made.items()})
         for model in models:
             outputs = reference_outputs(model.path, made, threads, model.label)
@@ -264,7 +264,7 @@ def build_bundle(
         "tolerance": TOLERANCE.get(profile.provider, TOLERANCE_OTHER),
         "tolerance_int8": TOLERANCE_INT8,
         "emulated": profile.emulated,
-        "loads": [asdict(load) for load in loads],
+        "workloads": [asdict(workload) for workload in workloads],
         **asdict(effort),
         "seed": seed,
         "meters": list(profile.meters) if meter == "auto" else [meter],

@@ -1,6 +1,6 @@
 """Measure ONNX models with onnxruntime, here: python3 runner.py [plan.json results.json] [--json]
 
-Without names the files are those beside it. It needs Python 3.9+, onnxruntime and numpy, and what a bundle has beside
+Without names the files are those next to it. It needs Python 3.9+, onnxruntime and numpy, and what a bundle has next to
 it: the folder `measuring` (the program), `limits.py`, and `meters`, without which energy is null. The results are
 written after every round, and the same command goes on where a killed one stopped. Exit codes: 0 measured, 2 refused
 (stderr and `error` in the results say why).

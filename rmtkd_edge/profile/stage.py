@@ -20,10 +20,10 @@ from rmtkd_edge.profile.plan import (
     QUICK,
     Arrays,
     Effort,
-    Load,
+    Workload,
     ModelFile,
     build_bundle,
-    choose_loads,
+    choose_workloads,
     find_models,
 )
 from rmtkd_edge.profile.reach import Reach, carry_out
@@ -32,7 +32,7 @@ from rmtkd_edge.profile.transport_local import Progress
 if TYPE_CHECKING:
     from rmtkd_edge.run.directory import Run
 
-SCHEMA = "rmtkd-edge/profile@1"
+SCHEMA = "rmtkd-edge/profile@2"
 
 
 def profile_run(
@@ -40,7 +40,7 @@ def profile_run(
     profile: HardwareProfile,
     *,
     quick: bool = False,
-    loads: Sequence[Load] | None = None,
+    workloads: Sequence[Workload] | None = None,
     min_runs: int | None = None,
     min_duration_s: float | None = None,
     meter: str = "auto",
@@ -57,8 +57,8 @@ def profile_run(
     On this machine, or over ssh on `host` (or the profile's own), by the Python that `python` names there. javascript:
     the folder of node_modules, for Node and the browser.
 
-    quick: 50 runs and 10 s a model and load in place of 200 and 60; min_runs and min_duration_s override either.
-    loads: the profile's when None. meter: `auto`, or a name that must be there. inputs: real token ids, see
+    quick: 50 runs and 10 s a model and workload in place of 200 and 60; min_runs and min_duration_s override either.
+    workloads: the profile's when None. meter: `auto`, or a name that must be there. inputs: real token ids, see
     plan.build_inputs. A run that was stopped goes on when called again. Raises UserError for a profile of another
     device, RunDirError without an export, ProviderError for a provider or meter that is not there, Finding for
     outputs that differ.
@@ -66,7 +66,7 @@ def profile_run(
     refuse_device(profile, host, python)
     effort = choose_effort(quick, min_runs, min_duration_s, profile.emulated)
     models, notes = find_models(run)
-    chosen, cut = choose_loads(run, profile, loads)
+    chosen, cut = choose_workloads(run, profile, workloads)
     partial = run.path_of(f"profile/{profile.name}.partial")
     run.mark("profile", "running", on=profile.name)
     with tempfile.TemporaryDirectory(prefix="rmtkd-profile-") as folder:
@@ -75,7 +75,7 @@ def profile_run(
             profile,
             Path(folder),
             models=models,
-            loads=chosen,
+            workloads=chosen,
             effort=effort,
             meter=meter,
             seed=seed,
@@ -143,16 +143,16 @@ def assemble(
 
 
 def _inputs(results: Sequence[dict[str, Any]], synthetic: bool) -> str:
-    if any(result["load"].get("seq") is None for result in results):
+    if any(result["workload"].get("seq") is None for result in results):
         return "synthetic images, normal values"
     return "synthetic token ids, full mask" if synthetic else "token ids of the data set"
 
 
 def does_not_fit(results: Sequence[dict[str, Any]]) -> list[str]:
-    """Return a sentence for every file that the profile's memory does not hold, load by load."""
+    """Return a sentence for every file that the profile's memory does not hold, workload by workload."""
     held = [(r, r["memory"].get("limit") or {}) for r in results]
     return [
-        f"{r['label']} does not fit (batch {r['load']['batch']}): {limit['why']}"
+        f"{r['label']} does not fit (batch {r['workload']['batch']}): {limit['why']}"
         for r, limit in held
         if limit.get("fits") is False
     ]
@@ -162,7 +162,7 @@ def slower_int8(comparisons: Sequence[dict[str, Any]]) -> list[str]:
     """Return a sentence for every int8 or fp16 file that is clearly slower here than its own fp32 file."""
     return [
         f"{c['candidate']} is refused on this device: it takes {c['ratio']:.2f} times as long as {c['baseline']} "
-        f"(batch {c['load']['batch']}, 95 % interval {c['ci95'][0]:.2f} to {c['ci95'][1]:.2f})"
+        f"(batch {c['workload']['batch']}, 95 % interval {c['ci95'][0]:.2f} to {c['ci95'][1]:.2f})"
         for c in comparisons
         if c["clear"] and c["ratio"] > 1 and c["candidate"].split()[:-1] == c["baseline"].split()[:-1]
     ]
@@ -184,12 +184,12 @@ def finish(result: dict[str, Any], model: ModelFile, profile: str) -> dict[str, 
 
 
 def compare_all(results: Sequence[dict[str, Any]], seed: int) -> Iterable[Comparison]:
-    """Yield every candidate against every baseline, and int8 against fp32 of the same role, load by load."""
+    """Yield every candidate against every baseline, and int8 against fp32 of the same role, workload by workload."""
     for a in results:
         for b in results:
             against_original = (a["role"], b["role"]) == ("candidate", "baseline")
             precisions = (a["model"]["precision"], b["model"]["precision"])
             against_fp32 = a["role"] == b["role"] and precisions in (("int8", "fp32"), ("fp16", "fp32"))
-            if a["load"] == b["load"] and (against_original or against_fp32):
+            if a["workload"] == b["workload"] and (against_original or against_fp32):
                 values = (a["latency"]["rounds_ns"], b["latency"]["rounds_ns"])
-                yield compare(a["label"], b["label"], "latency_ms", a["load"], values, seed)
+                yield compare(a["label"], b["label"], "latency_ms", a["workload"], values, seed)

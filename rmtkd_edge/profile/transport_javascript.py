@@ -22,7 +22,7 @@ from rmtkd_edge.errors import ProviderError
 from rmtkd_edge.profile.javascript_links import Limits, Link, NodeLink, PageLink
 from rmtkd_edge.profile.javascript_session import open_session
 from rmtkd_edge.profile.measuring import execute, machine, sessions
-from rmtkd_edge.profile.measuring.basics import RunnerError, load_key
+from rmtkd_edge.profile.measuring.basics import RunnerError, workload_key
 from rmtkd_edge.profile.measuring.plan import arrays_of
 from rmtkd_edge.profile.transport_local import STALL_S, Progress, refusal
 from rmtkd_edge.config.settings import shipped_folder
@@ -188,10 +188,10 @@ class JavaScript(execute.Engine):
             if pair is None:
                 link.call("hello")
             else:
-                model, load = self.models[pair[0]], plan["loads"][pair[1]]
+                model, workload = self.models[pair[0]], plan["workloads"][pair[1]]
                 session = open_session(link, plan, model, plan_path.parent)
                 out.update(session_ms=session.opened["ms"], rss_after_load_bytes=link.memory()[0])
-                arrays = arrays_of(plan_path.parent / plan["inputs"], load_key(load))
+                arrays = arrays_of(plan_path.parent / plan["inputs"], workload_key(workload))
                 feeds = sessions.feeds_of(session, arrays, model["file"])
                 session.run(None, feeds)
                 out["cold_start_ms"] = (time.monotonic_ns() - begun) / 1e6

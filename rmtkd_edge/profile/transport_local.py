@@ -81,7 +81,7 @@ def _follow(
         except queue.Empty:
             late = end is not None and time.monotonic() >= end
             what = f"took longer than {timeout_s:g} s" if late else f"said nothing for {stall_s:g} s"
-            hint = f"repeat the command: it goes on from {results}; or give it more time or fewer loads"
+            hint = f"repeat the command: it goes on from {results}; or give it more time or fewer workloads"
             raise UserError(f"the runner {what} and was stopped", hint) from None
         if line is None:
             return

@@ -182,7 +182,7 @@ def _present(hashes: set[str], target: Target, again: Again) -> dict[str, str]:
 
 
 def _append(path: Path, digest: str, target: Target) -> bytes:
-    """Send what is missing of a file behind the part that is there, and check the whole."""
+    """Send what is missing of a file after the part that is there, and check the whole."""
     part = f"{FOLDER}/store/{digest}.part"
     held = int(target.run(f"touch {part} && wc -c < {part}"))
     with path.open("rb", buffering=0) as stream:

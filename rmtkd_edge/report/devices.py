@@ -155,7 +155,8 @@ def resource_table(profile: Profile) -> TableBlock:
 
 
 def _meter(r: MeasurementRecord) -> str:
-    return energy_source(r) + (f", scope {r.energy.scope}" if r.energy.scope else "")
+    source = energy_source(r)
+    return source if r.energy.kind == "unavailable" else f"{source}, scope {r.energy.scope}"
 
 
 def _meanwhile(r: MeasurementRecord) -> tuple[str, ...]:

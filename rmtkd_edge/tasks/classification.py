@@ -30,8 +30,8 @@ class Classification:
 
         T^2 keeps the gradient's size (Hinton et al. 2015); T = 1 is the RMT-KD paper's loss.
         """
-        p_new = F.log_softmax(new.float() / temperature, dim=-1)
-        p_old = F.log_softmax(old.float() / temperature, dim=-1)
+        p_new = F.log_softmax(_at_least_float32(new) / temperature, dim=-1)
+        p_old = F.log_softmax(_at_least_float32(old) / temperature, dim=-1)
         return temperature**2 * F.kl_div(p_new, p_old, log_target=True, reduction="batchmean")
 
     def probe(self, outputs: Tensor, batch: Batch, seed: int) -> Tensor:
@@ -60,6 +60,10 @@ class Classification:
     def agreement(self, a: np.ndarray, b: np.ndarray, batch: Batch | None = None) -> float:
         """Return the share of rows with the same largest logit."""
         return float((a.argmax(1) == b.argmax(1)).mean())
+
+
+def _at_least_float32(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def check_metric(task: Task, labels: Sequence[str], split: str, numbers: np.ndarray) -> None:

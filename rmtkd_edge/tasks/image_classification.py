@@ -13,7 +13,7 @@ from torch import Tensor
 
 from rmtkd_edge.config.recipe import Recipe
 from rmtkd_edge.errors import DataError, UserError
-from rmtkd_edge.tasks.base import Batch, Dataset, Exported, Normalisation, Prediction, Subsets, draw_subsets
+from rmtkd_edge.tasks.base import Batch, Dataset, Exported, Normalisation, Prediction, Subsets, Task, draw_subsets
 from rmtkd_edge.tasks.classification import Classification, check_metric, named
 from rmtkd_edge.tasks.reading.images import ImagePreprocessing, load_pixels, read_picture
 from rmtkd_edge.tasks.reading.labels import label_names, label_numbers
@@ -47,6 +47,7 @@ class ImageClassification(Classification):
 
     name = "image-classification"
     modality = "image"
+    evaluation_batch = 128
 
     def load(
         self,
@@ -201,4 +202,4 @@ def augmented(images: np.ndarray, rng: np.random.Generator, flip: bool) -> np.nd
     return padded[np.arange(count)[:, None, None], rows[:, :, None], columns[:, None, :]]
 
 
-TASK = ImageClassification()
+TASK: Task[ImageSplit] = ImageClassification()

@@ -60,7 +60,7 @@ def adc_text(rails: Mapping[str, tuple[float, float]] = RAILS, bare: bool = Fals
 
 
 def vcgencmd(folder: Path, text: str, code: int = 0) -> Path:
-    """Write a command that prints what adc.txt beside it holds, which is `text` at first."""
+    """Write a command that prints what adc.txt next to it holds, which is `text` at first."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "adc.txt").write_text(text)
     command = folder / "vcgencmd"

@@ -65,10 +65,10 @@ def write_plan(folder: Path, **changes: Any) -> Path:
     for label, role, width in (("A", "candidate", 8), ("B", "baseline", 32)):
         digest = tiny_encoder(folder / f"{label}.onnx", width)
         models.append({"label": label, "role": role, "precision": "fp32", "file": f"{label}.onnx", "sha256": digest})
-    loads = changes.get("loads", [{"batch": 2, "seq": 6}])
+    workloads = changes.get("workloads", [{"batch": 2, "seq": 6}])
     inputs, reference = {}, {}
-    for load in loads:
-        key, shape = basics.load_key(load), (load["batch"], load["seq"])
+    for workload in workloads:
+        key, shape = basics.workload_key(workload), (workload["batch"], workload["seq"])
         feed = {name: np.ones(shape, np.int64) for name in ("attention_mask", "token_type_ids")}
         feed["input_ids"] = np.random.default_rng(0).integers(0, VOCABULARY, shape)
         inputs.update({f"{key}/{name}": value for name, value in feed.items()})
@@ -80,9 +80,9 @@ def write_plan(folder: Path, **changes: Any) -> Path:
     np.savez(folder / "inputs.npz", **inputs)
     np.savez(folder / "reference.npz", **reference)
     plan = {
-        "schema": "rmtkd-edge/plan@1", "provider": "CPUExecutionProvider", "threads": 1, "spinning": False,
+        "schema": "rmtkd-edge/plan@2", "provider": "CPUExecutionProvider", "threads": 1, "spinning": False,
         "models": models,
-        "inputs": "inputs.npz", "reference": "reference.npz", "loads": loads, "min_runs": 12, "min_duration_s": 0.0,
+        "inputs": "inputs.npz", "reference": "reference.npz", "workloads": workloads, "min_runs": 12, "min_duration_s": 0.0,
         "warmup": 1, "rounds": 6, "seed": 0, "idle_s": 0.0, "meters": ["unavailable"], "probe_repeats": 1, **changes,
     }  # fmt: skip
     (folder / "plan.json").write_text(json.dumps(plan), encoding="utf-8")

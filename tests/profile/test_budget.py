@@ -16,7 +16,7 @@ from rmtkd_edge.run.directory import Run
 
 def result(label: str, ms: float, batch: int = 1, role: str = "candidate", **changes: Any) -> dict[str, Any]:
     found = {
-        "label": label, "role": role, "load": {"batch": batch, "seq": 8}, "latency": {"p50": ms},
+        "label": label, "role": role, "workload": {"batch": batch, "seq": 8}, "latency": {"p50": ms},
         "model": {"disk_bytes": 2_000_000}, "memory": {"peak_rss_bytes": 30_000_000},
         "energy": {"j_per_inf_gross": None, "why": "no meter"},
     }  # fmt: skip

@@ -18,10 +18,10 @@ from rmtkd_edge.config.hardware import HardwareProfile, load_profile
 from rmtkd_edge.machine import detect_machine
 from rmtkd_edge.profile.bundle import collect, write_bundle
 from rmtkd_edge.profile.measuring.store import digest_of
-from rmtkd_edge.profile.plan import Load
+from rmtkd_edge.profile.plan import Workload
 from rmtkd_edge.run.directory import Run
 
-FEW = {"loads": [Load(1, 8)], "min_runs": 3, "min_duration_s": 0.0, "quick": True}
+FEW = {"workloads": [Workload(1, 8)], "min_runs": 3, "min_duration_s": 0.0, "quick": True}
 
 
 @pytest.fixture
@@ -142,7 +142,7 @@ def test_the_commands(tmp_path: Path, capsys) -> None:
     found = json.loads(capsys.readouterr().out)
     assert code.value.code == 0 and found["folder"] == f"{run.path}-raspberry-pi-5" and found["size_bytes"] > 0
     plan = json.loads((Path(found["folder"]) / "plan.json").read_text())
-    assert plan["threads"] == 4 and [load["seq"] for load in plan["loads"]] == [8, 8]
+    assert plan["threads"] == 4 and [workload["seq"] for workload in plan["workloads"]] == [8, 8]
     with pytest.raises(SystemExit) as code:
         main(["collect", str(run.path), str(tmp_path / "none.json")])
     assert code.value.code == 2 and "cannot be read" in capsys.readouterr().err

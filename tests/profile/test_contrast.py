@@ -20,14 +20,14 @@ def result(ms: float = 2.0, rounds: int = 10, *, seed: int = 0, label: str = "a"
     blocks = [(ms * rng.lognormal(0, 0.05, 20)).tolist() for _ in range(rounds)]
     values = [x for block in blocks for x in block]
     return {
-        "label": label, "load": {"batch": 1, "seq": 8}, "model": {"sha256": "x", "disk_bytes": 10},
+        "label": label, "workload": {"batch": 1, "seq": 8}, "model": {"sha256": "x", "disk_bytes": 10},
         "latency": {"p50": float(np.median(values)), "values": values, "round_sizes": [20] * rounds},
         "memory": {"peak_rss_bytes": 100}, "energy": {"meter": "m", "kind": "k", "j_per_inf_gross": 1.0},
         "quality": {"verdict": "clean"}, "env": {"cpu_model": "c", "threads": 1, **env},
     }  # fmt: skip
 
 
-def write(path: Path, *results: dict[str, Any], schema: str = "rmtkd-edge/profile@1") -> Path:
+def write(path: Path, *results: dict[str, Any], schema: str = "rmtkd-edge/profile@2") -> Path:
     path.write_text(json.dumps({"schema": schema, "results": list(results)}))
     return path
 
@@ -79,7 +79,7 @@ def test_what_differs_is_named_and_meters_are_not_divided() -> None:
 
 def test_files_are_matched_by_model_and_load(tmp_path: Path) -> None:
     a = write(tmp_path / "a.json", result(label="x"), result(label="y"))
-    b = write(tmp_path / "b.json", result(label="y"), schema="rmtkd-edge/results@1")
+    b = write(tmp_path / "b.json", result(label="y"), schema="rmtkd-edge/results@2")
     assert [c.label for c in contrast_files(a, b)] == ["y"]
 
 
@@ -89,7 +89,7 @@ def test_files_are_matched_by_model_and_load(tmp_path: Path) -> None:
         (None, "cannot be read"),
         ("{", "no whole JSON"),
         ("[]", "no finished"),
-        ('{"schema": "rmtkd-edge/profile@1"}', "no"),
+        ('{"schema": "rmtkd-edge/profile@2"}', "no"),
     ],
 )
 def test_a_bad_file_is_named(tmp_path: Path, text: str | None, says: str) -> None:

@@ -25,7 +25,7 @@ from rmtkd_edge.profile.bundle import write_bundle
 from rmtkd_edge.profile.emulation import SETUP, disagreements, refuse_interpreter, refuse_machine
 from rmtkd_edge.profile.identity import refuse_device, refuse_other_machine
 from rmtkd_edge.profile.measuring import execute, machine
-from rmtkd_edge.profile.plan import TOLERANCE_INT8, Load
+from rmtkd_edge.profile.plan import TOLERANCE_INT8, Workload
 from rmtkd_edge.profile.stage import profile_run
 from rmtkd_edge.run.directory import Run
 from rmtkd_edge.cli.tables import comparison_lines, profile_table
@@ -87,7 +87,7 @@ def test_an_emulated_result_has_outputs_and_no_times(
     tmp_path: Path, emulated: HardwareProfile, elsewhere: None
 ) -> None:
     run = exported_run(tmp_path / "a")
-    profile_run(run, emulated, loads=[Load(2, 8)], python=sys.executable)
+    profile_run(run, emulated, workloads=[Workload(2, 8)], python=sys.executable)
     found = Run.open(tmp_path / "a").read_json("profile/arm64-emulated.json")
     assert found["comparisons"] == [] and found["hardware"]["emulated"] and len(found["results"]) == 4
     for result in found["results"]:
@@ -118,7 +118,7 @@ def test_int8_beyond_the_tolerance_is_a_finding_and_stays(
 ) -> None:
     monkeypatch.setattr("rmtkd_edge.profile.plan.TOLERANCE_INT8", -1.0)
     with pytest.raises(Finding, match="rmt-kd int8") as caught:
-        profile_run(exported_run(tmp_path / "a"), emulated, loads=[Load(1, 4)], python=sys.executable)
+        profile_run(exported_run(tmp_path / "a"), emulated, workloads=[Workload(1, 4)], python=sys.executable)
     assert "original int8" in caught.value.message and "kept" in caught.value.hint
     run = Run.open(tmp_path / "a")
     assert run.stage("profile")["state"] == "done"
@@ -192,7 +192,7 @@ def test_flags_of_the_host_are_never_those_of_an_emulated_arm(monkeypatch: pytes
 def test_a_run_agrees_under_real_emulation(tmp_path: Path, emulated: HardwareProfile) -> None:
     if platform.machine() == "aarch64":
         pytest.skip("this machine is an Arm itself")
-    found = profile_run(exported_run(tmp_path / "a"), emulated, loads=[Load(2, 8)], python=ARM)
+    found = profile_run(exported_run(tmp_path / "a"), emulated, workloads=[Workload(2, 8)], python=ARM)
     for result in found["results"]:
         assert result["env"]["machine"] == "aarch64" and "asimd" in result["env"]["cpu_flags"]
         assert result["quality"]["verdict"] == "emulated" and result["verification"]["max_rel_diff"] < 1e-4

@@ -27,7 +27,7 @@ from rmtkd_edge.profile.identity import refuse_device
 from rmtkd_edge.profile.javascript_links import Limits, NodeLink, PageLink, family
 from rmtkd_edge.profile.javascript_server import ISOLATION, PageServer
 from rmtkd_edge.profile.measuring import basics, execute, quality, store
-from rmtkd_edge.profile.plan import Load
+from rmtkd_edge.profile.plan import Workload
 from rmtkd_edge.profile.reach import Reach, carry_out
 from rmtkd_edge.profile.stage import profile_run
 from rmtkd_edge.profile.transport_javascript import Tools, find_tools, run_javascript
@@ -320,10 +320,10 @@ def test_the_real_runtime(tmp_path: Path, name: str, transport: str) -> None:
         pytest.skip(f"{transport} or its onnxruntime is not installed (npm ci --prefix tools/javascript)")
     run = exported_run(tmp_path / "a", external=True)
     profile = load_profile(name).model_copy(update={"threads": 1})
-    out = profile_run(run, profile, quick=True, loads=[Load(2, 8)], min_runs=5, min_duration_s=0.0, timeout_s=300)
+    out = profile_run(run, profile, quick=True, workloads=[Workload(2, 8)], min_runs=5, min_duration_s=0.0, timeout_s=300)
     assert [r["label"] for r in out["results"]] == ["rmt-kd fp32", "rmt-kd int8", "original fp32", "original int8"]
     for result in out["results"]:
-        assert result["schema"] == "rmtkd-edge/result@1" and result["latency"]["n"] >= 5
+        assert result["schema"] == "rmtkd-edge/result@2" and result["latency"]["n"] >= 5
         assert result["env"]["threads"] == 1 and result["env"]["timer_resolution_ns"] > 0
         assert result["verification"]["max_rel_diff"] <= 1e-4
         assert result["cold_start_ms"] > 0

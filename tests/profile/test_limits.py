@@ -21,7 +21,7 @@ from rmtkd_edge.profile.transport_local import run_bundle
 
 
 def fake_root(tmp_path: Path, outer: str = "max 100000") -> Path:
-    """Write a machine whose process is in the cgroup /a/b and may make others beside it."""
+    """Write a machine whose process is in the cgroup /a/b and may make others next to it."""
     for group in ("", "a", "a/b"):
         folder = tmp_path / "sys/fs/cgroup" / group
         folder.mkdir(parents=True, exist_ok=True)
@@ -73,7 +73,7 @@ def test_a_group_around_it_may_hold_it_already(tmp_path: Path, outer: str, holds
     else:  # the new group has no cpu.max: the controller is not handed down
         with pytest.raises(limits.LimitRefused, match="CPUQuota=50%"):
             limits.confine({"cpu_quota": 0.5}, root)
-    assert not list((tmp_path / "sys/fs/cgroup/a").glob("rmtkd-*")), "nothing is left behind"
+    assert not list((tmp_path / "sys/fs/cgroup/a").glob("rmtkd-*")), "nothing is left"
 
 
 def test_more_cores_than_there_are_are_refused() -> None:
@@ -132,7 +132,7 @@ def test_what_a_process_takes_beyond_the_fence_ends_it() -> None:
 
 def test_a_file_that_fails_under_the_fence_is_missed_with_its_reason() -> None:
     held = {"limit_bytes": 100_000_000, "needs_bytes": 90_000_000, "fits": False, "why": "held to 100 MB it failed: x"}
-    result = {"label": "a", "role": "candidate", "load": {"batch": 1, "seq": 8}, "memory": {"limit": held}}
+    result = {"label": "a", "role": "candidate", "workload": {"batch": 1, "seq": 8}, "memory": {"limit": held}}
     verdicts = judge({"results": [result]}, Budgets())
     assert rows(verdicts)[1] == ["a", "limits.memory_mb", "100 MB", "held to 100 MB it failed: x", "missed"]
 

@@ -1,4 +1,4 @@
-"""The Jetson's monitors: the input rail alone, parts beside it, both drivers, units, rails that fail."""
+"""The Jetson's monitors: the input rail alone, parts as cross-checks, both drivers, units, rails that fail."""
 
 from __future__ import annotations
 

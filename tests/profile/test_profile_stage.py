@@ -1,4 +1,4 @@
-"""From an exported run to profile/<name>.json: loads, inputs, bundle, transport, refusals."""
+"""From an exported run to profile/<name>.json: workloads, inputs, bundle, transport, refusals."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from profile_bundle import VOCABULARY, sha256, tiny_encoder, write_plan
 from rmtkd_edge.errors import Finding, ProviderError, RmtkdError, RunDirError, UserError
 from rmtkd_edge.config.hardware import HardwareProfile, list_profiles, load_profile
 from rmtkd_edge.profile.identity import RUNTIMES, refuse_device, refuse_other_device
-from rmtkd_edge.profile.plan import Load, build_inputs, choose_loads, copy_runner, find_models
+from rmtkd_edge.profile.plan import Workload, build_inputs, choose_workloads, copy_runner, find_models
 from rmtkd_edge.profile.stage import choose_effort, profile_run
 from rmtkd_edge.profile.transport_local import run_bundle
 from rmtkd_edge.run.directory import Run
@@ -51,20 +51,20 @@ def one_thread() -> HardwareProfile:
 
 def test_profile_of_a_run_from_end_to_end(tmp_path: Path, one_thread: HardwareProfile) -> None:
     run, events = exported_run(tmp_path / "a", external=True), []
-    asked = [Load(1, 8), Load(4, 8)]
+    asked = [Workload(1, 8), Workload(4, 8)]
     out = profile_run(
-        run, one_thread, quick=True, loads=asked, min_runs=5, min_duration_s=0.0, seed=1, progress=events.append
+        run, one_thread, quick=True, workloads=asked, min_runs=5, min_duration_s=0.0, seed=1, progress=events.append
     )
     stored = Run.open(tmp_path / "a").read_json("profile/local-cpu.json")
     assert stored == json.loads(json.dumps(out))
-    assert stored["schema"] == "rmtkd-edge/profile@1"
+    assert stored["schema"] == "rmtkd-edge/profile@2"
     labels = ["rmt-kd fp32", "rmt-kd int8", "original fp32", "original int8"]
     assert [r["label"] for r in stored["results"]] == labels * 2
     for result in stored["results"]:
         latency = result["latency"]
         assert len(latency["values"]) == latency["n"] == sum(latency["round_sizes"]) >= 5
-        assert result["scenario"] == ("single_stream" if result["load"]["batch"] == 1 else "offline")
-        assert result["throughput_per_s"] == pytest.approx(result["load"]["batch"] / latency["p50"] * 1e3)
+        assert result["scenario"] == ("single_stream" if result["workload"]["batch"] == 1 else "offline")
+        assert result["throughput_per_s"] == pytest.approx(result["workload"]["batch"] / latency["p50"] * 1e3)
         assert result["accuracy"]["value"] == 0.8
         assert result["energy"]["j_per_inf_gross"] is None or result["energy"]["kind"] != "unavailable"
     pairs = {(c["candidate"], c["baseline"]) for c in stored["comparisons"]}
@@ -128,42 +128,42 @@ def test_a_model_that_was_changed_after_export_is_refused(tmp_path: Path, one_th
     run = exported_run(tmp_path / "a")
     tiny_encoder(tmp_path / "a" / "baseline" / "onnx" / "model.onnx", 64, seed=5)
     with pytest.raises(RunDirError, match=r"original-fp32/model\.onnx has sha256"):
-        profile_run(run, one_thread, loads=[Load(1, 4)], min_runs=1, min_duration_s=0.0)
+        profile_run(run, one_thread, workloads=[Workload(1, 4)], min_runs=1, min_duration_s=0.0)
 
 
 def test_explicit_meter_that_is_absent_is_a_provider_error(tmp_path: Path, one_thread: HardwareProfile) -> None:
     run = exported_run(tmp_path / "a")
     with pytest.raises(ProviderError, match="modelled cannot be read"):
-        profile_run(run, one_thread, loads=[Load(1, 4)], min_runs=1, min_duration_s=0.0, meter="modelled")
+        profile_run(run, one_thread, workloads=[Workload(1, 4)], min_runs=1, min_duration_s=0.0, meter="modelled")
 
 
 def test_lengths_are_cut_to_the_model_with_a_note_but_never_those_asked_for(tmp_path: Path) -> None:
     run, profile = exported_run(tmp_path / "a"), load_profile("raspberry-pi-5")
-    loads, notes = choose_loads(run, profile, None)
-    assert {load.seq for load in loads} == {16}
-    assert [load.batch for load in loads] == list(profile.loads.batches)
+    workloads, notes = choose_workloads(run, profile, None)
+    assert {workload.seq for workload in workloads} == {16}
+    assert [workload.batch for workload in workloads] == list(profile.workloads.batches)
     assert "128" in notes[0]
     with pytest.raises(UserError, match="16 positions"):
-        choose_loads(run, profile, [Load(1, 17)])
-    assert choose_loads(run, profile, [Load(3, 16)]) == ([Load(3, 16)], [])
+        choose_workloads(run, profile, [Workload(1, 17)])
+    assert choose_workloads(run, profile, [Workload(3, 16)]) == ([Workload(3, 16)], [])
 
 
 @settings(deadline=None)
 @given(st.integers(1, 9), st.integers(1, 40), st.integers(0, 2**31))
 def test_synthetic_inputs_are_valid_and_seeded(batch: int, seq: int, seed: int) -> None:
-    made = build_inputs(Load(batch, seq), VOCABULARY, seed)
+    made = build_inputs(Workload(batch, seq), VOCABULARY, seed)
     assert all(v.shape == (batch, seq) and v.dtype == np.int64 for v in made.values())
     assert made["input_ids"].min() >= 0
     assert made["input_ids"].max() < VOCABULARY
     assert (made["attention_mask"] == 1).all()
-    assert (build_inputs(Load(batch, seq), VOCABULARY, seed)["input_ids"] == made["input_ids"]).all()
+    assert (build_inputs(Workload(batch, seq), VOCABULARY, seed)["input_ids"] == made["input_ids"]).all()
 
 
 @settings(deadline=None)
 @given(st.integers(1, 9), st.integers(1, 12), st.integers(1, 4), st.integers(1, 12))
 def test_real_inputs_are_cut_padded_and_repeated(batch: int, seq: int, rows: int, width: int) -> None:
     ids = np.arange(rows * width).reshape(rows, width) % (VOCABULARY - 1) + 1
-    made = build_inputs(Load(batch, seq), VOCABULARY, 0, {"input_ids": ids})
+    made = build_inputs(Workload(batch, seq), VOCABULARY, 0, {"input_ids": ids})
     kept = min(seq, width)
     for i in range(batch):
         assert (made["input_ids"][i, :kept] == ids[i % rows, :kept]).all()
@@ -174,7 +174,7 @@ def test_real_inputs_are_cut_padded_and_repeated(batch: int, seq: int, rows: int
 @pytest.mark.parametrize("ids", [np.zeros((0, 3)), np.zeros(3), np.full((1, 3), VOCABULARY), np.full((1, 3), -1)])
 def test_real_inputs_that_cannot_be_are_refused(ids: Any) -> None:
     with pytest.raises(UserError):
-        build_inputs(Load(1, 3), VOCABULARY, 0, {"input_ids": ids})
+        build_inputs(Workload(1, 3), VOCABULARY, 0, {"input_ids": ids})
 
 
 def test_effort_is_never_nonsense() -> None:

@@ -83,7 +83,7 @@ def test_end_to_end_in_a_process_of_its_own(tmp_path: Path) -> None:
 
 
 def test_runs_without_any_meter_file(tmp_path: Path, no_probes: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(energy, "BESIDE", tmp_path / "alone")
+    monkeypatch.setattr(energy, "HOME", tmp_path / "alone")
     document = execute.measure(write_plan(tmp_path / "b", meters=["rapl", "nvml"]), tmp_path / "r.json", quiet)
     assert document["meter"]["kind"] == "unavailable"
     assert all("no meters/" in r["energy"]["why"] for r in document["results"])
@@ -100,7 +100,7 @@ def test_wrong_hash_is_refused_by_file_name(tmp_path: Path) -> None:
         load_plan(plan)
 
 
-@pytest.mark.parametrize("change", [{"schema": "x"}, {"loads": None}, {"threads": 0}, {"models": []}])
+@pytest.mark.parametrize("change", [{"schema": "x"}, {"workloads": None}, {"threads": 0}, {"models": []}])
 def test_plans_that_make_no_sense_are_refused(tmp_path: Path, change: dict[str, Any]) -> None:
     path = write_plan(tmp_path / "b")
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))

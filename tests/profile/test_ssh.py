@@ -267,7 +267,7 @@ def test_two_devices_are_measured_at_a_time_and_a_third_that_fails_costs_nothing
     for name in targets:
         (tmp_path / f"{name}.toml").write_text(
             f'name = "{name}"\ntitle = "D"\ntransport = "ssh"\nhost = "{name}"\ncomparable = false\nthreads = 1\n'
-            "[alignment]\ngemm = 1\nconv = 1\n[loads]\nbatches = [1]\nseq = [8]\n"
+            "[alignment]\ngemm = 1\nconv = 1\n[workloads]\nbatches = [1]\nseq = [8]\n"
         )
     names = [str(tmp_path / f"{name}.toml") for name in targets]
     spans: dict[str, list[float]] = {}

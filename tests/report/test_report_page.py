@@ -352,7 +352,8 @@ def test_another_metric_and_method_are_named_throughout(tmp_path):
     page = Page(html).text
     assert "Plain KD removed" in page and "test Matthews correlation is 61.0" in page and "plain-kd int8" in page
     assert not re.search("accuracy|RMT-KD|rmt-kd", page.replace(run.read_text("recipe.toml"), ""))
-    assert "analyses no spectra" in plain(markdown)
+    assert "analyses no spectra" in plain(markdown) and "method plain KD: one training" in page
+    assert ">student<" in (run.path / "report/figures/quality.svg").read_text(encoding="utf-8")
 
 
 def test_a_drop_that_allows_anything_is_no_floor(tmp_path):

@@ -14,7 +14,7 @@ const answer = commands(ort, {
     const bytes = await readFile(join(bundle, file));
     return bytes.buffer.slice(bytes.byteOffset, bytes.byteOffset + bytes.byteLength);
   },
-  model: async (file) => [join(bundle, file), {}], // files of weights beside it are found by onnxruntime
+  model: async (file) => [join(bundle, file), {}], // files of weights next to it are found by onnxruntime
   cpuNs() {
     const { user, system } = process.cpuUsage(); // of all threads, in microseconds
     return (user + system) * 1e3;

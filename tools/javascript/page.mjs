@@ -15,8 +15,8 @@ const answer = commands(ort, {
   provider: "wasm",
   read,
   async model(file, external) {
-    const beside = external.map(async ({ path, file }) => ({ path, data: new Uint8Array(await read(file)) }));
-    const externalData = await Promise.all(beside);
+    const weights = external.map(async ({ path, file }) => ({ path, data: new Uint8Array(await read(file)) }));
+    const externalData = await Promise.all(weights);
     return [new Uint8Array(await read(file)), externalData.length ? { externalData } : {}];
   },
   cpuNs: () => null, // a page cannot read it; the host can

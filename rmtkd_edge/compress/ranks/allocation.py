@@ -1,77 +1,80 @@
-"""Which kinds of sites give up how much: the answers decide, at as many parameters as one quantile would remove.
+"""Which kinds of sites give up how much, at as many parameters as one quantile for all would remove.
 
-At one quantile for all, each site keeps what stands out of its own bulk, whatever that costs in parameters and however
-little the answers depend on it. Here every kind has a quantile of its own (its log-odds moved), found by coordinate
-search: the model is cut in closed form, and what counts is how far its answers move from those before the cycle
-(KL divergence on training rows). No validation row is looked at.
+At one quantile for all, each site keeps the eigenvalues above its own edge, whatever that costs in parameters and
+however little the outputs depend on it. Here every kind has a quantile of its own (its log-odds moved), found by
+coordinate search: the model is cut in closed form, and what counts is how far its outputs move from those before the
+cycle (the task's divergence on training rows). No validation row is looked at.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from rmtkd_edge.compress import cycle as steps
-from rmtkd_edge.families.encoder.analyse import SiteSpectrum
-from rmtkd_edge.compress.data import Data
-from rmtkd_edge.compress.ranks.order import kl_divergence, log_answers
-from rmtkd_edge.compress.ranks.edge import SiteRank, land_on_target, reduction
+from rmtkd_edge.compress.context import Context
+from rmtkd_edge.compress.cut import divergence, narrowed, outputs_of, projected
+from rmtkd_edge.compress.ranks.edge import Choose, Offsets, SiteRank, land_on_target, widths_of
 from rmtkd_edge.config.recipe import Recipe
+from rmtkd_edge.families.base import Site
+from rmtkd_edge.methods.base import fixed_rank, reduction
 
 STEPS = (2.0, 1.0)  # log-odds by which a kind's quantile is moved, coarse to fine
 LEAST_GAIN = 0.005  # of the divergence, else a move is noise
 SLACK = 0.002  # of the parameters, by which an allocation may miss the share
 
-Offsets = Mapping[str, float]
 
-
-def allocated(
-    state: steps.State, spectra: list[SiteSpectrum], picked: list[SiteRank], data: Data, recipe: Recipe,
-    accelerator: Any, multiple: int, teacher_parameters: int, report: Callable[..., None],
-) -> list[SiteRank]:  # fmt: skip
-    """Return ranks that remove as many parameters as those in `picked` and move the answers least.
+def allocated(context: Context, folded: Any, choose: Choose, picked: list[SiteRank]) -> list[SiteRank]:
+    """Return ranks that remove as many parameters as those in `picked` and move the outputs least.
 
     Sites with ranks of their own in the recipe keep them; with fewer than two kinds left there is nothing to weigh.
     """
-    kinds = free_kinds(spectra, recipe)
+    kinds = free_kinds([c.spectrum.site for c in picked], context.recipe)
     if len(kinds) < 2:
         return picked
-    spec, choose = state.folded.spec, steps.chooser(state, spectra, recipe, multiple)
-    removed = lambda chosen: reduction(spec, chosen, teacher_parameters)  # noqa: E731
-    share, few = removed(picked), replace(data, warm=data.trial)
-    before = log_answers(state.folded.to(accelerator.device), data, accelerator)
-    known: dict[tuple[int, ...], float] = {}
-    least = 1 + 2 * len(STEPS) * len(kinds)  # of closed forms; every gain brings more
+    trials = _Trials(context.trial, folded, choose, picked, kinds)
+    context.report("note", text=f"allocation: weighing {', '.join(kinds)} against each other, some dozens of trials")
+    return trials.land(search(trials.moved, kinds, trials.tell))
 
-    def land(offsets: Offsets) -> list[SiteRank]:
-        return land_on_target(lambda at: choose(at, offsets), removed, share, 1.0)[1]
 
-    def moved(offsets: Offsets) -> float:
-        chosen = land(offsets)
+class _Trials:
+    """Closed forms at the share of parameters that `picked` removes, each compared once."""
+
+    def __init__(
+        self, context: Context, folded: Any, choose: Choose, picked: list[SiteRank], kinds: Sequence[str]
+    ) -> None:
+        self.context, self.folded, self.choose, self.kinds = context, folded, choose, kinds
+        self.share = self.removed(picked)
+        self.before = outputs_of(context, folded)
+        self.known: dict[tuple[int, ...], float] = {}
+        self.least = 1 + 2 * len(STEPS) * len(kinds)  # every gain brings more
+
+    def removed(self, chosen: Sequence[SiteRank]) -> float:
+        return reduction(self.folded.spec, widths_of(chosen), self.context.teacher_parameters)
+
+    def land(self, offsets: Offsets) -> list[SiteRank]:
+        return land_on_target(lambda at: self.choose(at, offsets), self.removed, self.share, 1.0)[1]
+
+    def moved(self, offsets: Offsets) -> float:
+        """Return how far the outputs move where kinds are cut with these offsets, infinite where too little is cut."""
+        chosen = self.land(offsets)
         widths = tuple(c.width_after for c in chosen)
-        if widths not in known:
-            if removed(chosen) < share - SLACK:
-                known[widths] = math.inf
-            else:
-                student, _ = steps.closed_form(state, chosen, few, recipe, accelerator)
-                known[widths] = kl_divergence(before, log_answers(student, data, accelerator), accelerator)
-            report("trial", done=len(known), total=max(len(known), least))
-        return known[widths]
+        if widths not in self.known:
+            self.known[widths] = math.inf
+            if self.removed(chosen) >= self.share - SLACK:
+                student, _ = narrowed(self.context, self.folded, projected(chosen, self.context))
+                self.known[widths] = divergence(self.context, self.before, outputs_of(self.context, student))
+            self.context.report("trial", done=len(self.known), total=max(len(self.known), self.least))
+        return self.known[widths]
 
-    def tell(offsets: Offsets, divergence: float) -> None:
-        widths = ", ".join(f"{kind} {mean_width(land(offsets), kind):.0f}" for kind in kinds)
-        report("note", text=f"allocation: the answers move by {divergence:.2e} nats at mean widths {widths}")
-
-    report("note", text=f"allocation: weighing {', '.join(kinds)} against each other, some dozens of closed forms")
-    return land(search(moved, kinds, tell))
+    def tell(self, offsets: Offsets, found: float) -> None:
+        widths = ", ".join(f"{kind} {mean_width(self.land(offsets), kind):.0f}" for kind in self.kinds)
+        self.context.report("note", text=f"allocation: the outputs move by {found:.2e} nats at mean widths {widths}")
 
 
-def free_kinds(spectra: Sequence[SiteSpectrum], recipe: Recipe) -> list[str]:
+def free_kinds(sites: Sequence[Site], recipe: Recipe) -> list[str]:
     """Return the kinds of the sites whose ranks the recipe does not fix."""
-    fixed = recipe.compress.ranks
-    return list(dict.fromkeys(s.site.kind for s in spectra if s.site.name not in fixed and s.site.kind not in fixed))
+    return list(dict.fromkeys(site.kind for site in sites if fixed_rank(recipe, site) is None))
 
 
 def mean_width(chosen: Sequence[SiteRank], kind: str) -> float:

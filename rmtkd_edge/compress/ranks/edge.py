@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from scipy.special import expit, logit
 
-from rmtkd_edge.families.encoder.analyse import SiteSpectrum
-from rmtkd_edge.errors import RecipeError
-from rmtkd_edge.families.encoder.spec import Spec, count_parameters, list_sites, with_ranks
-from rmtkd_edge.config.recipe import Analyse, Compress
+from rmtkd_edge.config.recipe import WITHOUT_QUANTILE, Recipe
 from rmtkd_edge.config.settings import did_you_mean
+from rmtkd_edge.errors import RecipeError, UserError
+from rmtkd_edge.families.base import Spec, list_sites
+from rmtkd_edge.families.spectrum import SiteSpectrum
+from rmtkd_edge.methods.base import align, fixed_rank, reduction
+from rmtkd_edge.run.records.cycle import SiteRecord
 from rmtkd_edge.spectral import EdgeFit
 
 BISECTIONS = 12
+Offsets = Mapping[str, float]
+NO_OFFSETS: Offsets = MappingProxyType({})
+Settle = Callable[[dict[str, int]], dict[str, int]]
 
 
 @dataclass(frozen=True)
@@ -29,21 +34,46 @@ class SiteRank:
     width_after: int
     quantile: float
 
-    def facts(self, weighting: str) -> dict:
-        """Return the plain figures of this site for the cycle's record (of the first head, where there are several)."""
+    @property
+    def name(self) -> str:
+        """Return the site's name."""
+        return self.spectrum.site.name
+
+    def record(self, weighting: str) -> SiteRecord:
+        """Return the figures of this site (of the first head, where there are several)."""
         fit, site = self.fits[0], self.spectrum.site
-        return {
-            "name": site.name, "kind": site.kind, "heads": site.heads, "width_before": site.width,
-            "width_after": self.width_after, "rule": fit.rule, "quantile": self.quantile, "weighting": weighting,
-            "lambda_plus": fit.lambda_plus, "lambda_minus": fit.lambda_minus, "sigma2": fit.sigma2, "q": fit.q,
-            "n": fit.n, "n_eff": fit.n_eff, "rank": self.rank, "aligned_rank": self.width_after, "note": fit.note,
-        }  # fmt: skip
+        return SiteRecord(
+            name=site.name,
+            kind=site.kind,
+            heads=site.heads,
+            width_before=site.width,
+            width_after=self.width_after,
+            rule=fit.rule,
+            quantile=self.quantile,
+            weighting=weighting if site.weighted else "none",
+            lambda_plus=fit.lambda_plus,
+            lambda_minus=fit.lambda_minus,
+            sigma2=fit.sigma2,
+            q=fit.q,
+            n=fit.n,
+            n_eff=fit.n_eff,
+            rank=self.rank,
+            aligned_rank=self.width_after,
+            note=fit.note,
+        )
 
 
-def align(rank: int, width: int, heads: int, multiple: int, minimum: int) -> int:
-    """Return `rank` rounded up so that heads * rank is a multiple of `multiple`, within minimum..width."""
-    unit = multiple // math.gcd(multiple, heads)
-    return min(width, max(minimum, unit * math.ceil(max(rank, 1) / unit)))
+Choose = Callable[[float, Offsets], list[SiteRank]]
+
+
+def widths_of(chosen: Sequence[SiteRank]) -> dict[str, int]:
+    """Return the new widths by site."""
+    return {c.name: c.width_after for c in chosen}
+
+
+def shrinks(sites: Iterable[SiteRecord], saturation: float) -> bool:
+    """Return whether any site would become narrower by more than the share `saturation`."""
+    return any(1 - site.width_after / site.width_before > saturation for site in sites)
 
 
 def shifted(quantile: float, offset: float) -> float:
@@ -54,45 +84,67 @@ def shifted(quantile: float, offset: float) -> float:
 
 
 def choose_ranks(
-    spectra: Sequence[SiteSpectrum], analyse: Analyse, options: Compress, quantile: float, multiple: int,
-    offsets: Mapping[str, float] = MappingProxyType({}),
-) -> list[SiteRank]:  # fmt: skip
-    """Return the rank of every site at a quantile, shifted by its kind's entry in `offsets` (log-odds).
+    spectra: Sequence[SiteSpectrum],
+    recipe: Recipe,
+    quantile: float,
+    multiple: int,
+    offsets: Offsets = NO_OFFSETS,
+    settle: Settle = lambda widths: widths,
+) -> list[SiteRank]:
+    """Return the rank of every site; a recipe's explicit `compress.ranks` come before the edge's.
 
-    A recipe's explicit `compress.ranks` come before the edge's.
+    Args:
+        multiple: ranks are rounded up to it.
+        offsets: log-odds by kind of site, by which the quantile is shifted.
+        settle: the family's correction of widths by site.
     """
     chosen = []
     for spectrum in spectra:
         site = spectrum.site
         at = shifted(quantile, offsets.get(site.kind, 0.0))
-        fits = spectrum.fit(analyse, at)
+        fits = spectrum.fit(recipe.analyse, at)
         rank = math.ceil(sum(fit.rank for fit in fits) / len(fits))
-        fixed = options.ranks.get(site.name, options.ranks.get(site.kind))
-        step = multiple if options.align else 1
-        width = min(fixed, site.width) if fixed else align(rank, site.width, site.heads, step, options.minimum_rank)
+        width = fixed_rank(recipe, site)
+        if width is None:
+            width = align(rank, site.width, site.heads, multiple, recipe.compress.minimum_rank)
         chosen.append(SiteRank(spectrum, fits, rank, width, at))
-    return chosen
+    settled = settle(widths_of(chosen))
+    return [replace(c, width_after=settled[c.name]) for c in chosen]
 
 
-def check_site_names(spec: Spec, key: str, names: Iterable[str]) -> None:
-    """Raise RecipeError where a key names neither a site of the model nor a kind of its sites (all at once)."""
-    sites = list_sites(spec)
-    known = [*dict.fromkeys(site.kind for site in sites), *(site.name for site in sites)]
-    odd = [f"{key}: no site or kind `{name}`{did_you_mean(name, known)}" for name in names if name not in known]
-    if odd:
-        raise RecipeError("\n".join(odd), f"sites: {', '.join(known[:12])}, ...")
+def pick_ranks(
+    choose: Choose, spec: Spec, recipe: Recipe, quantile: float, teacher_parameters: int
+) -> tuple[float, list[SiteRank]]:
+    """Return the quantile used and the ranks: one shot solves for the target, a cycle is only kept from passing it.
 
+    Raises:
+        UserError: one shot at the least ranks that the rule allows misses the target.
+    """
+    target, options = recipe.stop.target_reduction, recipe.compress
 
-def reduction(spec: Spec, chosen: Sequence[SiteRank], teacher_parameters: int) -> float:
-    """Return the share of the teacher's parameters that is gone at these ranks."""
-    ranks = {c.spectrum.site.name: c.width_after for c in chosen}
-    return 1.0 - count_parameters(with_ranks(spec, ranks)) / teacher_parameters
+    def removed(chosen: Sequence[SiteRank]) -> float:
+        return reduction(spec, widths_of(chosen), teacher_parameters)
+
+    chosen = choose(quantile, NO_OFFSETS)
+    if target is None or all(fixed_rank(recipe, c.spectrum.site) is not None for c in chosen):
+        return quantile, chosen
+    highest = 1.0 if options.one_shot else quantile
+    used, chosen = land_on_target(lambda at: choose(at, NO_OFFSETS), removed, target, highest)
+    if options.one_shot and recipe.analyse.rule not in WITHOUT_QUANTILE and (most := removed(chosen)) < target:
+        raise UserError(
+            f"cutting {len(chosen)} sites to the least that the rule {recipe.analyse.rule} allows removes "
+            f"{most:.1%} of the parameters, stop.target_reduction is {target:.1%}",
+            f"--set stop.target_reduction={max(most - 0.005, 0):.2f}, or more of compress.sites",
+        )
+    return used, chosen
 
 
 def land_on_target(
-    choose: Callable[[float], list[SiteRank]], removed: Callable[[Sequence[SiteRank]], float], target: float,
+    choose: Callable[[float], list[SiteRank]],
+    removed: Callable[[Sequence[SiteRank]], float],
+    target: float,
     highest: float,
-) -> tuple[float, list[SiteRank]]:  # fmt: skip
+) -> tuple[float, list[SiteRank]]:
     """Return the lowest quantile (at most `highest`), with its ranks, that removes the target share of the parameters.
 
     The edge is monotone in the quantile, so bisection finds it; where even `highest` is not enough, it is returned.
@@ -108,3 +160,12 @@ def land_on_target(
         else:
             low = middle
     return high, best
+
+
+def check_site_names(spec: Spec, key: str, names: Iterable[str]) -> None:
+    """Raise RecipeError where a key names neither a site of the model nor a kind of its sites (all at once)."""
+    sites = list_sites(spec)
+    known = [*dict.fromkeys(site.kind for site in sites), *(site.name for site in sites)]
+    odd = [f"{key}: no site or kind `{name}`{did_you_mean(name, known)}" for name in names if name not in known]
+    if odd:
+        raise RecipeError("\n".join(odd), f"sites: {', '.join(known[:12])}, ...")

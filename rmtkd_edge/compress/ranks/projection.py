@@ -5,25 +5,24 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rmtkd_edge.families.encoder.analyse import SiteSpectrum
 from rmtkd_edge.config.recipe import Compress
+from rmtkd_edge.families.spectrum import SiteSpectrum
 from rmtkd_edge.spectral import varimax
 
 
 def projection(spectrum: SiteSpectrum, rank: int, options: Compress) -> Tensor:
     """Return P for a site, float64: (k, d), or block-diagonal (heads k, heads d) for sites with heads.
 
-    The rows are orthonormal. Behind a nonlinearity or norm the basis is turned towards the axes (varimax) and every row
-    is signed to a positive sum, since an elementwise function is only blind to permutations; a value or query/key site
-    has none in between, and keeps its eigenvectors.
+    The rows are orthonormal. Before a nonlinearity or norm the basis is turned towards the axes (varimax) and every row
+    is signed to a positive sum, since an elementwise function is only blind to permutations; a site with none in
+    between keeps its eigenvectors.
     """
-    kind = spectrum.site.kind
-    if spectrum.behind is not None:
-        return selection(spectrum.behind, spectrum.weights, rank)
+    if spectrum.activated is not None:
+        return selection(spectrum.activated, spectrum.weights, rank)
     blocks = []
     for directions in spectrum.directions:
         rows = completed(directions, rank)[:rank]
-        if options.basis == "varimax" and kind in ("stream", "ffn", "head", "inner"):
+        if options.basis == "varimax" and spectrum.site.basis == "axes":
             rows = varimax(rows)
             rows = rows * torch.where(rows.sum(1, keepdim=True) < 0, -1.0, 1.0)
         blocks.append(rows)

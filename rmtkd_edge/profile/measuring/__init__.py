@@ -1,1 +1,1 @@
-"""What measures on a device; a bundle carries it beside runner.py. Python 3.9, onnxruntime and numpy are enough."""
+"""What measures on a device; a bundle carries it next to runner.py. Python 3.9, onnxruntime and numpy are enough."""

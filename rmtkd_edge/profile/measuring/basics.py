@@ -1,4 +1,4 @@
-"""What every part of the measuring code says: a refusal, a JSON object, the names of loads and files."""
+"""What every part of the measuring code says: a refusal, a JSON object, the names of workloads and files."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-PLAN_SCHEMA, RESULTS_SCHEMA = "rmtkd-edge/plan@1", "rmtkd-edge/results@1"
+PLAN_SCHEMA, RESULTS_SCHEMA = "rmtkd-edge/plan@2", "rmtkd-edge/results@2"
 EMULATED_PYTHON = "RMTKD_PYTHON"  # set by the launcher of an emulated Python: the command that starts another one
-BESIDE = Path(__file__).resolve().parent.parent  # where runner.py, limits.py and the meters are, in a bundle too
+HOME = Path(__file__).resolve().parent.parent  # where runner.py, limits.py and the meters are, in a bundle too
 Json = dict  # a JSON object
 Say = Callable[..., None]
 
@@ -22,14 +22,14 @@ class RunnerError(Exception):
         self.kind = kind
 
 
-def load_key(load: Json) -> str:
-    """Return the name of a load, which also prefixes its arrays: `b8s128`, or `b8` without a sequence."""
-    return f"b{load['batch']}" + ("" if load.get("seq") is None else f"s{load['seq']}")
+def workload_key(workload: Json) -> str:
+    """Return the name of a workload, which also prefixes its arrays: `b8s128`, or `b8` without a sequence."""
+    return f"b{workload['batch']}" + ("" if workload.get("seq") is None else f"s{workload['seq']}")
 
 
-def cell_key(model: Json, load: Json) -> str:
-    """Return the key of a partial result: the file's hash, the label and the load."""
-    return f"{model['sha256']}|{model['label']}|{load_key(load)}"
+def cell_key(model: Json, workload: Json) -> str:
+    """Return the key of a partial result: the file's hash, the label and the workload."""
+    return f"{model['sha256']}|{model['label']}|{workload_key(workload)}"
 
 
 def read_text(path: str) -> str | None:
@@ -40,7 +40,7 @@ def read_text(path: str) -> str | None:
         return None
 
 
-def beside(name: str) -> Any:
-    """Return the module that stands beside this folder: of the package, or of a bundle."""
+def sibling(name: str) -> Any:
+    """Return the module next to this folder: of the package, or of a bundle."""
     package = (__package__ or "").rpartition(".")[0]
     return importlib.import_module(f"{package}.{name}" if package else name)

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from .basics import BESIDE, RunnerError
+from .basics import HOME, RunnerError
 from .execute import measure
 from .probes import probe
 
@@ -16,7 +16,7 @@ from .probes import probe
 def main(argv: list[str] | None = None) -> int:
     """Parse the command line and run; return the exit code."""
     parser = argparse.ArgumentParser(prog="runner.py", description=(__doc__ or "").split("\n", 1)[0])
-    parser.add_argument("paths", nargs="*", metavar="FILE", help="plan.json results.json; those beside runner.py")
+    parser.add_argument("paths", nargs="*", metavar="FILE", help="plan.json results.json; those next to runner.py")
     parser.add_argument("--json", action="store_true", help="progress as one JSON object a line")
     parser.add_argument("--probe", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--started", type=int, default=0, help=argparse.SUPPRESS)
@@ -32,7 +32,7 @@ def main(argv: list[str] | None = None) -> int:
         elif len(args.paths) not in (0, 2):
             parser.error("give plan.json and results.json, or neither")
         else:
-            plan, results = args.paths or (BESIDE / "plan.json", BESIDE / "results.json")
+            plan, results = args.paths or (HOME / "plan.json", HOME / "results.json")
             measure(Path(plan), Path(results), say)
             if not args.json:
                 print(f"written: {results}")

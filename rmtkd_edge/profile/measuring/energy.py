@@ -7,7 +7,7 @@ import statistics
 import time
 from typing import Any
 
-from .basics import BESIDE, Json, RunnerError, beside
+from .basics import HOME, Json, RunnerError, sibling
 
 # an energy figure needs a window this long, and each block this many meter periods
 WINDOW_S, WINDOW_PERIODS = 10.0, 100
@@ -24,10 +24,10 @@ def open_meter(plan: Json) -> tuple[Any, Json]:
     for name in plan["meters"]:
         if not re.match(r"^[a-z][a-z0-9_]*$", name):
             raise RunnerError("plan", f"{name!r} is no name of a meter")
-        if not (BESIDE / "meters" / f"{name}.py").is_file():
-            why, ways = f"no meters/{name}.py beside the runner", ["take a meter that is there", "--meter auto"]
+        if not (HOME / "meters" / f"{name}.py").is_file():
+            why, ways = f"no meters/{name}.py next to the runner", ["take a meter that is there", "--meter auto"]
         else:
-            module, base = beside(f"meters.{name}"), beside("meters.base")
+            module, base = sibling(f"meters.{name}"), sibling("meters.base")
             try:
                 return _opened(module.open_meter(options), skipped)
             except base.MeterAbsent as err:
@@ -45,7 +45,7 @@ def _opened(meter: Any, skipped: list[str]) -> tuple[Any, Json]:
 
 
 def read_meter(meter: Any) -> Json:
-    """Return {name: [joules or None, why]}: the meter first, then what stands beside it."""
+    """Return {name: [joules or None, why]}: the meter first, then its cross-checks."""
     return {} if meter is None else {r.meter: [r.joules, r.why] for r in [meter.read(), *meter.also()]}
 
 

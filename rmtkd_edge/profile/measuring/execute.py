@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from .basics import RESULTS_SCHEMA, Json, RunnerError, Say, cell_key, load_key
+from .basics import RESULTS_SCHEMA, Json, RunnerError, Say, cell_key, workload_key
 from .energy import idle_watts, open_meter, read_meter, spent, suited_to
 from .machine import counters, environment
 from .plan import arrays_of, load_plan
@@ -42,27 +42,30 @@ def run_block(session: Any, feeds: Json, runs: int, seconds: float, meter: Any) 
 def measure_rounds(
     plan: Json, folder: Path, sessions: list, feeds: dict, store: Store, meter: Any, say: Say, engine: Engine
 ) -> None:
-    """Measure every load with all models in turn, round by round, going on after the rounds that are kept.
+    """Measure every workload with all models in turn, round by round, going on after the rounds that are kept.
 
     Of equal sessions one stays a per cent or two faster for as long as it is open, presumably by where it lies in
     memory (Mytkowicz et al., ASPLOS 2009), so they are opened anew, in another order, before every round; less often
     where that would take longer than the measuring, and never by an engine that does not `reopen`. In a round fast
     models take several turns, so that what else the machine does falls on all of them.
     """
-    loads = {load_key(load): [store.cell(model, load)["blocks"] for model in plan["models"]] for load in plan["loads"]}
+    workloads = {
+        workload_key(workload): [store.cell(model, workload)["blocks"] for model in plan["models"]]
+        for workload in plan["workloads"]
+    }
     turns = store.doc["turns"]
-    begun = {key: min(len(blocks) for blocks in cells) // turns.get(key, 1) for key, cells in loads.items()}
-    for key, cells in loads.items():
+    begun = {key: min(len(blocks) for blocks in cells) // turns.get(key, 1) for key, cells in workloads.items()}
+    for key, cells in workloads.items():
         for blocks in cells:
             del blocks[begun[key] * turns.get(key, 1) :]
     start = min(begun.values())
     if start >= plan["rounds"]:
         return
-    idle = [store.doc["idle"].setdefault(key, []) for key in loads]
+    idle = [store.doc["idle"].setdefault(key, []) for key in workloads]
     watch_idle(plan, idle, store, meter, say)
     warm(sessions, feeds, plan["warmup"])
     runs, seconds = math.ceil(plan["min_runs"] / plan["rounds"]), plan["min_duration_s"] / plan["rounds"]
-    for key in loads:
+    for key in workloads:
         one = meter is not None and store.doc["meter"]["needs_window"]  # a slow meter wants long blocks
         turns.setdefault(key, 1 if one else turns_of(sessions, feeds[key], seconds))
     every, opening_s = 0, store.doc["opening_s"]
@@ -74,7 +77,7 @@ def measure_rounds(
             store.doc["openings"] += 1
             warm(sessions, feeds, plan["warmup"], REWARM_S)
         begin = time.perf_counter()
-        for key, cells in loads.items():
+        for key, cells in workloads.items():
             for turn in range(turns[key] if number >= begun[key] else 0):
                 for i in rotated(len(sessions), number + turn + plan["seed"]):
                     share = math.ceil(runs / turns[key]), seconds / turns[key]
@@ -111,7 +114,7 @@ def watch_idle(plan: Json, idle: list, store: Store, meter: Any, say: Say) -> No
 
 
 def warm(sessions: list, feeds: dict, runs: int, seconds: float = math.inf) -> None:
-    """Run every model `runs` times under every load, unrecorded, or `seconds` long if that is less."""
+    """Run every model `runs` times under every workload, unrecorded, or `seconds` long if that is less."""
     for under in feeds.values():
         for session, feed in zip(sessions, under):  # noqa: B905
             enough = time.perf_counter() + seconds
@@ -154,25 +157,27 @@ class Engine:
         return environment(plan, session)
 
     def probe(self, plan_path: Path, pair: tuple | None) -> Json:
-        """Return memory and cold start of (model, load), by number, in a fresh process; None: of a bare import."""
+        """Return memory and cold start of (model, workload), by number, in a fresh process; None: of a bare import."""
         return fresh(["--probe", "import"] if pair is None else ["--probe", "model", str(plan_path), *map(str, pair)])
 
 
 def run_probes(plan: Json, plan_path: Path, store: Store, say: Say, engine: Engine) -> None:
-    """Fill the probes: a bare import, and every model under every load, several times, each in a process of its own."""
+    """Fill the probes: a bare import, and every model under every workload, several times, each in a process of its own."""
     probes, repeats = store.doc["probes"], int(plan.get("probe_repeats", 3))
     if "import" not in probes:
         probes["import"] = [engine.probe(plan_path, None) for _ in range(repeats)]
-    for j, load in enumerate(plan["loads"]):
+    for j, workload in enumerate(plan["workloads"]):
         for i, model in enumerate(plan["models"]):
-            if cell_key(model, load) not in probes:
+            if cell_key(model, workload) not in probes:
                 if repeats:
-                    say("probe", f"{load_key(load)}: memory and cold start of {model['label']}")
-                probes[cell_key(model, load)] = [engine.probe(plan_path, (i, j)) for _ in range(repeats)]
+                    say("probe", f"{workload_key(workload)}: memory and cold start of {model['label']}")
+                probes[cell_key(model, workload)] = [engine.probe(plan_path, (i, j)) for _ in range(repeats)]
                 limit = (plan.get("limits") or {}).get("memory_bytes")
                 if limit:
                     argv = ["--probe", "model", str(plan_path), str(i), str(j)]
-                    probes[f"limit|{cell_key(model, load)}"] = within_memory(limit, probes[cell_key(model, load)], argv)
+                    probes[f"limit|{cell_key(model, workload)}"] = within_memory(
+                        limit, probes[cell_key(model, workload)], argv
+                    )
                 store.write()
 
 
@@ -208,9 +213,12 @@ def _measure(plan: Json, plan_path: Path, store: Store, say: Say, engine: Engine
         store.doc.update(cells={}, idle={}, turns={})  # energies of two meters cannot be added up
     store.doc["meter"] = facts
     plan = suited_to(plan, facts)
-    say("start", f"{len(models)} models, {len(plan['loads'])} loads" + (", going on" if store.resumed else ""))
+    say("start", f"{len(models)} models, {len(plan['workloads'])} workloads" + (", going on" if store.resumed else ""))
     try:
-        feeds = {load_key(load): verified_feeds(plan, folder, load, sessions, store) for load in plan["loads"]}
+        feeds = {
+            workload_key(workload): verified_feeds(plan, folder, workload, sessions, store)
+            for workload in plan["workloads"]
+        }
         store.doc["opening_s"] = time.perf_counter() - begin  # a first call may choose kernels, for seconds on a GPU
         measure_rounds(plan, folder, sessions, feeds, store, meter, say, engine)
     finally:
@@ -220,8 +228,8 @@ def _measure(plan: Json, plan_path: Path, store: Store, say: Say, engine: Engine
         store.doc["notes"] = [*store.doc["notes"], OPENED_ONCE]
     del sessions
     run_probes(plan, plan_path, store, say, engine)
-    pairs = [(model, load) for load in plan["loads"] for model in models]
-    store.doc["results"] = [result_of(plan, plan_path, store.doc, model, load, engine) for model, load in pairs]
+    pairs = [(model, workload) for workload in plan["workloads"] for model in models]
+    store.doc["results"] = [result_of(plan, plan_path, store.doc, model, workload, engine) for model, workload in pairs]
     store.doc["complete"] = True
     del store.doc["cells"], store.doc["probes"]  # all of it is in the results now
     store.doc["digest"] = digest_of(store.doc)
@@ -230,21 +238,21 @@ def _measure(plan: Json, plan_path: Path, store: Store, say: Say, engine: Engine
     return store.doc
 
 
-def verified_feeds(plan: Json, folder: Path, load: Json, sessions: list, store: Store) -> list:
-    """Return what every session reads under a load; raise RunnerError where an output is not what it should be."""
+def verified_feeds(plan: Json, folder: Path, workload: Json, sessions: list, store: Store) -> list:
+    """Return what every session reads under a workload; raise RunnerError where an output is not what it should be."""
     found = []
     for model, session in zip(plan["models"], sessions):  # noqa: B905
-        feed = feeds_of(session, arrays_of(folder / plan["inputs"], load_key(load)), model["file"])
+        feed = feeds_of(session, arrays_of(folder / plan["inputs"], workload_key(workload)), model["file"])
         names = [node.name for node in session.get_outputs()]
         outputs = dict(zip(names, session.run(names, feed)))  # noqa: B905
-        reference = arrays_of(folder / plan["reference"], f"{model['role']}/{load_key(load)}")
+        reference = arrays_of(folder / plan["reference"], f"{model['role']}/{workload_key(workload)}")
         verified = verify_outputs(model, outputs, reference, plan.get("tolerance", 1e-4))
         if model["precision"] != "fp32":  # plans before tolerance_int8 hold no outputs of int8 files
-            role = f"{model['role']}-{model['precision']}/{load_key(load)}"
+            role = f"{model['role']}-{model['precision']}/{workload_key(workload)}"
             reference = arrays_of(folder / plan["reference"], role, needed=False)
         if reference:
             limit = plan.get("tolerance_int8", plan.get("tolerance", 1e-4))
             verified.update(same_file(model, outputs, reference, limit))
-        store.cell(model, load)["verification"] = verified
+        store.cell(model, workload)["verification"] = verified
         found.append(feed)
     return found

@@ -86,7 +86,7 @@ def counters(root: str = "", pids: tuple = ("self",)) -> Json:
     seen = [int(text) for text in map(read_text, events) if text and text.isdigit()]
     out["throttle"] = sum(seen) if seen else None
     out["capped"] = frequency_capped(root)
-    # behind the command's name, which may hold blanks: the tenth field counts the pages that came from a disk
+    # after the command's name, which may hold blanks: the tenth field counts the pages that came from a disk
     stats = [(read_text(f"{root}/proc/{pid}/stat") or "").rpartition(")")[2].split() for pid in pids]
     out["faults"] = sum(int(stat[9]) for stat in stats) if all(len(stat) > 9 for stat in stats) else None
     swaps = [status_bytes("VmSwap", read_text(f"{root}/proc/{pid}/status") or "-") for pid in pids]

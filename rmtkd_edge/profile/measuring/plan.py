@@ -10,9 +10,7 @@ import numpy as np
 
 from .basics import PLAN_SCHEMA, Json, RunnerError
 
-KEYS = (
-    "provider threads spinning models inputs reference loads min_runs min_duration_s warmup rounds seed idle_s meters"
-)
+KEYS = "provider threads spinning models inputs reference workloads min_runs min_duration_s warmup rounds seed idle_s meters"
 
 
 def load_plan(path: Path) -> Json:
@@ -23,12 +21,13 @@ def load_plan(path: Path) -> Json:
     except (OSError, ValueError) as err:
         raise RunnerError("plan", f"{path} cannot be read: {err}") from err
     if not isinstance(plan, dict) or plan.get("schema") != PLAN_SCHEMA:
-        raise RunnerError("plan", f"{path} is not a {PLAN_SCHEMA}")
+        found = plan.get("schema") if isinstance(plan, dict) else "none"
+        raise RunnerError("plan", f"{path} has schema {found}, this runner reads {PLAN_SCHEMA}")
     missing = [key for key in KEYS.split() if key not in plan]
     if missing:
         raise RunnerError("plan", f"{path} lacks {', '.join(missing)}")
-    if not plan["models"] or not plan["loads"] or min(plan["threads"], plan["rounds"], plan["min_runs"]) < 1:
-        raise RunnerError("plan", f"{path} wants at least one model, load, thread, round and run")
+    if not plan["models"] or not plan["workloads"] or min(plan["threads"], plan["rounds"], plan["min_runs"]) < 1:
+        raise RunnerError("plan", f"{path} wants at least one model, workload, thread, round and run")
     for model in plan["models"]:
         for part in [model, *model.get("external", [])]:
             check_hash(path.parent, part["file"], part["sha256"])

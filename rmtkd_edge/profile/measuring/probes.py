@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from .basics import BESIDE, EMULATED_PYTHON, Json, RunnerError, beside, load_key
+from .basics import EMULATED_PYTHON, HOME, Json, RunnerError, sibling, workload_key
 from .machine import status_bytes
 from .plan import arrays_of
 from .sessions import feeds_of, open_session
@@ -24,7 +24,7 @@ def _started(argv: list[str]) -> subprocess.CompletedProcess:
     """Return a finished process of runner.py that probes; raise RunnerError where it hangs."""
     # The kernel starts no file of an emulated processor: there this names what starts its Python.
     python = os.environ.get(EMULATED_PYTHON) or sys.executable
-    command = [python, str(BESIDE / "runner.py"), *argv, "--started", str(time.monotonic_ns())]
+    command = [python, str(HOME / "runner.py"), *argv, "--started", str(time.monotonic_ns())]
     try:
         return subprocess.run(command, capture_output=True, text=True, timeout=PROBE_TIMEOUT_S, check=False)
     except subprocess.TimeoutExpired as err:
@@ -54,12 +54,12 @@ def probe(argv: list[str], started_ns: int, memory_bytes: int = 0) -> Json:
     if argv[0] == "model":
         plan_path = Path(argv[1])
         plan = json.loads(plan_path.read_text(encoding="utf-8"))
-        model, load = plan["models"][int(argv[2])], plan["loads"][int(argv[3])]
+        model, workload = plan["models"][int(argv[2])], plan["workloads"][int(argv[3])]
         begin = time.perf_counter_ns()
         session = open_session(plan, plan_path.parent / model["file"])
         out["session_ms"] = (time.perf_counter_ns() - begin) / 1e6
         out["rss_after_load_bytes"] = status_bytes("VmRSS")
-        feeds = feeds_of(session, arrays_of(plan_path.parent / plan["inputs"], load_key(load)), model["file"])
+        feeds = feeds_of(session, arrays_of(plan_path.parent / plan["inputs"], workload_key(workload)), model["file"])
         session.run(None, feeds)
         out["cold_start_ms"] = (time.monotonic_ns() - started_ns) / 1e6
         for _ in range(3):
@@ -68,10 +68,10 @@ def probe(argv: list[str], started_ns: int, memory_bytes: int = 0) -> Json:
 
 
 def limits_module() -> Any:
-    """Return limits.py, which stands beside this file; raise RunnerError where it does not."""
-    if not (BESIDE / "limits.py").is_file():
-        raise RunnerError("limit", "no limits.py beside the runner; make the bundle again")
-    return beside("limits")
+    """Return limits.py, the file next to this folder; raise RunnerError where it does not."""
+    if not (HOME / "limits.py").is_file():
+        raise RunnerError("limit", "no limits.py next to the runner; make the bundle again")
+    return sibling("limits")
 
 
 def confine(plan: Json) -> Json | None:
@@ -113,7 +113,7 @@ def median(probes: list[Json], key: str) -> float | None:
 
 
 def memory(bare: list[Json], probes: list[Json], method: str = MEMORY) -> Json:
-    """Return peak and loaded memory above a bare import, in bytes: medians, with the raw values beside them."""
+    """Return peak and loaded memory above a bare import, in bytes: medians, with the raw values."""
     out: Json = {"peak_rss_bytes": None, "rss_after_load_bytes": None, "repeats": len(probes)}
     out["method"] = method
     zero, peak = median(bare, "peak_rss_bytes"), median(probes, "peak_rss_bytes")

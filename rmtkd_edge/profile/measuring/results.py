@@ -1,4 +1,4 @@
-"""From blocks and probes to the result of one model under one load."""
+"""From blocks and probes to the result of one model under one workload."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .basics import Json, cell_key, load_key
+from .basics import Json, cell_key, workload_key
 from .energy import energy
 from .probes import median, memory
 from .quality import cpu_seconds, quality
@@ -38,11 +38,14 @@ def latency(blocks: list[Json], warmup: int, turns: int = 1) -> Json:
     return {**out, "rounds_ns": [[ns for block in taken for ns in block["ns"]] for taken in rounds]}
 
 
-def result_of(plan: Json, plan_path: Path, doc: Json, model: Json, load: Json, engine: Any) -> Json:
-    """Return one result: a model under a load."""
-    cell, probes = doc["cells"][cell_key(model, load)], doc["probes"][cell_key(model, load)]
+def result_of(plan: Json, plan_path: Path, doc: Json, model: Json, workload: Json, engine: Any) -> Json:
+    """Return one result: a model under a workload."""
+    cell, probes = doc["cells"][cell_key(model, workload)], doc["probes"][cell_key(model, workload)]
     blocks, bare = cell["blocks"], doc["probes"]["import"]
-    timing, files = latency(blocks, plan["warmup"], doc["turns"][load_key(load)]), [model, *model.get("external", [])]
+    timing, files = (
+        latency(blocks, plan["warmup"], doc["turns"][workload_key(workload)]),
+        [model, *model.get("external", [])],
+    )
     timing["openings"] = doc["openings"]  # times that all sessions were opened
     judged = quality(blocks, plan, doc["env"]["cpus"] or 1)
     if timing["stdev"] is not None and timing["stdev"] > 0.1 * timing["mean"]:
@@ -53,16 +56,16 @@ def result_of(plan: Json, plan_path: Path, doc: Json, model: Json, load: Json, e
     described["disk_bytes"] = sum((plan_path.parent / part["file"]).stat().st_size for part in files)
     described["files"] = [part["file"] for part in files]
     return {
-        "schema": "rmtkd-edge/result@1",
+        "schema": "rmtkd-edge/result@2",
         "label": model["label"],
         "role": model["role"],
         "model": described,
-        "load": {**load, "scenario": "single_stream" if load["batch"] == 1 else "offline"},
-        "scenario": "single_stream" if load["batch"] == 1 else "offline",
+        "workload": {**workload, "scenario": "single_stream" if workload["batch"] == 1 else "offline"},
+        "scenario": "single_stream" if workload["batch"] == 1 else "offline",
         "env": doc["env"],
         "latency": timing,
-        "throughput_per_s": load["batch"] / timing["p50"] * 1e3,
-        "cpu_s_per_inf": None if cpu is None else cpu / timing["n"] / load["batch"],
+        "throughput_per_s": workload["batch"] / timing["p50"] * 1e3,
+        "cpu_s_per_inf": None if cpu is None else cpu / timing["n"] / workload["batch"],
         **({"cpu_s_per_inf_why": "the processor time cannot be read"} if cpu is None else {}),
         "cold_start_ms": median(probes, "cold_start_ms"),
         "cold_start": {
@@ -72,9 +75,11 @@ def result_of(plan: Json, plan_path: Path, doc: Json, model: Json, load: Json, e
         },
         "memory": {
             **memory(bare, probes, engine.memory),
-            "limit": doc["probes"].get(f"limit|{cell_key(model, load)}"),
+            "limit": doc["probes"].get(f"limit|{cell_key(model, workload)}"),
         },
-        "energy": energy(blocks, doc["meter"], doc["idle"].get(load_key(load), []), plan["idle_s"], load["batch"]),
+        "energy": energy(
+            blocks, doc["meter"], doc["idle"].get(workload_key(workload), []), plan["idle_s"], workload["batch"]
+        ),
         "verification": cell["verification"],
         "quality": judged,
     }

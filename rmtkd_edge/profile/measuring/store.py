@@ -44,7 +44,8 @@ def previous(path: Path) -> Json:
     except ValueError:
         found = None
     if found is None or (found and found.get("schema") != RESULTS_SCHEMA):
-        raise RunnerError("plan", f"{path} exists and holds no results: move it away or name another file")
+        was = f" ({found['schema']}, this runner writes {RESULTS_SCHEMA})" if found and found.get("schema") else ""
+        raise RunnerError("plan", f"{path} exists and holds no results{was}: move it away or name another file")
     return found
 
 
@@ -76,9 +77,9 @@ class Store:
         if found.get("settings") == mark and not found.get("complete") and found.get("cells"):
             self.doc, self.resumed = {**self.doc, **found, "plan_sha256": plan["sha256"], "error": None}, True
 
-    def cell(self, model: Json, load: Json) -> Json:
-        """Return what is kept of a model under a load."""
-        return self.doc["cells"].setdefault(cell_key(model, load), {"blocks": []})
+    def cell(self, model: Json, workload: Json) -> Json:
+        """Return what is kept of a model under a workload."""
+        return self.doc["cells"].setdefault(cell_key(model, workload), {"blocks": []})
 
     def write(self) -> None:
         """Replace the file by the present state."""

@@ -1,4 +1,4 @@
-"""What a meter is. The files of this folder use the standard library alone (Python 3.9): they travel beside runner.py.
+"""What a meter is. The files of this folder use the standard library alone (Python 3.9): they travel with runner.py.
 
 A meter is one file with `open_meter(options) -> Meter`, which raises `MeterAbsent` where it cannot be read here.
 `options` is a mapping: `sysfs` (root of sysfs), `provider` (the execution provider that runs), `idle_watts`,

@@ -4,7 +4,7 @@ The first line names the columns: `time_s` or `timestamp` (Unix seconds, or ISO 
 and `power_w`, or `energy_j` as a counter, which comes first where both are there. Rows must be flushed one by one, and
 the clocks of logger and machine must agree: the log ends a row or so before now, and every window of a measurement
 begins and ends that much early. The period is the median distance of rows, at least 0.1 s, and a log that is more than
-five of them behind (or ahead) is stale and gives no figure. The file is named by `csv` under [power] of the profile.
+five of them late (or early) is stale and gives no figure. The file is named by `csv` under [power] of the profile.
 """
 
 from __future__ import annotations
@@ -154,13 +154,13 @@ class ExternalCsv(Meter):
 
     def stale(self) -> str:
         """Return why the newest row does not stand for now, empty where it does."""
-        behind = self._clock() - self._row.seconds
-        if abs(behind) <= PATIENCE * self.period_s:
+        late = self._clock() - self._row.seconds
+        if abs(late) <= PATIENCE * self.period_s:
             return ""
-        if behind < 0:
-            return f"the newest row (line {self._row.line}) is {-behind:.1f} s in the future: set the clocks alike"
+        if late < 0:
+            return f"the newest row (line {self._row.line}) is {-late:.1f} s in the future: set the clocks alike"
         return (
-            f"stale: the newest row (line {self._row.line}) is {behind:.1f} s old, rows come every {self.period_s:g} s"
+            f"stale: the newest row (line {self._row.line}) is {late:.1f} s old, rows come every {self.period_s:g} s"
         )
 
     def read(self) -> Reading:

@@ -1,7 +1,7 @@
 """NVIDIA Jetson: the INA3221 power monitors of the module, sampled.
 
 The rails are nested: VDD_IN (POM_5V_IN on the Nano, VDD_MUX where only the carrier is metered) is the whole input and
-contains the others, so it is taken alone and the others stand beside it, never added. Boards without such a rail (AGX
+contains the others, so it is taken alone and the others are cross-checks, never added. Boards without such a rail (AGX
 Xavier, AGX Orin) give the sum of their rails, and the scope names them. Two drivers are read: hwmon (in1_label,
 in1_input, curr1_input) and the older iio one (rail_name_0, in_power0_input).
 """
@@ -57,12 +57,12 @@ class Ina3221(Meter):
     provenance = "measured-sampled"
     period_s = PERIOD_S
 
-    def __init__(self, counted: list[Rail], beside: list[Rail], scope: str, clock: Any) -> None:
+    def __init__(self, counted: list[Rail], others: list[Rail], scope: str, clock: Any) -> None:
         self.name = "ina3221:" + "+".join(rail.label for rail in counted)
         self.scope = scope
         self._main = Integral(lambda: sum(rail.watts() for rail in counted), clock)
-        self._beside = [(rail.label, Integral(rail.watts, clock)) for rail in beside]
-        self._sampler = Sampler([self._main, *(integral for _, integral in self._beside)], PERIOD_S)
+        self._others = [(rail.label, Integral(rail.watts, clock)) for rail in others]
+        self._sampler = Sampler([self._main, *(integral for _, integral in self._others)], PERIOD_S)
         self._sampler.start()
 
     def read(self) -> Reading:
@@ -73,7 +73,7 @@ class Ina3221(Meter):
         """Return the other rails, each for itself: they lie inside the figure or around it."""
         return [
             integral.reading(self.provenance, f"ina3221:{label}", f"the rail {label} alone")
-            for label, integral in self._beside
+            for label, integral in self._others
         ]
 
     def close(self) -> None:
@@ -93,8 +93,8 @@ def open_meter(options: Mapping[str, Any]) -> Meter:
         what = "no rail that answers" if found else "no INA3221 with named rails"
         raise MeterAbsent(f"{drivers} has {what}", WAYS_OUT)
     counted, scope = choose_rails(rails)
-    beside = [rail for rail in rails if rail not in counted]
-    return Ina3221(counted, beside, scope, options.get("clock") or time.perf_counter)
+    others = [rail for rail in rails if rail not in counted]
+    return Ina3221(counted, others, scope, options.get("clock") or time.perf_counter)
 
 
 def _answers(rail: Rail) -> bool:

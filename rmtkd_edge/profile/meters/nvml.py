@@ -1,7 +1,7 @@
 """NVIDIA GPUs: the driver's energy counter (Volta and later, mJ) and its sampled power, both recorded.
 
 The two have been seen 75 % apart, so neither is hidden: the counter is the figure where there is one, the sampled power
-stands beside it. libnvidia-ml comes with the driver; no Python package is needed.
+is its cross-check. libnvidia-ml comes with the driver; no Python package is needed.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Nvml(Meter):
         return Reading(self._most_mj / 1e3, self.provenance, self.name, self.scope)
 
     def also(self) -> list[Reading]:
-        """Return the sampled power's energy beside the counter."""
+        """Return the sampled power's energy, a cross-check of the counter."""
         return [] if self._first_mj is None else [self._sampled(self.name.replace("energy", "power"))]
 
     def _sampled(self, name: str) -> Reading:

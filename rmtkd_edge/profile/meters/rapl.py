@@ -44,13 +44,13 @@ class Counter:
 
 
 class Rapl(Meter):
-    """The packages' counters, added up; psys, which contains them, is a cross-check beside them."""
+    """The packages' counters, added up; psys, which contains them, is a cross-check."""
 
     provenance = "measured-counter"
     period_s = 0.001
 
-    def __init__(self, counters: list[Counter], beside: list[Counter]) -> None:
-        self._counters, self._beside = counters, beside
+    def __init__(self, counters: list[Counter], others: list[Counter]) -> None:
+        self._counters, self._others = counters, others
         self.name = "rapl:" + "+".join(c.name for c in counters)
         self.scope = (
             "whole platform" if counters[0].name == "psys" else "processor packages; not the memory or the board"
@@ -61,8 +61,8 @@ class Rapl(Meter):
         return Reading(sum(c.advance() for c in self._counters) / 1e6, self.provenance, self.name, self.scope)
 
     def also(self) -> list[Reading]:
-        """Return psys, where it stands beside the packages."""
-        return [Reading(c.advance() / 1e6, self.provenance, "rapl:" + c.name, "whole platform") for c in self._beside]
+        """Return psys, where there are packages too."""
+        return [Reading(c.advance() / 1e6, self.provenance, "rapl:" + c.name, "whole platform") for c in self._others]
 
 
 def open_meter(options: Mapping[str, Any]) -> Meter:

@@ -13,6 +13,8 @@ from rmtkd_edge.run.records.scores import Scores
 class SiteRecord:
     """One site of a cycle: its widths (of a head, where there are several) and the edge of its spectrum.
 
+    A method that chooses widths without spectra has the rule `none`, and no figures of an edge.
+
     Attributes:
         rank: directions above the edge, mean over heads.
         aligned_rank: `rank` rounded up to the device's multiple.
@@ -29,14 +31,14 @@ class SiteRecord:
     rule: str
     quantile: float | None
     weighting: str
-    lambda_plus: float
-    lambda_minus: float
-    sigma2: float
-    q: float
-    n: int
-    n_eff: float
-    rank: int
-    aligned_rank: int
+    lambda_plus: float | None
+    lambda_minus: float | None
+    sigma2: float | None
+    q: float | None
+    n: int | None
+    n_eff: float | None
+    rank: int | None
+    aligned_rank: int | None
     note: str
 
 

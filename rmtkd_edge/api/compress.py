@@ -1,0 +1,184 @@
+"""`compress`: a recipe with what the command line adds to it, and the run directory that it works in."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rmtkd_edge.config.hardware import load_profile
+from rmtkd_edge.config.recipe import Recipe, load_recipe
+from rmtkd_edge.errors import RecipeError, RunDirError, UserError
+from rmtkd_edge.machine import detect_machine
+from rmtkd_edge.run.directory import Run
+from rmtkd_edge.run.layout import MANIFEST, RECIPE
+
+if TYPE_CHECKING:
+    from rmtkd_edge.compress.latency import Latency
+    from rmtkd_edge.compress.stage import Prepared
+    from rmtkd_edge.run.records.compress import CompressRecord
+    from rmtkd_edge.run.reporter import Reporter
+
+
+@dataclass(frozen=True)
+class CompressOptions:
+    """A compression as it is asked for.
+
+    Attributes:
+        recipe: path, or name of one that ships.
+        out: the run directory to write or continue.
+        overrides: `key=value` settings of the recipe.
+        data: a folder or file that comes before the recipe's data set.
+        one_shot: closed form only, nothing is trained.
+        on: hardware profile that widths are aligned to.
+        budget: hardware profile whose latency and disk limits hold too, where the recipe has none.
+        method, seed: come before the recipe's.
+        force: replace the run that `out` holds.
+    """
+
+    recipe: str
+    out: Path
+    overrides: tuple[str, ...] = ()
+    data: Path | None = None
+    one_shot: bool = False
+    on: str | None = None
+    budget: str | None = None
+    method: str | None = None
+    seed: int | None = None
+    force: bool = False
+
+
+def resolve_recipe(options: CompressOptions) -> Recipe:
+    """Return the recipe with all that the options add to it; raise RecipeError listing all faults."""
+    on, budget = options.on, options.budget
+    if on is not None and budget is not None and on != budget:
+        raise RecipeError(f"--on {on} and --budget {budget} are two devices", "widths are aligned to one: give one")
+    if on is not None:
+        load_profile(on)  # its faults first
+    items = [
+        *options.overrides,
+        *([f'stop.profile="{on}"'] if on is not None else []),
+        *(["compress.one_shot=true"] if options.one_shot else []),
+        *([f'compress.method="{options.method}"'] if options.method is not None else []),
+        *([f"seed={options.seed}"] if options.seed is not None else []),
+    ]
+    recipe = load_recipe(options.recipe, items)
+    if budget is None:
+        return recipe
+    limits = load_profile(budget).budgets.model_dump(include={"latency_ms", "disk_mb"})
+    if not any([*limits.values(), recipe.stop.latency_ms, recipe.stop.disk_mb]):
+        raise RecipeError(
+            f"the profile {budget} has no [budgets], and the recipe none of its own",
+            "add --set stop.latency_ms=20 or --set stop.disk_mb=10",
+        )
+    mine = [f"stop.{key}={value}" for key, value in limits.items() if value and getattr(recipe.stop, key) is None]
+    return load_recipe(options.recipe, [*items, f'stop.profile="{budget}"', *mine])
+
+
+def compress_run(options: CompressOptions, reporter: Reporter) -> CompressRecord:
+    """Run or continue a compression and return its result; the main process makes the run directory.
+
+    Settings and data are read before a run directory is made, and before `force` replaces one.
+    """
+    recipe, path = resolve_recipe(options), options.out
+    if not options.force and (path / MANIFEST).is_file():
+        refuse_other_run(open_or_create(recipe, path, False), options.data)
+    from rmtkd_edge.compress import stage
+
+    prepared = stage.prepare(recipe, options.data)
+    measure = latency_measure(recipe, prepared)
+    run = open_or_create(recipe, path, options.force)
+    return stage.compress_run(
+        run, recipe, data=options.data, reporter=reporter, measure_ms=measure, prepared=prepared
+    )
+
+
+def latency_measure(recipe: Recipe, prepared: Prepared) -> Latency | None:
+    """Return what measures a folded model's latency in ms for the budget, or None where the recipe has none.
+
+    None too where this machine is not the profile's device, and its curves, which were measured there, tell instead.
+
+    Raises:
+        UserError: another device without curves, or several processes.
+    """
+    family, profile = prepared.family, prepared.profile
+    if recipe.stop.latency_ms is None or profile is None:
+        return None
+    from rmtkd_edge.compress.latency import measure_ms, predictor
+    from rmtkd_edge.profile.identity import refuse_other_device
+
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError("a latency budget is measured in one process", "compress without `accelerate launch`")
+    try:
+        refuse_other_device(profile)
+        known = profile.calibration
+        if known is not None and known.processor not in (detect_machine().processor_model, "unknown"):
+            raise UserError(f"{profile.name} was calibrated on a {known.processor}")
+    except UserError as err:
+        if predictor(family, profile) is not None:
+            return None
+        raise UserError(
+            f"a latency budget for {profile.name}, which is another device, wants curves that were measured there",
+            f"on the device: rmtkd-edge calibrate --on {profile.name}; then --budget that file (or --on NAME for this "
+            "machine)",
+        ) from err
+    return lambda folded: measure_ms(family, folded, recipe.export, profile)
+
+
+def refuse_other_run(run: Run, data: Path | None) -> None:
+    """Raise RunDirError for a run whose compress stage has finished, or was begun with other data."""
+    known, given = run.stage("compress"), str(data.resolve()) if data else None
+    if known.get("state") == "done":
+        raise RunDirError(
+            f"{run.path} holds a finished run of this recipe",
+            f"rmtkd-edge export {run.path}, or add --force to compress again",
+        )
+    if known and known.get("data") != given:
+        raise RunDirError(
+            f"{run.path} was begun with {known.get('data') or 'the data of its recipe'}, not with {given or 'those'}",
+            f"give the same --data to continue, or add --force to begin again ({run.path})",
+        )
+
+
+def open_or_create(recipe: Recipe, path: Path, force: bool) -> Run:
+    """Return the run to continue, or a new one; raise RunDirError where another recipe's is there without `force`."""
+    text = recipe.to_toml()
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    there = (path / MANIFEST).is_file()
+    if force and there and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise RunDirError(
+            f"{path} holds a run, and several processes cannot replace it", f"remove it first: rm -r {path}"
+        )
+    if not is_main_process():
+        wait_for_run(path, digest)
+        return Run.open(path)
+    if not there or force:
+        return Run.create(path, text, recipe.seed, force)
+    run = Run.open(path)
+    if run.manifest.get("recipe_sha256") != digest:
+        raise RunDirError(
+            f"{path} holds a run of another recipe (its own is in {path / RECIPE})",
+            "choose another --out, or add --force to replace it",
+        )
+    return run
+
+
+def is_main_process() -> bool:
+    """Return whether this is the process that writes (of those that `accelerate launch` or torchrun started)."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def wait_for_run(path: Path, recipe_sha256: str, seconds: float = 120.0) -> None:
+    """Wait until the main process has made the run directory; raise RunDirError where it does not."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        file = path / MANIFEST
+        if file.is_file() and recipe_sha256 in file.read_text(encoding="utf-8"):
+            return
+        time.sleep(0.1)
+    raise RunDirError(
+        f"{path} was not made by the main process within {seconds:.0f} s", "is --out on a shared file system?"
+    )

@@ -1,0 +1,158 @@
+"""`plan`: the new width of every site, from spectra and a budget."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rmtkd_edge.api.analyse import Spectra
+from rmtkd_edge.config.hardware import HardwareProfile, load_profile
+from rmtkd_edge.errors import UserError
+from rmtkd_edge.families.base import Spec, family_of
+
+if TYPE_CHECKING:
+    from rmtkd_edge.compress.ranks.edge import SiteRank
+
+STEPS = 12  # of the bisection for a latency
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The new width of every site (of a head for sites with heads), and what the model is like then.
+
+    Attributes:
+        quantile: of the edge rule that gave the widths.
+        latency_ms: predicted from the curves of the profile, None without them.
+    """
+
+    sites: tuple[SiteRank, ...]
+    before: Spec
+    after: Spec
+    quantile: float
+    latency_ms: float | None
+
+    @property
+    def ranks(self) -> dict[str, int]:
+        """Return the new width of every site by name."""
+        return {chosen.spectrum.site.name: chosen.width_after for chosen in self.sites}
+
+    @property
+    def parameters_before(self) -> int:
+        """Return the number of parameters of the uncut model."""
+        return self.before.count_parameters()
+
+    @property
+    def parameters_after(self) -> int:
+        """Return the number of parameters of the cut model."""
+        return self.after.count_parameters()
+
+    @property
+    def reduction(self) -> float:
+        """Return the share of the parameters that is removed."""
+        return 1 - self.parameters_after / self.parameters_before
+
+    def __repr__(self) -> str:
+        widths = ", ".join(f"{s.spectrum.site.name} {s.spectrum.site.width} -> {s.width_after}" for s in self.sites)
+        sizes = f"{self.parameters_before:,} -> {self.parameters_after:,} parameters"
+        return f"Plan({sizes}, {self.reduction:.1%} fewer: {widths})"
+
+    def _repr_html_(self) -> str:
+        rows = "".join(
+            f"<tr><td>{html.escape(s.spectrum.site.name)}</td><td>{s.spectrum.site.width}</td><td>{s.rank}</td>"
+            f"<td>{s.width_after}</td></tr>"
+            for s in self.sites
+        )
+        head = "".join(f"<th>{name}</th>" for name in ("site", "width", "above the edge", "after"))
+        caption = f"{self.parameters_before:,} to {self.parameters_after:,} parameters, {self.reduction:.1%} fewer"
+        return f"<table><caption>{caption}</caption><tr>{head}</tr>{rows}</table>"
+
+
+def plan(
+    spectra: Spectra,
+    *,
+    reduction: float | None = None,
+    latency_ms: float | None = None,
+    on: str | Path | HardwareProfile | None = None,
+    align: int | None = None,
+    quantile: float | None = None,
+) -> Plan:
+    """Choose the width of every site.
+
+    Args:
+        reduction: share of the parameters to remove; the lowest quantile of the edge that removes it is taken.
+        latency_ms: of one input on the device `on`, by the curves that `rmtkd-edge calibrate` measured there.
+        on: hardware profile, by name or path.
+        align: widths are rounded up to multiples of it; the profile's when left out, else 8.
+        quantile: of the edge, where neither of the two is given; the spectra's own when left out.
+
+    Raises:
+        UserError: the sites cannot give that much, or the profile has no curves.
+    """
+    if reduction is not None and latency_ms is not None:
+        raise UserError("reduction and latency_ms are two budgets", "give one of them")
+    profile = on if isinstance(on, HardwareProfile) or on is None else load_profile(on)
+    family = family_of(spectra.spec)
+    multiple = align or (8 if profile is None else getattr(profile.alignment, family.curve))
+    predict = _predictor(spectra.spec, profile)
+
+    def choose(at: float) -> list[SiteRank]:
+        chosen = spectra.ranks(at, multiple)
+        settle = family.settle(spectra.spec, spectra.cutting, predict, multiple)
+        return settled(chosen, settle({c.spectrum.site.name: c.width_after for c in chosen}))
+
+    used = spectra.options.quantile if quantile is None else quantile
+    if reduction is not None:
+        used = _lowest(lambda at: _after(spectra, choose(at)).count_parameters(), _most(spectra, reduction))
+    elif latency_ms is not None:
+        if predict is None:
+            raise UserError(
+                "a latency needs a profile with measured curves", "on the device: rmtkd-edge calibrate, then on=FILE"
+            )
+        used = _lowest(lambda at: predict(_after(spectra, choose(at))), latency_ms)
+    chosen = choose(used)
+    after = _after(spectra, chosen)
+    return Plan(tuple(chosen), spectra.spec, after, used, None if predict is None else predict(after))
+
+
+def settled(chosen: Sequence[SiteRank], widths: Mapping[str, int]) -> list[SiteRank]:
+    """Return the choices with widths that a family corrected."""
+    from dataclasses import replace
+
+    return [replace(c, width_after=widths[c.spectrum.site.name]) for c in chosen]
+
+
+def _after(spectra: Spectra, chosen: Sequence[SiteRank]) -> Spec:
+    return spectra.spec.with_ranks({c.spectrum.site.name: c.width_after for c in chosen})
+
+
+def _most(spectra: Spectra, reduction: float) -> float:
+    if not 0 < reduction < 1:
+        raise UserError(f"reduction is {reduction}", "a share between 0 and 1: reduction=0.8")
+    return (1 - reduction) * spectra.spec.count_parameters()
+
+
+def _lowest(cost: Callable[[float], float], most: float) -> float:
+    """Return the lowest quantile whose model costs no more than `most`: the edge is monotone in the quantile."""
+    low, high = 0.0, 1.0
+    if (least := cost(high)) > most:
+        raise UserError(
+            f"cutting these sites as far as the edge allows leaves {least:.4g}, {most:.4g} is asked for",
+            "ask for less, or analyse more kinds of sites",
+        )
+    for _ in range(STEPS):
+        middle = (low + high) / 2
+        low, high = (low, middle) if cost(middle) <= most else (middle, high)
+    return high
+
+
+def _predictor(spec: Spec, profile: HardwareProfile | None) -> Callable[[Spec], float] | None:
+    curves = None if profile is None else profile.calibration
+    if profile is None or curves is None:
+        return None
+    family, sequence = family_of(spec), min(profile.workloads.seq)
+    if not (curves.conv_sizes if family.curve == "conv" else curves.gemm_sizes):
+        return None
+    return lambda found: family.predict_ms(found, curves, sequence)

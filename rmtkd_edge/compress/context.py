@@ -1,0 +1,118 @@
+"""What stays the same over a whole compression, so that every step takes it as one value."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Protocol
+
+from torch import Tensor
+
+from rmtkd_edge.compress.data import Data
+from rmtkd_edge.compress.latency import Latency, predictor
+from rmtkd_edge.compress.training.checkpoint import Checkpoints
+from rmtkd_edge.compress.training.evaluate import evaluate
+from rmtkd_edge.config.hardware import HardwareProfile
+from rmtkd_edge.config.recipe import Recipe
+from rmtkd_edge.families.base import Family
+from rmtkd_edge.methods.base import Method
+from rmtkd_edge.run.records.cycle import CycleRecord, PlanRecord
+from rmtkd_edge.run.records.prices import PricesRecord
+from rmtkd_edge.run.records.scores import Scores
+from rmtkd_edge.tasks.base import Task
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+Report = Callable[..., None]
+
+
+class Store(Protocol):
+    """Keeps the finished steps of cycles; every `put` is atomic and every `get` returns None until then."""
+
+    def get_record(self, number: int) -> CycleRecord | None: ...
+    def put_record(self, number: int, record: CycleRecord) -> None: ...
+    def get_plan(self, number: int) -> PlanRecord | None: ...
+    def put_plan(self, number: int, plan: PlanRecord, spectra: dict[str, Tensor]) -> None: ...
+    def get_model(self, number: int, name: str) -> tuple[Any, dict[str, Tensor]] | None: ...
+    def put_model(self, number: int, name: str, folded: Any, projections: dict[str, Tensor]) -> None: ...
+    def checkpoints(self, number: int, attempt: int) -> Checkpoints: ...
+    def get_prices(self) -> PricesRecord | None: ...
+    def put_prices(self, prices: PricesRecord) -> None: ...
+
+
+@dataclass(frozen=True)
+class State:
+    """The model between cycles: folded, the fixed projections after its producers by site, its validation scores."""
+
+    folded: Any
+    projections: dict[str, Tensor]
+    scores: Scores
+
+    @property
+    def parameters(self) -> int:
+        """Return the folded model's number of parameters."""
+        return self.folded.spec.count_parameters()
+
+    def after(self, folded: Any, new: dict[str, Tensor], scores: Scores) -> State:
+        """Return the state after an accepted cycle; P2 P1 of two rounds has orthonormal rows again."""
+        both = {name: p @ self.projections[name].to(p) if name in self.projections else p for name, p in new.items()}
+        return State(folded, {**self.projections, **both}, scores)
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a loop works with.
+
+    Attributes:
+        profile: the device whose alignment and budgets hold, None where the recipe names none.
+        multiple: widths are rounded up to it.
+        teacher_parameters, teacher_scores: of the model that the loop starts from, on validation.
+        measure_ms: latency of a folded model on this machine, where that is the budget's device.
+    """
+
+    recipe: Recipe
+    family: Family
+    task: Task[Any]
+    method: Method
+    data: Data
+    accelerator: Accelerator
+    store: Store
+    report: Report
+    multiple: int
+    teacher_parameters: int
+    teacher_scores: Scores
+    profile: HardwareProfile | None = None
+    measure_ms: Latency | None = None
+
+    @property
+    def floor(self) -> float:
+        """Return the primary metric under which a cycle is rolled back."""
+        return self.teacher_scores.value - self.recipe.stop.max_drop
+
+    @property
+    def trial(self) -> Context:
+        """Return the context whose closed forms are fitted on few rows, since they are only compared."""
+        return replace(self, data=replace(self.data, warm=self.data.trial))
+
+    @property
+    def step(self) -> int:
+        """Return the multiple that ranks are rounded up to, 1 where the recipe does not align them."""
+        return self.multiple if self.recipe.compress.align else 1
+
+    @property
+    def predict_ms(self) -> Latency | None:
+        """Return what gives the latency of a spec by the device's measured curves, None where it has none."""
+        return predictor(self.family, self.profile)
+
+    def latency_ms(self, folded: Any) -> float | None:
+        """Return a model's latency on the budget's device: measured where it is this machine, else predicted."""
+        if self.measure_ms is not None:
+            return self.measure_ms(folded)
+        predict = self.predict_ms
+        return None if predict is None else predict(folded.spec)
+
+    def validate(self, model: Any) -> Scores:
+        """Return a model's scores on the validation split."""
+        metric = self.recipe.task.metric
+        return evaluate(model, self.task, self.data.validation(), self.accelerator, "validation", metric)

@@ -1,0 +1,82 @@
+"""Spectra in, narrowed model out: what a cycle does once, and what allocation and prices do to compare."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rmtkd_edge.compress.context import Context
+from rmtkd_edge.compress.data import Batches
+from rmtkd_edge.compress.parallel import agreed, own_rows
+from rmtkd_edge.compress.ranks.edge import Choose, SiteRank, choose_ranks
+from rmtkd_edge.compress.ranks.projection import projection
+from rmtkd_edge.families.base import AnalyseOptions, call, list_sites, ranks_of
+from rmtkd_edge.families.spectrum import SiteSpectrum
+from rmtkd_edge.methods.base import Cut
+
+
+def spectra_of(context: Context, folded: Any, names: Collection[str]) -> list[SiteSpectrum]:
+    """Return the spectra of the named sites of a folded model, shallow to deep."""
+    recipe, task, data = context.recipe, context.task, context.data
+    sites = [site for site in list_sites(folded.spec) if site.name in names]
+    options = AnalyseOptions(
+        analyse=recipe.analyse,
+        select=recipe.compress.channels == "select",
+        seed=recipe.seed,
+        probe=lambda outputs, batch: task.probe(outputs, dict(batch), recipe.seed),
+    )
+    model = folded.to(context.accelerator.device)
+    return context.family.analyse(model, sites, _own(context, data.analysis), _own(context, data.effect), options)
+
+
+def chooser(context: Context, spec: Any, spectra: Sequence[SiteSpectrum]) -> Choose:
+    """Return what gives the ranks of sites at a quantile, as the family settles them."""
+    settle = context.family.settle(spec, context.recipe.compress, context.predict_ms, context.multiple)
+    return lambda at, offsets: choose_ranks(spectra, context.recipe, at, context.step, offsets, settle)
+
+
+def projected(chosen: Sequence[SiteRank], context: Context) -> Cut:
+    """Return the new widths and fixed projections of the sites that get narrower."""
+    cut = [c for c in chosen if c.width_after < c.spectrum.site.width]
+    projections = {c.name: projection(c.spectrum, c.width_after, context.recipe.compress) for c in cut}
+    return Cut({c.name: c.width_after for c in cut}, projections)
+
+
+def narrowed(context: Context, folded: Any, cut: Cut) -> tuple[Any, dict[str, Tensor]]:
+    """Return the narrowed folded model that the method starts from, and its new projections by site."""
+    data, recipe = context.data, context.recipe
+    teacher = folded.to(context.accelerator.device)
+    warm, effect = _own(context, data.warm), _own(context, data.effect)
+    student = context.method.initial_student(context.family, teacher, cut, warm, effect, recipe)
+    there = ranks_of(student.spec)  # a factor no narrower than its site is none
+    new = {name: p for name, p in cut.projections.items() if name in there}
+    return student.to(context.accelerator.device), new
+
+
+@torch.no_grad()
+def outputs_of(context: Context, model: Any) -> list[Tensor]:
+    """Return a model's outputs on the rows that effects are measured on, float64, batch by batch."""
+    model = model.to(context.accelerator.device).eval()
+    return [call(model, batch).double().cpu() for batch in own_rows(context.data.effect(), context.accelerator)]
+
+
+def divergence(context: Context, before: Sequence[Tensor], after: Sequence[Tensor]) -> float:
+    """Return the task's mean divergence over rows of two models' outputs, agreed on by all processes.
+
+    Roundoff below zero counts as zero; a model whose outputs are not finite is infinitely far.
+    """
+    batches = own_rows(context.data.effect(), context.accelerator)
+    total = sum(
+        float(context.task.divergence(old, new, batch={k: v.cpu() for k, v in batch.items()})) * len(old)
+        for old, new, batch in zip(before, after, batches, strict=True)
+    )
+    mean = total / sum(map(len, before))
+    return agreed(max(mean, 0.0) if math.isfinite(mean) else math.inf, context.accelerator)
+
+
+def _own(context: Context, batches: Batches) -> Batches:
+    return lambda: own_rows(batches(), context.accelerator)

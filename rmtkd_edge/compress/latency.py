@@ -1,0 +1,53 @@
+"""What keeps a latency budget: the model as it would be exported, measured here, or a device's curves."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from rmtkd_edge.config.hardware import HardwareProfile, resolve_threads
+from rmtkd_edge.config.recipe import Export
+from rmtkd_edge.families.base import Family
+
+RUNS, SECONDS, WARMUP = 30, 1.0, 5
+Latency = Callable[[Any], float]
+
+
+def predictor(family: Family, profile: HardwareProfile | None) -> Latency | None:
+    """Return what gives the latency in ms of a spec at batch 1 on a device; None without its curves."""
+    curves = None if profile is None else profile.calibration
+    if profile is None or curves is None:
+        return None
+    if not (curves.conv_sizes if family.curve == "conv" else curves.gemm_sizes):
+        return None
+    sequence = min(profile.workloads.seq)
+    return lambda spec: family.predict_ms(spec, curves, sequence)
+
+
+def measure_ms(family: Family, folded: Any, options: Export, profile: HardwareProfile) -> float:
+    """Return the median latency, in ms, of a model as it would be exported in fp32, on this machine.
+
+    Batch 1, at the shortest sequence of the profile's workloads.
+    """
+    from rmtkd_edge.sessions import open_session, run_session
+
+    spec, lengths = folded.spec, profile.workloads.seq
+    sequence = None if spec.max_length is None else min(*lengths, spec.max_length)
+    batch = spec.example_inputs(1, sequence, seed=0)
+    with TemporaryDirectory(prefix="rmtkd-budget-") as folder:
+        file = Path(folder) / "model.onnx"
+        family.export(folded.cpu().eval(), file, options, {})
+        session = open_session(file, threads=resolve_threads(profile), provider=profile.provider)
+        for _ in range(WARMUP):
+            run_session(session, batch)
+        values: list[int] = []
+        start = time.perf_counter()
+        while len(values) < RUNS or time.perf_counter() - start < SECONDS:
+            before = time.perf_counter_ns()
+            run_session(session, batch)
+            values.append(time.perf_counter_ns() - before)
+    return median(values) / 1e6

@@ -1,0 +1,46 @@
+"""A model's scores on a split."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from rmtkd_edge.compress.parallel import agreed
+from rmtkd_edge.families.base import call
+from rmtkd_edge.run.records.scores import Scores
+from rmtkd_edge.tasks.base import Batch, Task, score
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+@torch.no_grad()
+def evaluate(
+    model: Any,
+    task: Task[Any],
+    batches: Iterable[Batch],
+    accelerator: Accelerator,
+    split: str,
+    metric: str | None,
+    interval: bool = False,
+) -> Scores:
+    """Return a model's scores; every process looks at all rows, and the first one's figures hold.
+
+    Args:
+        split: what the rows are called, `validation` or `test`.
+        metric: the primary one, None: the task's first.
+        interval: give the 95 % interval of the primary metric too.
+    """
+    model.eval()
+    outputs, targets = [], []
+    for batch in batches:
+        there = {name: rows.to(accelerator.device) for name, rows in batch.items()}
+        outputs.append(call(model, there).float().cpu().numpy())
+        targets.append(task.targets(batch))
+    found = score(task, metric, split, outputs, targets, interval)
+    values = {name: agreed(value, accelerator) for name, value in found.values.items()}
+    ends = [agreed(end, accelerator) for end in found.interval or ()]
+    return replace(found, values=values, interval=(ends[0], ends[1]) if ends else None)

@@ -1,0 +1,59 @@
+"""What the teacher shows of a batch: computed once a row, since it is frozen and has no dropout."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rmtkd_edge.families.base import call
+from rmtkd_edge.methods.base import Seen
+from rmtkd_edge.tasks.base import Batch
+
+
+def seen(model: Any, batch: Batch, taps: tuple[str, ...], spec: Any) -> Seen:
+    """Return a model's outputs for a batch and the activations at `taps`; `model` may wrap the one of `spec`."""
+    if not taps:
+        return Seen(call(model, batch, spec=spec))
+    found: dict[str, Tensor] = {}
+
+    def tap(name: str, x: Tensor) -> None:
+        if name in taps:
+            found[name] = x
+
+    return Seen(call(model, batch, tap, spec=spec), found)
+
+
+class TeacherOutputs:
+    """A teacher's outputs by row number.
+
+    They are computed every time for rows that are augmented anew (`fresh`), where activations are asked for too, and
+    where outputs differ in shape from batch to batch, as those of tokens do.
+    """
+
+    def __init__(self, teacher: Any, rows: int, fresh: bool = False, taps: tuple[str, ...] = ()) -> None:
+        self.teacher, self.taps = teacher.eval(), taps
+        self.fresh = fresh or bool(taps)
+        self.known = torch.zeros(rows, dtype=torch.bool)
+        self.cache: Tensor | None = None
+
+    @torch.no_grad()
+    def of(self, batch: Batch) -> Seen:
+        """Return what the teacher shows of a batch, float32, on the batch's device."""
+        index = batch["index"].cpu()
+        if not self.fresh and self.cache is not None and bool(self.known[index].all()):
+            return Seen(self.cache[index].to(batch["index"].device))
+        found = seen(self.teacher, batch, self.taps, self.teacher.spec)
+        outputs = found.outputs.float()
+        if not self.fresh:
+            self._keep(index, outputs.cpu())
+        return Seen(outputs, found.taps)
+
+    def _keep(self, index: Tensor, outputs: Tensor) -> None:
+        if self.cache is None:
+            self.cache = torch.zeros(len(self.known), *outputs.shape[1:])
+        if outputs.shape[1:] != self.cache.shape[1:]:
+            self.fresh = True
+            return
+        self.cache[index], self.known[index] = outputs, True

@@ -1,0 +1,1 @@
+"""Methods found by name: how a student starts and what it is trained on."""

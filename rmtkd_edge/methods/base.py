@@ -1,0 +1,124 @@
+"""What a method is: which widths, how the narrowed student starts, and the loss that it is trained on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+from rmtkd_edge import plugins
+from rmtkd_edge.config.recipe import Recipe
+from rmtkd_edge.families.base import Batches, Family, Site, Spec
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from rmtkd_edge.tasks.base import Batch, Task
+
+
+@dataclass(frozen=True)
+class Widths:
+    """Widths by site that a method chose without spectra, and how, in a sentence for the result's notes."""
+
+    by_site: Mapping[str, int]
+    note: str
+
+
+@dataclass(frozen=True)
+class Cut:
+    """What a student has less than its teacher: the new width of every narrowed site, and the fixed projections.
+
+    Attributes:
+        projections: P (k, d) by site; empty for a method that chooses its widths without spectra.
+    """
+
+    widths: Mapping[str, int]
+    projections: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a model shows of a batch: its outputs, and the activations that the objective asked for, by tap."""
+
+    outputs: Tensor
+    taps: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Objective:
+    """The loss of a batch, a scalar.
+
+    Attributes:
+        loss: of what the student shows, the batch, and what the teacher shows (None without a teacher).
+        teacher: whether the teacher is asked.
+        taps: activations that are collected from student and teacher, under the family's names.
+    """
+
+    loss: Callable[[Seen, Batch, Seen | None], Tensor]
+    teacher: bool = True
+    taps: tuple[str, ...] = ()
+
+
+class Method(Protocol):
+    """How a smaller student comes from a teacher.
+
+    Attributes:
+        iterative: cycles over groups of sites, each distilled from the model before it; else one cycle over all sites,
+            distilled from the teacher, whose result stands whatever its metric.
+    """
+
+    name: str
+    title: str
+    iterative: bool
+
+    def check(self, recipe: Recipe) -> None:
+        """Raise RecipeError for settings that the method cannot follow."""
+
+    def widths(self, spec: Any, family: Family, recipe: Recipe, multiple: int) -> Widths | None:
+        """Return the width of every site to cut, rounded up to `multiple`; None where the spectra decide."""
+
+    def initial_student(
+        self, family: Family, teacher: Any, cut: Cut, warm: Batches, effect: Batches, recipe: Recipe
+    ) -> Any:
+        """Return the folded student that training starts from; `warm` and `effect` are calibration batches."""
+
+    def objective(self, task: Task, recipe: Recipe) -> Objective: ...
+
+
+def find_method(name: str) -> Method:
+    """Return the method of a name; raise RecipeError with the known ones otherwise."""
+    return plugins.find("methods", name)
+
+
+def distillation(task: Task, alpha: float, temperature: float) -> Objective:
+    """Return alpha times the task's loss + (1 - alpha) times the divergence from the teacher at a temperature.
+
+    With the task's T^2 KL(p_old || p_new), T = 1 is the RMT-KD paper's loss; alpha 1 asks no teacher.
+    """
+
+    def loss(student: Seen, batch: Batch, teacher: Seen | None) -> Tensor:
+        own = task.loss(student.outputs, batch)
+        if teacher is None:
+            return own
+        return alpha * own + (1.0 - alpha) * task.divergence(teacher.outputs, student.outputs, temperature)
+
+    return Objective(loss, teacher=alpha < 1)
+
+
+def align(rank: int, width: int, heads: int, multiple: int, minimum: int) -> int:
+    """Return `rank` rounded up so that heads * rank is a multiple of `multiple`, within minimum..width."""
+    unit = multiple // math.gcd(multiple, heads)
+    return min(width, max(minimum, unit * math.ceil(max(rank, 1) / unit)))
+
+
+def fixed_rank(recipe: Recipe, site: Site) -> int | None:
+    """Return the width that `compress.ranks` gives a site, by its name or kind; None where it gives none."""
+    ranks = recipe.compress.ranks
+    found = ranks.get(site.name, ranks.get(site.kind))
+    return None if found is None else min(found, site.width)
+
+
+def reduction(spec: Spec, widths: Mapping[str, int], parameters: int) -> float:
+    """Return the share of `parameters` that is gone from a model of this shape at new widths by site."""
+    return 1.0 - spec.with_ranks(widths).count_parameters() / parameters

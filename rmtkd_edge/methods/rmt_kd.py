@@ -1,0 +1,39 @@
+"""RMT-KD (arXiv 2509.15724): ranks from the Marchenko-Pastur edge, a closed form, and self-distillation in cycles."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from rmtkd_edge.config.recipe import Recipe
+from rmtkd_edge.families.base import Batches, Family, NarrowOptions
+from rmtkd_edge.methods.base import Cut, Method, Objective, distillation
+
+if TYPE_CHECKING:
+    from rmtkd_edge.tasks.base import Task
+
+
+class RmtKd:
+    """The spectra decide the widths; every cycle learns from the model before it."""
+
+    name = "rmt-kd"
+    title = "RMT-KD"
+    iterative = True
+
+    def check(self, recipe: Recipe) -> None:
+        """Accept every recipe."""
+
+    def widths(self, spec: Any, family: Family, recipe: Recipe, multiple: int) -> None:
+        """Leave the widths to the spectra."""
+
+    def initial_student(
+        self, family: Family, teacher: Any, cut: Cut, warm: Batches, effect: Batches, recipe: Recipe
+    ) -> Any:
+        """Return the family's closed form of the projected teacher."""
+        return family.narrow(teacher, cut.projections, warm, effect, NarrowOptions(recipe.compress, recipe.seed))
+
+    def objective(self, task: Task, recipe: Recipe) -> Objective:
+        """Return alpha times the task's loss + (1 - alpha) times the divergence from the model before this cycle."""
+        return distillation(task, recipe.distil.alpha, recipe.distil.temperature)
+
+
+METHOD: Method = RmtKd()
