@@ -196,6 +196,13 @@ def find_task(name: str) -> Task[Any]:
     return plugins.find("tasks", name)
 
 
+def tasks_of(modality: str) -> list[Task[Any]]:
+    """Return the tasks of a modality, classification first."""
+    found = [find_task(name) for name in plugins.names("tasks")]
+    first = f"{modality}-classification"
+    return sorted((task for task in found if task.modality == modality), key=lambda task: task.name != first)
+
+
 def steps(split: Split, batch_size: int) -> int:
     """Return the number of batches of an epoch."""
     return -(-len(split) // batch_size)
