@@ -21,11 +21,15 @@ def result(ms: float = 2.0, rounds: int = 10, *, seed: int = 0, label: str = "a"
     blocks = [(ms * rng.lognormal(0, 0.05, 20)).tolist() for _ in range(rounds)]
     values = [x for block in blocks for x in block]
     return {
-        "label": label, "workload": {"batch": 1, "seq": 8}, "model": {"sha256": "x", "disk_bytes": 10},
+        "label": label,
+        "workload": {"batch": 1, "seq": 8},
+        "model": {"sha256": "x", "disk_bytes": 10},
         "latency": {"p50": float(np.median(values)), "values": values, "round_sizes": [20] * rounds},
-        "memory": {"peak_rss_bytes": 100}, "energy": {"meter": "m", "kind": "k", "j_per_inf_gross": 1.0},
-        "quality": {"verdict": "clean"}, "env": {"cpu_model": "c", "threads": 1, **env},
-    }  # fmt: skip
+        "memory": {"peak_rss_bytes": 100},
+        "energy": {"meter": "m", "kind": "k", "j_per_inf_gross": 1.0},
+        "quality": {"verdict": "clean"},
+        "env": {"cpu_model": "c", "threads": 1, **env},
+    }
 
 
 def write(path: Path, *results: dict[str, Any], schema: str = "rmtkd-edge/profile@2") -> Path:

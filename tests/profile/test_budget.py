@@ -29,10 +29,15 @@ def test_one_file_within_the_limits_is_enough_and_only_the_smallest_load_counts(
 @pytest.mark.parametrize(
     ("budgets", "kept"),
     [
-        (Budgets(disk_mb=2), 2), (Budgets(disk_mb=1.99), 0), (Budgets(memory_mb=30), 2), (Budgets(memory_mb=29), 0),
-        (Budgets(latency_ms=10, disk_mb=1), 0), (Budgets(energy_mj=1e9), 0), (Budgets(), 0),
+        (Budgets(disk_mb=2), 2),
+        (Budgets(disk_mb=1.99), 0),
+        (Budgets(memory_mb=30), 2),
+        (Budgets(memory_mb=29), 0),
+        (Budgets(latency_ms=10, disk_mb=1), 0),
+        (Budgets(energy_mj=1e9), 0),
+        (Budgets(), 0),
     ],
-)  # fmt: skip
+)
 def test_every_limit_must_be_kept_and_what_was_not_measured_is_not(budgets: Budgets, kept: int) -> None:
     assert len(files_within(judge(RECORD, budgets))) == kept
 

@@ -24,8 +24,11 @@ from rmtkd_edge.profile.calibrate import MULTIPLES, CurveOptions, MeasuredCurves
 from rmtkd_edge.run.reporter import SilentReporter
 
 FACTS = {
-    "providers_actual": ["CPUExecutionProvider"], "cpu_model": None, "onnxruntime": "1.31.1", "threads": 1,
-}  # fmt: skip
+    "providers_actual": ["CPUExecutionProvider"],
+    "cpu_model": None,
+    "onnxruntime": "1.31.1",
+    "threads": 1,
+}
 
 
 def stairs(block: int, slope: float = 1.0) -> dict[int, float]:
@@ -72,9 +75,10 @@ def test_the_operators_are_what_they_are_called(tmp_path: Path) -> None:
     scale, shift = (layers._weight(np.random.default_rng(0), name, (layers.ELEMENTS,)) for name in ("scale", "shift"))
     weights = [torch.from_numpy(onnx.numpy_helper.to_array(w).copy()) for w in (scale, shift)]
     once = {
-        "gelu": torch.nn.functional.gelu, "softmax": lambda v: v.softmax(-1),
+        "gelu": torch.nn.functional.gelu,
+        "softmax": lambda v: v.softmax(-1),
         "norm": lambda v: torch.nn.functional.layer_norm(v, (layers.ELEMENTS,), *weights),
-    }  # fmt: skip
+    }
     for kind, operator in once.items():
         session = onnxruntime.InferenceSession(str(layers.write(kind, layers.ELEMENTS, tmp_path / f"{kind}.onnx")))
         expected = x

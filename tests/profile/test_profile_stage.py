@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,6 +19,7 @@ from rmtkd_edge.api.profile import profile
 from rmtkd_edge.config.hardware import HardwareProfile, list_profiles, load_profile
 from rmtkd_edge.errors import Finding, ProviderError, RmtkdError, RunDirError, UserError
 from rmtkd_edge.profile import workload
+from rmtkd_edge.profile.assemble import score_of
 from rmtkd_edge.profile.identity import RUNTIMES, refuse_device, refuse_other_device
 from rmtkd_edge.profile.models import find_models
 from rmtkd_edge.profile.options import ProfileOptions
@@ -188,6 +190,17 @@ def test_an_exported_folder_is_measured_without_a_run(tmp_path: Path, one_thread
     assert not (run.path / "profile").exists()
     with pytest.raises(RunDirError, match="no exported model"):
         profile(tmp_path, **options)
+
+
+def test_a_score_is_that_of_the_test_split_and_says_why_there_is_none(tmp_path: Path) -> None:
+    model = find_models(exported_run(tmp_path / "a")).models[0]
+    for scores, expected in (({}, (0.8, "test")), ({"test": None}, (0.7, "validation"))):
+        facts = replace(model.facts, variants={"fp32": replace(model.facts.variants["fp32"], **scores)})
+        found = score_of(replace(model, facts=facts))
+        assert found.value == expected[0] and found.provenance.endswith(f"on the {expected[1]} split")
+    unscored = replace(model.facts.variants["fp32"], validation=None, test=None)
+    found = score_of(replace(model, facts=replace(model.facts, variants={"fp32": unscored})))
+    assert found.value is None and found.why and found.metric == "accuracy"
 
 
 def test_devices_that_cannot_be_measured_are_refused_before_any_is(tmp_path: Path) -> None:

@@ -300,8 +300,16 @@ def test_percentiles_are_null_without_samples_enough(values: list[int]) -> None:
     assert min(values) / 1e6 <= found["p50"] <= max(values) / 1e6
 
 
-FACTS = {"name": "rapl:package-0", "kind": "measured-counter", "scope": "package", "period_s": 0.001,
-         "needs_window": True, "idle_watts": None, "gross_why": "", "skipped": []}  # fmt: skip
+FACTS = {
+    "name": "rapl:package-0",
+    "kind": "measured-counter",
+    "scope": "package",
+    "period_s": 0.001,
+    "needs_window": True,
+    "idle_watts": None,
+    "gross_why": "",
+    "skipped": [],
+}
 
 
 def metered(seconds: float, joules: float | None, count: int = 10) -> list[dict[str, Any]]:
