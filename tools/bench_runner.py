@@ -32,7 +32,7 @@ import onnx
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
-from rmtkd_edge.profile.comparison import ratio_of_medians
+from rmtkd_edge.profile.ratios import ratio_of_medians
 from rmtkd_edge.profile.measuring import basics, execute, sessions
 from rmtkd_edge.profile.plan import QUICK, copy_runner
 
