@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerFast
 
 from rmtkd_edge.config.recipe import parse_recipe
 from rmtkd_edge.export.options import ExportOptions
+from rmtkd_edge.families.base import family_of
 from rmtkd_edge.families.store import save_model
 from rmtkd_edge.run import layout
 from rmtkd_edge.run.directory import Run
@@ -44,7 +45,9 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
 def text_rows(split: str, pairs: bool) -> list[tuple[str, ...]]:
     """Return rows of one or two texts and a label, every label among them."""
     rng = np.random.default_rng(list(ROWS).index(split))
-    texts = [[" ".join(rng.choice(WORDS[4:], rng.integers(1, 9))) for _ in range(1 + pairs)] for _ in range(ROWS[split])]
+    texts = [
+        [" ".join(rng.choice(WORDS[4:], rng.integers(1, 9))) for _ in range(1 + pairs)] for _ in range(ROWS[split])
+    ]
     return [(*row, LABELS[i % len(LABELS)]) for i, row in enumerate(texts)]
 
 
@@ -61,7 +64,7 @@ def make_text_run(path: Path, *, pairs: bool = True, **sections: Any) -> ExportO
     for split in ROWS:
         with open(data / f"{split}.csv", "w", newline="", encoding="utf-8") as handle:
             csv.writer(handle).writerows([[*columns, "label"], *text_rows(split, pairs)])
-    task = {"name": "toy", "text": columns, "max_length": 24}
+    task = {"name": "toy", "text": columns, "max_length": 24, **sections.pop("task", {})}
     run = _run(path, data, {"model": {"source": "scratch"}, "task": task, **sections})
     wide = make_spec()
     save_model(run, layout.TEACHER, make_encoder(wide))
@@ -80,9 +83,8 @@ def make_image_run(path: Path, **sections: Any) -> ExportOptions:
     task = {"name": "noise", "kind": "image-classification", "labels": list(LABELS)}
     run = _run(path, data, {"model": {"family": "resnet", "source": "scratch"}, "task": task, **sections})
     net = sample_of("resnet").make_model(0)
-    from rmtkd_edge.families.base import family_of
-
-    save_model(run, layout.TEACHER, family_of(net).fold(net))
+    family, wide = family_of(net), net.spec.without_projections().with_ranks(net.spec.raw)
+    save_model(run, layout.TEACHER, family.initialise(family.build(wide), 0).eval())
     save_model(run, layout.BEST, net)
     IMAGES.save(run.path_of(layout.PREPROCESSING))
     return _compressed(run, data)
