@@ -157,7 +157,7 @@ def _preprocessing(task: Task[Any], tokenizer: Any, spec: Any) -> dict[str, byte
 def _row(variant: VariantRecord) -> tuple[str, ...]:
     if variant.refused:
         return variant.file, "refused", variant.refused, "", ""
-    scores, difference = variant.test or variant.validation, variant.relative_difference
+    scores, difference = variant.reported, variant.relative_difference
     return (
         variant.file,
         f"{variant.size_bytes / 1e6:.2f}",

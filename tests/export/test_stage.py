@@ -1,4 +1,4 @@
-"""The export stage: both folders whole, validation decides, test is reported, faults leave nothing that could mislead."""
+"""The export stage: both folders are whole, validation decides, test is reported, faults leave no file."""
 
 import json
 import shutil
