@@ -21,7 +21,7 @@ from rmtkd_edge.run.reporter import Reporter, SilentReporter
 from rmtkd_edge.tasks.base import Dataset, Task
 
 if TYPE_CHECKING:
-    from rmtkd_edge.tasks.base import Predictor
+    from rmtkd_edge.export.load import Loaded
 
 __all__ = ["ExportOptions", "ExportResult", "export", "export_run"]
 
@@ -50,8 +50,8 @@ class ExportResult:
     def __fspath__(self) -> str:
         return str(self.folder)
 
-    def load(self, **options: Any) -> Predictor:
-        """Return what answers with the folder; options as those of `rmtkd_edge.load`."""
+    def load(self, **options: Any) -> Loaded:
+        """Return the model of the folder, ready to answer; options as those of `rmtkd_edge.load`."""
         from rmtkd_edge.export.load import load
 
         return load(self.folder, **options)

@@ -17,6 +17,7 @@ PAIRS = [("w1 w2", "w3"), ("w4", "w5 w6 w7"), ("w8 w9 w10 w11", "w12")]
 def agree(run, items) -> None:
     """Check that all backends and precisions answer alike."""
     onnx, torch, int8 = load(run.path), load(run.path / "export", backend="torch"), load(run.path, precision="int8")
+    assert onnx.model is None and torch.model is not None and onnx.spec == torch.model.spec
     a, b, c = onnx.predict(items), torch.predict(items, batch_size=2), int8.predict(items)
     np.testing.assert_allclose(a.outputs, b.outputs, rtol=1e-4, atol=1e-4 * np.abs(a.outputs).max())
     assert np.abs(c.outputs - a.outputs).max() < 0.3 * np.abs(a.outputs).max()
