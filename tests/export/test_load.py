@@ -5,7 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
-from export.export_sample import LABELS, image_rows, make_text_run
+from export.export_sample import image_rows, make_text_run
 
 from rmtkd_edge.errors import ProviderError, RunDirError, UserError
 from rmtkd_edge.export.load import load
@@ -21,8 +21,8 @@ def agree(run, items) -> None:
     a, b, c = onnx.predict(items), torch.predict(items, batch_size=2), int8.predict(items)
     np.testing.assert_allclose(a.outputs, b.outputs, rtol=1e-4, atol=1e-4 * np.abs(a.outputs).max())
     assert np.abs(c.outputs - a.outputs).max() < 0.3 * np.abs(a.outputs).max()
-    assert a.labels == b.labels and set(a.labels) <= set(LABELS)
-    assert onnx.predict([]).outputs.shape == (0, 3)
+    assert a.labels == b.labels and set(a.labels) <= set(onnx.record.labels)
+    assert onnx.predict([]).outputs.shape == (0, len(onnx.record.labels))
 
 
 def test_pairs(text_run):
@@ -34,7 +34,7 @@ def test_single_texts(text_run):
 
 
 def test_images(image_run):
-    agree(image_run.run, list(image_rows("test")[0]))
+    agree(image_run.run, list(image_rows("test", load(image_run.run.path).spec.image_size)[0]))
 
 
 def folder_of(made, tmp_path):

@@ -121,7 +121,7 @@ def test_images_of_another_size_are_refused(image_run, tmp_path):
     options = copied(image_run, tmp_path / "a", data=tmp_path / "data", force=True)
     options.data.mkdir()
     for split in ROWS:
-        np.savez(options.data / f"{split}.npz", images=np.zeros((6, 12, 12, 3), np.uint8), labels=np.arange(6) % 3)
+        np.savez(options.data / f"{split}.npz", images=np.zeros((6, 12, 12, 3), np.uint8), labels=np.arange(6) % 2)
     with pytest.raises(DataError, match="pixel_values"):
         export_run(options)
     assert Run.open(options.run).stage("export")["state"] == "done"
