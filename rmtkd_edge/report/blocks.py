@@ -167,7 +167,7 @@ def text_row(*texts: str) -> Row:
 
 
 def missing(what: Missing) -> NoteBlock:
-    """Return the note that stands in for a stage that has not been run."""
+    """Return the note in place of a stage that has not been run."""
     return NoteBlock(f"Not measured: {what.why}. To create it:", what.command, "missing")
 
 

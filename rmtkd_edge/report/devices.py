@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from rmtkd_edge.report import text
 from rmtkd_edge.report.blocks import (
@@ -22,7 +22,7 @@ from rmtkd_edge.report.blocks import (
 from rmtkd_edge.report.figures import energy_picture, latency_picture, size_picture
 from rmtkd_edge.report.records import Profile, Quantity, RunFacts, energy_source, quantity
 from rmtkd_edge.report.summary import gross_energy, models
-from rmtkd_edge.run.records.profile import LatencyRecord, MeasurementRecord
+from rmtkd_edge.run.records.profile import LatencyRecord, MeasurementRecord, agreement_rows
 
 PERCENTILE_NEEDS = {"p90": 100, "p95": 100, "p99": 1000}  # samples
 
@@ -62,22 +62,6 @@ def conditions(profile: Profile) -> list[str]:
     if not record.comparable:
         found.append("Figures under this name are not comparable between two machines")
     return [text.title(said) for said in found if said]
-
-
-def agreement_rows(results: Iterable[MeasurementRecord]) -> list[list[str]]:
-    """Return a table, the header first, of how far outputs are from the host's: of fp32, and of the same file."""
-    table = [["model", "batch", "tokens", "from fp32", "from itself: relative", "absolute", "tolerance", "same labels"]]
-    for r in results:
-        check, workload = r.verification, r.workload
-        itself = (check.same_file_max_rel_diff, check.same_file_max_abs_diff, check.same_file_tolerance)
-        if r.model.precision == "fp32":
-            itself = (check.max_rel_diff, check.max_abs_diff, check.tolerance)
-        limit = itself[2]
-        row = [r.label, str(workload.batch), str(workload.seq or "-"), f"{check.max_rel_diff:.1e}"]
-        row += ["-" if value is None else f"{value:.1e}" for value in itself[:2]]
-        same = "-" if check.same_labels is None else f"{100 * check.same_labels:.0f} %"
-        table.append([*row, "-" if limit is None else f"{limit:g}", same])
-    return table
 
 
 def agreement_table(profile: Profile) -> TableBlock:
@@ -171,7 +155,8 @@ def resource_table(profile: Profile) -> TableBlock:
 
 
 def _meter(r: MeasurementRecord) -> str:
-    return energy_source(r) + (f", scope {r.energy.scope}" if r.energy.scope else "")
+    source = energy_source(r)
+    return source if r.energy.kind == "unavailable" else f"{source}, scope {r.energy.scope}"
 
 
 def _meanwhile(r: MeasurementRecord) -> tuple[str, ...]:

@@ -46,7 +46,7 @@ def _course(c: Compression) -> str:
     task = c.record.task
     splits = (("training", task.train_rows), ("validation", task.validation_rows), ("test", task.test_rows))
     data = ", ".join(f"{text.count(rows)} {name} rows" for name, rows in splits if rows is not None)
-    how = "one shot, nothing was trained" if c.record.one_shot else cycles
+    how = "one shot, nothing was trained" if c.record.one_shot else cycles if c.cycles else "one training"
     ended = f"It ended by the rule {c.stop} and took {text.seconds(c.record.seconds)}."
     notes = "".join(f" {text.title(note.rstrip('.'))}." for note in c.record.notes)
     return f"Task {task.name}, {data}; method {text.method_name(c.method)}: {how}. {ended} {trained}{notes}"

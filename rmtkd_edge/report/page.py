@@ -97,7 +97,7 @@ def _environment(**options: Any) -> jinja2.Environment:
 
 
 def _inline_svg(block: PictureBlock) -> Markup:
-    # Safe as it stands: drawn by us, and every text in it was escaped by matplotlib or by svg.py.
+    # Safe as it is: drawn by us, and every text in it was escaped by matplotlib or by svg.py.
     return Markup(block.picture.inline(f"f-{block.prefix}" if block.prefix else "f"))
 
 

@@ -27,7 +27,7 @@ class Quantity:
 
 
 def quantity(part: Any, name: str, source: str = "") -> Quantity:
-    """Return a figure of a record, with the reason that stands under the same name and `_why`, or under `why`."""
+    """Return a figure of a record, with the reason under the same name and `_why`, or under `why`."""
     value = getattr(part, name)
     if value is not None:
         return Quantity(float(value), "", source)

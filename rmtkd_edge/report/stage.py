@@ -2,43 +2,69 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rmtkd_edge.errors import UserError
 from rmtkd_edge.report.collect import collect
 from rmtkd_edge.report.page import build, html, markdown
+from rmtkd_edge.run import layout
 from rmtkd_edge.run.directory import atomic_write_bytes
 
 if TYPE_CHECKING:
     from rmtkd_edge.run.directory import Run
 
 
-def report_runs(runs: list[Run], out: Path | None = None) -> dict[str, Any]:
-    """Write the report of one or several runs, by default into report/ of the first, and return the paths.
+@dataclass(frozen=True)
+class Written:
+    """Where a report is; in a notebook it shows the page."""
 
-    Returns {"markdown": Path, "html": Path, "figures": [Path, ...]}. Same runs, same bytes. A stage that has
-    not been run becomes a note with its command; RunDirError where a file is damaged, UserError where no run is given.
+    markdown: Path
+    html: Path
+    figures: tuple[Path, ...]
+
+    def _repr_html_(self) -> str:
+        page = escape(self.html.read_text(encoding="utf-8"))
+        return f'<iframe srcdoc="{page}" title="rmtkd-edge report" width="100%" height="800"></iframe>'
+
+
+def report_runs(runs: Sequence[Run], out: Path | None = None) -> Written:
+    """Write the report of one or several runs; the same runs give the same bytes.
+
+    Args:
+        runs: a stage that has not been run becomes a note with its command.
+        out: a folder; report/ of the first run when left out.
+
+    Returns:
+        Where the pages and figures are.
+
+    Raises:
+        RunDirError: a file of a run is damaged.
+        UserError: there is no run.
     """
     if not runs:
         raise UserError("there is no run to report on", "rmtkd-edge report runs/NAME")
-    target = Path(out) if out is not None else runs[0].path / "report"
+    target = out if out is not None else runs[0].path / layout.REPORT
     document = build(collect(runs))
     files = {f"figures/{block.file_name}": block.picture.file() for block in document.pictures()}
     files |= {"report.md": markdown(document), "report.html": html(document)}
-    _write(target, files)
+    for rel, content in files.items():  # pages last, so that whoever finds a page finds its figures
+        atomic_write_bytes(target / rel, content.encode("utf-8"))
     if out is None:
-        for rel in sorted(files):
-            runs[0].record(f"report/{rel}")
-        for rel in [r for r in runs[0].manifest["files"] if r.startswith("report/figures/") and r[7:] not in files]:
-            runs[0].remove(rel)  # a figure of an earlier report that this one no longer has
+        _record(runs[0], list(files))
         runs[0].mark("report", "done", runs=len(runs))
-    figures = [target / rel for rel in files if rel.startswith("figures/")]
-    return {"markdown": target / "report.md", "html": target / "report.html", "figures": figures}
+    figures = tuple(target / rel for rel in files if rel.startswith("figures/"))
+    return Written(target / "report.md", target / "report.html", figures)
 
 
-def _write(target: Path, files: dict[str, str]) -> None:
-    """Write in the given order: pages last, so that whoever finds a page finds its figures."""
-    for rel, content in files.items():
-        path = target / rel
-        atomic_write_bytes(path, content.encode("utf-8"))
+def _record(run: Run, files: Sequence[str]) -> None:
+    """Put the files of a report into the manifest; figures that only an earlier report had are removed."""
+    written = {f"{layout.REPORT}/{rel}" for rel in files}
+    for rel in sorted(written):
+        run.record(rel)
+    earlier = f"{layout.REPORT}/figures/"
+    for rel in [rel for rel in run.manifest["files"] if rel.startswith(earlier) and rel not in written]:
+        run.remove(rel)

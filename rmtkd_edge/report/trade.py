@@ -30,9 +30,12 @@ class Path:
 
     @property
     def points(self) -> list[tuple[str, int, Scores]]:
-        """Name, parameters and validation scores of the teacher and of every kept cycle."""
+        """Name, parameters and validation scores of the teacher and of every kept cycle (without cycles the student)."""
         c = self.compression
-        kept = [(str(k.index), k.parameters_after, k.after) for k in c.cycles if k.accepted]
+        if c.student and not c.cycles:
+            kept = [("student", c.student.parameters, c.student.validation)]
+        else:
+            kept = [(str(k.index), k.parameters_after, k.after) for k in c.cycles if k.accepted]
         return [("teacher", c.teacher.parameters, c.teacher.validation), *kept]
 
     @property
@@ -45,21 +48,24 @@ class Path:
     def words(self) -> str:
         """The way in words."""
         c = self.compression
-        steps = [("teacher", c.teacher.parameters, c.teacher.validation)]
-        steps += [(f"cycle {k.index}", k.parameters_after, k.after) for k in c.cycles]
+        steps = [(f"cycle {k.index}", k.parameters_after, k.after) for k in c.cycles]
+        steps = [self.points[0], *steps] if steps else self.points
         said = (f"{name}: {text.short_count(n)} parameters, {text.percent(s.value)}" for name, n, s in steps)
         return ", ".join(said)
 
 
 def trade_picture(items: Sequence[Path], metric: str) -> Picture | None:
-    """Return the metric against parameters over the cycles of one or several runs of one task, None without cycles."""
-    items = [item for item in items if item.compression.cycles]
+    """Return the metric against parameters on the way of one or several runs of one task, None where none has begun."""
+    items = [item for item in items if item.compression.cycles or item.compression.student]
     if not items:
         return None
     several = len(items) > 1
     said = "; ".join(f"{item.name}: {item.words}" for item in items)
-    caption = "From the teacher (right) to the student (left)" + (". " if several else ", numbers name the cycles. ")
-    caption += "Hollow: the closed-form model before fine-tuning; crosses: rolled back; diamonds: the exported int8."
+    caption = "From the teacher (right) to the student (left). "
+    if any(item.compression.cycles for item in items):
+        caption += "" if several else "Numbers name the cycles. "
+        caption += "Hollow: the closed-form model before fine-tuning; crosses: rolled back; "
+    caption += "diamonds: the exported int8."
     if any(scores.interval for item in items for _, _, scores in item.points):
         caption += " Bars: 95 % interval of the kept points."
     title = f"{text.title(metric)} against parameters" + (", all runs" if several else "")

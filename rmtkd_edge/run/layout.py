@@ -42,7 +42,7 @@ class Role:
     Attributes:
         folder: where it is exported to.
         checkpoint: folder of the torch model that is exported.
-        name: what it is called in front of a precision.
+        name: what it is called, before a precision.
     """
 
     folder: str

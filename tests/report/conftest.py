@@ -15,5 +15,5 @@ def finished(tmp_path_factory):
     """A run with every stage: `run`, `paths`, `html`, `markdown`."""
     run = build_run(tmp_path_factory.mktemp("report") / "sst2-a")
     paths = report_runs([run])
-    html, markdown = paths["html"].read_text(encoding="utf-8"), paths["markdown"].read_text(encoding="utf-8")
+    html, markdown = paths.html.read_text(encoding="utf-8"), paths.markdown.read_text(encoding="utf-8")
     return SimpleNamespace(run=run, paths=paths, html=html, markdown=markdown)

@@ -24,9 +24,9 @@ def emulated(name: str) -> dict:
 
 def test_an_emulated_device_shows_agreement_and_no_times(tmp_path: Path) -> None:
     run = build_run(tmp_path / "a")
-    before = report_runs([run], None)["markdown"].read_text(encoding="utf-8")
+    before = report_runs([run], None).markdown.read_text(encoding="utf-8")
     write_profile(run, emulated("arm64-emulated"))  # sorts before the others
-    after = report_runs([run], None)["markdown"].read_text(encoding="utf-8")
+    after = report_runs([run], None).markdown.read_text(encoding="utf-8")
     part = after.split("On arm64-emulated", 1)[1].split("\n#", 1)[0]
     assert "3.7e-02" in part and "75 %" in part and "p50" not in part and "Peak memory" not in part
     assert "python DIR/python" in after

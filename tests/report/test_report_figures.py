@@ -43,14 +43,14 @@ def test_palette_is_readable_in_both_schemes(scheme):
 
 
 def test_figures_on_disk_are_well_formed_and_follow_the_scheme(finished):
-    assert {p.name for p in finished.paths["figures"]} >= {
+    assert {p.name for p in finished.paths.figures} >= {
         "quality.svg",
         "size.svg",
         "spectra-round-1.svg",
         "laptop-latency.svg",
         "laptop-energy.svg",
     }
-    for path in finished.paths["figures"]:
+    for path in finished.paths.figures:
         source = path.read_text(encoding="utf-8")
         root = ET.fromstring(source)
         assert root.tag.endswith("svg")

@@ -57,7 +57,7 @@ class Page(HTMLParser):
 
 
 def read(paths):
-    return paths["html"].read_text(encoding="utf-8"), paths["markdown"].read_text(encoding="utf-8")
+    return paths.html.read_text(encoding="utf-8"), paths.markdown.read_text(encoding="utf-8")
 
 
 def plain(markdown: str) -> str:
@@ -170,14 +170,14 @@ def test_modelled_energy_is_named_and_not_drawn(tmp_path):
     write_profile(run, data)
     paths = report_runs([run])
     assert "modelled, watts of the profile" in Page(read(paths)[0]).text
-    assert not [p for p in paths["figures"] if "energy" in p.name]
+    assert not [p for p in paths.figures if "energy" in p.name]
 
 
 def test_markdown_links_figures_that_exist(finished):
     links = re.findall(r"!\[[^\]]*\]\(([^)]+)\)", finished.markdown)
-    assert links and len(links) == len(finished.paths["figures"])
+    assert links and len(links) == len(finished.paths.figures)
     for link in links:
-        assert (finished.paths["markdown"].parent / link).is_file()
+        assert (finished.paths.markdown.parent / link).is_file()
 
 
 def test_markdown_tables_are_rectangular(finished):
@@ -248,7 +248,7 @@ def test_hostile_folder_names_stay_text(tmp_path):
 
 def test_the_same_run_gives_the_same_bytes(finished, tmp_path):
     again = report_runs([finished.run], tmp_path / "again")
-    for first, second in zip(finished.paths["figures"], again["figures"], strict=True):
+    for first, second in zip(finished.paths.figures, again.figures, strict=True):
         assert first.read_bytes() == second.read_bytes()
     assert read(again) == (finished.html, finished.markdown)
 
@@ -259,8 +259,8 @@ def test_several_runs_are_compared_and_kept_apart(finished, tmp_path):
     page = Page(read(paths)[0])
     assert len(page.ids) == len(set(page.ids))
     assert "3 runs compared" in page.text and "nothing is averaged" in page.text
-    assert len({p.name for p in paths["figures"]}) == len(paths["figures"])
-    assert all(p.is_file() for p in paths["figures"])
+    assert len({p.name for p in paths.figures}) == len(paths.figures)
+    assert all(p.is_file() for p in paths.figures)
 
 
 def test_a_refused_int8_is_not_the_headline(tmp_path):
@@ -352,7 +352,8 @@ def test_another_metric_and_method_are_named_throughout(tmp_path):
     page = Page(html).text
     assert "Plain KD removed" in page and "test Matthews correlation is 61.0" in page and "plain-kd int8" in page
     assert not re.search("accuracy|RMT-KD|rmt-kd", page.replace(run.read_text("recipe.toml"), ""))
-    assert "analyses no spectra" in plain(markdown)
+    assert "analyses no spectra" in plain(markdown) and "method plain KD: one training" in page
+    assert ">student<" in (run.path / "report/figures/quality.svg").read_text(encoding="utf-8")
 
 
 def test_a_drop_that_allows_anything_is_no_floor(tmp_path):
@@ -360,3 +361,8 @@ def test_a_drop_that_allows_anything_is_no_floor(tmp_path):
     kept = run.read_record(CompressRecord, layout.RESULT)
     run.write_record(layout.RESULT, dataclasses.replace(kept, floor=kept.teacher.validation.value - 1.0))
     assert "floor of" not in Page(read(report_runs([run]))[0]).text.replace("stayed under the floor of", "")
+
+
+def test_a_notebook_shows_the_page_in_a_frame_of_its_own(finished):
+    shown = finished.paths._repr_html_()
+    assert shown.startswith("<iframe srcdoc=") and unescape(shown.split('"')[1]) == finished.html

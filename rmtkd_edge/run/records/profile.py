@@ -6,6 +6,7 @@ None has its reason under the same name with `_why`, or under `why` of its part.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Annotated, Any, ClassVar, Literal
@@ -122,7 +123,7 @@ class MemoryRecord:
 
 @dataclass(frozen=True)
 class EnergyRecord:
-    """Joules per inference: gross, and net of idle power; `beside` holds what other meters read meanwhile."""
+    """Joules per inference: gross, and net of idle power; `beside` holds what other meters read in the same time."""
 
     j_per_inf_gross: Amount | None
     j_per_inf_net: Amount | None
@@ -245,3 +246,19 @@ class ProfileRecord(Document):
     def emulated(self) -> bool:
         """Return whether the processor was emulated: outputs can be compared then, times mean nothing."""
         return bool(self.hardware.get("emulated"))
+
+
+def agreement_rows(results: Iterable[MeasurementRecord]) -> list[list[str]]:
+    """Return a table, the header first, of how far outputs are from the host's: of fp32, and of the same file."""
+    table = [["model", "batch", "tokens", "from fp32", "from itself: relative", "absolute", "tolerance", "same labels"]]
+    for r in results:
+        check, workload = r.verification, r.workload
+        itself = (check.same_file_max_rel_diff, check.same_file_max_abs_diff, check.same_file_tolerance)
+        if r.model.precision == "fp32":
+            itself = (check.max_rel_diff, check.max_abs_diff, check.tolerance)
+        limit = itself[2]
+        row = [r.label, str(workload.batch), str(workload.seq or "-"), f"{check.max_rel_diff:.1e}"]
+        row += ["-" if value is None else f"{value:.1e}" for value in itself[:2]]
+        same = "-" if check.same_labels is None else f"{100 * check.same_labels:.0f} %"
+        table.append([*row, "-" if limit is None else f"{limit:g}", same])
+    return table
