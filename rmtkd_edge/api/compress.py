@@ -91,9 +91,7 @@ def compress_run(options: CompressOptions, reporter: Reporter) -> CompressRecord
     prepared = stage.prepare(recipe, options.data)
     measure = latency_measure(recipe, prepared)
     run = open_or_create(recipe, path, options.force)
-    return stage.compress_run(
-        run, recipe, data=options.data, reporter=reporter, measure_ms=measure, prepared=prepared
-    )
+    return stage.compress_run(run, recipe, data=options.data, reporter=reporter, measure_ms=measure, prepared=prepared)
 
 
 def latency_measure(recipe: Recipe, prepared: Prepared) -> Latency | None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from rmtkd_edge.compress.context import Context, State
 from rmtkd_edge.compress.cut import chooser, narrowed, projected, spectra_of
 from rmtkd_edge.compress.ranks.allocation import allocated
-from rmtkd_edge.compress.ranks.edge import SiteRank, pick_ranks, shrinks
+from rmtkd_edge.compress.ranks.edge import SiteRank, pick_ranks, shrinks, site_record
 from rmtkd_edge.compress.training.schedule import Schedule
 from rmtkd_edge.compress.training.teacher_outputs import TeacherOutputs
 from rmtkd_edge.compress.training.trainer import Trained, Training, train
@@ -111,10 +111,10 @@ def by_spectra(context: Context, state: State, job: JobRecord) -> Decision:
     spectra = spectra_of(context, state.folded, job.sites)
     choose = chooser(context, spec, spectra)
     quantile, chosen = pick_ranks(choose, spec, recipe, job.quantile, context.teacher_parameters)
-    records = [c.record(recipe.analyse.weighting) for c in chosen]
+    records = [site_record(c, recipe.analyse) for c in chosen]
     if recipe.compress.allocation == "kl" and shrinks(records, recipe.stop.saturation):
         chosen = allocated(context, state.folded, choose, chosen)
-        records = [c.record(recipe.analyse.weighting) for c in chosen]
+        records = [site_record(c, recipe.analyse) for c in chosen]
     warning = too_few_samples(chosen, context.family)
     return Decision(quantile, tuple(records), projected(chosen, context), eigenvalues(chosen), warning)
 
