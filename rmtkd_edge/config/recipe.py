@@ -20,6 +20,14 @@ Rate = Annotated[float, Field(gt=0.0)]
 WITHOUT_QUANTILE = ("bema", "parallel")  # edge rules that give one rank, which no target moves
 
 
+def named(group: str, key: str, name: str) -> Any:
+    """Return the family, task or method that a key names; raise ValueError, as validators do, for an unknown one."""
+    try:
+        return plugins.find(group, name)
+    except RecipeError as err:
+        raise ValueError(f"{key}: {err.message} ({err.hint})") from err
+
+
 class Model(Section):
     """Where the teacher comes from."""
 
@@ -33,13 +41,11 @@ class Model(Section):
 
     @model_validator(mode="after")
     def _shape_is_the_familys(self) -> Model:
+        shape = named("families", "model.family", self.family).shape
         try:
-            plugins.find("families", self.family).shape.model_validate(self.shape)
+            shape.model_validate(self.shape)
         except ValidationError as err:
-            shape = plugins.find("families", self.family).shape
             raise ValueError("model.shape:\n" + describe_faults(err, shape, "model.shape.")) from err
-        except RecipeError as err:
-            raise ValueError(f"{err.message} ({err.hint})") from err
         return self
 
 
@@ -81,10 +87,7 @@ class Task(Section):
     def _keys_agree(self) -> Task:
         if (self.mean is None) != (self.std is None):
             raise ValueError("task.mean and task.std go together")
-        try:
-            task = plugins.find("tasks", self.kind)
-        except RecipeError as err:
-            raise ValueError(f"{err.message} ({err.hint})") from err
+        task = named("tasks", "task.kind", self.kind)
         if self.metric is not None and self.metric not in task.known_metrics:
             guess = did_you_mean(self.metric, task.known_metrics)
             raise ValueError(f"task.metric: no metric `{self.metric}`{guess} (known: {', '.join(task.known_metrics)})")
@@ -167,7 +170,7 @@ class Compress(Section):
     )
     mode: dict[str, Literal["width", "factor", "auto"]] = Field(
         {},
-        description="By site or kind: narrower (width, the default), two thin layers (factor), or the better one (auto)",
+        description="By site or kind: narrower (width, the default), two thin layers (factor), or the better (auto)",
     )
     warm_start: Literal["least-squares", "fold"] = "least-squares"
     warm_start_tokens: Positive | None = Field(
@@ -257,6 +260,7 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _tables_agree(self) -> Recipe:
         family, task = plugins.find("families", self.model.family), plugins.find("tasks", self.task.kind)
+        named("methods", "compress.method", self.compress.method)
         faults = []
         if family.modality != task.modality:
             faults.append(f"a task of kind {self.task.kind} does not go with the family {self.model.family}")

@@ -98,18 +98,21 @@ class Exported(Protocol):
 
 @runtime_checkable
 class Task(Protocol[S]):
-    """What the package needs of a task.
+    """What the package needs of a task; plain attributes serve as its properties."""
 
-    Attributes:
-        modality: `text` or `image`: families of the same modality can serve it.
-        known_metrics: the default one first.
-        evaluation_batch: rows that a pass without gradients takes at once.
-    """
+    @property
+    def name(self) -> str: ...
+    @property
+    def modality(self) -> str:
+        """Return `text` or `image`: families of the same modality can serve it."""
 
-    name: str
-    modality: str
-    known_metrics: tuple[str, ...]
-    evaluation_batch: int
+    @property
+    def known_metrics(self) -> tuple[str, ...]:
+        """Return the names of the metrics, the default one first."""
+
+    @property
+    def evaluation_batch(self) -> int:
+        """Return how many rows a pass without gradients takes at once."""
 
     # data
     def load(

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from rmtkd_edge.config.recipe import Recipe
 from rmtkd_edge.errors import DataError, UserError
-from rmtkd_edge.tasks.base import Batch, Dataset, Exported, Normalisation, Prediction, Subsets, draw_subsets
+from rmtkd_edge.tasks.base import Batch, Dataset, Exported, Normalisation, Prediction, Subsets, Task, draw_subsets
 from rmtkd_edge.tasks.classification import Classification, check_metric, named
 from rmtkd_edge.tasks.reading.images import ImagePreprocessing, load_pixels, read_picture
 from rmtkd_edge.tasks.reading.labels import label_names, label_numbers
@@ -202,4 +202,4 @@ def augmented(images: np.ndarray, rng: np.random.Generator, flip: bool) -> np.nd
     return padded[np.arange(count)[:, None, None], rows[:, :, None], columns[:, None, :]]
 
 
-TASK = ImageClassification()
+TASK: Task[ImageSplit] = ImageClassification()

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from rmtkd_edge.config.recipe import Recipe
 from rmtkd_edge.errors import RunDirError, UserError
-from rmtkd_edge.tasks.base import Batch, Dataset, Exported, Normalisation, Prediction, Subsets, draw_subsets
+from rmtkd_edge.tasks.base import Batch, Dataset, Exported, Normalisation, Prediction, Subsets, Task, draw_subsets
 from rmtkd_edge.tasks.classification import Classification, check_metric, named
 from rmtkd_edge.tasks.reading.labels import label_names, label_numbers
 from rmtkd_edge.tasks.reading.sequences import (
@@ -167,4 +167,4 @@ class TextPredictor:
         return self.run(padded(ids, types, Special.of(self.tokenizer)))
 
 
-TASK = TextClassification()
+TASK: Task[TextSplit] = TextClassification()

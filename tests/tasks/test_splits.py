@@ -44,7 +44,7 @@ def changed(task: Task = TASK, **keys: Any) -> Task:
         (["dev", "test"], {"train_split": "dev"}, {"test": "test"}),
     ],
 )
-def test_every_role_finds_its_split(names: list[str], keys: dict[str, str], wanted: dict[str, str]) -> None:
+def test_every_role_finds_its_split(names: list[str], keys: dict[str, Any], wanted: dict[str, str]) -> None:
     task = changed(**keys)
     assert choose(task, names, "the data") == {"train": task.train_split, **wanted}
 
@@ -55,9 +55,10 @@ def test_every_role_finds_its_split(names: list[str], keys: dict[str, str], want
         ({"train_split": "trian"}, r"the data has no split `trian` \(it has train, validation\)"),
         ({"validation_split": "validatoin"}, r"no split `validatoin`; did you mean `validation`\? \(it has train"),
         ({"test_split": "holdout"}, r"no split `holdout`"),
+        ({"validation_split": "train"}, r"task\.train_split and task\.validation_split are both `train`"),
     ],
 )
-def test_a_mistyped_split_is_refused_with_the_names_that_exist(keys: dict[str, str], says: str) -> None:
+def test_a_mistyped_split_is_refused_with_the_names_that_exist(keys: dict[str, Any], says: str) -> None:
     with pytest.raises(DataError, match=says) as caught:
         choose(changed(**keys), ["train", "validation"], "the data")
     assert next(iter(keys)) in caught.value.hint
@@ -121,7 +122,7 @@ def test_limits_are_drawn_after_holding_out_and_in_the_order_of_the_roles() -> N
         ({"validation_fraction": 0.5, "test_fraction": 0.1}, 4, "test"),
     ],
 )
-def test_an_empty_side_is_refused(keys: dict[str, float], rows: int, role: str) -> None:
+def test_an_empty_side_is_refused(keys: dict[str, Any], rows: int, role: str) -> None:
     with pytest.raises(DataError, match=f"no {role} split, and .* leaves a side empty") as caught:
         shares(changed(**keys), train=rows)
     assert f"task.{role}_fraction" in caught.value.hint

@@ -52,7 +52,8 @@ class Rows:
 class Sketch:
     """What the sketches share: drawn rows, batches, and a predictor of token ids."""
 
-    name, modality, known_metrics = "sketch", "text", ("spearman",)
+    name, modality = "sketch", "text"
+    known_metrics: tuple[str, ...] = ()
     labels: tuple[str, ...] = ("a", "b", "c")
 
     def draw(self, ids: np.ndarray) -> np.ndarray:
@@ -72,8 +73,8 @@ class Sketch:
         ids = np.random.default_rng(recipe.seed).integers(1, 9, (ROWS, LENGTH))
         ids[::3, LENGTH // 2 :] = 0  # padding
         rows = Rows(ids, self.draw(ids))
-        parts = [rows.take(np.arange(start, ROWS, 3)) for start in range(3)]
-        return Dataset(self.name, self.labels, *parts, preprocessing=None, max_length=LENGTH)
+        train, validation, test = (rows.take(np.arange(start, ROWS, 3)) for start in range(3))
+        return Dataset(self.name, self.labels, train, validation, test, preprocessing=None, max_length=LENGTH)
 
     def batches(self, dataset: Dataset[Rows], split: Rows, batch_size: int, seed: int | None) -> Iterator[Batch]:
         order = np.arange(len(split)) if seed is None else np.random.default_rng(seed).permutation(len(split))
@@ -295,7 +296,7 @@ def test_other_kinds_of_tasks_fit(task: Task[Rows], model: Model, tmp_path: Path
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
-            losses.append(float(loss))
+            losses.append(float(loss.detach()))
     assert np.mean(losses[-3:]) < 0.7 * np.mean(losses[:3])
 
     batch = next(iter(task.batches(dataset, dataset.train, 5, None)))

@@ -65,9 +65,14 @@ def choose(task: Task, names: Iterable[str], where: str, there: Sequence[str] = 
         there: what it holds, for messages; the names when left out.
 
     Raises:
-        DataError: there is no train split, or none of a name that the recipe sets.
+        DataError: there is no train split, none of a name that the recipe sets, or one for training and choosing.
     """
     known = list(names)
+    if task.validation_split == task.train_split:
+        raise DataError(
+            f"task.train_split and task.validation_split are both `{task.train_split}`",
+            'rows to choose by must not be trained on: --set task.validation_split="" holds a share of train out',
+        )
     chosen = {role: split_name(task, role) for role in ROLES if split_name(task, role) in known}
     shown = ", ".join((list(there) or known)[:SHOWN]) or "nothing"
     for role in ROLES:
