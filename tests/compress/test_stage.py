@@ -134,7 +134,7 @@ def test_two_processes_find_the_ranks_of_one(tiny_recipe_file, tiny_data, tmp_pa
 
 
 def test_a_floor_that_cannot_be_kept_rolls_back_retries_and_leaves_alone(tiny_recipe_dict, tiny_data, tmp_path):
-    changes = {"stop__max_accuracy_drop": 0.0, "distil__steps": 1, "distil__learning_rate": 1e-9}
+    changes = {"stop__max_drop": 0.0, "distil__steps": 1, "distil__learning_rate": 1e-9}
     changes |= {"analyse__quantile": 0.97, "compress__warm_start": "random", "compress__sites": ["stream"]}
     recipe = recipe_of(tiny_recipe_dict, **changes)
     result = run(tmp_path / "r", recipe, tiny_data)
@@ -173,7 +173,7 @@ CHOICES = [
 
 @pytest.mark.parametrize("change", CHOICES)
 def test_every_choice_runs(change, tiny_recipe_dict, tiny_data, tmp_path):
-    changes = {"train__epochs": 1, "compress__sites_per_cycle": 20, "distil__steps": 4, "stop__max_accuracy_drop": 1.0}
+    changes = {"train__epochs": 1, "compress__sites_per_cycle": 20, "distil__steps": 4, "stop__max_drop": 1.0}
     result = run(tmp_path / "r", recipe_of(tiny_recipe_dict, **changes, **change), tiny_data)
     assert result["reduction"] > 0.3
 
