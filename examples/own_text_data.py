@@ -46,7 +46,10 @@ class Loader:
         rows = self.rng.sample(self.rows, len(self.rows)) if self.shuffle else self.rows
         for start in range(0, len(rows), self.size):
             texts, labels = zip(*rows[start : start + self.size], strict=True)
-            encoded = self.tokenizer(list(texts), padding=True, truncation=True, return_tensors="pt")
+            # the mask of special tokens keeps [CLS] and [SEP] out of the spectra
+            encoded = self.tokenizer(
+                list(texts), padding=True, truncation=True, return_special_tokens_mask=True, return_tensors="pt"
+            )
             yield {**encoded, "labels": torch.tensor(labels)}
 
 
@@ -57,7 +60,7 @@ def fine_tune(model: Any, loader: Loader, epochs: int, rate: float) -> None:
     for epoch in range(epochs):
         total = 0.0
         for batch in loader:
-            loss = model(**batch).loss
+            loss = model(**{name: batch[name] for name in ("input_ids", "attention_mask", "labels")}).loss
             loss.backward()
             optimiser.step()
             optimiser.zero_grad()

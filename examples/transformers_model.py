@@ -32,7 +32,10 @@ def batches(rows: list[tuple[str, int]], tokenizer: Any, size: int = 32) -> list
     found = []
     for start in range(0, len(rows), size):
         texts, labels = zip(*rows[start : start + size], strict=True)
-        encoded = tokenizer(list(texts), padding=True, truncation=True, return_tensors="pt")
+        # the mask of special tokens keeps [CLS] and [SEP] out of the spectra
+        encoded = tokenizer(
+            list(texts), padding=True, truncation=True, return_special_tokens_mask=True, return_tensors="pt"
+        )
         found.append({**encoded, "labels": torch.tensor(labels)})
     return found
 
@@ -43,7 +46,7 @@ def train(model: Any, loader: list[dict[str, torch.Tensor]], epochs: int, rate: 
     model.train()
     for _ in range(epochs):
         for batch in loader:
-            model(**batch).loss.backward()
+            model(**{name: batch[name] for name in ("input_ids", "attention_mask", "labels")}).loss.backward()
             optimiser.step()
             optimiser.zero_grad()
     model.eval()

@@ -1,4 +1,4 @@
-"""`analyse`: the spectra of a model's activations, and how many directions of each lie above the Marchenko-Pastur edge."""
+"""`analyse`: the spectra of a model's activations, and how many directions lie above the Marchenko-Pastur edge."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from rmtkd_edge.api.batches import Loader, first_rows, numbered, task_of
-from rmtkd_edge.config.recipe import Analyse, Compress
+from rmtkd_edge.api.batches import Loader, first_rows, numbered, settings, task_of
+from rmtkd_edge.config.recipe import Analyse, Compress, Recipe
 from rmtkd_edge.errors import RecipeError
 from rmtkd_edge.families.base import AnalyseOptions, Spec, family_of, list_sites
 
@@ -25,8 +25,7 @@ class Spectra:
 
     spec: Spec
     sites: tuple[SiteSpectrum, ...]
-    options: Analyse
-    cutting: Compress
+    settings: Recipe
 
     def ranks(self, quantile: float | None = None, align: int = 1) -> list[SiteRank]:
         """Return the rank that the edge gives every site.
@@ -37,19 +36,20 @@ class Spectra:
         """
         from rmtkd_edge.compress.ranks.edge import choose_ranks
 
-        at = self.options.quantile if quantile is None else quantile
-        return choose_ranks(self.sites, self.options, self.cutting, at, align)
+        at = self.settings.analyse.quantile if quantile is None else quantile
+        return choose_ranks(self.sites, self.settings, at, align)
 
     def plot(self, quantile: float | None = None) -> Figure:
         """Return a matplotlib figure: per site the eigenvalues, the fitted law, and the edge."""
-        from rmtkd_edge.compress.ranks.edge import site_record
-        from rmtkd_edge.report.spectra import Analysed, draw
+        from rmtkd_edge.report.spectra import Analysed, spectra_figure
 
-        found = [
-            Analysed(site_record(rank, self.options), tuple(sorted(rank.spectrum.eigenvalues.ravel(), reverse=True)))
-            for rank in self.ranks(quantile)
-        ]
-        return draw([item for item in found if item.site.lambda_plus > 0])
+        found = []
+        for rank in self.ranks(quantile):
+            record = rank.record(self.settings.analyse.weighting)
+            if record.lambda_plus:
+                values = sorted(rank.spectrum.eigenvalues.ravel().tolist(), reverse=True)
+                found.append(Analysed(record, tuple(values)))
+        return spectra_figure(found)
 
     def _repr_html_(self) -> str:
         rows = "".join(
@@ -67,7 +67,7 @@ def analyse(
     *,
     sites: Sequence[str] | None = None,
     options: Analyse | None = None,
-    cutting: Compress | None = None,
+    compress: Compress | None = None,
     task: str | None = None,
     seed: int = 0,
 ) -> Spectra:
@@ -78,7 +78,7 @@ def analyse(
         loader: batches as dictionaries of tensors under the model's input names; some thousand rows are enough.
         sites: names or kinds of sites; the family's usual ones when left out.
         options: edge rule, sampling, weighting: the recipe's section `analyse`.
-        cutting: whether channels are selected or projected, explicit ranks: the recipe's section `compress`.
+        compress: whether channels are selected or projected, explicit ranks: the recipe's section `compress`.
         task: kind of the task, whose outputs weight the spectra; the first of the model's modality when left out.
         seed: of the sampled tokens or pixels.
 
@@ -86,10 +86,10 @@ def analyse(
         DataError: a batch lacks what the model reads, or activations are not finite.
         RecipeError: there is no such site.
     """
-    how, cutting = options or Analyse(), cutting or Compress()
-    family, kind = family_of(model), task_of(model, task)
+    recipe = settings(analyse=options, compress=compress, seed=seed)
+    how, family, kind = recipe.analyse, family_of(model), task_of(model, task)
     folded = family.fold(model).eval()
-    names = family.sites_to_cut(folded.spec, cutting)
+    names = family.sites_to_cut(folded.spec, recipe.compress)
     chosen = [s for s in list_sites(folded.spec) if (s.name in names if sites is None else {s.name, s.kind} & {*sites})]
     if not chosen:
         known = dict.fromkeys(site.kind for site in list_sites(folded.spec))
@@ -100,6 +100,8 @@ def analyse(
         chosen,
         batches,
         first_rows(batches, how.weighting_rows),
-        AnalyseOptions(how, cutting.channels == "select", seed, lambda out, batch: kind.probe(out, batch, seed)),
+        AnalyseOptions(
+            how, recipe.compress.channels == "select", seed, lambda out, batch: kind.probe(out, batch, seed)
+        ),
     )
-    return Spectra(folded.spec, tuple(spectra), how, cutting)
+    return Spectra(folded.spec, tuple(spectra), recipe)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from itertools import chain
 from typing import TYPE_CHECKING, Any
 
+from rmtkd_edge.config.recipe import Analyse, Compress, Distil, Recipe
 from rmtkd_edge.errors import DataError
 from rmtkd_edge.families.base import family_of
 from rmtkd_edge.tasks.base import Task, find_task, tasks_of
@@ -17,9 +17,18 @@ Batch = dict[str, "Tensor"]
 Loader = Iterable[Mapping[str, Any]]
 
 
-def task_of(model: Any, kind: str | None) -> Task:
+def task_of(model: Any, kind: str | None) -> Task[Any]:
     """Return the task of a kind; without one the first that serves the model's modality."""
     return find_task(kind) if kind is not None else tasks_of(family_of(model).modality)[0]
+
+
+def settings(
+    analyse: Analyse | None = None, compress: Compress | None = None, distil: Distil | None = None, seed: int = 0
+) -> Recipe:
+    """Return a recipe that holds these sections and defaults; it names no model and no data, which the caller has."""
+    return Recipe.model_construct(
+        analyse=analyse or Analyse(), compress=compress or Compress(), distil=distil or Distil(), seed=seed
+    )
 
 
 def numbered(loader: Loader, model: Any) -> Callable[[], Iterator[Batch]]:
@@ -74,9 +83,3 @@ def first_rows(batches: Callable[[], Iterator[Batch]], rows: int) -> Callable[[]
 def count_rows(batches: Callable[[], Iterator[Batch]]) -> int:
     """Return the number of rows of a pass."""
     return sum(len(batch["index"]) for batch in batches())
-
-
-def labelled(batches: Callable[[], Iterator[Batch]]) -> bool:
-    """Return whether the first batch has labels."""
-    first = next(chain(batches()), None)
-    return first is not None and "labels" in first

@@ -1,4 +1,4 @@
-"""`compress`: a recipe with what the command line adds to it, and the run directory that it works in."""
+"""`compress`: a model by a plan, in closed form; or a recipe, in a run directory."""
 
 from __future__ import annotations
 
@@ -7,20 +7,50 @@ import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from rmtkd_edge.api.batches import Loader, first_rows, numbered
 from rmtkd_edge.config.hardware import load_profile
 from rmtkd_edge.config.recipe import Recipe, load_recipe
 from rmtkd_edge.errors import RecipeError, RunDirError, UserError
+from rmtkd_edge.families.base import NarrowOptions, family_of
 from rmtkd_edge.machine import detect_machine
 from rmtkd_edge.run.directory import Run
 from rmtkd_edge.run.layout import MANIFEST, RECIPE
 
 if TYPE_CHECKING:
+    from rmtkd_edge.api.plan import Plan
     from rmtkd_edge.compress.latency import Latency
     from rmtkd_edge.compress.stage import Prepared
     from rmtkd_edge.run.records.compress import CompressRecord
     from rmtkd_edge.run.reporter import Reporter
+
+
+def compress(model: Any, plan: Plan, loader: Loader) -> Any:
+    """Return the model cut to a plan's widths, by closed form: nothing is trained.
+
+    Args:
+        model: the model whose spectra the plan is of; it is left as it is.
+        loader: calibration batches, those that `analyse` saw or others.
+
+    Returns:
+        The narrow model, folded, in eval mode.
+
+    Raises:
+        UserError: the plan is of another model.
+    """
+    from rmtkd_edge.compress.ranks.projection import projection
+
+    family = family_of(model)
+    folded = family.fold(model).eval()
+    if folded.spec != plan.before:
+        raise UserError("the plan is of another model than this one", "plan(analyse(model, loader), ...)")
+    recipe = plan.settings
+    cut = [c for c in plan.sites if c.width_after < c.spectrum.site.width]
+    projections = {c.name: projection(c.spectrum, c.width_after, recipe.compress) for c in cut}
+    batches = numbered(loader, folded)
+    effect = first_rows(batches, recipe.analyse.weighting_rows)
+    return family.narrow(folded, projections, batches, effect, NarrowOptions(recipe.compress, recipe.seed)).eval()
 
 
 @dataclass(frozen=True)

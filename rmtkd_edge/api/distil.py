@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 
-from rmtkd_edge.api.batches import Loader, count_rows, numbered, task_of
+from rmtkd_edge.api.batches import Loader, count_rows, numbered, settings, task_of
 from rmtkd_edge.config.recipe import Distil
 from rmtkd_edge.methods.base import find_method
 from rmtkd_edge.run.records.scores import Scores
@@ -56,7 +55,7 @@ def distil(
     teacher = copy.deepcopy(teacher).to(accelerator.device).eval()
     batches = numbered(loader, model)
     rows, per_epoch = count_rows(batches), sum(1 for _ in batches())
-    objective = find_method(method).objective(task_of(model, task), SimpleNamespace(distil=how))
+    objective = find_method(method).objective(task_of(model, task), settings(distil=how))
     shown = (reporter or SilentReporter()).event
     training = Training(
         schedule=Schedule.of_cycle(how, per_epoch),

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rmtkd_edge.api.analyse import Spectra
 from rmtkd_edge.config.hardware import HardwareProfile, load_profile
+from rmtkd_edge.config.recipe import Recipe
 from rmtkd_edge.errors import UserError
 from rmtkd_edge.families.base import Spec, family_of
 
@@ -26,6 +27,7 @@ class Plan:
     Attributes:
         quantile: of the edge rule that gave the widths.
         latency_ms: predicted from the curves of the profile, None without them.
+        settings: the sections that the spectra were taken with.
     """
 
     sites: tuple[SiteRank, ...]
@@ -33,11 +35,12 @@ class Plan:
     after: Spec
     quantile: float
     latency_ms: float | None
+    settings: Recipe
 
     @property
     def ranks(self) -> dict[str, int]:
         """Return the new width of every site by name."""
-        return {chosen.spectrum.site.name: chosen.width_after for chosen in self.sites}
+        return {chosen.name: chosen.width_after for chosen in self.sites}
 
     @property
     def parameters_before(self) -> int:
@@ -93,17 +96,20 @@ def plan(
     """
     if reduction is not None and latency_ms is not None:
         raise UserError("reduction and latency_ms are two budgets", "give one of them")
+    from rmtkd_edge.compress.latency import predictor
+    from rmtkd_edge.compress.ranks.edge import choose_ranks
+
     profile = on if isinstance(on, HardwareProfile) or on is None else load_profile(on)
     family = family_of(spectra.spec)
     multiple = align or (8 if profile is None else getattr(profile.alignment, family.curve))
-    predict = _predictor(spectra.spec, profile)
+    predict = predictor(family, profile)
+
+    settle = family.settle(spectra.spec, spectra.settings.compress, predict, multiple)
 
     def choose(at: float) -> list[SiteRank]:
-        chosen = spectra.ranks(at, multiple)
-        settle = family.settle(spectra.spec, spectra.cutting, predict, multiple)
-        return settled(chosen, settle({c.spectrum.site.name: c.width_after for c in chosen}))
+        return choose_ranks(spectra.sites, spectra.settings, at, multiple, settle=settle)
 
-    used = spectra.options.quantile if quantile is None else quantile
+    used = spectra.settings.analyse.quantile if quantile is None else quantile
     if reduction is not None:
         used = _lowest(lambda at: _after(spectra, choose(at)).count_parameters(), _most(spectra, reduction))
     elif latency_ms is not None:
@@ -114,18 +120,11 @@ def plan(
         used = _lowest(lambda at: predict(_after(spectra, choose(at))), latency_ms)
     chosen = choose(used)
     after = _after(spectra, chosen)
-    return Plan(tuple(chosen), spectra.spec, after, used, None if predict is None else predict(after))
-
-
-def settled(chosen: Sequence[SiteRank], widths: Mapping[str, int]) -> list[SiteRank]:
-    """Return the choices with widths that a family corrected."""
-    from dataclasses import replace
-
-    return [replace(c, width_after=widths[c.spectrum.site.name]) for c in chosen]
+    return Plan(tuple(chosen), spectra.spec, after, used, None if predict is None else predict(after), spectra.settings)
 
 
 def _after(spectra: Spectra, chosen: Sequence[SiteRank]) -> Spec:
-    return spectra.spec.with_ranks({c.spectrum.site.name: c.width_after for c in chosen})
+    return spectra.spec.with_ranks({c.name: c.width_after for c in chosen})
 
 
 def _most(spectra: Spectra, reduction: float) -> float:
@@ -146,13 +145,3 @@ def _lowest(cost: Callable[[float], float], most: float) -> float:
         middle = (low + high) / 2
         low, high = (low, middle) if cost(middle) <= most else (middle, high)
     return high
-
-
-def _predictor(spec: Spec, profile: HardwareProfile | None) -> Callable[[Spec], float] | None:
-    curves = None if profile is None else profile.calibration
-    if profile is None or curves is None:
-        return None
-    family, sequence = family_of(spec), min(profile.workloads.seq)
-    if not (curves.conv_sizes if family.curve == "conv" else curves.gemm_sizes):
-        return None
-    return lambda found: family.predict_ms(found, curves, sequence)

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
-
-from rmtkd_edge.run.reporter import Reporter, SilentReporter
 
 if TYPE_CHECKING:
     from types import TracebackType
 
     from rich.console import Console
-
-__all__ = ["ConsoleReporter", "Reporter", "SilentReporter", "line_of", "percent"]
 
 PLAIN_STEP_S = 15.0  # seconds between two lines about steps where there is no terminal
 
@@ -80,11 +77,6 @@ def line_of(kind: str, facts: dict[str, Any]) -> str:
     return f"{kind}: {rest}" if rest else kind
 
 
-def percent(value: float | None) -> str:
-    """Return a share as a percentage with one decimal; `-` for None."""
-    return "-" if value is None else f"{value:.1%}"
-
-
 def _cycle_start(facts: dict[str, Any]) -> str:
     sites = facts.get("sites", [])
     shown = ", ".join(sites[:4]) + (f" and {len(sites) - 4} more" if len(sites) > 4 else "")
@@ -100,26 +92,28 @@ def _site(facts: dict[str, Any]) -> str:
 
 
 def _cycle_end(facts: dict[str, Any]) -> str:
-    verdict = "accepted" if facts.get("accepted") else f"rolled back: {facts.get('reason') or 'accuracy'}"
+    verdict = "accepted" if facts.get("accepted") else f"rolled back: {facts.get('reason') or facts['metric']}"
     return (
-        f"  {facts['parameters_before']:,} -> {facts['parameters_after']:,} parameters, accuracy "
-        f"{percent(facts['accuracy_before'])} -> {percent(facts['accuracy_after'])}, {verdict}"
+        f"  {facts['parameters_before']:,} -> {facts['parameters_after']:,} parameters, {facts['metric']} "
+        f"{facts['before']:.4f} -> {facts['after']:.4f}, {verdict}"
     )
 
 
-_LINES = {
+def _variant(facts: dict[str, Any]) -> str:
+    size = f"{facts['size_bytes'] / 1e6:.1f} MB, {facts['metric']} {facts['value']:.4f}"
+    refused = f", refused: {facts['refused']}" if facts.get("refused") else ""
+    return f"  {facts['folder']} {facts['precision']}: {size}{refused}"
+
+
+_LINES: dict[str, Callable[[dict[str, Any]], str]] = {
     "stage": lambda f: f"== {f['name']}",
-    "teacher_epoch": lambda f: f"  teacher, epoch {f.get('epoch', '?')}: accuracy {percent(f.get('accuracy'))}",
-    "validation": lambda f: f"  step {f['step']}: accuracy {percent(f['accuracy'])}",
+    "validation": lambda f: f"  step {f['step']}: {f['metric']} {f['value']:.4f}",
     "cycle_start": _cycle_start,
     "site": _site,
     "cycle_end": _cycle_end,
     "stop": lambda f: f"stopped by: {str(f['rule']).replace('_', ' ')}",
     "verified": lambda f: f"  {f['folder']}: {str(f['what']).replace('_', ' ')} agrees to {f['relative']:.1e}",
-    "variant": lambda f: (
-        f"  {f['folder']} {f['precision']}: {f['size_bytes'] / 1e6:.1f} MB, accuracy {percent(f['accuracy'])}"
-        + (f", refused: {f['refused']}" if f.get("refused") else "")
-    ),
+    "variant": _variant,
     "note": lambda f: f"  note: {f['text']}",
     "runner": lambda f: f"  {f.get('text', '')}".rstrip(),
 }

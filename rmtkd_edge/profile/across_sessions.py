@@ -1,4 +1,4 @@
-"""Two measurements side by side: `rmtkd-edge compare a.json b.json`.
+"""Two measurements next to each other: `rmtkd-edge compare a.json b.json`.
 
 They were made in two sessions, so nothing pairs their rounds: the interval is that of independent rounds, and what the
 machine did between the sessions is in it. Models and machines are never mixed: whatever differs is named.
@@ -14,18 +14,29 @@ from typing import Any
 import numpy as np
 
 from rmtkd_edge.errors import UserError
-from rmtkd_edge.profile.comparison import LEAST_ROUNDS, Rounds, kept, resampled, small_sample_tail, trimmed_mean
+from rmtkd_edge.profile.comparison import excludes_equality
 from rmtkd_edge.profile.document import read_document
 from rmtkd_edge.profile.measuring.basics import RESULTS_SCHEMA, workload_key
-from rmtkd_edge.profile.stage import SCHEMA as PROFILE_SCHEMA
+from rmtkd_edge.profile.ratios import ratio_of_sessions
+from rmtkd_edge.run.records.profile import ProfileRecord
 
-CONDITIONS = (  # what must be the same for a ratio to be of the models, or of the change that was made, alone
-    "cpu_model", "machine", "providers_actual", "onnxruntime", "threads", "spinning", "governor", "limits", "tf32",
-)  # fmt: skip
+# What must be the same for a ratio to be of the models, or of the change that was made, alone.
+CONDITIONS = [
+    "cpu_model",
+    "machine",
+    "providers_actual",
+    "onnxruntime",
+    "threads",
+    "spinning",
+    "governor",
+    "limits",
+    "tf32",
+]
+HINT = "give profile/NAME.json of a run, or a results.json"
 
 
 @dataclass(frozen=True)
-class Contrast:
+class SessionComparison:
     """One model under one workload in both files: b / a, below 1 where b takes less; None where a figure is not there.
 
     differences: what else is not the same between the two. clear: the interval of the latency leaves out 1.
@@ -46,19 +57,22 @@ class Contrast:
     @property
     def clear(self) -> bool:
         """Whether the interval of the latency excludes equality."""
-        return self.latency_ci95 is not None and not self.latency_ci95[0] <= 1.0 <= self.latency_ci95[1]
+        return excludes_equality(self.latency_ci95)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the contrast for JSON."""
+        """Return the comparison for JSON."""
         return {**asdict(self), "clear": self.clear}
 
 
 def read_measurement(file: Path) -> list[dict[str, Any]]:
     """Return the results of a profile's JSON or of a runner's results.json; raise UserError naming the file."""
-    document = read_document(file, "give profile/NAME.json of a run")
-    known = isinstance(document, dict) and document.get("schema") in (PROFILE_SCHEMA, RESULTS_SCHEMA)
-    if not known or not isinstance(document.get("results"), list) or not document["results"]:
-        raise UserError(f"{file} holds no finished measurement", "give profile/NAME.json of a run, or a results.json")
+    document = read_document(file, HINT)
+    schema = document.get("schema") if isinstance(document, dict) else None
+    if schema not in (ProfileRecord.SCHEMA, RESULTS_SCHEMA):
+        known = f"{ProfileRecord.SCHEMA} and {RESULTS_SCHEMA}"
+        raise UserError(f"{file} holds no finished measurement: its schema is {schema}, {known} are read", HINT)
+    if not isinstance(document.get("results"), list) or not document["results"]:
+        raise UserError(f"{file} holds no finished measurement", HINT)
     if any((result.get("quality") or {}).get("verdict") == "emulated" for result in document["results"]):
         raise UserError(
             f"{file} was measured under emulation: its times are compared with nothing", "give another file"
@@ -66,8 +80,8 @@ def read_measurement(file: Path) -> list[dict[str, Any]]:
     return list(document["results"])
 
 
-def contrast_files(a: Path, b: Path, seed: int = 0) -> list[Contrast]:
-    """Return a contrast for every model and workload that both files have; raise UserError where they share none."""
+def compare_files(a: Path, b: Path, seed: int = 0) -> list[SessionComparison]:
+    """Return a comparison for every model and workload that both files have; raise UserError where they share none."""
     sides = [{_key(r): r for r in read_measurement(file)} for file in (a, b)]
     shared = [key for key in sides[0] if key in sides[1]]
     if not shared:
@@ -77,7 +91,9 @@ def contrast_files(a: Path, b: Path, seed: int = 0) -> list[Contrast]:
             "measure both with the same --batch-size and --seq-len",
         )
     try:
-        return [contrast(sides[0][key], sides[1][key], seed) for key in shared]
+        return [compare_results(sides[0][key], sides[1][key], seed) for key in shared]
+    except ValueError as err:
+        raise UserError(f"{a} or {b}: {err}", "measure again") from err
     except (KeyError, TypeError, IndexError) as err:
         raise UserError(f"{a} or {b} lacks {err} in a result", "measure again with this version") from err
 
@@ -86,10 +102,10 @@ def _key(result: Mapping[str, Any]) -> tuple[str, str]:
     return str(result.get("label")), workload_key(dict(result.get("workload") or {"batch": 0}))
 
 
-def contrast(a: Mapping[str, Any], b: Mapping[str, Any], seed: int = 0) -> Contrast:
-    """Return the contrast of two results of the same label and workload."""
+def compare_results(a: Mapping[str, Any], b: Mapping[str, Any], seed: int = 0) -> SessionComparison:
+    """Return the comparison of two results of the same label and workload."""
     ratio, ends = ratio_of_sessions(rounds_of(b), rounds_of(a), seed)
-    return Contrast(
+    return SessionComparison(
         label=str(a["label"]),
         workload=workload_key(dict(a["workload"])),
         latency_ms=(float(a["latency"]["p50"]), float(b["latency"]["p50"])),
@@ -111,28 +127,6 @@ def rounds_of(result: Mapping[str, Any]) -> list[list[float]]:
         return [[ns / 1e6 for ns in block] for block in latency["rounds_ns"]]
     ends = np.cumsum(latency["round_sizes"])[:-1]
     return [part.tolist() for part in np.split(np.asarray(latency["values"], float), ends)]
-
-
-def ratio_of_sessions(numerator: Rounds, denominator: Rounds, seed: int) -> tuple[float, tuple[float, float] | None]:
-    """Return the ratio of the trimmed geometric means of round medians, and its 95 % interval.
-
-    Rounds are drawn independently. Raises UserError for rounds that are empty or not positive. The interval is None
-    below 5 rounds on a side.
-    """
-    sides = []
-    for side in (numerator, denominator):
-        if not side or any(not len(r) or min(r) <= 0 for r in side):
-            raise UserError("a measurement has a round without values, or with values that are not positive")
-        sides.append(np.log([np.median(r) for r in side]))
-    ratio = float(np.exp(trimmed_mean(sides[0]) - trimmed_mean(sides[1])))
-    fewest = min(len(side) for side in sides)
-    if fewest < LEAST_ROUNDS:
-        return ratio, None
-    rng = np.random.default_rng(seed)
-    drawn = [resampled(side, rng) for side in sides]
-    tail = small_sample_tail(kept(fewest))
-    low, high = np.exp(np.quantile(drawn[0] - drawn[1], (tail, 1.0 - tail)))
-    return ratio, (float(low), float(high))
 
 
 def _ratio(a: float | None, b: float | None) -> float | None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
 
 from rmtkd_edge.config.hardware import Budgets
+from rmtkd_edge.errors import Finding
+from rmtkd_edge.run.records.profile import MeasurementRecord, ProfileRecord
 
 MEGABYTE = 1_000_000
 UNITS = {"latency_ms": "ms", "disk_mb": "MB", "memory_mb": "MB", "energy_mj": "mJ", "limits.memory_mb": "MB"}
@@ -32,40 +34,82 @@ class Verdict:
         return not self.failed and self.value is not None and self.value <= self.limit
 
 
-def judge(document: Mapping[str, Any], budgets: Budgets) -> list[Verdict]:
+@dataclass(frozen=True)
+class RecipeBudget:
+    """What a recipe's own stop section demands of one device, named by its profile, in place of the profile's."""
+
+    device: str
+    latency_ms: float | None = None
+    disk_mb: float | None = None
+
+    def over(self, budgets: Budgets) -> Budgets:
+        """Return a profile's budgets with these in place of its own."""
+        mine = {"latency_ms": self.latency_ms, "disk_mb": self.disk_mb}
+        return budgets.model_copy(update={key: value for key, value in mine.items() if value is not None})
+
+
+def missed_budgets(where: Path, records: Sequence[ProfileRecord], recipe: RecipeBudget | None) -> Finding | None:
+    """Return a finding, with a table, where no file keeps the limits of a device, or of the recipe for it.
+
+    Args:
+        where: the run, whose records stay whatever is found.
+        records: the devices that were measured.
+        recipe: what the recipe demands of one device.
+    """
+    table: list[list[str]] = []
+    missed = []
+    for record in records:
+        budgets = Budgets.model_validate(record.hardware["budgets"])
+        if recipe is not None and recipe.device == record.profile:
+            budgets = recipe.over(budgets)
+        verdicts = judge(record, budgets)
+        if verdicts and not files_within(verdicts):
+            missed.append(record.profile)
+            table += rows(verdicts) if not table else rows(verdicts)[1:]
+    if not missed:
+        return None
+    return Finding(
+        f"no file of {where} keeps the budgets of {', '.join(missed)}; what was measured is kept",
+        f"compress further: rmtkd-edge compress RECIPE --budget {missed[0]}",
+        table,
+    )
+
+
+def judge(record: ProfileRecord, budgets: Budgets) -> list[Verdict]:
     """Return a verdict for every compressed file and every limit, under the smallest workload that was measured.
 
-    `document` is a profile's JSON; latency is the median, energy gross and of one input, memory the peak above a bare
-    import. Where the profile has a [limits] of memory, what a process takes with the import counts against it.
+    Latency is the median, energy gross and of one input, memory the peak above a bare import. Where the profile has a
+    [limits] of memory, what a process takes with the import counts against it.
     """
-    limits = {name: value for name, value in budgets.model_dump().items() if value is not None}
-    mine = [result for result in document["results"] if result["role"] == "candidate"]
-    sizes = {(r["workload"]["batch"], r["workload"].get("seq") or 0) for r in mine}
-    smallest = [r for r in mine if (r["workload"]["batch"], r["workload"].get("seq") or 0) == min(sizes)]
-    return [verdict for result in smallest for verdict in _of_file(result, limits)]
+    limits = {name: float(value) for name, value in budgets.model_dump().items() if value is not None}
+    mine = [result for result in record.results if result.role == "candidate"]
+    smallest = min((_size(result) for result in mine), default=None)
+    return [verdict for result in mine if _size(result) == smallest for verdict in _of_file(result, limits)]
 
 
-def _of_file(result: Mapping[str, Any], limits: Mapping[str, float]) -> list[Verdict]:
-    verdicts = [Verdict(result["label"], name, float(limit), *_value(result, name)) for name, limit in limits.items()]
-    held = result["memory"].get("limit")
-    if held:
-        needs = None if held["needs_bytes"] is None else held["needs_bytes"] / MEGABYTE
-        limit, failed = held["limit_bytes"] / MEGABYTE, held["fits"] is False
-        verdicts.append(Verdict(result["label"], "limits.memory_mb", limit, needs, held["why"], failed))
+def _size(result: MeasurementRecord) -> tuple[int, int]:
+    return result.workload.batch, result.workload.seq or 0
+
+
+def _of_file(result: MeasurementRecord, limits: Mapping[str, float]) -> list[Verdict]:
+    verdicts = [Verdict(result.label, name, limit, *_value(result, name)) for name, limit in limits.items()]
+    held = result.memory.limit
+    if held is not None:
+        needs = None if held.needs_bytes is None else held.needs_bytes / MEGABYTE
+        limit, why = held.limit_bytes / MEGABYTE, held.why or ""
+        verdicts.append(Verdict(result.label, "limits.memory_mb", limit, needs, why, held.fits is False))
     return verdicts
 
 
-def _value(result: Mapping[str, Any], name: str) -> tuple[float | None, str]:
-    if name == "latency_ms":
-        p50 = result["latency"]["p50"]
-        return (None, result["latency"].get("p50_why") or "not measured") if p50 is None else (float(p50), "")
-    if name == "disk_mb":
-        return result["model"]["disk_bytes"] / MEGABYTE, ""
-    if name == "memory_mb":
-        peak = result["memory"]["peak_rss_bytes"]
-        return (None, result["memory"].get("why") or "not measured") if peak is None else (peak / MEGABYTE, "")
-    joules = result["energy"]["j_per_inf_gross"]
-    return (None, result["energy"].get("why") or "not measured") if joules is None else (1e3 * joules, "")
+def _value(result: MeasurementRecord, name: str) -> tuple[float | None, str]:
+    joules = result.energy.j_per_inf_gross
+    value, scale, why = {
+        "latency_ms": (result.latency.p50, 1.0, result.latency.p50_why),
+        "disk_mb": (result.model.disk_bytes, 1 / MEGABYTE, None),
+        "memory_mb": (result.memory.peak_rss_bytes, 1 / MEGABYTE, result.memory.why),
+        "energy_mj": (joules, 1e3, result.energy.why or result.energy.j_per_inf_gross_why),
+    }[name]
+    return (None, why or "not measured") if value is None else (value * scale, "")
 
 
 def files_within(verdicts: list[Verdict]) -> list[str]:

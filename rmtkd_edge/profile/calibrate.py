@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 import tempfile
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import tomli_w
 
-from rmtkd_edge.errors import RunDirError, UserError
 from rmtkd_edge.config.hardware import Curve, HardwareProfile, find_profile, parse_profile, resolve_threads
+from rmtkd_edge.errors import RunDirError, UserError
+from rmtkd_edge.hashing import sha256_file
 from rmtkd_edge.profile import layers
 from rmtkd_edge.profile.identity import refuse_device, refuse_runtime
-from rmtkd_edge.profile.measuring.basics import PLAN_SCHEMA, workload_key
-from rmtkd_edge.profile.plan import TOLERANCE, TOLERANCE_OTHER, copy_runner, reference_outputs
+from rmtkd_edge.profile.plan import reference_outputs, write_plan
 from rmtkd_edge.profile.reach import Reach, carry_out
-from rmtkd_edge.profile.transport_local import Progress
-from rmtkd_edge.run.directory import atomic_write_bytes, sha256_file
+from rmtkd_edge.profile.transport_local import progress_of
+from rmtkd_edge.profile.workload import Effort, Workload
+from rmtkd_edge.run.directory import atomic_write_bytes
+from rmtkd_edge.run.reporter import Reporter
 
 MULTIPLES = (1, 2, 4, 8, 16, 32)
 CLOSE = 1.02  # a multiple whose mean latency is within 2 % of the best one's is as good, and wastes fewer channels
@@ -30,11 +30,26 @@ WIDTHS = {"conv": tuple(range(33, 65)), "gemm": tuple(range(97, 129))}  # every 
 SIZES = {"conv": (8, 16, 32, 64, 128, 256), "gemm": (32, 64, 128, 256, 512, 1024)}  # from narrow to wide
 FEW = (8, 16, 32, 64, 128, 256)  # widths of convolutions of one small image
 ROUNDS, MIN_RUNS, MIN_SECONDS, WARMUP = 10, 30, 0.2, 3
-WORKLOAD = {"batch": layers.BATCH, "seq": None}
+WORKLOAD = Workload(layers.BATCH, None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CurveOptions:
+    """Which widths are measured, by kind, and for how long.
+
+    Attributes:
+        widths: every width of a range, which the multiples come from.
+        sizes: few widths, from narrow to wide.
+    """
+
+    widths: Mapping[str, Sequence[int]] = field(default_factory=lambda: WIDTHS)
+    sizes: Mapping[str, Sequence[int]] = field(default_factory=lambda: SIZES)
+    min_runs: int = MIN_RUNS
+    min_seconds: float = MIN_SECONDS
 
 
 @dataclass(frozen=True)
-class Calibration:
+class MeasuredCurves:
     """Median latency_ms by width, the multiple, both by kind; where they come from; what other processes disturbed.
 
     curves: every width of a range, which multiples come from. sizes: few widths, from narrow to wide, and `conv_few` of
@@ -67,23 +82,26 @@ def best_multiple(curve: Curve) -> int:
 
 
 def calibrate(
-    profile: HardwareProfile, *, widths: Mapping[str, Sequence[int]] = WIDTHS,
-    sizes: Mapping[str, Sequence[int]] = SIZES, min_runs: int = MIN_RUNS, min_seconds: float = MIN_SECONDS,
-    progress: Progress | None = None, host: str | None = None,
-) -> Calibration:  # fmt: skip
+    profile: HardwareProfile, reporter: Reporter, host: str | None = None, options: CurveOptions | None = None
+) -> MeasuredCurves:
     """Measure the curves on this machine, or over ssh on `host`, under the profile's provider, threads and spinning.
 
-    Widths take turns in every round (runner.py, in a fresh process). Raises UserError for a profile of another device,
-    ProviderError for a provider that is not there.
+    Widths take turns in every round (runner.py, in a fresh process).
+
+    Raises:
+        UserError: the profile is of another device.
+        ProviderError: the provider is not there.
     """
+    asked = options or CurveOptions()
+    widths, sizes = asked.widths, asked.sizes
     refuse_runtime(profile)
     refuse_device(profile, host)
     with tempfile.TemporaryDirectory(prefix="rmtkd-calibrate-") as folder:
         bundle = Path(folder)
         every = {kind: sorted({*widths[kind], *sizes.get(kind, ())}) for kind in widths}
         every |= {"conv_few": list(FEW), **{kind: [layers.ELEMENTS] for kind in layers.OPERATORS}}
-        _write_bundle(bundle, profile, every, min_runs, min_seconds)
-        document = carry_out(bundle, bundle / "results.json", profile, Reach(host), progress)
+        _write_bundle(bundle, profile, every, asked)
+        document = carry_out(bundle, bundle / "results.json", profile, Reach(host), progress_of(reporter))
     found: dict[str, Curve] = {kind: {} for kind in every}
     contended = []
     for result in document["results"]:
@@ -97,14 +115,13 @@ def calibrate(
     wide["conv_few"] = found["conv_few"]
     number = layers.DEPTH * layers.ROWS * layers.ELEMENTS
     single = {kind: round(1e6 * found[kind][layers.ELEMENTS] / number, 5) for kind in layers.OPERATORS}
-    return Calibration(curves, multiples, document["env"], tuple(contended), wide, single)
+    return MeasuredCurves(curves, multiples, document["env"], tuple(contended), wide, single)
 
 
 def _write_bundle(
-    bundle: Path, profile: HardwareProfile, widths: Mapping[str, Sequence[int]], min_runs: int, min_seconds: float
+    bundle: Path, profile: HardwareProfile, widths: Mapping[str, Sequence[int]], asked: CurveOptions
 ) -> None:
-    copy_runner(bundle)
-    arrays, key, threads = layers.inputs(), workload_key(WORKLOAD), resolve_threads(profile)
+    arrays, threads = layers.inputs(), resolve_threads(profile)
     models: list[dict[str, Any]] = []
     reference: dict[str, Any] = {}
     for kind, these in widths.items():
@@ -113,19 +130,21 @@ def _write_bundle(
             path = layers.write(kind, width, bundle / file)
             label = f"{kind} {width}"
             found = reference_outputs(path, arrays, threads, label)
-            reference |= {f"{label}/{key}/{name}": value for name, value in found.items()}
-            models.append({"label": label, "role": label, "precision": "fp32", "file": file,
-                           "sha256": sha256_file(path), "external": []})  # fmt: skip
-    np.savez(bundle / "inputs.npz", allow_pickle=False, **{f"{key}/{name}": value for name, value in arrays.items()})
-    np.savez(bundle / "reference.npz", allow_pickle=False, **reference)
-    plan = {
-        "schema": PLAN_SCHEMA, "profile": profile.name, "provider": profile.provider, "threads": threads,
-        "spinning": profile.spinning, "models": models, "inputs": "inputs.npz", "reference": "reference.npz",
-        "tolerance": TOLERANCE.get(profile.provider, TOLERANCE_OTHER), "workloads": [WORKLOAD], "min_runs": min_runs,
-        "min_duration_s": min_seconds, "rounds": min(ROUNDS, min_runs), "warmup": WARMUP, "idle_s": 0.0,
-        "probe_repeats": 0, "seed": 0, "meters": ["unavailable"], "meter_required": False, "meter_options": {},
-    }  # fmt: skip
-    (bundle / "plan.json").write_text(json.dumps(plan, indent=1), encoding="utf-8")
+            reference |= {f"{label}/{WORKLOAD.key}/{name}": value for name, value in found.items()}
+            described = {"label": label, "role": label, "precision": "fp32", "file": file, "external": []}
+            models.append({**described, "sha256": sha256_file(path)})
+    effort = Effort(asked.min_runs, asked.min_seconds, min(ROUNDS, asked.min_runs), WARMUP, 0.0, 0)
+    settings = {
+        "models": models,
+        "workloads": [WORKLOAD.to_dict()],
+        **asdict(effort),
+        "seed": 0,
+        "meters": ["unavailable"],
+        "meter_required": False,
+        "meter_options": {},
+    }
+    named = {f"{WORKLOAD.key}/{name}": value for name, value in arrays.items()}
+    write_plan(bundle, profile, named, reference, settings)
 
 
 def refuse_target(target: Path, force: bool) -> None:
@@ -136,22 +155,26 @@ def refuse_target(target: Path, force: bool) -> None:
         raise RunDirError(f"{target} is there already", "add --force to replace it, or choose another --out")
 
 
-def write_profile(source: str, found: Calibration, target: Path) -> HardwareProfile:
+def write_profile(source: str | Path, found: MeasuredCurves, target: Path) -> HardwareProfile:
     """Write a copy of a profile with the measured multiples and curves, named after the file, and return it.
 
     Raises RecipeError for a file name that is no profile's name.
     """
-    data: dict[str, Any] = tomllib.loads(find_profile(source).read_text(encoding="utf-8"))
+    data: dict[str, Any] = tomllib.loads(find_profile(str(source)).read_text(encoding="utf-8"))
     data |= {"name": target.stem, "comparable": False, "alignment": dict(found.multiples)}
     data.setdefault("whys", {})["alignment"] = "measured: see calibration"
     env = found.environment
     data["calibration"] = {
-        "profile": source, "provider": env["providers_actual"][0], "processor": str(env["cpu_model"] or "unknown"),
-        "onnxruntime": env["onnxruntime"], "threads": env["threads"], "contended": len(found.contended),
+        "profile": str(source),
+        "provider": env["providers_actual"][0],
+        "processor": str(env["cpu_model"] or "unknown"),
+        "onnxruntime": env["onnxruntime"],
+        "threads": env["threads"],
+        "contended": len(found.contended),
         **{kind: _written(curve) for kind, curve in found.curves.items()},
         **{f"{kind}_sizes": _written(curve) for kind, curve in found.sizes.items()},
         "ns_per_element": found.ns_per_element,
-    }  # fmt: skip
+    }
     profile = parse_profile(data, str(target))
     atomic_write_bytes(target, tomli_w.dumps(data).encode())
     return profile

@@ -5,14 +5,13 @@ from __future__ import annotations
 import platform
 import shutil
 import subprocess
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rmtkd_edge.errors import Finding, ProviderError, UserError
 from rmtkd_edge.config.hardware import HardwareProfile
+from rmtkd_edge.errors import Finding, ProviderError, UserError
+from rmtkd_edge.run.records.profile import ProfileRecord
 
-EMULATED = "emulated"
 WHY = "emulated: times, memory and energy of an emulator say nothing of the device"
 SETUP = "python tools/arm64_python.py DIR sets it up; then --python DIR/python"
 ARCHITECTURE = "aarch64"  # the one that tools/arm64_python.py sets up
@@ -76,39 +75,22 @@ def without_times(result: dict[str, Any]) -> dict[str, Any]:
     return {**result, **gone, **whys, "latency": latency, "memory": memory, "energy": energy}
 
 
-def disagreements(results: Sequence[dict[str, Any]]) -> list[str]:
+def disagreements(record: ProfileRecord) -> list[str]:
     """Return a sentence for every int8 file whose outputs left the stated tolerance to its outputs on the host."""
     found = []
-    for result in results:
-        check = result["verification"]
-        difference, limit = check.get("same_file_max_rel_diff"), check.get("same_file_tolerance")
+    for result in record.results:
+        check = result.verification
+        difference, limit = check.same_file_max_rel_diff, check.same_file_tolerance
         if difference is not None and limit is not None and difference > limit:
             found.append(
-                f"{result['label']} (batch {result['workload']['batch']}) differs from its outputs on the host by "
+                f"{result.label} (batch {result.workload.batch}) differs from its outputs on the host by "
                 f"{difference:.2e} of their largest magnitude; {limit:g} is the stated tolerance"
             )
     return found
 
 
-def refuse_disagreement(document: dict[str, Any]) -> None:
+def refuse_disagreement(record: ProfileRecord) -> None:
     """Raise Finding where an emulated device's int8 outputs left the tolerance (nothing else is asked of it)."""
-    found = disagreements(document["results"]) if document["hardware"].get("emulated") else []
+    found = disagreements(record) if record.emulated else []
     if found:
-        raise Finding(f"{document['profile']}: {'; '.join(found)}", "what was measured is kept; see the report")
-
-
-def agreement_rows(results: Sequence[dict[str, Any]]) -> list[list[str]]:
-    """Return a table, the header first, of how far outputs are from the host's: of fp32, and of the same file."""
-    table = [["model", "batch", "tokens", "from fp32", "from itself: relative", "absolute", "tolerance", "same labels"]]
-    for result in results:
-        check, workload = result["verification"], result["workload"]
-        row = [result["label"], str(workload["batch"]), str(workload.get("seq") or "-"), f"{check['max_rel_diff']:.1e}"]
-        fp32 = result["model"]["precision"] == "fp32"
-        prefix, limit = ("", check.get("tolerance")) if fp32 else ("same_file_", check.get("same_file_tolerance"))
-        row += [
-            "-" if (v := check.get(f"{prefix}{key}")) is None else f"{v:.1e}"
-            for key in ("max_rel_diff", "max_abs_diff")
-        ]
-        same = check.get("same_labels")
-        table.append([*row, "-" if limit is None else f"{limit:g}", "-" if same is None else f"{100 * same:.0f} %"])
-    return table
+        raise Finding(f"{record.profile}: {'; '.join(found)}", "what was measured is kept; see the report")

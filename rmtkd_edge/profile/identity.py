@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from rmtkd_edge.errors import UserError
 from rmtkd_edge.config.hardware import HardwareProfile
+from rmtkd_edge.errors import UserError
 from rmtkd_edge.machine import ARM_SETS, X86_SETS, detect_machine
 from rmtkd_edge.profile.emulation import refuse_interpreter
 

@@ -22,10 +22,19 @@ from rmtkd_edge.profile.measuring.basics import RunnerError, read_text
 from rmtkd_edge.profile.measuring.machine import status_bytes
 
 QUIET = (
-    "--headless=new", "--no-first-run", "--no-default-browser-check", "--disable-extensions", "--disable-sync",
-    "--disable-background-networking", "--disable-component-update", "--disable-breakpad", "--disable-dev-shm-usage",
-    "--disable-background-timer-throttling", "--disable-renderer-backgrounding", "--password-store=basic",
-)  # fmt: skip
+    "--headless=new",
+    "--no-first-run",
+    "--no-default-browser-check",
+    "--disable-extensions",
+    "--disable-sync",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-breakpad",
+    "--disable-dev-shm-usage",
+    "--disable-background-timer-throttling",
+    "--disable-renderer-backgrounding",
+    "--password-store=basic",
+)
 
 
 @dataclass(frozen=True)
@@ -132,10 +141,8 @@ class NodeLink(Link):
         super().__init__(limits, bundle / "node-stderr.txt")
         command = [binary, str(script), str(modules), str(bundle)]
         with self.errors.open("w", encoding="utf-8") as stderr:
-            self.process = subprocess.Popen(
-                command, cwd=bundle, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, text=True,
-                encoding="utf-8", start_new_session=True,
-            )  # fmt: skip
+            pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": stderr}
+            self.process = subprocess.Popen(command, cwd=bundle, encoding="utf-8", start_new_session=True, **pipes)
         threading.Thread(target=self._pump, daemon=True).start()
 
     def _send(self, command: dict[str, Any]) -> None:

@@ -29,7 +29,9 @@ def open_session(link: Link, plan: dict[str, Any], model: dict[str, Any], folder
         if not (folder / part).resolve().is_relative_to(folder.resolve()):
             raise RunnerError("plan", f"{part} is outside the bundle")
     folder_of_model = PurePosixPath(parts[0]).parent
-    external = [{"path": PurePosixPath(part).relative_to(folder_of_model).as_posix(), "file": part} for part in parts[1:]]
+    external = [
+        {"path": PurePosixPath(part).relative_to(folder_of_model).as_posix(), "file": part} for part in parts[1:]
+    ]
     settings = {"threads": plan["threads"], "spinning": plan["spinning"]}
     try:
         opened = link.call("open", file=parts[0], external=external, **settings)
@@ -83,7 +85,7 @@ class Session:
         reply = self.link.call("block", session=self.opened["session"], inputs=inputs, runs=runs, seconds=seconds)
         after, ns, cpu, wall = processor_ns(pids), reply["ns"], reply["cpu_ns"], int(reply["wall_ns"])
         if len(ns) < runs or not all(isinstance(value, int) and value > 0 for value in ns):
-            raise RunnerError("model", "a call took less than one step of the runtime's clock: give it a larger workload")
+            raise RunnerError("model", "a call took less than one step of the runtime's clock: enlarge the workload")
         if cpu is None and before is not None and after is not None and wall >= LEAST_CPU_WINDOW_NS:
             cpu = after - before
         self._judge_clock(ns)

@@ -64,9 +64,12 @@ def gelu_graph(width: int) -> onnx.ModelProto:
     constants = {"root": 2**0.5, "one": 1.0, "half": 0.5}
     for i in range(DEPTH):
         steps = (
-            ("Div", [current, "root"]), ("Erf", [f"0.{i}"]), ("Add", [f"1.{i}", "one"]),
-            ("Mul", [current, f"2.{i}"]), ("Mul", [f"3.{i}", "half"]),
-        )  # fmt: skip
+            ("Div", [current, "root"]),
+            ("Erf", [f"0.{i}"]),
+            ("Add", [f"1.{i}", "one"]),
+            ("Mul", [current, f"2.{i}"]),
+            ("Mul", [f"3.{i}", "half"]),
+        )
         nodes += [helper.make_node(op, read, [f"{number}.{i}"]) for number, (op, read) in enumerate(steps)]
         current = f"4.{i}"
     weights = [numpy_helper.from_array(np.array(value, np.float32), name) for name, value in constants.items()]
@@ -90,8 +93,11 @@ def norm_graph(width: int) -> onnx.ModelProto:
 
 OPERATORS = {"gelu": gelu_graph, "softmax": softmax_graph, "norm": norm_graph}
 GRAPHS: dict[str, Callable[[int], onnx.ModelProto]] = {
-    "conv": conv_graph, "gemm": gemm_graph, "conv_few": few_graph, **OPERATORS,
-}  # fmt: skip
+    "conv": conv_graph,
+    "gemm": gemm_graph,
+    "conv_few": few_graph,
+    **OPERATORS,
+}
 
 
 def inputs() -> dict[str, NDArray[np.float32]]:

@@ -12,7 +12,7 @@ from rmtkd_edge.profile.emulation import refuse_machine
 from rmtkd_edge.profile.identity import refuse_other_machine
 from rmtkd_edge.profile.transport_javascript import PACKAGES, find_tools, run_javascript
 from rmtkd_edge.profile.transport_local import STALL_S, Progress, run_bundle
-from rmtkd_edge.profile.transport_ssh import Target, make_target, run_over_ssh
+from rmtkd_edge.profile.transport_ssh import Target, Waiting, make_target, run_over_ssh
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ def carry_out(
     name = reach.host or profile.host
     if profile.transport in PACKAGES:
         tools = find_tools(profile.transport, reach.javascript)
-        return run_javascript(bundle, results, tools, timeout_s=reach.timeout_s, progress=progress)
+        return run_javascript(bundle, results, tools, progress, timeout_s=reach.timeout_s)
     if name is None:
         stall_s = EMULATED_STALL_S if profile.emulated else STALL_S
         document = run_bundle(
@@ -47,6 +47,6 @@ def carry_out(
         refuse_machine(profile, document["env"]["machine"], reach.python or "this Python")
         return document
     target = make_target(name, python=reach.python or Target.python)
-    document = run_over_ssh(bundle, results, target, timeout_s=reach.timeout_s, progress=progress)
+    document = run_over_ssh(bundle, results, target, progress, Waiting(reach.timeout_s))
     refuse_other_machine(document["env"], profile, name)
     return document

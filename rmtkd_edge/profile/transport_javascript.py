@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rmtkd_edge.config.settings import shipped_folder
 from rmtkd_edge.errors import ProviderError
 from rmtkd_edge.profile.javascript_links import Limits, Link, NodeLink, PageLink
 from rmtkd_edge.profile.javascript_session import open_session
@@ -25,7 +26,6 @@ from rmtkd_edge.profile.measuring import execute, machine, sessions
 from rmtkd_edge.profile.measuring.basics import RunnerError, workload_key
 from rmtkd_edge.profile.measuring.plan import arrays_of
 from rmtkd_edge.profile.transport_local import STALL_S, Progress, refusal
-from rmtkd_edge.config.settings import shipped_folder
 
 PACKAGES = {"node": "onnxruntime-node", "browser": "onnxruntime-web"}
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
@@ -53,9 +53,8 @@ def find_tools(transport: str, folder: Path | None = None) -> Tools:
     names = ("node",) if transport == "node" else BROWSERS
     binary = next((found for found in map(shutil.which, names) if found), None)
     if binary is None:
-        what = "install Node.js 18 or later (nodejs.org, or your system's package)" if transport == "node" else (
-            "install Chromium: sudo apt install chromium (or your system's package)"
-        )  # fmt: skip
+        program = "Node.js 18 or later (nodejs.org" if transport == "node" else "Chromium (sudo apt install chromium"
+        what = f"install {program}, or your system's package)"
         raise ProviderError(f"none of {', '.join(names)} is on PATH", what)
     modules = folder.resolve() / "node_modules"
     try:
@@ -71,9 +70,14 @@ def find_tools(transport: str, folder: Path | None = None) -> Tools:
 
 
 def run_javascript(
-    bundle: Path, results: Path, tools: Tools, *, timeout_s: float | None = None, stall_s: float = STALL_S,
+    bundle: Path,
+    results: Path,
+    tools: Tools,
     progress: Progress | None = None,
-) -> dict[str, Any]:  # fmt: skip
+    *,
+    timeout_s: float | None = None,
+    stall_s: float = STALL_S,
+) -> dict[str, Any]:
     """Carry out bundle/plan.json and return the runner's document, which stays at `results`.
 
     What an earlier call left at `results` is continued. Raises what transport_local.run_bundle raises.

@@ -16,6 +16,7 @@ from typing import IO, Any
 
 from rmtkd_edge.errors import Finding, ProviderError, RmtkdError, RunDirError, UserError
 from rmtkd_edge.profile.emulation import find_python
+from rmtkd_edge.run.reporter import Reporter
 
 Progress = Callable[[dict[str, Any]], None]
 STALL_S = 900.0  # without a word from the runner for this long, it is taken for hung
@@ -23,7 +24,8 @@ STALL_S = 900.0  # without a word from the runner for this long, it is taken for
 _KINDS: dict[str, tuple[type[RmtkdError], str]] = {
     "provider": (
         ProviderError,
-        "--on local-cpu measures on the processor; onnxruntime-gpu brings CUDAExecutionProvider",
+        "--on local-cpu measures on the processor, for which onnxruntime is enough; CUDAExecutionProvider needs "
+        "an NVIDIA GPU and onnxruntime-gpu in place of onnxruntime",
     ),
     "meter": (ProviderError, "--meter auto takes what can be read here"),
     "disk": (RunDirError, "free space; the same command goes on from what is there"),
@@ -31,6 +33,15 @@ _KINDS: dict[str, tuple[type[RmtkdError], str]] = {
     "hash": (RunDirError, "export the run again: rmtkd-edge export RUN"),
     "output": (Finding, "the exported model does not compute what it did on the host: export it again and verify"),
 }
+
+
+def progress_of(reporter: Reporter) -> Progress:
+    """Return what passes the runner's events on to a reporter."""
+
+    def progress(event: dict[str, Any]) -> None:
+        reporter.event("runner", **{key: value for key, value in event.items() if key != "event"})
+
+    return progress
 
 
 def run_bundle(

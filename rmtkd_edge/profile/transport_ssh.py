@@ -20,10 +20,11 @@ from pathlib import Path
 from typing import Any
 
 from rmtkd_edge.errors import ProviderError, UserError
+from rmtkd_edge.hashing import sha256_file
 from rmtkd_edge.profile.document import LARGEST
 from rmtkd_edge.profile.measuring.store import digest_of
 from rmtkd_edge.profile.transport_local import Progress, event_of, read_outcome
-from rmtkd_edge.run.directory import atomic_write_bytes, sha256_file
+from rmtkd_edge.run.directory import atomic_write_bytes
 
 FOLDER, IN_HOME = ".cache/rmtkd-edge", 'cd "$HOME" || exit 1\n'
 CONNECT_S, PATIENCE_S, POLL_S = 15, 120.0, 2.0  # to connect; without any connection; between looks at the runner
@@ -38,6 +39,15 @@ REFUSALS = {  # what ssh says where trying again is of no use: what to do
 
 class ConnectionLost(Exception):
     """ssh could not connect, or lost the connection; another attempt may do."""
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """Seconds: until it is given up (None: never), without any connection, and between looks at the runner."""
+
+    timeout_s: float | None = None
+    patience_s: float = PATIENCE_S
+    poll_s: float = POLL_S
 
 
 @dataclass(frozen=True)
@@ -82,21 +92,21 @@ def make_target(host: str, options: tuple[str, ...] = (), python: str = Target.p
 
 
 def run_over_ssh(
-    bundle: Path, results: Path, target: Target, *, timeout_s: float | None = None, patience_s: float = PATIENCE_S,
-    poll_s: float = POLL_S, progress: Progress | None = None,
-) -> dict[str, Any]:  # fmt: skip
+    bundle: Path, results: Path, target: Target, progress: Progress | None = None, waiting: Waiting | None = None
+) -> dict[str, Any]:
     """Run a bundle on `target` and return the results document, which also stays at `results`.
 
-    Lost connections are taken up again for `patience_s` seconds. Raises what run_bundle raises, and UserError where the
-    machine stays out of reach or `timeout_s` passes; the runner there goes on, and the same call picks it up.
+    Lost connections are taken up again for a while. Raises what run_bundle raises, and UserError where the machine
+    stays out of reach or the time is up; the runner there goes on, and the same call picks it up.
     """
+    waiting = waiting or Waiting()
     plan = json.loads((bundle / "plan.json").read_text(encoding="utf-8"))
     job = f"jobs/{sha256_file(bundle / 'plan.json')[:16]}"
-    again = Again(target, patience_s)
+    again = Again(target, waiting.patience_s)
     _check_python(target, again)
     _send(bundle, job, target, again, progress)
     _start(job, plan, target, again)
-    code = _follow(job, target, again, timeout_s, poll_s, progress)
+    code = _follow(job, target, again, waiting, progress)
     read = f"cd {FOLDER}/{job} && head -c {LARGEST} results.json 2>/dev/null || true"
     found = again(lambda: target.run(read, timeout_s=TRANSFER_S))
     if found:
@@ -146,7 +156,8 @@ def _check_python(target: Target, again: Again) -> None:
             raise
         raise ProviderError(
             f"{target.host} cannot run the measurement: {err.message.splitlines()[-1]}",
-            f"ssh {target.host} {target.python} -m pip install onnxruntime numpy   (Python 3.9 or later)",
+            f"ssh {target.host} {target.python} -m pip install onnxruntime numpy   (Python 3.9 or later; with an "
+            "NVIDIA GPU onnxruntime-gpu in place of onnxruntime)",
         ) from err
 
 
@@ -214,11 +225,9 @@ echo $! > pid"""
     again(lambda: target.run(script))
 
 
-def _follow(
-    job: str, target: Target, again: Again, timeout_s: float | None, poll_s: float, progress: Progress | None
-) -> int:
+def _follow(job: str, target: Target, again: Again, waiting: Waiting, progress: Progress | None) -> int:
     """Pass the runner's events on until it ends and return its exit code."""
-    end = None if timeout_s is None else time.monotonic() + timeout_s
+    end = None if waiting.timeout_s is None else time.monotonic() + waiting.timeout_s
     seen, rest = 0, b""
     while True:
         script = f"""cd {FOLDER}/{job} || exit 1
@@ -240,7 +249,7 @@ tail -c +{seen + 1} events.txt"""
             )
         if end is not None and time.monotonic() >= end:
             raise UserError(
-                f"{target.host} has not finished within {timeout_s:g} s",
+                f"{target.host} has not finished within {waiting.timeout_s:g} s",
                 "its runner goes on; the same command later picks the results up",
             )
-        time.sleep(poll_s)
+        time.sleep(waiting.poll_s)

@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -20,6 +21,7 @@ from rmtkd_edge.report import text
 from rmtkd_edge.report.drawing import Grid, Picture, picture
 from rmtkd_edge.report.palette import ink
 from rmtkd_edge.report.records import Spectra
+from rmtkd_edge.report.svg import STYLE
 from rmtkd_edge.run.records.cycle import CycleRecord, SiteRecord
 
 NULL_SHARE = 1e-6  # of lambda_plus: directions that are zero up to rounding, such as the one LayerNorm removes
@@ -74,7 +76,13 @@ def _round_picture(number: int, sites: list[Analysed]) -> Picture:
     return picture(f"spectra-round-{number}", title, said, caption, lambda narrow: _draw(sites, narrow))
 
 
-def _draw(sites: list[Analysed], narrow: bool) -> Figure:
+def spectra_figure(sites: Sequence[Analysed]) -> Figure:
+    """Return a figure of its own, for a notebook, in the report's style."""
+    with matplotlib.rc_context(STYLE):
+        return _draw(sites, narrow=False)
+
+
+def _draw(sites: Sequence[Analysed], narrow: bool) -> Figure:
     columns = min(2 if narrow else 4, len(sites))
     grid = Grid(len(sites), columns, 66 if narrow else 76, left=24, bottom=15, top=30, below=20)
     figure, places = grid.subplots(narrow)

@@ -30,7 +30,7 @@ class Path:
 
     @property
     def points(self) -> list[tuple[str, int, Scores]]:
-        """Name, parameters and validation scores of the teacher and of every kept cycle (without cycles the student)."""
+        """Name, parameters and validation scores of the teacher and every kept cycle (without cycles the student)."""
         c = self.compression
         if c.student and not c.cycles:
             kept = [("student", c.student.parameters, c.student.validation)]

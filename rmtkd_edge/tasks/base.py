@@ -196,6 +196,11 @@ def find_task(name: str) -> Task[Any]:
     return plugins.find("tasks", name)
 
 
+def tasks_of(modality: str) -> list[Task[Any]]:
+    """Return the tasks of a modality, in the order of their names."""
+    return [task for name in plugins.names("tasks") if (task := find_task(name)).modality == modality]
+
+
 def steps(split: Split, batch_size: int) -> int:
     """Return the number of batches of an epoch."""
     return -(-len(split) // batch_size)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import statistics
 import time
+from pathlib import Path
 from typing import Any
 
 from .basics import HOME, Json, RunnerError, sibling
@@ -14,20 +15,22 @@ WINDOW_S, WINDOW_PERIODS = 10.0, 100
 FEWEST_ROUNDS = 5  # of interleaving, however slow the meter
 
 
-def open_meter(plan: Json) -> tuple[Any, Json]:
+def open_meter(plan: Json, folder: Path = HOME) -> tuple[Any, Json]:
     """Return the first meter of the plan that opens (or None) and its facts; `skipped` says why others did not.
 
-    With `meter_required` a meter that is absent is a RunnerError that names two ways out.
+    folder: the bundle, which may bring meters of third parties. With `meter_required` a meter that is absent is a
+    RunnerError that names two ways out.
     """
     skipped: list[str] = []
     options = {**plan.get("meter_options", {}), "provider": plan["provider"]}
     for name in plan["meters"]:
         if not re.match(r"^[a-z][a-z0-9_]*$", name):
             raise RunnerError("plan", f"{name!r} is no name of a meter")
-        if not (HOME / "meters" / f"{name}.py").is_file():
+        module = find_meter(name, folder)
+        if module is None:
             why, ways = f"no meters/{name}.py next to the runner", ["take a meter that is there", "--meter auto"]
         else:
-            module, base = sibling(f"meters.{name}"), sibling("meters.base")
+            base = sibling("meters.base")
             try:
                 return _opened(module.open_meter(options), skipped)
             except base.MeterAbsent as err:
@@ -36,6 +39,16 @@ def open_meter(plan: Json) -> tuple[Any, Json]:
             raise RunnerError("meter", f"the meter {name} cannot be read: {why}. Either {ways[0]}; or {ways[1]}")
         skipped.append(f"{name}: {why}")
     return None, {"name": "none", "kind": "unavailable", "scope": "nothing", "needs_window": False, "skipped": skipped}
+
+
+def find_meter(name: str, folder: Path) -> Any:
+    """Return the module of a meter: of this package or bundle, or one that only `folder` has; None without it."""
+    places = [place for place in (HOME, folder) if (place / "meters" / f"{name}.py").is_file()]
+    if not places:
+        return None
+    if places[0] != HOME:
+        sibling("meters").__path__.append(str(folder / "meters"))
+    return sibling(f"meters.{name}")
 
 
 def _opened(meter: Any, skipped: list[str]) -> tuple[Any, Json]:

@@ -162,7 +162,7 @@ class Engine:
 
 
 def run_probes(plan: Json, plan_path: Path, store: Store, say: Say, engine: Engine) -> None:
-    """Fill the probes: a bare import, and every model under every workload, several times, each in a process of its own."""
+    """Fill the probes: a bare import, and every model under every workload; several fresh processes of each."""
     probes, repeats = store.doc["probes"], int(plan.get("probe_repeats", 3))
     if "import" not in probes:
         probes["import"] = [engine.probe(plan_path, None) for _ in range(repeats)]
@@ -207,7 +207,7 @@ def _measure(plan: Json, plan_path: Path, store: Store, say: Say, engine: Engine
     store.doc["openings"] = store.doc.get("openings", 0) + 1
     plan = {**plan, "models": models}
     store.doc["env"] = {**engine.environment(plan, sessions[0]), **({} if held is None else {"limits": held})}
-    meter, facts = open_meter(plan)
+    meter, facts = open_meter(plan, folder)
     facts["skipped"] += [engine.no_meter] if engine.no_meter else []
     if store.resumed and store.doc.get("meter", {}).get("name") != facts["name"]:
         store.doc.update(cells={}, idle={}, turns={})  # energies of two meters cannot be added up

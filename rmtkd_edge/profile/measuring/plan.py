@@ -10,7 +10,8 @@ import numpy as np
 
 from .basics import PLAN_SCHEMA, Json, RunnerError
 
-KEYS = "provider threads spinning models inputs reference workloads min_runs min_duration_s warmup rounds seed idle_s meters"
+KEYS = "provider threads spinning models inputs reference workloads min_runs min_duration_s warmup rounds seed"
+KEYS += " idle_s meters"
 
 
 def load_plan(path: Path) -> Json:

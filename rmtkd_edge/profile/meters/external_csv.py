@@ -159,9 +159,7 @@ class ExternalCsv(Meter):
             return ""
         if late < 0:
             return f"the newest row (line {self._row.line}) is {-late:.1f} s in the future: set the clocks alike"
-        return (
-            f"stale: the newest row (line {self._row.line}) is {late:.1f} s old, rows come every {self.period_s:g} s"
-        )
+        return f"stale: the newest row (line {self._row.line}) is {late:.1f} s old, rows come every {self.period_s:g} s"
 
     def read(self) -> Reading:
         """Return the energy up to the newest row; a stale log gives none now, a faulty one none any more."""

@@ -10,13 +10,12 @@ from rmtkd_edge.run.records.base import Document
 
 @dataclass(frozen=True)
 class BundleRecord(Document):
-    """A bundle: the device's profile, the plan with its hash, and whether the inputs are synthetic."""
+    """A bundle: the device's profile, and the plan with its hash."""
 
     SCHEMA: ClassVar[str] = "rmtkd-edge/bundle@2"
 
     profile: dict[str, Any]
     quick: bool
     notes: tuple[str, ...]
-    synthetic: bool
     plan_sha256: str
     plan: dict[str, Any]

@@ -1,0 +1,146 @@
+"""`profile`: the exported models measured on one or several devices."""
+
+from __future__ import annotations
+
+import html
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rmtkd_edge.config.hardware import load_profile
+from rmtkd_edge.errors import Finding, RunDirError, UserError
+from rmtkd_edge.profile.budget import RecipeBudget, missed_budgets
+from rmtkd_edge.profile.identity import refuse_device
+from rmtkd_edge.profile.models import find_exported
+from rmtkd_edge.profile.options import Device, ProfileOptions
+from rmtkd_edge.profile.several import profile_several
+from rmtkd_edge.profile.stage import profile_exported
+from rmtkd_edge.run.directory import Run
+from rmtkd_edge.run.freshness import stale_profiles
+from rmtkd_edge.run.layout import MANIFEST, profile_record, read_recipe
+from rmtkd_edge.run.records.profile import MeasurementRecord, ProfileRecord
+from rmtkd_edge.run.reporter import Reporter, SilentReporter
+
+__all__ = ["ProfileOptions", "ProfileResult", "profile", "profile_run"]
+HEADER = ("device", "model", "batch", "tokens", "p50 ms", "p90 ms", "disk MB", "verdict")
+
+
+@dataclass(frozen=True)
+class ProfileResult:
+    """What was measured, a record a device; `missed` is the finding where no file keeps a device's budgets."""
+
+    records: tuple[ProfileRecord, ...]
+    missed: Finding | None = None
+
+    def _repr_html_(self) -> str:
+        measured = [_row(record.profile, result) for record in self.records for result in record.results]
+        rows = "".join("<tr>" + "".join(f"<td>{html.escape(c)}</td>" for c in row) + "</tr>" for row in measured)
+        notes = "".join(f"<p>{html.escape(note)}</p>" for record in self.records for note in record.notes)
+        return f"<table><tr>{''.join(f'<th>{name}</th>' for name in HEADER)}</tr>{rows}</table>{notes}"
+
+
+def _row(device: str, result: MeasurementRecord) -> tuple[str, ...]:
+    p50, p90 = (("-" if v is None else f"{v:.2f}") for v in (result.latency.p50, result.latency.p90))
+    seq = "-" if result.workload.seq is None else str(result.workload.seq)
+    size = f"{result.model.disk_bytes / 1e6:.1f}"
+    return device, result.label, str(result.workload.batch), seq, p50, p90, size, result.verdict
+
+
+def profile_run(options: ProfileOptions, reporter: Reporter | None = None) -> ProfileResult:
+    """Measure a run's exported models, in turn with the uncompressed ones; every device's record is kept in the run.
+
+    Several devices are measured at the same time.
+
+    Raises:
+        UserError: a device cannot be measured, or is named twice.
+        RunDirError: nothing was exported, or a device was measured already and `force` is not set.
+        Finding: outputs differ from the host's.
+    """
+    run = _open(options)
+    budget = recipe_budget(run)
+    records = profile_several(run, options, reporter or SilentReporter())
+    return ProfileResult(tuple(records), missed_budgets(run.path, records, budget))
+
+
+def profile(
+    folder: str | os.PathLike[str],
+    *,
+    on: Device | Sequence[Device] = "local-cpu",
+    quick: bool = False,
+    batch_sizes: Sequence[int] = (),
+    lengths: Sequence[int] = (),
+    threads: int | None = None,
+    meter: str = "auto",
+    host: str | None = None,
+    force: bool = False,
+    reporter: Reporter | None = None,
+) -> ProfileResult:
+    """Measure what a folder holds with onnxruntime: an exported folder, one with export/ in it, or a run directory.
+
+    Args:
+        on: hardware profiles: names, .toml files, or values.
+        quick: 50 runs and 10 s a model and workload in place of 200 and 60.
+        batch_sizes: the profile's when left out.
+        lengths: tokens a sequence; the profile's when left out.
+        threads: of onnxruntime; the profile's when left out.
+        meter: `auto`, or an energy meter that must open.
+        host: the device's name for ssh; this machine without one.
+        force: measure again what a run has already.
+
+    Returns:
+        A record a device; in a run they are kept as profile/NAME.json, else nothing is written.
+    """
+    options = ProfileOptions(
+        run=Path(folder),
+        on=on if isinstance(on, Device) else tuple(on),
+        quick=quick,
+        batch_sizes=tuple(batch_sizes),
+        lengths=tuple(lengths),
+        threads=threads,
+        meter=meter,
+        host=host,
+        force=force,
+    )
+    if (options.run / MANIFEST).is_file():
+        return profile_run(options, reporter)
+    exported = find_exported(options.run)
+    records = [
+        profile_exported(exported, options.of(device), reporter or SilentReporter()) for device in options.profiles()
+    ]
+    return ProfileResult(tuple(records), missed_budgets(options.run, records, None))
+
+
+def _open(options: ProfileOptions) -> Run:
+    """Return the run to measure; raise for devices that cannot be measured, before any is."""
+    profiles = options.profiles()
+    names = [device.name for device in profiles]
+    if not names or len(set(names)) < len(names):
+        raise UserError(f"--on {','.join(names)!r}: every device once, and at least one", "--on local-cpu")
+    if options.host is not None and len(names) > 1:
+        raise UserError(
+            f"--host {options.host} is one device, --on names {len(names)}", "write `host` into their profiles"
+        )
+    run = open_exported(options.run)
+    stale = stale_profiles(run)
+    for device in profiles:
+        refuse_device(device, options.host, options.python)
+        if run.has(profile_record(device.name)) and device.name not in stale and not options.force:
+            raise RunDirError(f"{run.path} was measured on {device.name} already", "add --force to measure again")
+    return run
+
+
+def open_exported(path: Path) -> Run:
+    """Return a run whose export has finished; raise RunDirError with the command to type otherwise."""
+    run = Run.open(path)
+    if run.stage("export").get("state") != "done":
+        raise RunDirError(f"the stage export has not finished in {run.path}", f"rmtkd-edge export {run.path}")
+    return run
+
+
+def recipe_budget(run: Run) -> RecipeBudget | None:
+    """Return what the run's recipe demands of its device, None where it names none."""
+    stop = read_recipe(run).stop
+    if stop.profile is None:
+        return None
+    return RecipeBudget(load_profile(stop.profile).name, stop.latency_ms, stop.disk_mb)
