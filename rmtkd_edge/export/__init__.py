@@ -1,1 +1,1 @@
-"""From a trained encoder to the ONNX files that ship: fold, emit, audit, quantise, verify, bundle."""
+"""From a trained model to the ONNX files that ship: fold, write, audit, quantise, verify, bundle."""

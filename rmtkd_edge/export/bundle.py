@@ -2,115 +2,72 @@
 
 from __future__ import annotations
 
+import importlib
+import json
 import platform
 from collections.abc import Mapping
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
+from safetensors.torch import save
+from torch import nn
 
 from rmtkd_edge.errors import RunDirError
-from rmtkd_edge.families.encoder.sources import names_from_transformers
-from rmtkd_edge.families.encoder.module import Encoder
-from rmtkd_edge.families.ops import Model, ModelSpec
-from rmtkd_edge.families.encoder.spec import EncoderSpec
+from rmtkd_edge.families.base import Spec, family_of, find_family
 from rmtkd_edge.families.store import SCHEMA, assemble, read_json, read_weights, spec_of
-from rmtkd_edge.run.directory import Run, package_version, sha256_file
+from rmtkd_edge.run.directory import atomic_write_bytes, package_version, sha256_file
+from rmtkd_edge.run.layout import CONFIG, EXPORT_RECORD, WEIGHTS
+from rmtkd_edge.run.records.base import from_json, to_json
+from rmtkd_edge.run.records.export import ExportRecord
 
-CONFIG, WEIGHTS, FACTS = "config.json", "model.safetensors", "rmtkd.json"
-VARIANTS = {"fp32": "onnx/model.onnx", "fp16": "onnx/model_fp16.onnx", "int8": "onnx/model_quantized.onnx"}
-EXPORT_SCHEMA = "rmtkd-edge/export@1"
-CLASSES = {"bert": "Bert", "roberta": "Roberta", "distilbert": "DistilBert", "electra": "Electra"}
 AGAIN = "export again: rmtkd-edge export RUN --force"
-NOTE = (
-    "The widths of this model differ from layer to layer: AutoModel.from_pretrained cannot rebuild it, "
-    "rmtkd_edge.load(FOLDER) and the files under onnx/ can."
-)
+PACKAGES = ("torch", "onnx", "onnxruntime", "transformers")
 
 
-def standardise(folded: Encoder) -> Encoder:
-    """Return the same function with the attention scale 1 / sqrt(query width), the rest of it moved into the query.
+def write_folder(folder: Path, shipped: nn.Module, task: str, preprocessing: Mapping[str, bytes]) -> None:
+    """Write config.json, the weights and the files that turn raw items into inputs.
 
-    A query/key width that was cut keeps the scale of the uncut one. Other loaders derive the scale from the width; with
-    it moved they cannot be silently wrong.
+    Args:
+        task: name of the data set.
+        preprocessing: content of the tokenizer's or the image processor's files by name.
     """
-    layers = tuple(replace(layer, scale=layer.qk**-0.5) for layer in folded.spec.layers)
-    state = {name: tensor.detach() for name, tensor in folded.state_dict().items()}
-    for i, (old, new) in enumerate(zip(folded.spec.layers, layers, strict=True)):
-        for part in ("weight", "bias"):
-            if old.scale != new.scale:
-                state[f"layers.{i}.query.{part}"] = state[f"layers.{i}.query.{part}"] * (old.scale / new.scale)
-    return assemble(replace(folded.spec, layers=layers), state, "the encoder in memory")
+    spec: Any = shipped.spec
+    family = family_of(spec)
+    config = family.config(spec, task)
+    ours = {"schema": SCHEMA, "spec": spec.to_dict(), "task": task, "version": package_version()}
+    config["rmtkd"] = {**ours, **config.get("rmtkd", {})}
+    _write_json(folder / CONFIG, config)
+    atomic_write_bytes(
+        folder / WEIGHTS,
+        save({name: tensor.detach().cpu().contiguous() for name, tensor in family.tensors(shipped).items()}),
+    )
+    for name, content in preprocessing.items():
+        atomic_write_bytes(folder / name, content)
 
 
-def fits_transformers(spec: EncoderSpec) -> bool:
-    """Return whether transformers' own class can hold these widths (one width everywhere, one FFN width)."""
-    first = spec.layers[0]
-    even = all(layer == first for layer in spec.layers) and first.scale == first.qk**-0.5 and spec.words is None
-    # ELECTRA maps its embeddings to the width only where the two differ: a map between equal ones would be dropped
-    factorised = spec.embedding is None or spec.embedding != spec.width
-    return even and factorised and first.heads * first.qk == first.heads * first.value == spec.width == spec.head_width
+def write_record(folder: Path, record: ExportRecord) -> ExportRecord:
+    """Write rmtkd.json, the last file, with the hashes of all others; a folder without it is not whole."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != EXPORT_RECORD)
+    whole = replace(record, files={path.relative_to(folder).as_posix(): sha256_file(path) for path in paths})
+    data = to_json(whole)
+    from_json(ExportRecord, data, folder / EXPORT_RECORD)  # what cannot be read again is its writer's fault
+    _write_json(folder / EXPORT_RECORD, data)
+    return whole
 
 
-def to_config(spec: EncoderSpec, task: str) -> dict[str, Any]:
-    """Return config.json: the standard keys of the model type, and the true shape under `rmtkd`."""
-    from transformers import AutoConfig
-
-    heads, ffn = max(layer.heads for layer in spec.layers), max(layer.ffn for layer in spec.layers)
-    common: dict[str, Any] = {
-        "vocab_size": spec.vocab,
-        "max_position_embeddings": spec.positions,
-        "pad_token_id": spec.pad_id,
-        "id2label": dict(enumerate(spec.labels)),
-        "label2id": {name: i for i, name in enumerate(spec.labels)},
-    }
-    if spec.model_type == "distilbert":
-        shape = {
-            "dim": spec.width,
-            "n_layers": len(spec.layers),
-            "n_heads": heads,
-            "hidden_dim": ffn,
-            "activation": spec.activation,
-            "dropout": spec.dropout,
-            "seq_classif_dropout": spec.dropout,
-        }
-    else:
-        shape = {
-            "hidden_size": spec.width,
-            "num_hidden_layers": len(spec.layers),
-            "num_attention_heads": heads,
-            "intermediate_size": ffn,
-            "type_vocab_size": spec.type_vocab,
-            "hidden_act": spec.activation,
-            "layer_norm_eps": spec.eps,
-            "hidden_dropout_prob": spec.dropout,
-        }
-    if spec.model_type == "electra":
-        shape["embedding_size"] = spec.embedding or spec.width
-    config = AutoConfig.for_model(spec.model_type, **common, **shape).to_dict()
-    config["architectures"] = [CLASSES[spec.model_type] + "ForSequenceClassification"]
-    config["id2label"] = {str(i): name for i, name in enumerate(spec.labels)}
-    config["rmtkd"] = {
-        "schema": SCHEMA,
-        "spec": spec.to_dict(),
-        "task": task,
-        "version": package_version(),
-        "transformers": fits_transformers(spec),
-        "note": None if fits_transformers(spec) else NOTE,
-    }
-    return config
+def read_record(folder: Path) -> ExportRecord:
+    """Return rmtkd.json of an exported folder; raise RunDirError, with the export as the way out, otherwise."""
+    data = read_json(folder / EXPORT_RECORD, AGAIN)
+    versions = data.get("versions")
+    wrote = str(versions.get("rmtkd-edge", "")) if isinstance(versions, dict) else ""
+    try:
+        return from_json(ExportRecord, data, folder / EXPORT_RECORD, wrote)
+    except RunDirError as err:
+        raise RunDirError(err.message, AGAIN) from err
 
 
-def to_tensors(encoder: Encoder) -> dict[str, Tensor]:
-    """Return the weights under transformers' names: a loader that expects other widths fails instead of guessing."""
-    names = names_from_transformers(encoder.spec)
-    return {_rename(name, names): tensor.detach().cpu().contiguous() for name, tensor in encoder.state_dict().items()}
-
-
-def read_spec(folder: Path) -> ModelSpec:
+def read_spec(folder: Path) -> Spec:
     """Return the shape that an exported folder's config.json describes; raise RunDirError otherwise."""
     shape = read_json(folder / CONFIG, AGAIN).get("rmtkd")
     if not isinstance(shape, dict):
@@ -118,41 +75,11 @@ def read_spec(folder: Path) -> ModelSpec:
     return spec_of(shape, folder / CONFIG, AGAIN)
 
 
-def read_model(folder: Path, sha256: str | None) -> Model:
+def read_model(folder: Path, sha256: str | None) -> nn.Module:
     """Return the folded model of an exported folder, in eval mode; raise RunDirError naming a file at fault."""
     spec = read_spec(folder)
     tensors = read_weights(folder / WEIGHTS, sha256, AGAIN)
-    if isinstance(spec, EncoderSpec):
-        back = {theirs: ours for ours, theirs in names_from_transformers(spec).items()}
-        tensors = {_rename(name, back): tensor for name, tensor in tensors.items()}
-    return assemble(spec, tensors, folder / WEIGHTS, AGAIN)
-
-
-def write_bundle(run: Run, rel: str, encoder: Encoder, task: str, tokenizer: str = "compress/tokenizer") -> None:
-    """Write config.json, the weights and the tokenizer's files (checked copies) into a folder of the run."""
-    run.write_json(f"{rel}/{CONFIG}", to_config(encoder.spec, task))
-    run.write_tensors(f"{rel}/{WEIGHTS}", to_tensors(encoder))
-    for name in [name for name in run.manifest["files"] if name.startswith(f"{tokenizer}/")]:
-        run.write_bytes(f"{rel}/{name.removeprefix(f'{tokenizer}/')}", run.read_bytes(name))
-
-
-def write_facts(run: Run, rel: str, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Write rmtkd.json, the last file: `facts`, hashes of the others, versions; a folder without it is not whole."""
-    run.record(rel)
-    prefix = f"{rel}/"
-    files = {
-        name.removeprefix(prefix): digest
-        for name, digest in sorted(run.manifest["files"].items())
-        if name.startswith(prefix)
-    }
-    whole = {
-        "schema": EXPORT_SCHEMA,
-        **facts,
-        "files": {k: v for k, v in files.items() if k != FACTS},
-        "versions": versions(),
-    }
-    run.write_json(f"{rel}/{FACTS}", whole)
-    return whole
+    return assemble(spec, find_family(spec.family).from_tensors(spec, tensors), folder / WEIGHTS, AGAIN)
 
 
 def check_file(folder: Path, name: str, files: Mapping[str, str]) -> Path:
@@ -161,29 +88,20 @@ def check_file(folder: Path, name: str, files: Mapping[str, str]) -> Path:
     if folder.resolve() not in path.resolve().parents:
         raise RunDirError(f"{name!r} points outside of {folder}", AGAIN)
     if name not in files:
-        raise RunDirError(f"{path} is not part of this export ({FACTS} does not list it)", AGAIN)
+        raise RunDirError(f"{path} is not part of this export ({EXPORT_RECORD} does not list it)", AGAIN)
     if not path.is_file():
         raise RunDirError(f"{path} is missing", AGAIN)
     if (found := sha256_file(path)) != files[name]:
-        raise RunDirError(f"{path} was altered or cut off: its sha256 is {found}, {FACTS} says {files[name]}", AGAIN)
+        wanted = f"{EXPORT_RECORD} says {files[name]}"
+        raise RunDirError(f"{path} was altered or cut off: its sha256 is {found}, {wanted}", AGAIN)
     return path
 
 
 def versions() -> dict[str, str]:
     """Return the versions of what took part."""
-    import onnx
-    import onnxruntime
-
-    return {
-        "rmtkd-edge": package_version(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "onnx": onnx.__version__,
-        "onnxruntime": onnxruntime.__version__,
-        "transformers": version("transformers"),
-    }
+    own = {"rmtkd-edge": package_version(), "python": platform.python_version()}
+    return own | {name: importlib.import_module(name).__version__ for name in PACKAGES}
 
 
-def _rename(name: str, names: Mapping[str, str]) -> str:
-    module, _, part = name.rpartition(".")
-    return f"{names.get(module, module)}.{part}"
+def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+    atomic_write_bytes(path, (json.dumps(value, indent=1, allow_nan=False) + "\n").encode())

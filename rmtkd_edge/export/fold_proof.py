@@ -1,29 +1,28 @@
-"""The proof that the folded model is the projected one: same logits in float64 and in float32, site by site if not."""
+"""The proof that the folded model is the projected one: same outputs in float64 and in float32, site by site if not."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rmtkd_edge.errors import DataError, Finding
-from rmtkd_edge.families import ops
-from rmtkd_edge.families.ops import Model, fold
+from rmtkd_edge.families.base import call, family_of
+from rmtkd_edge.families.onnx_program import OUTPUT
 
 FLOAT64_TOLERANCE = 1e-9
 FLOAT32_TOLERANCE = 1e-4
-INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 Batch = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
 class FoldProof:
-    """Largest difference of any logit, relative to the largest logit, between projected and folded model."""
+    """Largest difference of any output, relative to the largest output, between projected and folded model."""
 
     float64: float
     float32: float
@@ -47,17 +46,21 @@ class SiteDifference:
 
 
 @torch.no_grad()
-def fold_with_proof(encoder: Model, batches: Iterable[Batch]) -> tuple[Model, FoldProof]:
-    """Fold the projections of `encoder` and prove it on held-out batches of int64 (B, T) inputs.
+def fold_with_proof(model: nn.Module, batches: Iterable[Batch]) -> tuple[nn.Module, FoldProof]:
+    """Fold the projections of a model and prove it on held-out batches of its inputs.
 
-    Returns the folded encoder (float32, eval) and the proof. Raises Finding whose table names, in the order of
-    computation, every site and its difference, when a tolerance is exceeded; DataError without a batch.
+    Returns:
+        The folded model (float32, eval) and the proof.
+
+    Raises:
+        Finding: a tolerance is exceeded; its table names every site and its difference, in the order of computation.
+        DataError: there is no batch.
     """
-    return check_fold(encoder, fold(encoder.eval()).eval(), batches)
+    return check_fold(model, family_of(model).fold(model.eval()).eval(), batches)
 
 
 @torch.no_grad()
-def check_fold(projected: Model, folded: Model, batches: Iterable[Batch]) -> tuple[Model, FoldProof]:
+def check_fold(projected: nn.Module, folded: nn.Module, batches: Iterable[Batch]) -> tuple[nn.Module, FoldProof]:
     """Return `folded` and the proof that it computes what `projected` does; see `fold_with_proof`.
 
     The float64 pair is folded in float64, so that it tests the algebra; the float32 pair tests what ships.
@@ -66,104 +69,112 @@ def check_fold(projected: Model, folded: Model, batches: Iterable[Batch]) -> tup
     if not held:
         raise DataError("there are no held-out rows to prove the fold on", "set export.verify_rows to 1 or more")
     exact = copy.deepcopy(projected).double()
-    exact_folded = fold(exact)
+    exact_folded = family_of(exact).fold(exact)
     proof = FoldProof(
         float64=_largest(exact, exact_folded, held),
         float32=_largest(projected, folded, held),
-        rows=sum(len(batch[projected.inputs[0]]) for batch in held),
+        rows=sum(rows_of(batch) for batch in held),
     )
     if not proof.holds:
         wide = not proof.float64 <= FLOAT64_TOLERANCE
-        pair: tuple[Any, Any] = (exact, exact_folded) if wide else (projected, folded)
-        worst = max(held, key=lambda batch: _rank(_largest(*pair, [batch])))
-        raise _finding(proof, compare_taps(*pair, worst), FLOAT64_TOLERANCE if wide else FLOAT32_TOLERANCE)
+        a, b = (exact, exact_folded) if wide else (projected, folded)
+        worst = max(held, key=lambda batch: _largest(a, b, [batch]))
+        raise _finding(proof, compare_taps(a, b, worst), FLOAT64_TOLERANCE if wide else FLOAT32_TOLERANCE)
     return folded, proof
 
 
 @torch.no_grad()
-def prove_same(folded: Model, shipped: Model, batches: Iterable[Batch]) -> float:
-    """Return the largest relative difference of two encoders' logits; raise Finding beyond the float32 tolerance."""
+def prove_same(folded: nn.Module, shipped: nn.Module, batches: Iterable[Batch]) -> float:
+    """Return the largest relative difference of two models' outputs; raise Finding beyond the float32 tolerance."""
     difference = _largest(folded, shipped, list(batches))
     if not difference <= FLOAT32_TOLERANCE:
         raise Finding(
-            f"moving the attention scale into the queries changed the logits by {difference:.1e}",
+            f"the form that other loaders of config.json expect changed the outputs by {difference:.1e}",
             "report this as a bug, with the run's recipe.toml",
         )
     return difference
 
 
-def _rank(difference: float) -> float:
-    return float("inf") if difference != difference else difference
-
-
-def run_torch(encoder: Model, batch: Batch, taps: dict[str, Tensor] | None = None) -> Tensor:
-    """Return the logits (B, C) of a batch; `taps` is filled with every site's activations."""
-    kind = next(encoder.parameters()).dtype
+def run_torch(model: nn.Module, batch: Batch, taps: dict[str, Tensor] | None = None) -> Tensor:
+    """Return the outputs of a batch, cast to the model's dtype; `taps` is filled with every site's activations."""
+    kind = next(model.parameters()).dtype
     cast = {name: value.to(kind) if value.is_floating_point() else value for name, value in batch.items()}
-    return ops.logits(encoder, cast, encoder.inputs, None if taps is None else taps.__setitem__)
+    return call(model, cast, None if taps is None else taps.__setitem__)
+
+
+def rows_of(batch: Batch) -> int:
+    """Return the number of rows of a batch."""
+    return len(next(iter(batch.values())))
 
 
 def relative_difference(found: Tensor, reference: Tensor) -> float:
-    """Return max |found - reference| / max |reference|; NaN where either is not finite."""
+    """Return max |found - reference| / max |reference|; infinite where either is not finite."""
     scale = reference.abs().max().clamp_min(torch.finfo(reference.dtype).tiny)
-    return float((found - reference).abs().max() / scale)
-
-
-def site_of(tap: str) -> str:
-    """Return the site whose producers make what a tap saw."""
-    if tap.startswith("stream") or tap.endswith((".mid", ".sum")):
-        return "stream"
-    return tap[:-1] + "qk" if tap.endswith((".q", ".k")) else tap
+    return _finite(float((found - reference).abs().max() / scale))
 
 
 @torch.no_grad()
-def compare_taps(reference: Model, other: Model, batch: Batch) -> list[SiteDifference]:
-    """Return the difference at every tap, in the order of computation, valid tokens only; the logits come last."""
+def compare_taps(reference: nn.Module, other: nn.Module, batch: Batch) -> list[SiteDifference]:
+    """Return the difference at every tap, in the order of computation, valid tokens only; the outputs come last."""
     a: dict[str, Tensor] = {}
     b: dict[str, Tensor] = {}
-    a["logits"], b["logits"] = run_torch(reference, batch, a), run_torch(other, batch, b)
-    valid = batch["attention_mask"].bool() if "attention_mask" in batch else torch.ones(1, 1, dtype=torch.bool)
-    same = [tap for tap in a if a[tap].shape == b[tap].shape]  # words are wide in front of the stream's projection
-    return [SiteDifference(tap, site_of(tap), relative_difference(*_valid(b[tap], a[tap], valid))) for tap in same]
+    a[OUTPUT], b[OUTPUT] = run_torch(reference, batch, a), run_torch(other, batch, b)
+    return site_differences(reference, a, b, batch)
 
 
-def difference_table(differences: Iterable[SiteDifference], tolerance: float) -> list[list[str]]:
+def site_differences(
+    model: nn.Module, reference: Mapping[str, Tensor], found: Mapping[str, Tensor], batch: Batch
+) -> list[SiteDifference]:
+    """Return the difference at every tap of a model that both saw in the same shape.
+
+    Where the batch has an `attention_mask` (B, T), activations (B, T, d) are compared at valid tokens alone; what was
+    found may hold the first tokens only.
+    """
+    family, mask, differences = family_of(model), batch.get("attention_mask"), []
+    for tap in (tap for tap in reference if tap in found):
+        a, b = reference[tap], found[tap]
+        if mask is not None and a.ndim == b.ndim == 3:
+            a, valid = a[:, : b.shape[1]], mask[:, : b.shape[1]].bool()
+            a, b = (a[valid], b[valid]) if a.shape == b.shape else (a, b)
+        if a.shape == b.shape:  # a producer with its projection yet to come is wider
+            site = tap if tap == OUTPUT else family.site_of(tap)
+            differences.append(SiteDifference(tap, site, relative_difference(b, a)))
+    return differences
+
+
+def difference_table(differences: Sequence[SiteDifference], tolerance: float) -> list[list[str]]:
     """Return the rows of a Finding: place, site, difference, and which one differs first."""
     rows, first = [["place", "site", "relative difference", ""]], True
     for item in differences:
         beyond = not item.relative <= tolerance
-        rows.append(
-            [item.tap, item.site, f"{item.relative:.2e}", ("FIRST" if first else "differs") if beyond else "ok"]
-        )
+        verdict = ("FIRST" if first else "differs") if beyond else "ok"
+        rows.append([item.tap, item.site, f"{item.relative:.2e}", verdict])
         first = first and not beyond
     return rows
 
 
-def first_site(differences: Iterable[SiteDifference], tolerance: float) -> str:
+def first_site(differences: Sequence[SiteDifference], tolerance: float) -> str:
     """Return the first place beyond the tolerance and its site."""
     for item in differences:
         if not item.relative <= tolerance:
             return f"`{item.site}` (at {item.tap})"
-    return "none that a tap sees: the head or the classifier"
+    return "none that a tap sees: the last layers"
 
 
-def _largest(a: Model, b: Model, batches: list[Batch]) -> float:
+def _largest(a: nn.Module, b: nn.Module, batches: Sequence[Batch]) -> float:
     difference, scale = 0.0, 0.0
     for batch in batches:
         reference, found = run_torch(a, batch), run_torch(b, batch)
-        step = float((reference - found).abs().max())
-        difference = step if step != step else max(difference, step)
-        if difference != difference:
-            return difference
+        difference = max(difference, _finite(float((reference - found).abs().max())))
         scale = max(scale, float(reference.abs().max()))
-    return difference / max(scale, torch.finfo(torch.float32).tiny)
+    return difference if math.isinf(difference) else difference / max(scale, torch.finfo(torch.float32).tiny)
 
 
-def _valid(found: Tensor, reference: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    return (found[mask], reference[mask]) if found.ndim == 3 else (found, reference)
+def _finite(difference: float) -> float:
+    return math.inf if math.isnan(difference) else difference
 
 
-def _finding(proof: FoldProof, differences: list[SiteDifference], tolerance: float) -> Finding:
+def _finding(proof: FoldProof, differences: Sequence[SiteDifference], tolerance: float) -> Finding:
     return Finding(
         f"the folded model differs from the projected one: {proof.float64:.1e} in float64 (allowed "
         f"{FLOAT64_TOLERANCE:.0e}), {proof.float32:.1e} in float32 (allowed {FLOAT32_TOLERANCE:.0e}); "

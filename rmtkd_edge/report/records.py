@@ -9,7 +9,7 @@ from typing import Any
 from rmtkd_edge.run import layout
 from rmtkd_edge.run.records.compress import CompressRecord, StudentRecord
 from rmtkd_edge.run.records.cycle import CycleRecord
-from rmtkd_edge.run.records.export import ExportRecord, VariantRecord
+from rmtkd_edge.run.records.export import ExportRecord
 from rmtkd_edge.run.records.profile import MeasurementRecord, ProfileRecord, WorkloadRecord
 from rmtkd_edge.run.records.scores import Scores
 from rmtkd_edge.run.records.teacher import TeacherRecord
@@ -83,7 +83,7 @@ class Compression:
         return self.record.floor if self.record and self.record.floor > 0 else None
 
 
-def reported(model: TeacherRecord | StudentRecord | VariantRecord) -> Scores:
+def reported(model: TeacherRecord | StudentRecord) -> Scores:
     """Return the scores that are reported: of the test split, else of validation."""
     return model.test or model.validation
 

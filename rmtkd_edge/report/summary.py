@@ -16,7 +16,6 @@ from rmtkd_edge.report.records import (
     RunFacts,
     energy_source,
     quantity,
-    reported,
     single_stream,
 )
 from rmtkd_edge.run import layout
@@ -41,7 +40,7 @@ class Model:
     @property
     def scores(self) -> Scores | None:
         """What the ONNX file scores on the split that is reported."""
-        return reported(self.variant) if self.variant else None
+        return self.variant.test or self.variant.validation if self.variant else None
 
     @property
     def size_bytes(self) -> Quantity:

@@ -147,7 +147,7 @@ def _draw_path(axes: Axes, item: Path, colour: str, marker: str) -> None:
 
 def _draw_int8(axes: Axes, exported: ExportRecord | None, colour: str) -> None:
     int8 = exported.variants.get("int8") if exported else None
-    if exported is None or int8 is None:
+    if exported is None or int8 is None or int8.validation is None:
         return
     face: Any = {"color": ink("rmtkd-int8"), "markeredgecolor": colour, "markeredgewidth": 0.8}
     axes.plot(exported.parameters, int8.validation.value, linestyle="", marker="D", markersize=5, zorder=5, **face)

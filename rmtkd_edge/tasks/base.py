@@ -197,8 +197,10 @@ def find_task(name: str) -> Task[Any]:
 
 
 def tasks_of(modality: str) -> list[Task[Any]]:
-    """Return the tasks of a modality, in the order of their names."""
-    return [task for name in plugins.names("tasks") if (task := find_task(name)).modality == modality]
+    """Return the tasks of a modality, classification first."""
+    found = [find_task(name) for name in plugins.names("tasks")]
+    first = f"{modality}-classification"
+    return sorted((task for task in found if task.modality == modality), key=lambda task: task.name != first)
 
 
 def steps(split: Split, batch_size: int) -> int:

@@ -121,7 +121,7 @@ class ImageClassification(Classification):
 
     def save_preprocessing(self, dataset: Dataset[ImageSplit], folder: Path) -> None:
         """Write preprocessor_config.json."""
-        dataset.preprocessing.save(folder)
+        ImagePreprocessing.of(dataset.preprocessing).save(folder)
 
     def verification_batches(
         self, batches: Iterable[Mapping[str, Tensor]], spec: Any, max_length: int | None = None

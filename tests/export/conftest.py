@@ -3,57 +3,45 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
-from export.export_sample import KINDS, UNEVEN, make_batch, make_encoder, make_run, make_spec, make_task
+from export.export_sample import make_image_run, make_text_run
 
-from rmtkd_edge.export import stage
-from rmtkd_edge.families.encoder.graph import GraphOptions
-from rmtkd_edge.families.encoder.quantise import quantise_onnx
 from rmtkd_edge.export.stage import export_run
-from rmtkd_edge.families.encoder.to_onnx import export_onnx
-from rmtkd_edge.families.encoder.spec import with_ranks
+from rmtkd_edge.families.base import find_family
+from rmtkd_edge.run.directory import Run
+from rmtkd_edge.run.layout import ROLES
+
+
+def _exported(options: Any) -> SimpleNamespace:
+    record = export_run(options)
+    return SimpleNamespace(options=options, run=Run.open(options.run), record=record)
 
 
 @pytest.fixture(scope="session")
-def exports(tmp_path_factory):
-    """By model type: a folded encoder of uneven widths (`encoder`), its file (`path`) and the int8 one (`int8`)."""
-    folder, found = tmp_path_factory.mktemp("onnx"), {}
-    for kind in KINDS:
-        encoder = make_encoder(with_ranks(make_spec(kind), UNEVEN))
-        path, int8 = folder / f"{kind}.onnx", folder / f"{kind}-int8.onnx"
-        export_onnx(encoder, path, metadata={"rmtkd_task": "toy"})
-        quantise_onnx(path, int8, calibration=[make_batch(8, 20, seed=5)])
-        found[kind] = SimpleNamespace(encoder=encoder, path=path, int8=int8)
-    return found
+def text_run(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+    """A run of an encoder whose export stage is done: `options`, `run`, `record`. Read it, do not change it."""
+    return _exported(make_text_run(tmp_path_factory.mktemp("text") / "a"))
 
 
 @pytest.fixture(scope="session")
-def plain(tmp_path_factory, exports):
-    """The BERT of `exports` written with plain operators throughout: `options`, `path`."""
-    options = GraphOptions(attention="plain", norm="layer", gelu="plain", first_token=False)
-    path = tmp_path_factory.mktemp("plain") / "model.onnx"
-    export_onnx(exports["bert"].encoder, path, options)
-    return SimpleNamespace(options=options, path=path)
-
-
-@pytest.fixture(scope="session")
-def exported(tmp_path_factory):
-    """A run whose export stage is done: `run`, `facts` (rmtkd.json), `task`. Read it, do not change it."""
-    run, task = make_run(tmp_path_factory.mktemp("run") / "a"), make_task()
-    return SimpleNamespace(run=run, task=task, facts=export_run(run, task=task, threads=1))
+def image_run(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+    """A run of a ResNet whose export stage is done, as `text_run`."""
+    return _exported(make_image_run(tmp_path_factory.mktemp("image") / "a"))
 
 
 @pytest.fixture
-def traced(exported, monkeypatch):
-    """The export stage copies the graphs of `exported`, whose bytes would be the same, in place of tracing again."""
-    folders = {UNEVEN["stream"]: "export", make_spec().width: "baseline"}
-    known = {width: exported.run.path / folder / "onnx/model.onnx" for width, folder in folders.items()}
+def traced(text_run: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Encoders are not traced again: the stage copies the graphs of `text_run`, whose bytes would be the same."""
+    run = text_run.run
+    known = {run.read_json(role.record)["parameters"]: run.path / role.folder for role in ROLES.values()}
 
-    def copy(encoder, path, options, metadata):
+    def copy(self: Any, folded: Any, path: Path, options: Any, metadata: Any) -> list[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(known[encoder.spec.width], path)
+        shutil.copy(known[folded.spec.count_parameters()] / "onnx/model.onnx", path)
         return [path]
 
-    monkeypatch.setattr(stage, "export_onnx", copy)
+    monkeypatch.setattr(type(find_family("encoder")), "export", copy)

@@ -1,79 +1,33 @@
-"""Small encoders of every model type, a tokenizer, and a run whose compress stage is done; nothing is downloaded."""
+"""Runs whose compress stage is done, one of text and one of images, with data; nothing is downloaded."""
 
 from __future__ import annotations
 
+import csv
+import importlib
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
 import numpy as np
-import torch
+from families.encoder.sample import LABELS, UNEVEN, WORDS, make_encoder, make_spec, project
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from rmtkd_edge.families.encoder.module import Encoder, unfold
-from rmtkd_edge.families.encoder.spec import EncoderSpec, LayerSpec, list_sites, with_ranks
-from rmtkd_edge.families.store import save_model
 from rmtkd_edge.config.recipe import parse_recipe
+from rmtkd_edge.export.options import ExportOptions
+from rmtkd_edge.families.store import save_model
+from rmtkd_edge.run import layout
 from rmtkd_edge.run.directory import Run
-from rmtkd_edge.tasks.text_classification import Split, TextTask
+from rmtkd_edge.tasks.reading.images import ImagePreprocessing
 
-KINDS = ("bert", "roberta", "distilbert", "electra")
-WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *(f"w{i}" for i in range(56))]
-LABELS = ("bad", "good", "odd")
-UNEVEN = {
-    "stream": 14,
-    "head": 9,
-    "layer.0.qk": 5,
-    "layer.0.value": 3,
-    "layer.0.ffn": 20,
-    "layer.1.qk": 8,
-    "layer.1.value": 6,
-}
+SIDE = 16
+ROWS = {"train": 24, "validation": 24, "test": 12}
+IMAGES = ImagePreprocessing((0.5, 0.5, 0.5), (0.25, 0.25, 0.25), SIDE)
 
 
-def make_spec(kind: str = "bert", layers: int = 2, heads: int = 2) -> EncoderSpec:
-    """Return an uncompressed shape of a model type."""
-    layer = LayerSpec(heads, 8, 8, 32, 8**-0.5)
-    types = {"bert": 2, "electra": 2, "roberta": 1, "distilbert": 0}[kind]
-    return EncoderSpec(
-        kind, len(WORDS), 40, types, 8 * heads, (layer,) * layers, 8 * heads, LABELS,
-        embedding=12 if kind == "electra" else None,
-        head_activation={"bert": "tanh", "roberta": "tanh", "electra": "gelu", "distilbert": "relu"}[kind],
-        pad_id=0, position_offset=1 if kind == "roberta" else 0, dropout=0.0,
-    )  # fmt: skip
-
-
-def make_encoder(spec: EncoderSpec, seed: int = 0) -> Encoder:
-    """Return an encoder with random weights under which every part matters."""
-    generator = torch.Generator().manual_seed(seed)
-    encoder = Encoder(spec).eval()
-    with torch.no_grad():
-        for name, p in encoder.named_parameters():
-            scale = 0.3 if p.ndim == 1 or "embeddings" in name else p.shape[-1] ** -0.5
-            p.copy_(scale * torch.randn(p.shape, generator=generator) + ("norm" in name and name.endswith("weight")))
-    return encoder
-
-
-def project(folded: Encoder, wide: EncoderSpec, seed: int = 0) -> Encoder:
-    """Return `folded` with fixed random projections, from the widths of `wide`, behind its producers."""
-    generator = torch.Generator().manual_seed(seed)
-    found = {}
-    for site, narrow in zip(list_sites(wide), list_sites(folded.spec), strict=True):
-        if narrow.width < site.width and not narrow.latent:
-            shape = (site.width, narrow.width)
-            blocks = [
-                torch.linalg.qr(torch.randn(shape, generator=generator, dtype=torch.float64))[0].T
-                for _ in range(site.heads)
-            ]
-            found[site.name] = torch.block_diag(*blocks)
-    return unfold(folded, found)
-
-
-def make_batch(batch: int = 4, length: int = 11, seed: int = 0) -> dict[str, torch.Tensor]:
-    """Return a batch whose rows have different lengths; the last one is nearly all padding."""
-    generator = torch.Generator().manual_seed(seed)
-    ids = torch.randint(4, len(WORDS), (batch, length), generator=generator)
-    mask, types = torch.ones_like(ids), torch.randint(0, 2, ids.shape, generator=generator)
-    for row in range(batch):
-        mask[row, max(1, length - row * length // max(1, batch - 1)) :] = 0
-    return {"input_ids": ids * mask, "attention_mask": mask, "token_type_ids": types * mask}
+def sample_of(family: str) -> ModuleType:
+    """Return the module with a family's sample: `make_model(seed)` with projections, `make_batches(model, n)`."""
+    return importlib.import_module(f"families.{family}.sample")
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
@@ -87,26 +41,59 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=core, **names)
 
 
-def make_task(rows: int = 24) -> TextTask:
-    """Return a task of random pairs of texts."""
-    rng, tokenizer = np.random.default_rng(0), make_tokenizer()
-    texts = [tuple(" ".join(rng.choice(WORDS[4:], rng.integers(1, 9))) for _ in range(2)) for _ in range(rows)]
-    encoded = tokenizer(*(list(column) for column in zip(*texts, strict=True)), return_token_type_ids=True)
-    split = Split(encoded["input_ids"], encoded["token_type_ids"], rng.integers(0, 3, rows), texts)
-    return TextTask("toy", list(LABELS), split, split)
+def text_rows(split: str, pairs: bool) -> list[tuple[str, ...]]:
+    """Return rows of one or two texts and a label, every label among them."""
+    rng = np.random.default_rng(list(ROWS).index(split))
+    texts = [[" ".join(rng.choice(WORDS[4:], rng.integers(1, 9))) for _ in range(1 + pairs)] for _ in range(ROWS[split])]
+    return [(*row, LABELS[i % len(LABELS)]) for i, row in enumerate(texts)]
 
 
-def make_run(path, **export) -> Run:
-    """Return a run whose compress stage is done: a teacher and a compressed model with its projections."""
-    recipe = parse_recipe({
-        "model": {"source": "scratch"}, "task": {"name": "toy", "text": ["a", "b"], "max_length": 24},
-        "export": {"verify_rows": 8, "max_accuracy_drop": 1.0, **export},
-    }, "recipe")  # fmt: skip
-    run, wide = Run.create(path, recipe.to_toml(), 0), make_spec()
-    folded = make_encoder(with_ranks(wide, UNEVEN), 1)
-    save_model(run, "compress/teacher", make_encoder(wide))
-    save_model(run, "compress/best", project(folded, wide), accuracy=0.5)
-    make_tokenizer().save_pretrained(run.path_of("compress/tokenizer"))
-    run.record("compress/tokenizer")
-    run.mark("compress", "done", data=None)
-    return run
+def image_rows(split: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return uint8 images (n, 16, 16, 3) and labels (n,)."""
+    rng = np.random.default_rng(list(ROWS).index(split))
+    return rng.integers(0, 256, (ROWS[split], SIDE, SIDE, 3), dtype=np.uint8), np.arange(ROWS[split]) % len(LABELS)
+
+
+def make_text_run(path: Path, *, pairs: bool = True, **sections: Any) -> ExportOptions:
+    """Return the options to export a run of an encoder: a teacher, and a compressed model with its projections."""
+    columns, data = ["a", "b"] if pairs else ["a"], path.parent / f"{path.name}-data"
+    data.mkdir()
+    for split in ROWS:
+        with open(data / f"{split}.csv", "w", newline="", encoding="utf-8") as handle:
+            csv.writer(handle).writerows([[*columns, "label"], *text_rows(split, pairs)])
+    task = {"name": "toy", "text": columns, "max_length": 24}
+    run = _run(path, data, {"model": {"source": "scratch"}, "task": task, **sections})
+    wide = make_spec()
+    save_model(run, layout.TEACHER, make_encoder(wide))
+    save_model(run, layout.BEST, project(make_encoder(wide.with_ranks(UNEVEN), 1), wide))
+    make_tokenizer().save_pretrained(run.path_of(layout.PREPROCESSING))
+    return _compressed(run, data)
+
+
+def make_image_run(path: Path, **sections: Any) -> ExportOptions:
+    """Return the options to export a run of a ResNet."""
+    data = path.parent / f"{path.name}-data"
+    data.mkdir()
+    for split in ROWS:
+        images, labels = image_rows(split)
+        np.savez(data / f"{split}.npz", images=images, labels=labels)
+    task = {"name": "noise", "kind": "image-classification", "labels": list(LABELS)}
+    run = _run(path, data, {"model": {"family": "resnet", "source": "scratch"}, "task": task, **sections})
+    net = sample_of("resnet").make_model(0)
+    from rmtkd_edge.families.base import family_of
+
+    save_model(run, layout.TEACHER, family_of(net).fold(net))
+    save_model(run, layout.BEST, net)
+    IMAGES.save(run.path_of(layout.PREPROCESSING))
+    return _compressed(run, data)
+
+
+def _run(path: Path, data: Path, recipe: dict[str, Any]) -> Run:
+    export = {"verify_rows": 8, "max_drop": 1.0, **recipe.pop("export", {})}
+    return Run.create(path, parse_recipe({**recipe, "export": export}, "recipe").to_toml(), 0)
+
+
+def _compressed(run: Run, data: Path) -> ExportOptions:
+    run.record(layout.PREPROCESSING)
+    run.mark("compress", "done", data=str(data))
+    return ExportOptions(run=run.path, threads=1)

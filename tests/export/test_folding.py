@@ -1,26 +1,25 @@
-"""The fold proof: it holds for what `fold` makes, and names the site where it does not."""
+"""The fold proof: it holds for what a family folds, and names the site where it does not."""
 
 import pytest
 import torch
-from export.export_sample import KINDS, UNEVEN, make_batch, make_encoder, make_spec, project
+from export.export_sample import sample_of
+from families.encoder.sample import make_batch, make_model
 
+from rmtkd_edge import plugins
 from rmtkd_edge.errors import DataError, Finding
 from rmtkd_edge.export.fold_proof import check_fold, fold_with_proof
-from rmtkd_edge.families.encoder.module import fold
-from rmtkd_edge.families.encoder.spec import with_ranks
+from rmtkd_edge.families.base import family_of
 
 
-def projected(kind="bert"):
-    return project(make_encoder(with_ranks(make_spec(kind), UNEVEN)), make_spec(kind))
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_fold_is_proved_on_every_row(kind):
-    encoder = projected(kind)
-    folded, proof = fold_with_proof(encoder, [make_batch(), make_batch(2, 5, seed=1)])
-    assert proof.holds and proof.rows == 6
+@pytest.mark.parametrize("name", plugins.names("families"))
+def test_fold_is_proved_on_every_row(name):
+    sample = sample_of(name)
+    model = sample.make_model(0)
+    batches = sample.make_batches(model, 2)
+    folded, proof = fold_with_proof(model, batches)
+    assert proof.holds and proof.rows == sum(len(batch["index"]) for batch in batches)
     assert proof.float64 < 1e-12 and proof.float32 < 1e-5
-    assert not folded.spec.raw and encoder.spec.raw
+    assert not folded.spec.raw and model.spec.raw
 
 
 @pytest.mark.parametrize(
@@ -30,17 +29,30 @@ def test_fold_is_proved_on_every_row(kind):
         ("layers.0.value", "layer.0.value"),
         ("layers.0.up", "layer.0.ffn"),
         ("layers.1.down", "stream"),
-        ("head", "head"),
+        ("pooler", "pooler"),
         ("embeddings.word", "stream"),
     ],
 )
-def test_a_wrong_fold_names_its_site(part, site):
-    encoder = projected()
-    folded = fold(encoder).eval()
+def test_a_wrong_fold_of_an_encoder_names_its_site(part, site):
+    encoder = make_model()
+    assert_named(encoder, family_of(encoder).fold(encoder).eval(), part, site, make_batch())
+
+
+@pytest.mark.parametrize(
+    ("part", "site"),
+    [("stages.1.0.convs.0.conv", "layer.2.block.0.conv1"), ("stages.1.1.convs.1.conv", "layer.2.stream")],
+)
+def test_a_wrong_fold_of_a_resnet_names_its_site(part, site):
+    sample = sample_of("resnet")
+    net = sample.make_model(0)
+    assert_named(net, family_of(net).fold(net).eval(), part, site, sample.make_batches(net, 1)[0])
+
+
+def assert_named(model, folded, part, site, batch) -> None:
     with torch.no_grad():
         folded.get_submodule(part).weight.mul_(1.5)
     with pytest.raises(Finding) as caught:
-        check_fold(encoder, folded, [make_batch()])
+        check_fold(model, folded, [batch])
     first = next(row for row in caught.value.table if row[3] == "FIRST")
     assert first[1] == site and site in caught.value.message
     before = caught.value.table[1 : caught.value.table.index(first)]
@@ -48,7 +60,7 @@ def test_a_wrong_fold_names_its_site(part, site):
 
 
 def test_a_projection_that_is_not_finite_is_a_finding():
-    encoder = projected()
+    encoder = make_model()
     encoder.layers[0].up.projection.fill_(float("nan"))
     with pytest.raises(Finding, match=r"layer\.0\.ffn"):
         fold_with_proof(encoder, [make_batch()])
@@ -56,4 +68,4 @@ def test_a_projection_that_is_not_finite_is_a_finding():
 
 def test_no_rows_prove_nothing():
     with pytest.raises(DataError):
-        fold_with_proof(projected(), [])
+        fold_with_proof(make_model(), [])

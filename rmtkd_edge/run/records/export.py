@@ -51,7 +51,8 @@ class VariantRecord:
 
     Attributes:
         file: the graph, relative to the folder; `files` holds it and its files of weights.
-        relative_difference: largest of the outputs, from the torch model's.
+        validation: None where nobody had labelled rows.
+        relative_difference: largest of the outputs, from the torch model's; None where they are not finite.
         agreement: share of the `compared_rows` with the same answer as the torch model's.
         quantisation: how it was made, None for a file that was not quantised.
         refused: why it must not ship (the file is removed then), else None.
@@ -61,9 +62,9 @@ class VariantRecord:
     files: tuple[str, ...]
     size_bytes: Count
     sha256: str
-    validation: Scores
+    validation: Scores | None
     test: Scores | None
-    relative_difference: Amount
+    relative_difference: Amount | None
     agreement: Amount
     compared_rows: int
     quantisation: dict[str, Any] | None = None

@@ -56,6 +56,11 @@ class ImagePreprocessing:
             raise RunDirError(f"cannot write {path}: {err}", "free space, or another --out") from err
 
     @classmethod
+    def of(cls, found: Any) -> ImagePreprocessing:
+        """Return what an object with `mean`, `std` and `image_size` says, such as a model's spec."""
+        return cls(tuple(found.mean), tuple(found.std), found.image_size)
+
+    @classmethod
     def read(cls, folder: Path) -> ImagePreprocessing:
         """Return what `save` wrote; raise RunDirError otherwise."""
         path = folder / PREPROCESSOR

@@ -123,7 +123,7 @@ def variations(batches: Iterable[Mapping[str, Tensor]], pad_id: int, max_length:
     After the batches themselves: one row alone without padding; three tokens; the shortest row next to the longest one,
     padded to `max_length`; a batch of sequences of `max_length` without any padding (rows repeated). int64 (B, T).
     """
-    found = [{name: batch[name] for name in INPUTS} for batch in batches]
+    found = [{name: batch[name] for name in INPUTS if name in batch} for batch in batches]
     if not found:
         raise DataError("there are no held-out rows to verify on", "set export.verify_rows to 1 or more")
     rows = [_row(batch, i) for batch in found for i in range(len(batch["input_ids"]))]

@@ -1,0 +1,201 @@
+"""The export stage: both folders whole, validation decides, test is reported, faults leave nothing that could mislead."""
+
+import json
+import shutil
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import onnx
+import pytest
+from export.export_sample import ROWS, make_text_run
+
+from rmtkd_edge.errors import DataError, Finding, RunDirError, UserError
+from rmtkd_edge.export import folder, stage
+from rmtkd_edge.export.load import load
+from rmtkd_edge.export.stage import export_run, saturates
+from rmtkd_edge.run.directory import Run
+from rmtkd_edge.run.layout import ROLES, read_recipe
+from rmtkd_edge.run.records.export import ExportRecord
+from rmtkd_edge.run.records.scores import Scores
+from rmtkd_edge.tasks.base import find_task
+
+
+def copied(made: SimpleNamespace, path, **options):
+    """Return the options of a copy of a run."""
+    return replace(made.options, run=shutil.copytree(made.run.path, path), **options)
+
+
+@pytest.fixture(params=["text_run", "image_run"])
+def made(request) -> SimpleNamespace:
+    return request.getfixturevalue(request.param)
+
+
+def test_both_folders_are_whole(made):
+    run, record = made.run, made.record
+    for role in ROLES.values():
+        found = {p.relative_to(run.path / role.folder).as_posix() for p in run.path_of(role.folder).rglob("*")}
+        found = {name for name in found if (run.path / role.folder / name).is_file()}
+        listed = run.read_record(ExportRecord, role.record).files
+        assert found == {*listed, "rmtkd.json"}
+        assert {"config.json", "model.safetensors", "onnx/model.onnx", "onnx/model_quantized.onnx"} <= found
+    run.verify("export/")
+    assert 0 < record.reduction < 1
+    checks = record.verification
+    assert all(getattr(checks, name) <= limit for name, limit in checks.tolerances.items())
+    counts = [record.fusion.emitted, *record.fusion.optimised.values()]
+    assert len(counts) == 3 and all(count.expected == count.found and count.expected for count in counts)
+    for variant in record.variants.values():
+        assert variant.validation.rows == ROWS["validation"] and variant.test.rows == ROWS["test"]
+        assert variant.validation.interval is not None
+        assert variant.sha256 == record.files[variant.file]
+        assert variant.size_bytes == (run.path / "export" / variant.file).stat().st_size
+    assert run.read_record(ExportRecord, ROLES["baseline"].record).reduction == 0
+    assert run.stage("export")["state"] == "done"
+
+
+def test_config_and_metadata_name_the_model(made):
+    shape = made.run.read_json("export/config.json")["rmtkd"]
+    assert shape["spec"]["family"] == made.record.family and shape["task"] == made.record.task
+    graph = onnx.load(str(made.run.path / "export/onnx/model.onnx"))
+    told = {item.key: item.value for item in graph.metadata_props}
+    assert told["rmtkd_model_id"] == made.record.model_id and made.record.model_id.endswith("-rmt-kd")
+    assert json.loads(told["rmtkd_ranks"]) == made.record.ranks
+
+
+def test_scores_are_those_of_the_loaded_model(text_run):
+    recipe = read_recipe(text_run.run)
+    data = find_task(recipe.task.kind).load(
+        recipe, text_run.run.path.parent / "a-data", kept=text_run.run.path / "compress/preprocessing"
+    )
+    from export.export_sample import text_rows
+
+    rows = text_rows("test", pairs=True)
+    right = np.array([a == row[-1] for a, row in zip(load(text_run.run.path).predict([r[:-1] for r in rows]).labels, rows)])
+    assert text_run.record.variants["fp32"].test.values["accuracy"] == pytest.approx(right.mean())
+    assert data.test is not None and len(data.test) == ROWS["test"]
+
+
+@pytest.mark.parametrize(("validation", "refused"), [((0.9, 0.8), True), ((0.9, 0.895), False)])
+def test_validation_decides_and_test_is_only_reported(tmp_path, traced, monkeypatch, validation, refused):
+    options = make_text_run(tmp_path / "a", export={"max_drop": 0.01})
+    scores = {"validation": iter(validation * 2), "test": iter((0.9, 0.895, 0.9, 0.895) if refused else (0.9, 0.1) * 2)}
+
+    def scored(session, batches, task, metric, split):
+        return Scores(split, 24, metric, {metric: next(scores[split])}, None)
+
+    monkeypatch.setattr(folder, "evaluate_onnx", scored)
+    int8 = export_run(options).variants["int8"]
+    assert (int8.refused is not None) == refused
+    path = options.run / "export/onnx/model_quantized.onnx"
+    assert path.exists() != refused
+    if refused:
+        assert "accuracy" in int8.refused and "0.9000" in int8.refused and "0.8000" in int8.refused
+        assert Run.open(options.run).read_json("export/rmtkd.json")["files"].keys() & {int8.file} == set()
+        with pytest.raises(UserError, match="refused"):
+            load(options.run, precision="int8")
+
+
+def test_the_recipes_metric_decides(tmp_path, traced):
+    record = export_run(make_text_run(tmp_path / "a", task={
+        "name": "toy", "text": ["a", "b"], "max_length": 24, "metric": "f1_macro",
+    }))  # fmt: skip
+    assert record.metric == "f1_macro" and record.variants["fp32"].validation.primary == "f1_macro"
+    assert {"accuracy", "matthews_corrcoef"} <= record.variants["fp32"].validation.values.keys()
+
+
+def test_the_range_of_int8_follows_the_target(tmp_path, traced, monkeypatch):
+    assert saturates("laptop-avx2", ()) if "laptop-avx2" in _profiles() else True
+    assert saturates(None, ("avx2", "avx512")) and not saturates(None, ("avx512", "avx512-vnni"))
+    assert not saturates("raspberry-pi-5", ("avx2",))
+    options = make_text_run(tmp_path / "a", stop={"profile": "raspberry-pi-5"})
+    assert export_run(options).variants["int8"].quantisation["reduce_range"] is False
+    machine = stage.detect_machine()
+    monkeypatch.setattr(stage, "detect_machine", lambda: replace(machine, instruction_sets=("avx2",)))
+    other = make_text_run(tmp_path / "b")
+    assert export_run(other).variants["int8"].quantisation["reduce_range"] is True
+
+
+def _profiles():
+    from rmtkd_edge.config.hardware import list_profiles
+
+    return list_profiles()
+
+
+def test_stage_refuses_what_it_cannot_do(text_run, tmp_path):
+    with pytest.raises(RunDirError, match="exists already"):
+        export_run(text_run.options)
+    Run.create(tmp_path / "new", "", 0)
+    with pytest.raises(RunDirError, match="compress"):
+        export_run(replace(text_run.options, run=tmp_path / "new"))
+    options = make_text_run(tmp_path / "other", task={
+        "name": "toy", "text": ["a", "b"], "max_length": 24, "labels": ["odd", "good", "bad"],
+    })  # fmt: skip
+    with pytest.raises(DataError, match="labels"):
+        export_run(options)
+
+
+def test_images_of_another_size_are_refused(image_run, tmp_path):
+    options = copied(image_run, tmp_path / "a", data=tmp_path / "data", force=True)
+    options.data.mkdir()
+    for split in ROWS:
+        np.savez(options.data / f"{split}.npz", images=np.zeros((6, 12, 12, 3), np.uint8), labels=np.arange(6) % 3)
+    with pytest.raises(DataError, match="pixel_values"):
+        export_run(options)
+    assert Run.open(options.run).stage("export")["state"] == "done"
+
+
+def test_a_wrong_option_costs_no_export(text_run, tmp_path):
+    options = copied(text_run, tmp_path / "run", opset=7, force=True)
+    with pytest.raises(UserError, match="opset 7"):
+        export_run(options)
+    with pytest.raises(UserError, match="threads"):
+        export_run(replace(options, opset=None, threads=0))
+    assert Run.open(options.run).stage("export")["state"] == "done"
+    assert load(options.run).predict(["w1"]).outputs.shape == (1, 3)
+
+
+def test_the_same_run_gives_the_same_bytes_and_a_failed_proof_leaves_no_file(tmp_path, text_run, traced, monkeypatch):
+    options = make_text_run(tmp_path / "a")
+    record = export_run(replace(options, int8=False))
+    assert "int8" not in record.variants
+    names = ("config.json", "model.safetensors", "onnx/model.onnx")
+    assert all(record.files[name] == text_run.record.files[name] for name in names)
+
+    def fail(*args, **kwargs):
+        raise Finding("differs")
+
+    monkeypatch.setattr(folder, "verify_onnx", fail)
+    with pytest.raises(Finding):
+        export_run(replace(options, force=True))
+    run = Run.open(options.run)
+    assert not (run.path / "export").exists() and run.stage("export")["state"] == "running"
+    assert not any(name.startswith("export/") for name in run.manifest["files"])
+
+
+def test_an_export_that_was_stopped_goes_on_without_force(text_run, traced, tmp_path):
+    options = copied(text_run, tmp_path / "run")
+    run = Run.open(options.run)
+    run.mark("export", "running")
+    run.remove("baseline")
+    export_run(options)
+    assert Run.open(options.run).has("baseline/rmtkd.json")
+
+
+def test_half_precision_on_request_is_smaller_loads_and_is_measured(text_run, traced, tmp_path):
+    assert "fp16" not in text_run.record.variants
+    options = copied(text_run, tmp_path / "a", fp16=True, force=True)
+    variants = export_run(options).variants
+    half, full = variants["fp16"], variants["fp32"]
+    assert half.refused is None and half.size_bytes < full.size_bytes
+    assert 0 < half.relative_difference < 1e-2
+    a, b = (load(options.run, precision=name).predict(["w1 w2", "w3"]) for name in ("fp32", "fp16"))
+    np.testing.assert_allclose(a.outputs, b.outputs, atol=1e-2 * np.abs(a.outputs).max())
+    with pytest.raises(UserError, match="no fp16 variant"):
+        load(text_run.run.path, precision="fp16")
+
+
+def test_a_file_whose_outputs_are_not_finite_is_refused(text_run):
+    fp32 = text_run.record.variants["fp32"]
+    assert "finite" in folder.refusal(fp32, replace(fp32, relative_difference=None), 1.0)
+    assert folder.refusal(fp32, fp32, 0.0) is None

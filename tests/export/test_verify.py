@@ -1,0 +1,109 @@
+"""What is checked of every family's files: parity by site, op counts, int8; over all families that are found."""
+
+import onnx
+import pytest
+from export.export_sample import sample_of
+
+from rmtkd_edge import plugins
+from rmtkd_edge.config.recipe import Export
+from rmtkd_edge.errors import Finding
+from rmtkd_edge.export.audit import audit_emitted, audit_optimised, check_ops, count_ops
+from rmtkd_edge.export.fold_proof import fold_with_proof
+from rmtkd_edge.export.verify import bisect, compare_onnx, verify_onnx
+from rmtkd_edge.families.base import QuantiseOptions, family_of, spec_from_dict
+from rmtkd_edge.sessions import open_session
+from rmtkd_edge.tasks.base import tasks_of
+
+
+@pytest.fixture(scope="module", params=plugins.names("families"))
+def case(request, tmp_path_factory):
+    """A family's folded sample, its file, batches, task."""
+    sample = sample_of(request.param)
+    model = sample.make_model(0)
+    batches, family = sample.make_batches(model, 2), family_of(model)
+    folded, _ = fold_with_proof(model, batches)
+    shipped = family.standardise(folded)
+    path = tmp_path_factory.mktemp(request.param) / "model.onnx"
+    family.export(shipped, path, Export(), {"rmtkd_task": "toy"})
+    return family, shipped, path, batches, tasks_of(family.modality)[0]
+
+
+def test_every_family_exports_what_torch_computes_in_every_shape(case):
+    family, shipped, path, batches, task = case
+    shapes = task.verification_batches(batches, shipped.spec)
+    proof = verify_onnx(path, shipped, shapes, task, threads=1)
+    assert proof.relative < 1e-4 and proof.agreement == 1.0 and len(proof.shapes) >= 2
+
+
+def test_every_family_has_the_operators_that_its_shape_demands(case):
+    family, shipped, path, batches, task = case
+    assert audit_emitted(path, shipped.spec, Export()).expected
+    audit_optimised(path, shipped.spec, Export(), "fp32")
+
+
+def test_a_lost_fusion_is_a_finding_for_every_family(case, tmp_path):
+    family, shipped, path, batches, task = case
+    graph = onnx.load(str(path))
+    counts = count_ops(path)
+    graph.graph.node.append(onnx.helper.make_node("MatMul", ["a", "b"], ["c"]))
+    onnx.save(graph, str(tmp_path / "model.onnx"))
+    assert count_ops(tmp_path / "model.onnx")["MatMul"] == counts["MatMul"] + 1
+    with pytest.raises(Finding, match="MatMul") as caught:
+        audit_emitted(tmp_path / "model.onnx", shipped.spec, Export())
+    assert any(row[3] == "DIFFERS" for row in caught.value.table)
+
+
+def test_either_of_two_operators_is_counted():
+    assert check_ops("a file", {"A": 1, "B": 2}, {"A or B": 3}).found == {"A or B": 3}
+
+
+def test_every_place_that_a_family_knows_agrees(case):
+    family, shipped, path, batches, task = case
+    found = bisect(path, shipped, batches[0], threads=1)
+    assert len(found) > 3 and found[-1].tap == "logits"
+    assert all(item.relative < 1e-4 for item in found)
+    known = {site.name for site in shipped.spec.sites()} | {"logits", "stem"}
+    assert {item.site for item in found} <= known
+
+
+def test_int8_of_every_family_is_close(case, tmp_path):
+    family, shipped, path, batches, task = case
+    how = family.quantise(path, tmp_path / "int8.onnx", batches, QuantiseOptions(True, 1))
+    assert how["reduce_range"] is True and how["calibration_rows"] == sum(len(batch["index"]) for batch in batches)
+    audit_optimised(tmp_path / "int8.onnx", shipped.spec, Export(), "int8")
+    proof = compare_onnx(open_session(tmp_path / "int8.onnx", threads=1), shipped, batches, task)
+    assert 0 < proof.relative < 0.3
+
+
+def test_weights_go_to_names_that_ship_and_back(case):
+    family, shipped, path, batches, task = case
+    state = family.from_tensors(shipped.spec, family.tensors(shipped))
+    assert state.keys() == shipped.state_dict().keys()
+    assert spec_from_dict(shipped.spec.to_dict()) == shipped.spec
+
+
+@pytest.mark.parametrize(
+    ("name", "part", "site"),
+    [("encoder", "layers.1.up.bias", "layer.1.ffn"), ("resnet", None, "layer.3.block.0.conv1")],
+)
+def test_a_file_that_differs_names_the_site(tmp_path, name, part, site):
+    sample = sample_of(name)
+    model = sample.make_model(0)
+    batches, family = sample.make_batches(model, 1), family_of(model)
+    shipped, path = family.standardise(family.fold(model)), tmp_path / "model.onnx"
+    family.export(shipped, path, Export(), {})
+    graph = onnx.load(str(path))
+    wanted = part or _bias_before(graph, family.graph_values(graph, shipped.spec)[site])
+    for item in graph.graph.initializer:
+        if item.name == wanted:
+            item.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(item) + 1, item.name))
+    onnx.save(graph, str(path))
+    with pytest.raises(Finding, match=site.replace(".", r"\.")) as caught:
+        verify_onnx(path, shipped, batches, tasks_of(family.modality)[0], threads=1)
+    assert next(row for row in caught.value.table if row[3] == "FIRST")[1] == site
+
+
+def _bias_before(graph, value: str) -> str:
+    """Return the bias of the convolution that makes a value."""
+    node = next(node for node in graph.graph.node if value in node.output)
+    return node.input[2]
