@@ -35,7 +35,9 @@ def test_spectra_take_no_more_rows_than_asked_and_the_warm_start_is_not_touched(
     assert rows_of(data.warm) == rows_of(whole.warm) and rows_of(data.effect) == rows_of(whole.effect)
 
 
-def test_an_epoch_holds_every_row_once_in_an_order_of_its_own(tiny_recipe_dict: dict[str, Any], tiny_data: Path) -> None:
+def test_an_epoch_holds_every_row_once_in_an_order_of_its_own(
+    tiny_recipe_dict: dict[str, Any], tiny_data: Path
+) -> None:
     data = data_of(tiny_recipe_dict, tiny_data)
     first, again, second = (torch.cat([b["index"] for b in data.epoch(32, 5, n)]) for n in (0, 0, 1))
     assert sorted(first.tolist()) == list(range(data.rows)) == sorted(second.tolist())
