@@ -15,10 +15,10 @@ from rmtkd_edge.compress.latency import measure_ms, predictor
 from rmtkd_edge.compress.loop import ordered_sites
 from rmtkd_edge.compress.ranks.order import cheapest_first, price
 from rmtkd_edge.compress.stage import compress_run
-from rmtkd_edge.config.hardware import curve_macs, load_profile
+from rmtkd_edge.config.hardware import HardwareProfile, curve_macs, load_profile
 from rmtkd_edge.config.recipe import Export, Recipe, parse_recipe
 from rmtkd_edge.errors import UserError
-from rmtkd_edge.families.base import find_family
+from rmtkd_edge.families.base import Family, find_family
 from rmtkd_edge.families.encoder.spec import EncoderSpec, LayerSpec
 from rmtkd_edge.run import layout
 from rmtkd_edge.run.directory import Run
@@ -56,8 +56,8 @@ def recipe_for(base: dict[str, Any], profile: str, latency_ms: float) -> Recipe:
     return parse_recipe(data, "test")
 
 
-def prepared(profile: str) -> Any:
-    return SimpleNamespace(family=find_family("encoder"), profile=load_profile(profile))
+def device(profile: str) -> tuple[Family, HardwareProfile]:
+    return find_family("encoder"), load_profile(profile)
 
 
 def test_a_site_that_saves_nothing_comes_last() -> None:
@@ -69,9 +69,9 @@ def test_a_site_that_saves_nothing_comes_last() -> None:
 def test_the_loop_stops_as_soon_as_the_budget_holds(
     tiny_recipe_dict: dict[str, Any], tiny_data: Path, elsewhere: str, tmp_path: Path
 ) -> None:
-    recipe, there = recipe_for(tiny_recipe_dict, elsewhere, 1.0), prepared(elsewhere)
-    assert latency_measure(recipe, there) is None, "its curves tell; this machine is not asked"
-    predict = predictor(there.family, there.profile)
+    recipe = recipe_for(tiny_recipe_dict, elsewhere, 1.0)
+    assert latency_measure(recipe, *device(elsewhere)) is None, "its curves tell; this machine is not asked"
+    predict = predictor(*device(elsewhere))
     assert predict is not None
     recipe = recipe_for(tiny_recipe_dict, elsewhere, 0.6 * predict(ENCODER))
     path = tmp_path / "run"
@@ -99,7 +99,7 @@ def test_the_order_is_not_priced_twice(tiny_recipe_dict: dict[str, Any], elsewhe
 
 def test_a_device_elsewhere_without_curves_is_refused_with_the_way_to_them(tiny_recipe_dict: dict[str, Any]) -> None:
     with pytest.raises(UserError, match="wants curves") as caught:
-        latency_measure(recipe_for(tiny_recipe_dict, "raspberry-pi-5", 1.0), prepared("raspberry-pi-5"))
+        latency_measure(recipe_for(tiny_recipe_dict, "raspberry-pi-5", 1.0), *device("raspberry-pi-5"))
     assert "rmtkd-edge calibrate --on raspberry-pi-5" in caught.value.hint
 
 

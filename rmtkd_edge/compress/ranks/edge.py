@@ -9,16 +9,18 @@ from types import MappingProxyType
 
 from scipy.special import expit, logit
 
+from rmtkd_edge.config.hardware import HardwareProfile
 from rmtkd_edge.config.recipe import WITHOUT_QUANTILE, Analyse, Compress, Recipe
 from rmtkd_edge.config.settings import did_you_mean
 from rmtkd_edge.errors import RecipeError, UserError
-from rmtkd_edge.families.base import Spec, list_sites
+from rmtkd_edge.families.base import Family, Spec, list_sites
 from rmtkd_edge.families.spectrum import SiteSpectrum
 from rmtkd_edge.methods.base import align, fixed_rank, reduction
 from rmtkd_edge.run.records.cycle import SiteRecord
 from rmtkd_edge.spectral import EdgeFit
 
 BISECTIONS = 12
+DEFAULT_MULTIPLE = 8  # vector width, in float32, of the least of the x86 servers and laptops that this runs on
 Offsets = Mapping[str, float]
 NO_OFFSETS: Offsets = MappingProxyType({})
 Settle = Callable[[dict[str, int]], dict[str, int]]
@@ -75,6 +77,11 @@ def widths_of(chosen: Sequence[SiteRank]) -> dict[str, int]:
 def shrinks(sites: Iterable[SiteRecord], saturation: float) -> bool:
     """Return whether any site would become narrower by more than the share `saturation`."""
     return any(1 - site.width_after / site.width_before > saturation for site in sites)
+
+
+def multiple_for(family: Family, profile: HardwareProfile | None) -> int:
+    """Return the multiple that a family's widths are rounded up to on a device."""
+    return DEFAULT_MULTIPLE if profile is None else getattr(profile.alignment, family.curve)
 
 
 def shifted(quantile: float, offset: float) -> float:
