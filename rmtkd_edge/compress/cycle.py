@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from rmtkd_edge.compress.context import Context, State
-from rmtkd_edge.compress.cut import chooser, narrowed, projected, spectra_of
 from rmtkd_edge.compress.ranks.allocation import allocated
+from rmtkd_edge.compress.ranks.cut import chooser, narrowed, projected, spectra_of
 from rmtkd_edge.compress.ranks.edge import SiteRank, pick_ranks, shrinks, site_record
 from rmtkd_edge.compress.training.schedule import Schedule
 from rmtkd_edge.compress.training.teacher_outputs import TeacherOutputs

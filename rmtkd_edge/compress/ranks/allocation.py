@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from rmtkd_edge.compress.context import Context
-from rmtkd_edge.compress.cut import divergence, narrowed, outputs_of, projected
+from rmtkd_edge.compress.ranks.cut import divergence, narrowed, outputs_of, projected
 from rmtkd_edge.compress.ranks.edge import Choose, Offsets, SiteRank, land_on_target, widths_of
 from rmtkd_edge.config.recipe import Compress
 from rmtkd_edge.families.base import Site
