@@ -14,13 +14,13 @@ from torch import Tensor
 from rmtkd_edge.compress.context import Context, State
 from rmtkd_edge.compress.ranks.allocation import allocated
 from rmtkd_edge.compress.ranks.cut import chooser, narrowed, projected, spectra_of
-from rmtkd_edge.compress.ranks.edge import SiteRank, pick_ranks, shrinks, site_record
+from rmtkd_edge.compress.ranks.edge import SiteRank, pick_ranks, shrinks
 from rmtkd_edge.compress.training.schedule import Schedule
 from rmtkd_edge.compress.training.teacher_outputs import TeacherOutputs
 from rmtkd_edge.compress.training.trainer import Trained, Training, train
 from rmtkd_edge.families.base import Family, list_sites
 from rmtkd_edge.methods.base import Cut, Widths
-from rmtkd_edge.run.records.cycle import CycleRecord, JobRecord, PlanRecord, SiteRecord
+from rmtkd_edge.run.records.cycle import CycleRecord, JobRecord, PlanRecord, SiteRecord, WidthRecord
 
 ATTEMPTS = 2  # trainings of a cycle: under the floor after the first, once more
 
@@ -30,7 +30,7 @@ class Decision:
     """What a cycle cuts: the sites' figures, the cut, the eigenvalues that the report draws, and a warning or ""."""
 
     quantile: float
-    sites: tuple[SiteRecord, ...]
+    sites: tuple[SiteRecord | WidthRecord, ...]
     cut: Cut
     spectra: dict[str, Tensor]
     warning: str = ""
@@ -111,10 +111,10 @@ def by_spectra(context: Context, state: State, job: JobRecord) -> Decision:
     spectra = spectra_of(context, state.folded, job.sites)
     choose = chooser(context, spec, spectra)
     quantile, chosen = pick_ranks(choose, spec, recipe, job.quantile, context.teacher_parameters)
-    records = [site_record(c, recipe.analyse) for c in chosen]
+    records = [c.record(recipe.analyse.weighting) for c in chosen]
     if recipe.compress.allocation == "kl" and shrinks(records, recipe.stop.saturation):
         chosen = allocated(context, state.folded, choose, chosen)
-        records = [site_record(c, recipe.analyse) for c in chosen]
+        records = [c.record(recipe.analyse.weighting) for c in chosen]
     warning = too_few_samples(chosen, context.family)
     return Decision(quantile, tuple(records), projected(chosen, context), eigenvalues(chosen), warning)
 
@@ -123,25 +123,7 @@ def by_widths(context: Context, state: State, job: JobRecord, widths: Widths) ->
     """Return the cut to widths that the method gives without spectra."""
     by_site = widths.by_site
     records = [
-        SiteRecord(
-            name=site.name,
-            kind=site.kind,
-            heads=site.heads,
-            width_before=site.width,
-            width_after=by_site.get(site.name, site.width),
-            rule="none",
-            quantile=None,
-            weighting="none",
-            lambda_plus=None,
-            lambda_minus=None,
-            sigma2=None,
-            q=None,
-            n=None,
-            n_eff=None,
-            rank=None,
-            aligned_rank=None,
-            note="",
-        )
+        WidthRecord(site.name, site.kind, site.heads, site.width, by_site.get(site.name, site.width))
         for site in list_sites(state.folded.spec)
         if site.name in job.sites
     ]

@@ -10,13 +10,13 @@ from types import MappingProxyType
 from scipy.special import expit, logit
 
 from rmtkd_edge.config.hardware import HardwareProfile
-from rmtkd_edge.config.recipe import WITHOUT_QUANTILE, Analyse, Compress, Recipe
+from rmtkd_edge.config.recipe import WITHOUT_QUANTILE, Recipe
 from rmtkd_edge.config.settings import did_you_mean
 from rmtkd_edge.errors import RecipeError, UserError
 from rmtkd_edge.families.base import Family, Spec, list_sites
 from rmtkd_edge.families.spectrum import SiteSpectrum
 from rmtkd_edge.methods.base import align, fixed_rank, reduction
-from rmtkd_edge.run.records.cycle import SiteRecord
+from rmtkd_edge.run.records.cycle import SiteRecord, WidthRecord
 from rmtkd_edge.spectral import EdgeFit
 
 BISECTIONS = 12
@@ -41,32 +41,31 @@ class SiteRank:
         """Return the site's name."""
         return self.spectrum.site.name
 
+    def record(self, weighting: str) -> SiteRecord:
+        """Return the figures of this site (of the first head, where there are several)."""
+        fit, site = self.fits[0], self.spectrum.site
+        return SiteRecord(
+            name=site.name,
+            kind=site.kind,
+            heads=site.heads,
+            width_before=site.width,
+            width_after=self.width_after,
+            rule=fit.rule,
+            quantile=self.quantile,
+            weighting=weighting if site.weighted else "none",
+            lambda_plus=fit.lambda_plus,
+            lambda_minus=fit.lambda_minus,
+            sigma2=fit.sigma2,
+            q=fit.q,
+            n=fit.n,
+            n_eff=fit.n_eff,
+            rank=self.rank,
+            aligned_rank=self.width_after,
+            note=fit.note,
+        )
+
 
 Choose = Callable[[float, Offsets], list[SiteRank]]
-
-
-def site_record(chosen: SiteRank, analyse: Analyse) -> SiteRecord:
-    """Return the figures of a site (of the first head, where there are several)."""
-    fit, site = chosen.fits[0], chosen.spectrum.site
-    return SiteRecord(
-        name=site.name,
-        kind=site.kind,
-        heads=site.heads,
-        width_before=site.width,
-        width_after=chosen.width_after,
-        rule=fit.rule,
-        quantile=chosen.quantile,
-        weighting=analyse.weighting if site.weighted else "none",
-        lambda_plus=fit.lambda_plus,
-        lambda_minus=fit.lambda_minus,
-        sigma2=fit.sigma2,
-        q=fit.q,
-        n=fit.n,
-        n_eff=fit.n_eff,
-        rank=chosen.rank,
-        aligned_rank=chosen.width_after,
-        note=fit.note,
-    )
 
 
 def widths_of(chosen: Sequence[SiteRank]) -> dict[str, int]:
@@ -74,7 +73,7 @@ def widths_of(chosen: Sequence[SiteRank]) -> dict[str, int]:
     return {c.name: c.width_after for c in chosen}
 
 
-def shrinks(sites: Iterable[SiteRecord], saturation: float) -> bool:
+def shrinks(sites: Iterable[SiteRecord | WidthRecord], saturation: float) -> bool:
     """Return whether any site would become narrower by more than the share `saturation`."""
     return any(1 - site.width_after / site.width_before > saturation for site in sites)
 
@@ -93,14 +92,13 @@ def shifted(quantile: float, offset: float) -> float:
 
 def choose_ranks(
     spectra: Sequence[SiteSpectrum],
-    analyse: Analyse,
-    options: Compress,
+    recipe: Recipe,
     quantile: float,
     multiple: int,
     offsets: Offsets = NO_OFFSETS,
     settle: Settle = lambda widths: widths,
 ) -> list[SiteRank]:
-    """Return the rank of every site; explicit `ranks` of the options come before the edge's.
+    """Return the rank of every site; a recipe's explicit `compress.ranks` come before the edge's.
 
     Args:
         multiple: ranks are rounded up to it.
@@ -111,11 +109,11 @@ def choose_ranks(
     for spectrum in spectra:
         site = spectrum.site
         at = shifted(quantile, offsets.get(site.kind, 0.0))
-        fits = spectrum.fit(analyse, at)
+        fits = spectrum.fit(recipe.analyse, at)
         rank = math.ceil(sum(fit.rank for fit in fits) / len(fits))
-        width = fixed_rank(options, site)
+        width = fixed_rank(recipe.compress, site)
         if width is None:
-            width = align(rank, site.width, site.heads, multiple, options.minimum_rank)
+            width = align(rank, site.width, site.heads, multiple, recipe.compress.minimum_rank)
         chosen.append(SiteRank(spectrum, fits, rank, width, at))
     settled = settle(widths_of(chosen))
     return [replace(c, width_after=settled[c.name]) for c in chosen]

@@ -35,8 +35,7 @@ def cheapest_first(prices: Sequence[SitePrice]) -> tuple[SitePrice, ...]:
 def prices(context: Context, folded: Any, names: Sequence[str], predict: Latency) -> tuple[SitePrice, ...]:
     """Return the price of every site of `names`, cheapest first."""
     spectra = spectra_of(context, folded, names)
-    recipe = context.recipe
-    chosen = choose_ranks(spectra, recipe.analyse, recipe.compress, recipe.analyse.quantile, context.step)
+    chosen = choose_ranks(spectra, context.recipe, context.recipe.analyse.quantile, context.step)
     before, now = outputs_of(context, folded), predict(folded.spec)
     found = []
     for choice in chosen:
