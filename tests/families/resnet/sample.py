@@ -1,0 +1,43 @@
+"""Small ResNets with random weights under which every part matters."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from typing import cast
+
+import torch
+
+from rmtkd_edge.families.resnet.module import BatchNorm, ResNet
+from rmtkd_edge.families.resnet.sources import initialise, resnet_spec
+from rmtkd_edge.families.resnet.spec import Stem
+
+
+def small_resnet(
+    depth: int,
+    stem: str = "cifar",
+    labels: tuple[str, ...] = ("a", "b", "c"),
+    dead: int = 0,
+    ranks: Mapping[str, int] | None = None,
+) -> ResNet:
+    """Return a ResNet of width 8 for 16 pixels; `dead` channels of every inner width and stream are always 0."""
+    spec = resnet_spec(depth, labels, width=8, stem=cast(Stem, stem), image_size=16).with_ranks(ranks or {})
+    net = initialise(ResNet(spec), depth).eval()
+    with torch.no_grad():
+        for module in net.modules():
+            if isinstance(module, BatchNorm):
+                module.running_mean.uniform_(-0.2, 0.2)
+                module.running_var.uniform_(0.5, 1.5)
+                module.weight.uniform_(0.5, 1.5)
+                module.bias.uniform_(-0.2, 0.4)
+                if dead:
+                    module.weight[-dead:], module.bias[-dead:] = 0.0, 0.0
+    return net
+
+
+def random_resnet(seed: int) -> ResNet:
+    """Return a small ResNet of a random depth, stem, widths and factors."""
+    rng = random.Random(seed)
+    depth, stem = [(18, "cifar"), (50, "imagenet"), (18, "imagenet"), (50, "cifar")][seed % 4]
+    sites = small_resnet(depth, stem).spec.sites()
+    return small_resnet(depth, stem, ranks={s.name: rng.randint(2, s.width) for s in sites if rng.random() < 0.4})
