@@ -71,9 +71,15 @@ class FamilyDefaults:
     sample_keys = "analyse.calibration"
     quantised: tuple[str, ...] = ("Gemm", "MatMul", "Conv")  # operators that int8 runs on
 
-    if TYPE_CHECKING:
+    spec: type[SpecDefaults]
 
-        def build(self, spec: Any) -> Any: ...
+    def spec_from_dict(self, data: Mapping[str, Any]) -> Any:
+        """Return the spec that `to_dict` wrote."""
+        return self.spec.from_dict(data)
+
+    def build(self, spec: Any) -> Any:
+        """Return an untrained model of a shape."""
+        raise NotImplementedError
 
     def producers(self, model: Any) -> Mapping[str, Sequence[nn.Module]]:
         """Return, by site, the layers with a `projection` whose output lives in it."""

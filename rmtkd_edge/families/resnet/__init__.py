@@ -45,11 +45,8 @@ class ResNetFamily(FamilyDefaults):
     default_sites: tuple[str, ...] = DEFAULT_SITES
     modes: tuple[str, ...] = ("width", "factor", "auto")
     shape: type[Section] = ResNetShape
+    spec = ResNetSpec
     quantised = QUANTISED
-
-    def spec_from_dict(self, data: Mapping[str, Any]) -> ResNetSpec:
-        """Return the spec that `to_dict` wrote."""
-        return ResNetSpec.from_dict(data)
 
     def build(self, spec: ResNetSpec) -> ResNet:
         """Return an untrained net of a shape."""
