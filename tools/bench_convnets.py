@@ -22,7 +22,7 @@ from rmtkd_edge.export.bundle import versions
 from rmtkd_edge.families.resnet.quantise import quantise_convnet
 from rmtkd_edge.families.resnet.graph import export_convnet
 from rmtkd_edge.families.encoder.graph import GraphOptions
-from rmtkd_edge.export.image_stage import SUMS_IN_32_BITS
+from rmtkd_edge.export.stage import SUMS_IN_32_BITS
 from rmtkd_edge.families.resnet.sources import sources as resnet
 from rmtkd_edge.families.resnet.module import ConvNet
 from rmtkd_edge.families.resnet.spec import ConvNetSpec

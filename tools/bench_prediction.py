@@ -74,7 +74,7 @@ def main() -> None:
         conv_sizes=found.sizes["conv"], gemm_sizes=found.sizes["gemm"], conv_few_sizes=found.sizes["conv_few"],
         ns_per_element=found.ns_per_element,
     )  # fmt: skip
-    tokens, specs = min(profile.loads.seq), shapes()
+    tokens, specs = min(profile.workloads.seq), shapes()
     measured: dict[str, list[float]] = {name: [] for name in specs}
     recipes = {kind: load_recipe(name) for kind, name in (("text", "minilm-sst2"), ("image", "resnet18-cifar10"))}
     for _ in range(args.rounds):

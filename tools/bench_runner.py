@@ -32,7 +32,7 @@ import onnx
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
-from rmtkd_edge.profile.comparison import ratio_of_medians
+from rmtkd_edge.profile.ratios import ratio_of_medians
 from rmtkd_edge.profile.measuring import basics, execute, sessions
 from rmtkd_edge.profile.plan import QUICK, copy_runner
 
@@ -72,7 +72,7 @@ def bundle(folder: Path, layers: dict[str, int], **changes: Any) -> Path:
     np.savez(folder / "reference.npz", **reference)
     plan = {
         "schema": basics.PLAN_SCHEMA, "provider": "CPUExecutionProvider", "threads": 1, "spinning": False,
-        "models": models, "inputs": "inputs.npz", "reference": "reference.npz", "loads": [{"batch": ROWS, "seq": None}],
+        "models": models, "inputs": "inputs.npz", "reference": "reference.npz", "workloads": [{"batch": ROWS, "seq": None}],
         "min_runs": 50, "min_duration_s": 2.0, "warmup": 5, "rounds": 10, "seed": 0, "idle_s": 0.0,
         "meters": ["unavailable"], "probe_repeats": 0, **changes,
     }  # fmt: skip

@@ -26,9 +26,11 @@ def settings(
     analyse: Analyse | None = None, compress: Compress | None = None, distil: Distil | None = None, seed: int = 0
 ) -> Recipe:
     """Return a recipe that holds these sections and defaults; it names no model and no data, which the caller has."""
-    return Recipe.model_construct(
+    construct: Any = Recipe.model_construct  # sections `model` and `task` are required of a file, not of a call
+    recipe: Recipe = construct(
         analyse=analyse or Analyse(), compress=compress or Compress(), distil=distil or Distil(), seed=seed
     )
+    return recipe
 
 
 def numbered(loader: Loader, model: Any) -> Callable[[], Iterator[Batch]]:
