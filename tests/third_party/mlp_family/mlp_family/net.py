@@ -7,11 +7,12 @@ from itertools import pairwise
 from typing import Any
 
 import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
 from rmtkd_edge.families.base import Batches, Tap, ranks_from
 from rmtkd_edge.families.layers import ProjectedLinear
 from rmtkd_edge.spectral import CrossMoments
-from torch import Tensor, nn
-from torch.nn import functional as F
 
 
 class Mlp(nn.Module):
