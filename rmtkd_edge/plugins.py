@@ -12,7 +12,10 @@ from typing import Any
 from rmtkd_edge.errors import RecipeError
 
 ATTRIBUTES = {"families": "FAMILY", "tasks": "TASK", "methods": "METHOD"}
-NOT_PLUGINS = ("base", "layers", "spectrum", "store", "metrics", "reading", "onnx_program", "classification")
+NOT_PLUGINS = {
+    *("base", "defaults", "layers", "sampled", "spectrum", "static_int8", "store", "onnx_program"),
+    *("classification", "metrics", "reading"),
+}
 
 
 @cache

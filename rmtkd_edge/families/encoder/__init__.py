@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from rmtkd_edge.config.hardware import Calibration
-from rmtkd_edge.config.recipe import Compress, Export, Recipe
-from rmtkd_edge.families.base import AnalyseOptions, Batches, NarrowOptions, QuantiseOptions, Site, list_sites
+from rmtkd_edge.config.recipe import Export, Recipe
+from rmtkd_edge.families.base import AnalyseOptions, Batches, NarrowOptions, QuantiseOptions, Site
+from rmtkd_edge.families.defaults import FamilyDefaults
 from rmtkd_edge.families.encoder.settings import EncoderShape
 from rmtkd_edge.families.encoder.spec import EncoderSpec
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 WEIGHED = 4  # every fourth row of the effect batches tells what tokens count: three kinds of token need few
 
 
-class EncoderFamily:
+class EncoderFamily(FamilyDefaults):
     """The family `encoder`; see families.base.Family."""
 
     name = "encoder"
@@ -33,7 +34,6 @@ class EncoderFamily:
     sample_keys = "analyse.maximum_rows or analyse.tokens_per_sequence"
     site_kinds = ("stream", "embedding", "qk", "value", "ffn", "pooler")
     default_sites = ("stream", "qk", "value", "ffn", "pooler")
-    modes = ("width",)
     shape = EncoderShape
 
     def spec_from_dict(self, data: Mapping[str, Any]) -> EncoderSpec:
@@ -64,18 +64,11 @@ class EncoderFamily:
 
         return from_transformers(module, labels) if hasattr(module, "config") else None
 
-    def source_normalisation(self, source: str) -> None:
-        """Text is not normalised."""
-
     def describe_source(self, recipe: Recipe) -> str:
         """Return a short name of the model that a recipe starts from."""
         from rmtkd_edge.families.encoder.sources import describe_source
 
         return describe_source(recipe)
-
-    def sites_to_cut(self, spec: EncoderSpec, options: Compress) -> list[str]:
-        """Return the names of the sites of the recipe's kinds, shallow to deep."""
-        return [site.name for site in list_sites(spec, options.sites or self.default_sites)]
 
     def analyse(
         self, model: Encoder, sites: Sequence[Site], batches: Batches, effect: Batches | None, options: AnalyseOptions
@@ -84,12 +77,6 @@ class EncoderFamily:
         from rmtkd_edge.families.encoder.analyse import analyse_sites
 
         return analyse_sites(model, sites, batches, effect, options)
-
-    def settle(
-        self, spec: EncoderSpec, options: Compress, latency: Callable[[Any], float] | None, multiple: int
-    ) -> Callable[[dict[str, int]], dict[str, int]]:
-        """Every chosen width stands."""
-        return lambda widths: widths
 
     def narrow(
         self,

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from rmtkd_edge.families.base import list_sites, ranks_from
 from rmtkd_edge.families.encoder.module import Encoder
-from rmtkd_edge.families.encoder.spec import EncoderSpec
-from rmtkd_edge.families.layers import ProjectedLinear
+from rmtkd_edge.families.layers import ProjectedLinear, folded_state, unfolded_state, with_state
 
 
 def producers(encoder: Encoder) -> dict[str, list[ProjectedLinear]]:
@@ -29,21 +29,16 @@ def producers(encoder: Encoder) -> dict[str, list[ProjectedLinear]]:
 @torch.no_grad()
 def fold(encoder: Encoder) -> Encoder:
     """Return the plain narrow model that `encoder` equals exactly: P W in place of W and P (dtype kept)."""
-    folded = Encoder(encoder.spec.without_projections()).to(next(encoder.parameters()))
-    state = encoder.state_dict()
-    for name, module in encoder.named_modules():
-        if isinstance(module, ProjectedLinear):
-            state[f"{name}.weight"], state[f"{name}.bias"] = module.folded()
-            state.pop(f"{name}.projection", None)
-    projection, table = state.pop("embeddings.projection", None), state.pop("embeddings.table_projection", None)
+    state = folded_state(encoder)
+    projection, table = encoder.embeddings.projection, encoder.embeddings.table_projection
+    state.pop("embeddings.table_projection", None)
     if table is not None:
         state["embeddings.word.weight"] = state["embeddings.word.weight"] @ table.T
     if projection is not None:
         for name in _into_sum(state):
             weight = state[name]
             state[name] = projection @ weight if "expand" in name else weight @ projection.T
-    folded.load_state_dict({k: v.clone() for k, v in state.items()})
-    return folded.train(encoder.training)
+    return with_state(Encoder(encoder.spec.without_projections()), state, encoder)
 
 
 def _into_sum(state: dict[str, Tensor]) -> list[str]:
@@ -61,18 +56,8 @@ def unfold(folded: Encoder, projections: Mapping[str, Tensor]) -> Encoder:
     """
     heads = {site.name: site.heads for site in list_sites(folded.spec)}
     raw = {name: p.shape[1] // heads[name] for name, p in projections.items()}
-    wide = Encoder(EncoderSpec.from_dict({**folded.spec.to_dict(), "raw": raw})).to(next(folded.parameters()))
-    state = folded.state_dict()
-    names = {id(module): name for name, module in wide.named_modules()}
-    for site, modules in producers(wide).items():
-        if site in projections:
-            p = projections[site].to(next(folded.parameters()))
-            for name in (names[id(module)] for module in modules):
-                state[f"{name}.weight"], state[f"{name}.bias"] = (
-                    p.T @ state[f"{name}.weight"],
-                    p.T @ state[f"{name}.bias"],
-                )
-                state[f"{name}.projection"] = p
+    wide = Encoder(replace(folded.spec, raw=raw))
+    state = unfolded_state(folded, wide, producers(wide), projections)
     if wide.embeddings.projection is not None:
         p = projections["stream"].to(next(folded.parameters()))
         state["embeddings.projection"] = p
@@ -82,8 +67,7 @@ def unfold(folded: Encoder, projections: Mapping[str, Tensor]) -> Encoder:
         p = projections["embedding"].to(next(folded.parameters()))
         state["embeddings.table_projection"] = p
         state["embeddings.word.weight"] = state["embeddings.word.weight"] @ p
-    wide.load_state_dict({k: v.clone() for k, v in state.items()})
-    return wide.train(folded.training)
+    return with_state(wide, state, folded)
 
 
 def projections_of(encoder: Encoder) -> dict[str, Tensor]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
@@ -12,9 +11,11 @@ from pydantic import Field
 from rmtkd_edge.config.hardware import Calibration
 from rmtkd_edge.config.recipe import Compress, Export, Recipe
 from rmtkd_edge.config.settings import Section
-from rmtkd_edge.families.base import AnalyseOptions, Batches, NarrowOptions, QuantiseOptions, Site
+from rmtkd_edge.families.base import AnalyseOptions, Batches, NarrowOptions, Site
+from rmtkd_edge.families.defaults import FamilyDefaults
 from rmtkd_edge.families.resnet import audit, config, cost
 from rmtkd_edge.families.resnet.modes import DEFAULT_SITES, settle, sites_to_cut
+from rmtkd_edge.families.resnet.quantise import QUANTISED
 from rmtkd_edge.families.resnet.spec import ResNetSpec
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ class ResNetShape(Section):
     stem: Literal["cifar", "imagenet"] = Field("cifar", description="3x3 stride 1, or 7x7 stride 2 and max-pool")
 
 
-class ResNetFamily:
+class ResNetFamily(FamilyDefaults):
     """The family `resnet`; see families/base.py for what each member is for."""
 
     name = "resnet"
@@ -44,10 +45,8 @@ class ResNetFamily:
     default_sites: tuple[str, ...] = DEFAULT_SITES
     modes: tuple[str, ...] = ("width", "factor", "auto")
     shape: type[Section] = ResNetShape
-
-    def spec_from_dict(self, data: Mapping[str, Any]) -> ResNetSpec:
-        """Return the spec that `to_dict` wrote."""
-        return ResNetSpec.from_dict(data)
+    spec = ResNetSpec
+    quantised = QUANTISED
 
     def build(self, spec: ResNetSpec) -> ResNet:
         """Return an untrained net of a shape."""
@@ -103,9 +102,10 @@ class ResNetFamily:
         self, model: ResNet, sites: Sequence[Site], batches: Batches, effect: Batches | None, options: AnalyseOptions
     ) -> list[SiteSpectrum]:
         """Return the spectrum of every site of a folded net."""
-        from rmtkd_edge.families.resnet.analyse import analyse
+        from rmtkd_edge.families.resnet.analyse import Pixels
+        from rmtkd_edge.families.sampled import analyse_samples
 
-        return analyse(model, sites, batches, effect, options)
+        return analyse_samples(model, Pixels(model, options), sites, batches, effect, options)
 
     def settle(
         self, spec: ResNetSpec, options: Compress, latency: Callable[[Any], float] | None, multiple: int
@@ -129,49 +129,25 @@ class ResNetFamily:
             return plain_fold(model, projections)
         return warm_start(model, projections, batches(), ridge=options.compress.ridge, seed=options.seed)
 
-    def fold(self, model: ResNet) -> ResNet:
-        """Return the plain narrow net that `model` equals exactly."""
-        from rmtkd_edge.families.resnet.fold import fold
+    def producers(self, model: ResNet) -> Mapping[str, Sequence[nn.Module]]:
+        """Return, for every site that is there, the convolutions whose output lives in it."""
+        from rmtkd_edge.families.resnet.fold import producers
 
-        return fold(model)
-
-    def unfold(self, folded: ResNet, projections: Mapping[str, Tensor]) -> ResNet:
-        """Return `folded` with fixed projections put back after its producers."""
-        from rmtkd_edge.families.resnet.fold import unfold
-
-        return unfold(folded, projections)
-
-    def projections(self, model: ResNet) -> dict[str, Tensor]:
-        """Return the fixed projections by site."""
-        from rmtkd_edge.families.resnet.fold import projections_of
-
-        return projections_of(model)
+        return producers(model)
 
     def predict_ms(self, spec: ResNetSpec, curves: Calibration, sequence: int) -> float:
         """Return the predicted latency in ms of one image; `sequence` is not looked at."""
         return cost.predict_ms(spec, curves)
 
-    def standardise(self, folded: ResNet) -> ResNet:
-        """Return the net as it is."""
-        return folded
-
     def config(self, spec: ResNetSpec, task: str) -> dict[str, Any]:
         """Return config.json's own keys; `task` adds none."""
-        return config.keys(spec)
+        return {**super().config(spec, task), **config.KEYS}
 
-    def tensors(self, model: ResNet) -> dict[str, Tensor]:
-        """Return the weights under this package's own names."""
-        return config.tensors(model)
+    def traced(self, folded: ResNet) -> nn.Module:
+        """Return the net with its norms folded into the convolutions."""
+        from rmtkd_edge.families.resnet.graph import FusedNet
 
-    def from_tensors(self, spec: ResNetSpec, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return a state dict from the names that ship."""
-        return config.from_tensors(tensors)
-
-    def export(self, folded: ResNet, path: Path, options: Export, metadata: Mapping[str, str]) -> list[Path]:
-        """Write a folded net as ONNX and return the files."""
-        from rmtkd_edge.families.resnet.graph import export
-
-        return export(folded, path, options.opset, metadata)
+        return FusedNet(folded)
 
     def expected_ops(
         self, spec: ResNetSpec, options: Export, stage: Literal["emitted", "fp32", "int8"]
@@ -190,14 +166,6 @@ class ResNetFamily:
         if not tap.endswith(".sum"):
             return tap
         return "stem" if tap == "stem.sum" else f"{tap.split('.block.')[0]}.stream"
-
-    def quantise(
-        self, source: Path, target: Path, calibration: Sequence[Mapping[str, Tensor]], options: QuantiseOptions
-    ) -> dict[str, Any]:
-        """Write the static int8 file of an fp32 one and return how it was made."""
-        from rmtkd_edge.families.resnet.quantise import quantise
-
-        return quantise(source, target, calibration, reduce_range=options.reduce_range)
 
 
 FAMILY = ResNetFamily()

@@ -1,9 +1,8 @@
-"""Folding: from fixed projections to plain narrow layers and back, both exact; and the start by algebra alone."""
+"""Which convolutions make a site, and the start of a narrow net by algebra alone."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -25,42 +24,6 @@ def producers(net: ResNet) -> dict[str, list[ProjectedConv]]:
         else:
             sites[site.name] = [layers[place].last for place in net.spec.producers(site.name)]
     return sites
-
-
-@torch.no_grad()
-def fold(net: ResNet) -> ResNet:
-    """Return the plain narrow model that `net` equals exactly: P W in place of W and P (dtype kept)."""
-    folded = ResNet(net.spec.without_projections()).to(next(net.parameters()).dtype)
-    state = net.state_dict()
-    for name, module in net.named_modules():
-        if isinstance(module, ProjectedConv):
-            state[f"{name}.weight"] = module.folded()
-            state.pop(f"{name}.projection", None)
-    folded.load_state_dict({k: v.clone() for k, v in state.items()})
-    return folded.train(net.training)
-
-
-@torch.no_grad()
-def unfold(folded: ResNet, projections: Mapping[str, Tensor]) -> ResNet:
-    """Return `folded` with the fixed projections put back after its producers: W becomes P^T W', since P P^T = I."""
-    raw = {name: p.shape[1] for name, p in projections.items()}
-    kind = next(folded.parameters()).dtype
-    wide = ResNet(replace(folded.spec, raw=raw)).to(kind)
-    state = folded.state_dict()
-    names = {id(module): name for name, module in wide.named_modules()}
-    for site, modules in producers(wide).items():
-        if site in projections:
-            p = projections[site].to(state["stem.conv.weight"])
-            for name in (names[id(module)] for module in modules):
-                state[f"{name}.weight"] = torch.einsum("kd,kihw->dihw", p, state[f"{name}.weight"])
-                state[f"{name}.projection"] = p
-    wide.load_state_dict({k: v.clone() for k, v in state.items()})
-    return wide.train(folded.training)
-
-
-def projections_of(net: ResNet) -> dict[str, Tensor]:
-    """Return the fixed projections by site (all producers of a site share one)."""
-    return {site: p for site, modules in producers(net).items() if (p := modules[0].projection) is not None}
 
 
 def narrow_like(net: ResNet, ranks: Mapping[str, int]) -> ResNet:

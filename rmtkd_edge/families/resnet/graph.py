@@ -1,18 +1,13 @@
-"""From a folded ResNet to one ONNX file: norms folded into the convolutions, a dynamic batch axis, fixed image size."""
+"""What is traced of a folded ResNet: norms folded into the convolutions; and where its sites are in the graph."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
-
 import onnx
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rmtkd_edge.families.onnx_program import export_module
 from rmtkd_edge.families.resnet.module import Block, ConvNorm, ResNet
-from rmtkd_edge.families.resnet.spec import CHANNELS, FACTOR, ResNetSpec
+from rmtkd_edge.families.resnet.spec import FACTOR, ResNetSpec
 
 
 class FusedConv(nn.Module):
@@ -63,21 +58,6 @@ class FusedNet(nn.Module):
         """Return logits (B, labels) for normalised images (B, 3, H, W)."""
         state = self.blocks(self.pool(F.relu(self.stem(pixel_values))))
         return F.linear(F.adaptive_avg_pool2d(state, 1).flatten(1), self.weight, self.bias)
-
-
-def export(folded: ResNet, path: Path, opset: int, metadata: Mapping[str, str]) -> list[Path]:
-    """Write a folded ResNet as ONNX and return the files.
-
-    The input is `pixel_values` float32 (batch, 3, size, size), normalised; the output `logits` float32 (batch, labels).
-
-    Raises:
-        RmtkdError: torch cannot export the net.
-        RunDirError: the file cannot be written.
-    """
-    size = folded.spec.image_size
-    sample = {"pixel_values": torch.zeros(2, CHANNELS, size, size)}
-    axes = {"pixel_values": {0: "batch"}}
-    return export_module(FusedNet(folded.eval()).eval(), path, sample, axes, opset=opset, metadata=metadata)
 
 
 def graph_values(model: onnx.ModelProto, spec: ResNetSpec) -> dict[str, str]:

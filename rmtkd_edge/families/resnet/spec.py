@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal
-
-import numpy as np
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Literal, Self
 
 from rmtkd_edge.families.base import Input, Site
+from rmtkd_edge.families.defaults import SpecDefaults
 
 CHANNELS = 3
 FACTOR = ".factor"  # ends the name of a factor's site; the convolution's place comes before it
@@ -46,7 +45,7 @@ class StageSpec:
 
 
 @dataclass(frozen=True)
-class ResNetSpec:
+class ResNetSpec(SpecDefaults):
     """A ResNet whose streams and blocks may all have different widths.
 
     Attributes:
@@ -56,6 +55,7 @@ class ResNetSpec:
         factors: by its place, the rank of a convolution that is two: one to that many channels, a 1 x 1 one after it.
     """
 
+    family: ClassVar[str] = "resnet"
     block: Kind
     stem: Stem
     stem_width: int
@@ -69,30 +69,9 @@ class ResNetSpec:
     factors: Mapping[str, int] = field(default_factory=dict)
 
     @property
-    def family(self) -> str:
-        """Return the name of the family."""
-        return "resnet"
-
-    @property
-    def model_type(self) -> str:
-        """Return the type that config.json names."""
-        return "resnet"
-
-    @property
-    def max_length(self) -> None:
-        """Return None: images are no sequences."""
-        return None
-
-    @property
     def inputs(self) -> tuple[Input, ...]:
         """Return the one input: normalised images."""
         return (Input("pixel_values", "float32", ("batch", CHANNELS, self.image_size, self.image_size)),)
-
-    def example_inputs(self, batch: int, sequence: int | None, seed: int) -> dict[str, np.ndarray]:
-        """Return random images of mean 0 and variance 1, as normalised ones have them; `sequence` is not looked at."""
-        shape = (batch, CHANNELS, self.image_size, self.image_size)
-        rng = np.random.default_rng([seed, batch, self.image_size])
-        return {"pixel_values": rng.standard_normal(shape, dtype=np.float32)}
 
     @property
     def stem_is_shared(self) -> bool:
@@ -157,10 +136,6 @@ class ResNetSpec:
         outputs = cut.places()
         return replace(cut, factors={p: k for p, k in wanted.items() if k is not None and k < outputs[p]})
 
-    def without_projections(self) -> ResNetSpec:
-        """Return the spec of the folded model."""
-        return replace(self, raw={})
-
     def convolutions(self) -> Iterator[Convolution]:
         """Yield every convolution of the folded model, factors as two, from input to output."""
         side, before = self.image_size, self.stem_width
@@ -192,12 +167,8 @@ class ResNetSpec:
         norms = sum(2 * width for width in self.places().values())
         return weights + norms + (self.stages[-1].width + 1) * len(self.labels)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON types."""
-        return {"family": self.family, "model_type": self.model_type, **asdict(self)}
-
-    @staticmethod
-    def from_dict(data: Mapping[str, Any]) -> ResNetSpec:
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """Return the spec that `to_dict` wrote."""
         stages = tuple(
             StageSpec(stage["width"], tuple(BlockSpec(**{**b, "inner": tuple(b["inner"])}) for b in stage["blocks"]))
@@ -206,7 +177,7 @@ class ResNetSpec:
         fields = {name: value for name, value in data.items() if name not in ("family", "model_type")}
         fields |= {name: tuple(data[name]) for name in ("labels", "mean", "std")}
         fields |= {name: dict(data[name]) for name in ("raw", "factors")}
-        return ResNetSpec(**{**fields, "stages": stages})
+        return cls(**{**fields, "stages": stages})
 
 
 def channels(name: str, kind: str, width: int, layer: int | None = None) -> Site:

@@ -1,40 +1,65 @@
-"""The family `mlp`: what rmtkd-edge asks of an architecture, answered for a multilayer perceptron."""
+"""The family `mlp`: a multilayer perceptron on flattened pixels. Its shape is here, its torch code in net.py."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from typing import Any, ClassVar, Literal, Self
 
-from mlp_family.spec import CHANNELS, MlpSpec, Shape, name
-from rmtkd_edge.config.hardware import Calibration
-from rmtkd_edge.config.recipe import Compress, Export, Recipe
-from rmtkd_edge.errors import UserError
-from rmtkd_edge.families.base import AnalyseOptions, Batches, NarrowOptions, QuantiseOptions, Site
+from pydantic import Field
 
-if TYPE_CHECKING:
-    import onnx
-    from rmtkd_edge.families.spectrum import SiteSpectrum
-    from torch import Tensor, nn
+from rmtkd_edge.config.settings import Section
+from rmtkd_edge.families.base import Input, Site, list_sites
+from rmtkd_edge.families.defaults import FamilyDefaults, SpecDefaults
 
 
-class MlpFamily:
-    """See rmtkd_edge.families.base.Family."""
+class Shape(Section):
+    """Keys of `model.shape` in a recipe."""
+
+    widths: tuple[int, ...] = Field((128, 64), min_length=1, description="Units of each hidden layer")
+
+
+@dataclass(frozen=True)
+class MlpSpec(SpecDefaults):
+    """Hidden widths, and what input and output follow."""
+
+    family: ClassVar[str] = "mlp"
+    widths: tuple[int, ...]
+    labels: tuple[str, ...]
+    image_size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    raw: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def inputs(self) -> tuple[Input, ...]:
+        return (Input("pixel_values", "float32", ("batch", 3, self.image_size, self.image_size)),)
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        return (3 * self.image_size**2, *self.widths, len(self.labels))
+
+    def sites(self) -> list[Site]:
+        return [Site(f"hidden.{i}", "hidden", width, selectable=True) for i, width in enumerate(self.widths)]
+
+    def with_ranks(self, ranks: Mapping[str, int]) -> Self:
+        return replace(self, widths=tuple(ranks.get(site.name, site.width) for site in self.sites()))
+
+    def count_parameters(self) -> int:
+        return sum((inputs + 1) * outputs for inputs, outputs in pairwise(self.sizes))
+
+
+class MlpFamily(FamilyDefaults):
+    """Torch is imported in the methods: a recipe or a report does not wait for it."""
 
     name = "mlp"
     modality = "image"
     curve: Literal["gemm", "conv"] = "gemm"
     samples = ("image",)
-    sample_keys = "analyse.calibration"
-    site_kinds = ("hidden",)
-    default_sites = ("hidden",)
-    modes = ("width",)
+    site_kinds = default_sites = ("hidden",)
     shape = Shape
-
-    # shapes and modules
-    def spec_from_dict(self, data: Mapping[str, Any]) -> MlpSpec:
-        tuples = {key: tuple(data[key]) for key in ("widths", "labels", "mean", "std")}
-        return MlpSpec(**{**data, **tuples, "raw": dict(data["raw"])})
+    spec = MlpSpec
 
     def build(self, spec: MlpSpec) -> Any:
         from mlp_family.net import Mlp
@@ -42,156 +67,39 @@ class MlpFamily:
         return Mlp(spec)
 
     def initialise(self, model: Any, seed: int) -> Any:
-        from torch import Generator, nn
+        from mlp_family.net import initialise
 
-        generator = Generator().manual_seed(seed)
-        for layer in [*model.layers, model.classifier]:
-            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu", generator=generator)
-            nn.init.zeros_(layer.bias)
-        return model
+        return initialise(model, seed)
 
-    def load(self, recipe: Recipe, labels: Sequence[str], preprocessing: Any) -> tuple[Any, bool]:
-        if recipe.model.source != "scratch":
-            raise UserError(f"an mlp starts from `scratch`, not from {recipe.model.source}", "set model.source")
+    def load(self, recipe: Any, labels: Sequence[str], preprocessing: Any) -> tuple[Any, bool]:
         widths = Shape.model_validate(recipe.model.shape).widths
-        mean, std, size = tuple(preprocessing.mean), tuple(preprocessing.std), preprocessing.image_size
-        return self.initialise(self.build(MlpSpec(widths, tuple(labels), size, mean, std)), recipe.seed), False
+        spec = MlpSpec(widths, tuple(labels), preprocessing.image_size, preprocessing.mean, preprocessing.std)
+        return self.initialise(self.build(spec), recipe.seed), False  # random weights: it is trained first
 
-    def from_module(self, module: nn.Module, labels: Sequence[str] | None = None) -> Any | None:
-        from torch import nn
+    def producers(self, model: Any) -> dict[str, list[Any]]:
+        return {site.name: [layer] for site, layer in zip(list_sites(model.spec), model.layers, strict=False)}
 
-        found = (
-            [m for m in module if not isinstance(m, nn.Flatten | nn.ReLU)] if isinstance(module, nn.Sequential) else []
-        )
-        if len(found) < 2 or not all(isinstance(m, nn.Linear) for m in found):
-            return None
-        size, outputs = round((found[0].in_features / CHANNELS) ** 0.5), found[-1].out_features
-        if CHANNELS * size**2 != found[0].in_features:
-            return None
-        names = tuple(labels or map(str, range(outputs)))
-        model = self.build(MlpSpec(tuple(m.out_features for m in found[:-1]), names, size))
-        for own, other in zip([*model.layers, model.classifier], found, strict=True):
-            own.load_state_dict(other.state_dict())
-        return model.eval()
+    def analyse(self, model: Any, sites: Any, batches: Any, effect: Any, options: Any) -> list[Any]:
+        from mlp_family.net import F
+        from rmtkd_edge.families.sampled import OneTap, analyse_samples
 
-    def source_normalisation(self, source: str) -> None:
-        return None
+        return analyse_samples(model, OneTap(F.relu), sites, batches, effect, options)
 
-    def describe_source(self, recipe: Recipe) -> str:
-        return f"mlp {recipe.model.source}"
-
-    # cutting
-    def sites_to_cut(self, spec: MlpSpec, options: Compress) -> list[str]:
-        return [site.name for site in spec.sites() if site.kind in (options.sites or self.default_sites)]
-
-    def analyse(
-        self, model: Any, sites: Sequence[Site], batches: Batches, effect: Batches | None, options: AnalyseOptions
-    ) -> list[SiteSpectrum]:
-        from mlp_family.net import analyse
-
-        return analyse(model, sites, batches, effect, options)
-
-    def settle(
-        self, spec: MlpSpec, options: Compress, latency: Callable[[Any], float] | None, multiple: int
-    ) -> Callable[[dict[str, int]], dict[str, int]]:
-        return lambda ranks: ranks
-
-    def narrow(
-        self,
-        model: Any,
-        projections: Mapping[str, Tensor],
-        batches: Batches,
-        effect: Batches,
-        options: NarrowOptions,
-    ) -> Any:
+    def narrow(self, model: Any, projections: Any, batches: Any, effect: Any, options: Any) -> Any:
         from mlp_family.net import narrow
 
-        return narrow(model, projections, batches, options)
+        return narrow(model, projections, batches, options.compress.ridge)
 
-    def fold(self, model: Any) -> Any:
-        from mlp_family.net import rebuild
+    def predict_ms(self, spec: MlpSpec, curves: Any, sequence: int) -> float:
+        return sum(a * b * curves.ns_per_mac("gemm", (a * b) ** 0.5) for a, b in pairwise(spec.sizes)) / 1e6
 
-        def change(place: str, layer: Any, state: dict[str, Tensor]) -> None:
-            state[f"{place}.weight"], state[f"{place}.bias"] = (part.detach() for part in layer.folded())
-            state.pop(f"{place}.projection", None)
+    def expected_ops(self, spec: MlpSpec, options: Any, stage: str) -> dict[str, int]:
+        products = {"emitted": "Gemm", "fp32": "Gemm or FusedGemm", "int8": "QGemm"}
+        return {products[stage]: len(spec.sizes) - 1}
 
-        return rebuild(model, model.spec.without_projections(), change)
-
-    def unfold(self, folded: Any, projections: Mapping[str, Tensor]) -> Any:
-        from dataclasses import replace
-
-        from mlp_family.net import rebuild
-
-        def change(place: str, layer: Any, state: dict[str, Tensor]) -> None:
-            p = projections.get(name(int(place.split(".")[1])))
-            if p is not None:  # W' = P (P^T W'), since P P^T = I
-                p = p.to(layer.weight)
-                state[f"{place}.weight"], state[f"{place}.bias"] = (
-                    p.T @ layer.weight.detach(),
-                    p.T @ layer.bias.detach(),
-                )
-                state[f"{place}.projection"] = p
-
-        raw = {site: p.shape[1] for site, p in projections.items()}
-        return rebuild(folded, replace(folded.spec, raw=raw), change)
-
-    def projections(self, model: Any) -> dict[str, Tensor]:
-        return {name(i): layer.projection for i, layer in enumerate(model.layers) if layer.projection is not None}
-
-    def predict_ms(self, spec: MlpSpec, curves: Calibration, sequence: int) -> float:
-        pairs = zip(spec.sizes, spec.sizes[1:], strict=False)
-        return sum(a * b * curves.ns_per_mac("gemm", (a * b) ** 0.5) for a, b in pairs) / 1e6
-
-    # export
-    def standardise(self, folded: Any) -> Any:
-        return folded
-
-    def config(self, spec: MlpSpec, task: str) -> dict[str, Any]:
-        return {
-            "model_type": spec.model_type,
-            "num_channels": CHANNELS,
-            "image_size": spec.image_size,
-            "id2label": {str(i): label for i, label in enumerate(spec.labels)},
-            "label2id": {label: i for i, label in enumerate(spec.labels)},
-        }
-
-    def tensors(self, model: Any) -> dict[str, Tensor]:
-        return {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
-
-    def from_tensors(self, spec: MlpSpec, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return dict(tensors)
-
-    def export(self, folded: Any, path: Path, options: Export, metadata: Mapping[str, str]) -> list[Path]:
-        import torch
-        from rmtkd_edge.families.onnx_program import export_module
-
-        size = folded.spec.image_size
-        sample = {"pixel_values": torch.zeros(2, CHANNELS, size, size)}
-        axes = {"pixel_values": {0: "batch"}}
-        return export_module(folded.eval(), path, sample, axes, opset=options.opset, metadata=metadata)
-
-    def expected_ops(self, spec: MlpSpec, options: Export, stage: Literal["emitted", "fp32", "int8"]) -> dict[str, int]:
-        products = len(spec.widths) + 1
-        return {
-            "emitted": {"Gemm": products, "Relu": products - 1},
-            "fp32": {"Gemm or FusedGemm": products},
-            "int8": {"QGemm": products},
-        }[stage]
-
-    def graph_values(self, model: onnx.ModelProto, spec: MlpSpec) -> dict[str, str]:
+    def graph_values(self, model: Any, spec: MlpSpec) -> dict[str, str]:
         products = [node.output[0] for node in model.graph.node if node.op_type == "Gemm"]
-        return {name(i): products[i] for i in range(len(spec.widths))}
-
-    def site_of(self, tap: str) -> str:
-        return tap
-
-    def quantise(
-        self, source: Path, target: Path, calibration: Sequence[Mapping[str, Tensor]], options: QuantiseOptions
-    ) -> dict[str, Any]:
-        from mlp_family.int8 import quantise
-
-        images = [batch["pixel_values"].numpy() for batch in calibration]
-        return quantise(source, target, images, options.reduce_range)
+        return {site.name: value for site, value in zip(spec.sites(), products, strict=False)}
 
 
 FAMILY = MlpFamily()

@@ -1,154 +1,61 @@
-"""The perceptron in torch: its module, its spectra, and the closed form that starts a narrow one."""
+"""The perceptron in torch, and the closed form that a narrow one starts from."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 import torch
-from rmtkd_edge.families.layers import ProjectedLinear
-from rmtkd_edge.families.spectrum import NULL_REPEATS, SiteSpectrum, as_blocks, eigenvalues_of
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mlp_family.spec import MlpSpec, name
-from rmtkd_edge.families.base import AnalyseOptions, Batches, NarrowOptions, Site, Tap, ranks_from
-from rmtkd_edge.spectral import CrossMoments, Moments, eigh_descending, sign_flipped, weighted_spectrum
+from rmtkd_edge.families.base import Batches, Tap, ranks_from
+from rmtkd_edge.families.layers import ProjectedLinear
+from rmtkd_edge.spectral import CrossMoments
 
 
 class Mlp(nn.Module):
-    """Linear layers with a ReLU between them; a cut site's fixed projection stands directly after its linear layer."""
+    """Linear layers with a ReLU between them; `tap` sees what every hidden layer gives before its ReLU."""
 
-    def __init__(self, spec: MlpSpec) -> None:
+    def __init__(self, spec: Any) -> None:
         super().__init__()
         self.spec = spec
-        pairs = zip(spec.sizes[:-2], spec.widths, strict=True)
-        self.layers: Sequence[Any] = nn.ModuleList(  # type: ignore[assignment]
-            ProjectedLinear(before, after, spec.raw.get(name(i))) for i, (before, after) in enumerate(pairs)
-        )
-        self.classifier = ProjectedLinear(spec.widths[-1], len(spec.labels))
+        pairs = enumerate(pairwise(spec.sizes))
+        self.layers = nn.ModuleList(ProjectedLinear(*pair, spec.raw.get(f"hidden.{i}")) for i, pair in pairs)
 
-    def forward(self, pixel_values: Tensor, tap: Tap | None = None) -> Tensor:
-        """Map (B, 3, H, W) to logits (B, labels); `tap` sees every hidden layer before its ReLU."""
+    def forward(self, pixel_values: Tensor, tap: Tap = lambda name, value: None) -> Tensor:
         x = pixel_values.flatten(1)
-        for i, layer in enumerate(self.layers):
+        for i, layer in enumerate(self.layers[:-1]):
             x = layer(x)
-            if tap is not None:
-                tap(name(i), x)
+            tap(f"hidden.{i}", x)
             x = F.relu(x)
-        return self.classifier(x)
+        return self.layers[-1](x)
 
     def set_dropout(self, p: float) -> None:
         """Do nothing: there is no dropout."""
 
 
-def analyse(
-    model: Mlp, sites: Sequence[Site], batches: Batches, effect: Batches | None, options: AnalyseOptions
-) -> list[SiteSpectrum]:
-    """Return the spectrum of every site; an image is one sample of each."""
-    model.eval()
-    repeats = NULL_REPEATS if options.analyse.rule == "parallel" else 0
-    before, after = ({s.name: Moments(s.width) for s in sites} for _ in range(2))
-    nulls = {s.name: [Moments(s.width) for _ in range(repeats)] for s in sites}
-    for batch in batches():
-        taps: dict[str, Tensor] = {}
-        with torch.no_grad():
-            model(batch["pixel_values"], tap=taps.__setitem__)
-        for site in sites:
-            rows = F.relu(taps[site.name])
-            before[site.name].add(taps[site.name])
-            after[site.name].add(rows)
-            for i, null in enumerate(nulls[site.name]):
-                null.add(sign_flipped(rows, batch["index"].cpu(), options.seed * repeats + i))
-    weighted = effect is not None and options.analyse.weighting == "effect"
-    gradients = _gradients(model, sites, effect, options) if effect is not None and weighted else {}
-    for moments in [*before.values(), *after.values(), *gradients.values(), *(m for ms in nulls.values() for m in ms)]:
-        moments.all_reduce()
-
-    def spectrum(site: Site) -> SiteSpectrum:
-        centred, gradient = options.analyse.center, gradients.get(site.name)
-        activated = as_blocks(after[site.name], centred)
-        directions, weights = torch.zeros(1, 0, site.width, dtype=torch.float64), None
-        if options.select:
-            weights = None if gradient is None else gradient.second().diagonal().cpu()
-        else:
-            rows = as_blocks(before[site.name], centred)
-            blend = options.analyse.blend
-            found = weighted_spectrum(rows, as_blocks(gradient, False), blend) if gradient else eigh_descending(rows)
-            directions = found[1].cpu()
-        null = torch.stack([as_blocks(m, False) for m in nulls[site.name]]) if repeats else None
-        return SiteSpectrum(
-            site=site,
-            eigenvalues=eigenvalues_of(activated),
-            n=after[site.name].count,
-            n_eff=None,
-            directions=directions,
-            null_eigenvalues=None if null is None else eigenvalues_of(null),
-            activated=activated[0].cpu() if options.select else None,
-            weights=weights,
-        )
-
-    return [spectrum(site) for site in sites]
-
-
-def _gradients(model: Mlp, sites: Sequence[Site], effect: Batches, options: AnalyseOptions) -> dict[str, Moments]:
-    """Return the second moment of the gradient of the task's probe at every site."""
-    moments = {s.name: Moments(s.width) for s in sites}
-    for batch in effect():
-        taps: dict[str, Tensor] = {}
-        with torch.enable_grad():
-            output = options.probe(model(batch["pixel_values"], tap=taps.__setitem__), batch)
-        for site_name, grad in zip(moments, torch.autograd.grad(output, [taps[n] for n in moments]), strict=True):
-            moments[site_name].add(grad)
-    return moments
+def initialise(model: Mlp, seed: int) -> Mlp:
+    generator = torch.Generator().manual_seed(seed)
+    for layer in model.layers:
+        nn.init.kaiming_normal_(layer.weight, nonlinearity="relu", generator=generator)
+        nn.init.zeros_(layer.bias)
+    return model
 
 
 @torch.no_grad()
-def narrow(teacher: Mlp, projections: Mapping[str, Tensor], batches: Batches, options: NarrowOptions) -> Mlp:
-    """Return the narrowed model: every layer by least squares on the student's own inputs, from input to output."""
+def narrow(teacher: Mlp, projections: Mapping[str, Tensor], batches: Batches, ridge: float) -> Mlp:
+    """Fit every layer by least squares on the narrow model's own inputs, from input to output."""
     student = Mlp(teacher.spec.with_ranks(ranks_from(teacher.spec, projections))).to(next(teacher.parameters()))
-    names = [name(i) for i in range(len(teacher.layers))]
-    layers = [*zip([*names, ""], [*teacher.layers, teacher.classifier], [*student.layers, student.classifier])]  # noqa: B905
-    kept: Tensor | None = None
-    for site, wide, own in layers:
-        p = projections[site].to(wide.weight) if site in projections else None
-        if options.compress.warm_start == "fold":
-            weight = wide.weight if kept is None else wide.weight @ kept.T
-            bias = wide.bias
-            weight, bias = (weight, bias) if p is None else (p @ weight, p @ bias)
-        else:
-            moments = CrossMoments(own.weight.shape[1], len(own.weight))
-            for x, target in _pairs(teacher, student, wide, own, batches):
-                moments.add(x, target if p is None else target @ p.T)
-            moments.all_reduce()
-            weight, bias = moments.solve(options.compress.ridge)
-        own.weight.copy_(weight)
-        own.bias.copy_(bias)
-        kept = p
+    wide = own = [batch["pixel_values"].to(next(teacher.parameters())).flatten(1) for batch in batches()]
+    for i, (layer, small) in enumerate(zip(teacher.layers, student.layers, strict=True)):
+        targets, p = [layer(x) for x in wide], projections.get(f"hidden.{i}")
+        moments = CrossMoments(small.weight.shape[1], len(small.weight))
+        for x, target in zip(own, targets, strict=True):
+            moments.add(x, target if p is None else target @ p.to(target).T)
+        moments.all_reduce()
+        for parameter, value in zip((small.weight, small.bias), moments.solve(ridge), strict=True):
+            parameter.copy_(value)
+        wide, own = [F.relu(x) for x in targets], [F.relu(small(x)) for x in own]
     return student.eval()
-
-
-def _pairs(teacher: Mlp, student: Mlp, wide: Any, own: Any, batches: Batches) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield what the student's layer `own` reads and what the teacher's `wide` writes, batch by batch."""
-    for batch in batches():
-        x = batch["pixel_values"].to(wide.weight).flatten(1)
-        yield _until(student, own, x), wide(_until(teacher, wide, x))
-
-
-def _until(model: Mlp, stop: Any, x: Tensor) -> Tensor:
-    """Return what a layer reads."""
-    for layer in model.layers:
-        if layer is stop:
-            return x
-        x = F.relu(layer(x))
-    return x
-
-
-def rebuild(model: Mlp, spec: MlpSpec, change: Callable[[str, Any, dict[str, Tensor]], None]) -> Mlp:
-    """Return a model of another spec with this one's state, after `change` was called for every hidden layer."""
-    state = model.state_dict()
-    for i, layer in enumerate(model.layers):
-        change(f"layers.{i}", layer, state)
-    other = Mlp(spec).to(next(model.parameters()).dtype)
-    other.load_state_dict({k: v.clone() for k, v in state.items()})
-    return other.train(model.training)

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from rmtkd_edge.config.recipe import Recipe
-from rmtkd_edge.tasks import image_classification
+from rmtkd_edge.tasks.base import find_task
 
 
-class DigitParity(type(image_classification.TASK)):  # type: ignore[misc]
+class DigitParity(type(find_task("image-classification"))):  # type: ignore[misc]
     """Image classification whose labels are the parity of the data's own."""
 
     name = "digit-parity"
 
-    def load(self, recipe: Recipe, data: Path | None, **options: Any) -> Any:
-        """Return the decoded data set with the labels `even` and `odd`."""
+    def load(self, recipe: Any, data: Any, **options: Any) -> Any:
         dataset = super().load(recipe, data, **options)
         parity = np.array([int(label) % 2 for label in dataset.labels])
 

@@ -1,0 +1,184 @@
+"""What most families answer alike. A family takes over what differs; families/base.py says what each member is for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+
+import numpy as np
+
+from rmtkd_edge.config.recipe import Compress, Export, Recipe
+from rmtkd_edge.families.base import Input, QuantiseOptions, list_sites
+
+if TYPE_CHECKING:
+    import onnx
+    from torch import Tensor, nn
+
+
+class SpecDefaults:
+    """A spec that is a frozen dataclass with a field `raw`, of a model that reads float inputs and no sequences."""
+
+    family: ClassVar[str]
+
+    @property
+    def model_type(self) -> str:
+        """Return the type that config.json names."""
+        return self.family
+
+    @property
+    def max_length(self) -> int | None:
+        """Return None: there are no sequences."""
+        return None
+
+    @property
+    def inputs(self) -> tuple[Input, ...]:
+        """Return the inputs in their order."""
+        raise NotImplementedError
+
+    def example_inputs(self, batch: int, sequence: int | None, seed: int) -> dict[str, np.ndarray]:
+        """Return random numbers of mean 0 and variance 1, as normalised inputs have them; named sizes are `batch`."""
+        found = {}
+        for item in self.inputs:
+            shape = [size if isinstance(size, int) else batch for size in item.shape]
+            rng = np.random.default_rng([seed, batch, shape[-1]])
+            found[item.name] = rng.standard_normal(shape, dtype=np.float32)
+        return found
+
+    def without_projections(self) -> Self:
+        """Return the spec of the folded model."""
+        return replace(self, raw={})  # type: ignore[type-var]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON types."""
+        return {"family": self.family, "model_type": self.model_type, **asdict(self)}  # type: ignore[call-overload]
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Return the spec that `to_dict` wrote, where its fields hold no dataclasses."""
+        known = {field.name for field in fields(cls)}  # type: ignore[arg-type]
+        own = {name: value for name, value in data.items() if name in known or name not in ("family", "model_type")}
+        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in own.items()})
+
+
+class FamilyDefaults:
+    """A family whose model is traced as it is, whose int8 is static, and whose sites have taps of their names."""
+
+    modes: tuple[str, ...] = ("width",)
+    default_sites: tuple[str, ...]
+    samples: tuple[str, ...]
+    sample_keys = "analyse.calibration"
+    quantised: tuple[str, ...] = ("Gemm", "MatMul", "Conv")  # operators that int8 runs on
+
+    spec: type[SpecDefaults]
+
+    def spec_from_dict(self, data: Mapping[str, Any]) -> Any:
+        """Return the spec that `to_dict` wrote."""
+        return self.spec.from_dict(data)
+
+    def build(self, spec: Any) -> Any:
+        """Return an untrained model of a shape."""
+        raise NotImplementedError
+
+    def producers(self, model: Any) -> Mapping[str, Sequence[nn.Module]]:
+        """Return, by site, the layers with a `projection` whose output lives in it."""
+        raise NotImplementedError
+
+    def from_module(self, module: nn.Module, labels: Sequence[str] | None = None) -> Any | None:
+        """Return None: no library's module is one of this family."""
+
+    def source_normalisation(self, source: str) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+        """Return None: checkpoints say nothing of it."""
+
+    def describe_source(self, recipe: Recipe) -> str:
+        """Return the family and the last part of the source."""
+        return f"{recipe.model.family}-{recipe.model.source.split(':', 1)[-1].rstrip('/').rsplit('/', 1)[-1]}"
+
+    # cutting
+    def sites_to_cut(self, spec: Any, options: Compress) -> list[str]:
+        """Return the names of the sites of the recipe's kinds, shallow to deep."""
+        return [site.name for site in list_sites(spec, options.sites or self.default_sites)]
+
+    def settle(
+        self, spec: Any, options: Compress, latency: Callable[[Any], float] | None, multiple: int
+    ) -> Callable[[dict[str, int]], dict[str, int]]:
+        """Every chosen width stands."""
+        return lambda widths: widths
+
+    def fold(self, model: Any) -> Any:
+        """Return the plain narrow model that `model` equals exactly: P W in place of W and P."""
+        from rmtkd_edge.families.layers import folded_state, with_state
+
+        return with_state(self.build(model.spec.without_projections()), folded_state(model), model)
+
+    def unfold(self, folded: Any, projections: Mapping[str, Tensor]) -> Any:
+        """Return `folded` with the fixed projections put back after its producers: P^T W', since P P^T = I."""
+        from rmtkd_edge.families.layers import unfolded_state, with_state
+
+        heads = {site.name: site.heads for site in list_sites(folded.spec)}
+        raw = {name: p.shape[1] // heads[name] for name, p in projections.items()}
+        wide = self.build(replace(folded.spec, raw=raw))
+        return with_state(wide, unfolded_state(folded, wide, self.producers(wide), projections), folded)
+
+    def projections(self, model: Any) -> dict[str, Tensor]:
+        """Return the fixed projections by site; all producers of a site share one."""
+        first = {site: layers[0].projection for site, layers in self.producers(model).items() if layers}
+        return {site: p for site, p in first.items() if p is not None}  # type: ignore[misc]
+
+    # export
+    def standardise(self, folded: Any) -> Any:
+        """Return the model as it is: no other loader expects another form."""
+        return folded
+
+    def config(self, spec: Any, task: str) -> dict[str, Any]:
+        """Return the model type and the labels."""
+        return {
+            "model_type": spec.model_type,
+            "id2label": {str(i): name for i, name in enumerate(spec.labels)},
+            "label2id": {name: i for i, name in enumerate(spec.labels)},
+        }
+
+    def tensors(self, model: Any) -> dict[str, Tensor]:
+        """Return the weights under this package's own names: no other library has widths like these."""
+        return dict(model.state_dict())
+
+    def from_tensors(self, spec: Any, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return a state dict from the names that ship."""
+        return dict(tensors)
+
+    def traced(self, folded: Any) -> nn.Module:
+        """Return the module that is traced for ONNX, called with the spec's inputs."""
+        return folded
+
+    def export(self, folded: Any, path: Path, options: Export, metadata: Mapping[str, str]) -> list[Path]:
+        """Trace a folded model, the named sizes of its inputs dynamic, and return the files."""
+        import torch
+
+        from rmtkd_edge.families.onnx_program import export_module
+
+        inputs = folded.spec.inputs
+        sample = {i.name: torch.zeros([s if isinstance(s, int) else 2 for s in i.shape]) for i in inputs}
+        axes = {i.name: {axis: s for axis, s in enumerate(i.shape) if isinstance(s, str)} for i in inputs}
+        module = self.traced(folded.eval()).eval()
+        return export_module(module, path, sample, axes, opset=options.opset, metadata=metadata)
+
+    def graph_values(self, model: onnx.ModelProto, spec: Any) -> dict[str, str]:
+        """Return nothing: a wrong export is told by its outputs alone."""
+        return {}
+
+    def site_of(self, tap: str) -> str:
+        """Return the tap: it is named after its site."""
+        return tap
+
+    def expected_ops(self, spec: Any, options: Export, stage: Literal["emitted", "fp32", "int8"]) -> dict[str, int]:
+        """Return nothing: no operators are counted."""
+        return {}
+
+    def quantise(
+        self, source: Path, target: Path, calibration: Sequence[Mapping[str, Tensor]], options: QuantiseOptions
+    ) -> dict[str, Any]:
+        """Write the static int8 file of an fp32 one and return how it was made."""
+        from rmtkd_edge.families.static_int8 import quantise
+
+        return quantise(source, target, calibration, self.quantised, reduce_range=options.reduce_range)
