@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import statistics
 import tempfile
 import time
@@ -31,7 +32,7 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
-from shapes import cut, encoder_spec, random_model, resnet_spec, size_of, this_processor
+from shapes import cut, encoder_spec, random_model, resnet_spec, size_of, tensors, this_processor
 
 from rmtkd_edge.config.recipe import Export
 from rmtkd_edge.export.bundle import versions
@@ -165,11 +166,6 @@ def run_subject(path: Path, data: Path | None, batch: int, seq: int) -> Subject:
 def returned(model: Any) -> Any:
     """Return a model that is there already."""
     return model
-
-
-def tensors(feed: Feed) -> dict[str, torch.Tensor]:
-    """Return arrays as tensors."""
-    return {name: torch.from_numpy(value) for name, value in feed.items()}
 
 
 @dataclass
@@ -359,6 +355,7 @@ def main() -> None:
     """Write the models, time them, print the table."""
     args = parse_arguments()
     torch.set_num_threads(1)
+    logging.getLogger().setLevel(logging.ERROR)  # the quantiser warns there that nothing was pre-processed
     subject = random_subject(args) if args.run is None else run_subject(args.run, args.data, args.batch or 1, args.seq)
     with tempfile.TemporaryDirectory() as folder:
         models = prepare(Path(folder), subject, args)

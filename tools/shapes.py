@@ -68,6 +68,11 @@ def this_processor() -> Processor:
     return Processor(machine.processor_model or "unknown", machine.instruction_sets)
 
 
+def tensors(feed: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """Return arrays as tensors."""
+    return {name: torch.from_numpy(value) for name, value in feed.items()}
+
+
 def size_of(path: Path) -> int:
     """Return the bytes of an ONNX file and of its file of weights, where it has one."""
     return sum(file.stat().st_size for file in (path, path.with_name(f"{path.name}.data")) if file.is_file())
