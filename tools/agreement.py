@@ -87,8 +87,8 @@ def main() -> None:
         return
     for item in found:
         print(f"{item['run']}: {item['reduction']:.1%} fewer parameters")
-        for name in ("train", "validation", "test"):
-            print("".join(f"  {key} {value}" for key, value in {"": name, **item.get(name, {})}.items()))
+        for name in [name for name in ("train", "validation", "test") if name in item]:
+            print(f"  {name}: " + ", ".join(f"{key} {value}" for key, value in item[name].items()))
 
 
 if __name__ == "__main__":
