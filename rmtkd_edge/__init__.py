@@ -1,4 +1,4 @@
-"""Compress encoders and ResNets by random-matrix-guided self-distillation, export them to ONNX, measure them on devices.
+"""Compress encoders and ResNets by random-matrix-guided self-distillation, export to ONNX, measure on devices.
 
     import rmtkd_edge as rk
 

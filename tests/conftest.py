@@ -82,15 +82,15 @@ def tiny_recipe_dict(tiny_tokenizer):
         "model": {
             "source": "scratch",
             "tokenizer": str(tiny_tokenizer),
-            "config": {"layers": 2, "width": 32, "heads": 2, "ffn": 64, "max_positions": 32, "dropout": 0.0},
+            "shape": {"layers": 2, "width": 32, "heads": 2, "ffn": 64, "max_positions": 32, "dropout": 0.0},
         },
         "task": {"name": "tiny", "text": ["text"], "max_length": 24},
         "train": {"epochs": 3, "learning_rate": 3e-3, "batch_size": 32},
         "analyse": {"minimum_rows": 400, "weighting_rows": 128},
         "compress": {"sites_per_cycle": 4, "rounds": 1, "warm_start_tokens": 2500, "align": False, "minimum_rank": 2},
         "distil": {"steps": 20, "learning_rate": 2e-3, "evaluate_every": 10},
-        "stop": {"target_reduction": 0.75, "max_accuracy_drop": 0.1},
-        "export": {"max_accuracy_drop": 0.1},
+        "stop": {"target_reduction": 0.75, "max_drop": 0.1},
+        "export": {"max_drop": 0.1},
     }
 
 

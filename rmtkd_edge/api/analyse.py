@@ -101,7 +101,7 @@ def analyse(
         batches,
         first_rows(batches, how.weighting_rows),
         AnalyseOptions(
-            how, recipe.compress.channels == "select", seed, lambda out, batch: kind.probe(out, batch, seed)
+            how, recipe.compress.channels == "select", seed, lambda out, batch: kind.probe(out, dict(batch), seed)
         ),
     )
     return Spectra(folded.spec, tuple(spectra), recipe)

@@ -26,9 +26,8 @@ def settings(
     analyse: Analyse | None = None, compress: Compress | None = None, distil: Distil | None = None, seed: int = 0
 ) -> Recipe:
     """Return a recipe that holds these sections and defaults; it names no model and no data, which the caller has."""
-    return Recipe.model_construct(
-        analyse=analyse or Analyse(), compress=compress or Compress(), distil=distil or Distil(), seed=seed
-    )
+    sections = {"analyse": analyse or Analyse(), "compress": compress or Compress(), "distil": distil or Distil()}
+    return Recipe.model_construct(**sections, seed=seed)  # type: ignore[call-arg]
 
 
 def numbered(loader: Loader, model: Any) -> Callable[[], Iterator[Batch]]:

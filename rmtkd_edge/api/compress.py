@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rmtkd_edge.api.batches import Loader, first_rows, numbered
-from rmtkd_edge.config.hardware import load_profile
+from rmtkd_edge.config.hardware import HardwareProfile, load_profile
 from rmtkd_edge.config.recipe import Recipe, load_recipe
 from rmtkd_edge.errors import RecipeError, RunDirError, UserError
 from rmtkd_edge.families.base import NarrowOptions, family_of
@@ -21,7 +21,7 @@ from rmtkd_edge.run.layout import MANIFEST, RECIPE
 if TYPE_CHECKING:
     from rmtkd_edge.api.plan import Plan
     from rmtkd_edge.compress.latency import Latency
-    from rmtkd_edge.compress.stage import Prepared
+    from rmtkd_edge.families.base import Family
     from rmtkd_edge.run.records.compress import CompressRecord
     from rmtkd_edge.run.reporter import Reporter
 
@@ -119,12 +119,12 @@ def compress_run(options: CompressOptions, reporter: Reporter) -> CompressRecord
     from rmtkd_edge.compress import stage
 
     prepared = stage.prepare(recipe, options.data)
-    measure = latency_measure(recipe, prepared)
+    measure = latency_measure(recipe, prepared.family, prepared.profile)
     run = open_or_create(recipe, path, options.force)
     return stage.compress_run(run, recipe, data=options.data, reporter=reporter, measure_ms=measure, prepared=prepared)
 
 
-def latency_measure(recipe: Recipe, prepared: Prepared) -> Latency | None:
+def latency_measure(recipe: Recipe, family: Family, profile: HardwareProfile | None) -> Latency | None:
     """Return what measures a folded model's latency in ms for the budget, or None where the recipe has none.
 
     None too where this machine is not the profile's device, and its curves, which were measured there, tell instead.
@@ -132,7 +132,6 @@ def latency_measure(recipe: Recipe, prepared: Prepared) -> Latency | None:
     Raises:
         UserError: another device without curves, or several processes.
     """
-    family, profile = prepared.family, prepared.profile
     if recipe.stop.latency_ms is None or profile is None:
         return None
     from rmtkd_edge.compress.latency import measure_ms, predictor

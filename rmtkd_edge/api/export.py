@@ -21,7 +21,7 @@ from rmtkd_edge.run.reporter import Reporter, SilentReporter
 from rmtkd_edge.tasks.base import Dataset, Task
 
 if TYPE_CHECKING:
-    from rmtkd_edge.tasks.base import Predictor
+    from rmtkd_edge.export.load import Loaded
 
 __all__ = ["ExportOptions", "ExportResult", "export", "export_run"]
 
@@ -50,8 +50,8 @@ class ExportResult:
     def __fspath__(self) -> str:
         return str(self.folder)
 
-    def load(self, **options: Any) -> Predictor:
-        """Return what answers with the folder; options as those of `rmtkd_edge.load`."""
+    def load(self, **options: Any) -> Loaded:
+        """Return the model of the folder, ready to answer; options as those of `rmtkd_edge.load`."""
         from rmtkd_edge.export.load import load
 
         return load(self.folder, **options)
@@ -157,7 +157,7 @@ def _preprocessing(task: Task[Any], tokenizer: Any, spec: Any) -> dict[str, byte
 def _row(variant: VariantRecord) -> tuple[str, ...]:
     if variant.refused:
         return variant.file, "refused", variant.refused, "", ""
-    scores, difference = variant.test or variant.validation, variant.relative_difference
+    scores, difference = variant.reported, variant.relative_difference
     return (
         variant.file,
         f"{variant.size_bytes / 1e6:.2f}",

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from rmtkd_edge.export.load import load
+from rmtkd_edge.export.load import Loaded, load
 
-__all__ = ["load"]
+__all__ = ["Loaded", "load"]

@@ -39,7 +39,7 @@ def command(
 
     A run that was stopped is continued by the same command. A finished run, or one of another recipe, needs --force.
     """
-    from rmtkd_edge.api.compress import CompressOptions, compress_run
+    from rmtkd_edge.api.compress import CompressOptions, compress_run, is_main_process
     from rmtkd_edge.cli.tables import score_text
 
     options = CompressOptions(
@@ -56,7 +56,7 @@ def command(
     )
     with progress(as_json) as reporter:
         result = compress_run(options, reporter)
-    if result is None:  # another process of a distributed run says it
+    if not is_main_process():  # of a distributed run, one process says it
         return
     if as_json:
         show_json(result)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 import platform
+import re
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution, requires, version
+from pathlib import Path
 from typing import Literal
 
 from packaging.requirements import Requirement
@@ -25,6 +26,8 @@ PACKAGES = (
     "scipy",
     "safetensors",
 )
+ONNXRUNTIMES = ("onnxruntime", "onnxruntime-gpu")
+CPU_TORCH = "pip install torch torchvision --index-url https://download.pytorch.org/whl/cpu"
 INSTALL = "pip install -c constraints.txt -e '.[demo]'"
 IMPORT_TIMEOUT_S = 180
 PROBE = """
@@ -36,7 +39,7 @@ options.log_severity_level = 4
 session = ort.InferenceSession(sys.stdin.buffer.read(), options, providers=[sys.argv[1]])
 print(",".join(session.get_providers()))
 """
-NOT_MEASURING = ("base", "modelled", "unavailable")
+NOT_MEASURING = ("modelled", "unavailable")
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,9 @@ class Check:
 
 def examine() -> list[Check]:
     """Return all checks; nothing is changed, and a check that cannot be made says why."""
-    return [*machine(), *packages(), onnxruntime_packages(), torch_pair(), *providers(), *meters()]
+    gpu = has_gpu()
+    torch = [torch_pair(), *torch_build(cuda_of_torch(), gpu)]
+    return [*machine(), *packages(), onnxruntime_packages(gpu=gpu), *torch, *providers(), *meters()]
 
 
 def machine() -> list[Check]:
@@ -92,18 +97,50 @@ def installed(names: tuple[str, ...]) -> dict[str, str]:
     return found
 
 
-def onnxruntime_packages(found: dict[str, str] | None = None) -> Check:
-    """Return whether exactly one onnxruntime is installed; two overwrite each other's files."""
-    found = installed(("onnxruntime", "onnxruntime-gpu")) if found is None else found
+def has_gpu() -> bool:
+    """Return whether this machine has an NVIDIA GPU with a driver."""
+    if shutil.which("nvidia-smi") is None:
+        return Path("/etc/nv_tegra_release").is_file()  # a Jetson
+    done = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=60, check=False)
+    return done.returncode == 0 and "GPU" in done.stdout
+
+
+def onnxruntime_packages(found: dict[str, str] | None = None, gpu: bool = False) -> Check:
+    """Return whether exactly one onnxruntime is installed; two overwrite each other's files.
+
+    Args:
+        found: versions by package; those that are installed when None.
+        gpu: whether the machine has an NVIDIA GPU, which decides what is kept of two.
+    """
+    found = installed(ONNXRUNTIMES) if found is None else found
     text = ", ".join(f"{name} {number}" for name, number in found.items())
     if len(found) == 2:
-        advice = (
-            f"pip uninstall -y onnxruntime onnxruntime-gpu && pip install onnxruntime-gpu=={found['onnxruntime-gpu']}"
-        )
-        return Check("onnxruntime", "problem", f"{text}: they overwrite each other's files", advice)
+        keep = "onnxruntime-gpu" if gpu else "onnxruntime"
+        why = "this machine has an NVIDIA GPU" if gpu else "this machine has no NVIDIA GPU"
+        advice = f"pip uninstall -y {' '.join(ONNXRUNTIMES)} && pip install {keep}=={found[keep]}"
+        return Check("onnxruntime", "problem", f"{text}: they overwrite each other's files ({why})", advice)
     if not found:
-        return Check("onnxruntime", "problem", "not installed", INSTALL)
+        advice = INSTALL if gpu else f"pip install onnxruntime (without an NVIDIA GPU), or {INSTALL}"
+        return Check("onnxruntime", "problem", "not installed", advice)
     return Check("onnxruntime", "ok", text)
+
+
+def cuda_of_torch() -> str | None:
+    """Return the CUDA version that the installed torch was built for, None for a CPU build or without torch."""
+    try:
+        text = Path(str(distribution("torch").locate_file("torch/version.py"))).read_text(encoding="utf-8")
+    except (PackageNotFoundError, OSError):
+        return None
+    found = re.search(r"^cuda\b[^=\n]*=\s*['\"]([\d.]+)", text, re.MULTILINE)
+    return found[1] if found else None
+
+
+def torch_build(cuda: str | None, gpu: bool) -> list[Check]:
+    """Return a note where torch brings CUDA and the machine has no NVIDIA GPU: gigabytes that nothing uses."""
+    if cuda is None or gpu:
+        return []
+    found = f"torch was built for CUDA {cuda}, and this machine has no NVIDIA GPU: it works, and takes gigabytes"
+    return [Check("torch build", "note", found, f"in a new environment: {CPU_TORCH}, and then {INSTALL}")]
 
 
 def torch_pair() -> Check:
@@ -148,7 +185,7 @@ def providers() -> list[Check]:
             advice = (
                 ""
                 if name != "CUDAExecutionProvider"
-                else "needs an NVIDIA GPU with a driver for CUDA 13; not needed for the CPU"
+                else "needs an NVIDIA GPU with a driver for CUDA 13; for the CPU onnxruntime alone is enough"
             )
             checks.append(Check(name, "note", f"is in the package but does not load here: {reason}", advice))
     return checks
@@ -181,17 +218,21 @@ def tiny_model() -> bytes:
 
 
 def meters() -> list[Check]:
-    """Return every measuring energy meter of the room and whether it can be opened here."""
-    import rmtkd_edge.profile.meters as room
+    """Return every measuring energy meter, of this package and of others, and whether it can be opened here."""
+    from rmtkd_edge.errors import ProviderError
+    from rmtkd_edge.profile.meter_files import load_meter, meter_names
+    from rmtkd_edge.profile.meters.base import MeterAbsent
 
     checks = []
-    for name in sorted(m.name for m in pkgutil.iter_modules(room.__path__) if m.name not in NOT_MEASURING):
-        module = importlib.import_module(f"{room.__name__}.{name}")
+    for name in meter_names():
+        if name in NOT_MEASURING:
+            continue
         try:
-            meter = module.open_meter({})
-        except module.MeterAbsent as absent:
+            load_meter(name).open_meter({}).close()
+        except MeterAbsent as absent:
             checks.append(Check(f"meter {name}", "note", f"not here: {absent.why}", " or ".join(absent.ways_out)))
+        except ProviderError as err:
+            checks.append(Check(f"meter {name}", "problem", err.message, err.hint))
         else:
-            meter.close()
             checks.append(Check(f"meter {name}", "ok", "can be read"))
     return checks

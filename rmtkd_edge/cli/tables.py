@@ -59,8 +59,8 @@ def variants_table(record: ExportRecord) -> Table:
 def _variant_row(name: str, variant: VariantRecord) -> list[str]:
     if variant.refused:
         return [name, f"refused: {variant.refused}", "-", "-"]
-    score = reported(variant.validation, variant.test)
-    return [name, variant.file, figure(variant.size_bytes, ".2f", 1e-6), figure(score.value, ".4f")]
+    score = variant.reported.value if variant.reported else None
+    return [name, variant.file, figure(variant.size_bytes, ".2f", 1e-6), figure(score, ".4f")]
 
 
 def profile_tables(documents: Sequence[ProfileRecord]) -> list[Table]:
@@ -78,7 +78,7 @@ def profile_table(*documents: ProfileRecord) -> Table:
     if only is not None and only.emulated:
         from rmtkd_edge.run.records.profile import agreement_rows
 
-        header, *rows = agreement_rows(only)
+        header, *rows = agreement_rows(only.results)
         return table_of(header, rows, f"{only.profile}: largest differences from the outputs on this machine")
     names = ["model", "batch", "tokens", "p50 ms", "p90 ms", "per s", "RSS MB", "disk MB", "mJ", "verdict"]
     if only is not None:
@@ -175,13 +175,13 @@ def summary_table(
     for role, record, model in sides:
         for precision, variant in record.variants.items():
             item = found.get((role, precision))
-            score = reported(variant.validation, variant.test)
+            score = variant.reported.value if variant.reported else None
             rows.append(
                 [
                     layout.label(role, precision, compression.method),
                     f"{model.parameters:,}",
                     "-" if variant.refused else figure(variant.size_bytes, ".1f", 1e-6),
-                    "refused" if variant.refused else figure(score.value, ".4f"),
+                    "refused" if variant.refused else figure(score, ".4f"),
                     "-" if item is None else figure(item.latency.p50, ".2f"),
                     "-" if item is None else item.verdict,
                 ]

@@ -12,15 +12,15 @@ import torch
 from torch import Tensor
 
 from rmtkd_edge.compress.context import Context, State
-from rmtkd_edge.compress.cut import chooser, narrowed, projected, spectra_of
 from rmtkd_edge.compress.ranks.allocation import allocated
+from rmtkd_edge.compress.ranks.cut import chooser, narrowed, projected, spectra_of
 from rmtkd_edge.compress.ranks.edge import SiteRank, pick_ranks, shrinks
 from rmtkd_edge.compress.training.schedule import Schedule
 from rmtkd_edge.compress.training.teacher_outputs import TeacherOutputs
 from rmtkd_edge.compress.training.trainer import Trained, Training, train
 from rmtkd_edge.families.base import Family, list_sites
 from rmtkd_edge.methods.base import Cut, Widths
-from rmtkd_edge.run.records.cycle import CycleRecord, JobRecord, PlanRecord, SiteRecord
+from rmtkd_edge.run.records.cycle import CycleRecord, JobRecord, PlanRecord, SiteRecord, WidthRecord
 
 ATTEMPTS = 2  # trainings of a cycle: under the floor after the first, once more
 
@@ -30,7 +30,7 @@ class Decision:
     """What a cycle cuts: the sites' figures, the cut, the eigenvalues that the report draws, and a warning or ""."""
 
     quantile: float
-    sites: tuple[SiteRecord, ...]
+    sites: tuple[SiteRecord | WidthRecord, ...]
     cut: Cut
     spectra: dict[str, Tensor]
     warning: str = ""
@@ -123,25 +123,7 @@ def by_widths(context: Context, state: State, job: JobRecord, widths: Widths) ->
     """Return the cut to widths that the method gives without spectra."""
     by_site = widths.by_site
     records = [
-        SiteRecord(
-            name=site.name,
-            kind=site.kind,
-            heads=site.heads,
-            width_before=site.width,
-            width_after=by_site.get(site.name, site.width),
-            rule="none",
-            quantile=None,
-            weighting="none",
-            lambda_plus=None,
-            lambda_minus=None,
-            sigma2=None,
-            q=None,
-            n=None,
-            n_eff=None,
-            rank=None,
-            aligned_rank=None,
-            note="",
-        )
+        WidthRecord(site.name, site.kind, site.heads, site.width, by_site.get(site.name, site.width))
         for site in list_sites(state.folded.spec)
         if site.name in job.sites
     ]

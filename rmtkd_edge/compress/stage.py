@@ -14,7 +14,7 @@ from rmtkd_edge.compress.data import Data, in_order, make_data
 from rmtkd_edge.compress.latency import Latency
 from rmtkd_edge.compress.loop import run_loop
 from rmtkd_edge.compress.parallel import make_accelerator
-from rmtkd_edge.compress.ranks.edge import check_site_names
+from rmtkd_edge.compress.ranks.edge import check_site_names, multiple_for
 from rmtkd_edge.compress.store import RunCheckpoints, RunStore
 from rmtkd_edge.compress.training.evaluate import evaluate
 from rmtkd_edge.compress.training.schedule import Schedule
@@ -37,7 +37,6 @@ from rmtkd_edge.tasks.base import Dataset, Task, find_task
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-DEFAULT_ALIGNMENT = 8  # vector width, in float32, of the least of the x86 servers and laptops that this runs on
 LOGGED = 50  # steps between two losses in the log
 
 
@@ -72,12 +71,11 @@ def prepare(recipe: Recipe, data: Path | None) -> Prepared:
             "stop.latency_ms needs stop.profile, the device that it holds on", "--set stop.profile=local-cpu"
         )
     profile = None if recipe.stop.profile is None else load_profile(recipe.stop.profile)
-    multiple = DEFAULT_ALIGNMENT if profile is None else getattr(profile.alignment, family.curve)
     accelerator = make_accelerator(recipe.train.precision)
     normalisation = family.source_normalisation(recipe.model.source)
     dataset = task.load(recipe, data, source_normalisation=normalisation)
     batches = make_data(task, dataset, recipe)
-    return Prepared(family, task, method, dataset, batches, accelerator, profile, multiple)
+    return Prepared(family, task, method, dataset, batches, accelerator, profile, multiple_for(family, profile))
 
 
 def compress_run(

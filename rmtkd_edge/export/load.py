@@ -2,24 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
+from torch import nn
 
 from rmtkd_edge.errors import RunDirError, UserError
-from rmtkd_edge.export.bundle import check_file, read_model, read_record
+from rmtkd_edge.export.bundle import check_file, read_model, read_record, read_spec
 from rmtkd_edge.export.fold_proof import run_torch
+from rmtkd_edge.families.base import Spec
 from rmtkd_edge.run.layout import EXPORT_RECORD, PRECISIONS, ROLES, WEIGHTS
 from rmtkd_edge.run.records.export import ExportRecord, VariantRecord
 from rmtkd_edge.sessions import CPU, open_session, run_session
-from rmtkd_edge.tasks.base import Batch, Predictor, find_task
+from rmtkd_edge.tasks.base import Batch, Prediction, Predictor, find_task
 
 READ_UNASKED = (".json", ".txt", ".model", ".jinja")  # endings of files that a tokenizer reads where they are there
 
 Run = Callable[[Batch], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """An exported model, ready to answer.
+
+    Attributes:
+        model: the torch module, None with onnxruntime.
+    """
+
+    folder: Path
+    record: ExportRecord
+    spec: Spec
+    predictor: Predictor
+    model: nn.Module | None
+
+    def predict(self, items: Sequence[Any], batch_size: int = 32) -> Prediction:
+        """Return outputs and answers for items (texts, pairs, images); an empty list gives no rows."""
+        return self.predictor.predict(items, batch_size)
 
 
 def load(
@@ -29,8 +51,8 @@ def load(
     precision: Literal["fp32", "fp16", "int8"] = "fp32",
     provider: str = CPU,
     threads: int = 1,
-) -> Predictor:
-    """Return what answers with an exported folder, or with a run's export/; the hash of every file it needs is checked.
+) -> Loaded:
+    """Return the model of an exported folder, or of a run's export/; the hash of every file it needs is checked.
 
     Raises:
         RunDirError: naming a file that is missing, altered or not listed.
@@ -44,13 +66,15 @@ def load(
     for name in record.files.keys() - heavy:  # of those, the one that is loaded is checked further down
         check_file(folder, name, record.files)
     _refuse_unlisted(folder, record)
+    model = None
     if backend == "torch":
-        run = _torch(folder, record, precision, provider, threads)
+        model = _model(folder, record, precision, provider, threads)
+        run = _torch(model)
     elif backend == "onnx":
         run = _onnx(folder, record, precision, provider, threads)
     else:
         raise UserError(f"there is no backend {backend!r}", "backend='onnx' or backend='torch'")
-    return find_task(record.kind).predictor(folder, record, run)
+    return Loaded(folder, record, read_spec(folder), find_task(record.kind).predictor(folder, record, run), model)
 
 
 def exported_folder(path: Path) -> Path:
@@ -68,16 +92,20 @@ def _refuse_unlisted(folder: Path, record: ExportRecord) -> None:
         raise RunDirError(f"{folder} holds {', '.join(odd)}, which {EXPORT_RECORD} does not list", "remove it")
 
 
-def _torch(folder: Path, record: ExportRecord, precision: str, provider: str, threads: int) -> Run:
+def _model(folder: Path, record: ExportRecord, precision: str, provider: str, threads: int) -> nn.Module:
     if precision != "fp32":
         raise UserError(f"the backend torch runs fp32, not {precision}", "backend='onnx'")
     if provider != CPU or threads != 1:
-        raise UserError("provider and threads are onnxruntime's", "for torch: torch.set_num_threads(n)")
-    model = read_model(folder, record.files.get(WEIGHTS))
+        hint = "for torch: load(...).model.to(device), torch.set_num_threads(n)"
+        raise UserError("provider and threads are onnxruntime's", hint)
+    return read_model(folder, record.files.get(WEIGHTS))
 
+
+def _torch(model: nn.Module) -> Run:
+    @torch.no_grad()
     def run(batch: Batch) -> np.ndarray:
-        with torch.no_grad():
-            return run_torch(model, batch).numpy()
+        device = next(model.parameters()).device
+        return run_torch(model, {name: value.to(device) for name, value in batch.items()}).cpu().numpy()
 
     return run
 

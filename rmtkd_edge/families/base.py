@@ -104,6 +104,8 @@ class Model(Protocol):
 
     def set_dropout(self, p: float) -> None: ...
 
+    def state_dict(self) -> Mapping[str, Tensor]: ...
+
 
 @dataclass(frozen=True)
 class AnalyseOptions:

@@ -69,7 +69,7 @@ def independent_share(rows: SampleRows, seed: int) -> float:
 
 
 def eigenvalues_of(matrices: Tensor) -> np.ndarray:
-    """Return the eigenvalues (heads, d) of symmetric matrices (heads, d, d), descending, rounding below zero cut off."""
+    """Return the eigenvalues (heads, d) of symmetric matrices (heads, d, d), descending and at least 0."""
     return torch.linalg.eigvalsh(matrices).flip(-1).clamp_min(0.0).cpu().numpy()
 
 

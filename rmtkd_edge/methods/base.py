@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from rmtkd_edge import plugins
-from rmtkd_edge.config.recipe import Recipe
+from rmtkd_edge.config.recipe import Compress, Recipe
 from rmtkd_edge.families.base import Batches, Family, Site, Spec
 
 if TYPE_CHECKING:
@@ -112,10 +112,9 @@ def align(rank: int, width: int, heads: int, multiple: int, minimum: int) -> int
     return min(width, max(minimum, unit * math.ceil(max(rank, 1) / unit)))
 
 
-def fixed_rank(recipe: Recipe, site: Site) -> int | None:
+def fixed_rank(options: Compress, site: Site) -> int | None:
     """Return the width that `compress.ranks` gives a site, by its name or kind; None where it gives none."""
-    ranks = recipe.compress.ranks
-    found = ranks.get(site.name, ranks.get(site.kind))
+    found = options.ranks.get(site.name, options.ranks.get(site.kind))
     return None if found is None else min(found, site.width)
 
 

@@ -47,7 +47,7 @@ class PlainKd:
         names = family.sites_to_cut(spec, recipe.compress)
         sites = [site for site in list_sites(spec) if site.name in names]
         if recipe.compress.ranks:
-            fixed = {site.name: rank for site in sites if (rank := fixed_rank(recipe, site)) is not None}
+            fixed = {site.name: rank for site in sites if (rank := fixed_rank(recipe.compress, site)) is not None}
             return Widths(fixed, f"{self.name}: widths from compress.ranks")
         target = recipe.stop.target_reduction or 0.0
         before = spec.count_parameters()

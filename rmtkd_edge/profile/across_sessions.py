@@ -21,7 +21,7 @@ from rmtkd_edge.profile.ratios import ratio_of_sessions
 from rmtkd_edge.run.records.profile import ProfileRecord
 
 # What must be the same for a ratio to be of the models, or of the change that was made, alone.
-CONDITIONS = [
+CONDITIONS = (
     "cpu_model",
     "machine",
     "providers_actual",
@@ -31,7 +31,7 @@ CONDITIONS = [
     "governor",
     "limits",
     "tf32",
-]
+)
 HINT = "give profile/NAME.json of a run, or a results.json"
 
 

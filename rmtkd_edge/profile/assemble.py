@@ -61,10 +61,10 @@ def finish(result: Mapping[str, Any], model: ModelFile, profile: str) -> dict[st
 def score_of(model: ModelFile) -> FileScore:
     """Return the primary metric of a file as the export measured it, on test where there is a test split."""
     variant = model.facts.variants.get(model.precision)
-    if variant is None:
+    scores = None if variant is None else variant.test or variant.validation
+    if scores is None:
         why = "the export recorded no score of this file"
         return FileScore(model.facts.metric, None, None, "measured at export, on the host", why)
-    scores = variant.test or variant.validation
     where = f"measured at export, on the host, on the {scores.split} split"
     return FileScore(scores.primary, scores.value, scores.rows, where)
 

@@ -10,7 +10,7 @@ from rmtkd_edge.report.records import Compression, Missing, RunFacts
 from rmtkd_edge.report.spectra import drawable, spectra_pictures
 from rmtkd_edge.report.summary import metric_of, score_cell
 from rmtkd_edge.report.trade import Path, trade_picture
-from rmtkd_edge.run.records.cycle import CycleRecord, SiteRecord
+from rmtkd_edge.run.records.cycle import CycleRecord, SiteRecord, WidthRecord
 from rmtkd_edge.run.records.export import ExportRecord
 from rmtkd_edge.run.records.scores import Scores
 
@@ -100,7 +100,7 @@ def _cycle_row(k: CycleRecord, c: Compression) -> Row:
     return Row(cells)
 
 
-def _heads(s: SiteRecord) -> str:
+def _heads(s: SiteRecord | WidthRecord) -> str:
     return f"{s.heads} × " if s.heads > 1 else ""
 
 
@@ -109,7 +109,7 @@ def spectra_section(run: RunFacts, prefix: str) -> Section:
     c = run.compression
     if isinstance(c, Missing):
         return Section(f"{prefix}spectra", "Spectra", (missing(c),))
-    pairs = [(k, s) for k in c.cycles for s in k.sites]
+    pairs = [(k, s) for k in c.cycles for s in k.analysed]
     if not pairs:
         nothing = NoteBlock(f"{text.title(text.method_name(c.method))} analyses no spectra.")
         return Section(f"{prefix}spectra", "Spectra and ranks", (nothing,))
@@ -153,7 +153,7 @@ def site_table(cycles: Sequence[CycleRecord], ranks: dict[str, int]) -> TableBlo
     foot = Footnotes()
     widths, fit = ("d", "Above edge", "Aligned", "After", "Ships"), ("λ₊", "λ₋", "σ²", "q", "n", "n_eff")
     columns = ("Site", "Cycle", *widths, *fit, "Quantile", "Rule")
-    rows = tuple(_site_row(k, s, ranks, foot) for k in cycles for s in k.sites)
+    rows = tuple(_site_row(k, s, ranks, foot) for k in cycles for s in k.analysed)
     caption = (
         "Width d, directions above the edge, rank rounded up to the device's multiple, and the fit (of the first head)."
     )

@@ -51,7 +51,7 @@ def spectra_pictures(cycles: Sequence[CycleRecord], spectra: Spectra) -> list[Pi
     """Return one figure per round with a panel for every site that has a spectrum and an edge."""
     found = []
     for number in sorted({c.round for c in cycles}):
-        mine = [(c, s) for c in cycles if c.round == number for s in c.sites if drawable(c, s, spectra)]
+        mine = [(c, s) for c in cycles if c.round == number for s in c.analysed if drawable(c, s, spectra)]
         if mine:
             found.append(_round_picture(number, [Analysed(s, spectra[c.index, s.name]) for c, s in mine]))
     return found

@@ -40,7 +40,7 @@ class Model:
     @property
     def scores(self) -> Scores | None:
         """What the ONNX file scores on the split that is reported."""
-        return self.variant.test or self.variant.validation if self.variant else None
+        return self.variant.reported if self.variant else None
 
     @property
     def size_bytes(self) -> Quantity:

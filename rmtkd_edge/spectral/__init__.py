@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from rmtkd_edge.spectral.eigen import eigh_descending
     from rmtkd_edge.spectral.flips import sign_flipped
     from rmtkd_edge.spectral.moments import Moments, norm_scaled
-    from rmtkd_edge.spectral.rules import RULES
     from rmtkd_edge.spectral.rotation import varimax
+    from rmtkd_edge.spectral.rules import RULES
 
 _PLACES = {
     "CrossMoments": "cross",

@@ -36,7 +36,8 @@ class Classification:
 
     def probe(self, outputs: Tensor, batch: Batch, seed: int) -> Tensor:
         """Return v^T z summed over rows, for random v of each row that sum to zero: softmax is blind to a shift."""
-        drawn = row_contrasts(seed, batch["index"].cpu().numpy(), outputs.shape[1])
+        # seed and seed + 1 draw the sampled tokens or pixels; these draws are independent of them
+        drawn = row_contrasts(seed + 2, batch["index"].cpu().numpy(), outputs.shape[1])
         return (outputs * torch.from_numpy(drawn).to(outputs)).sum()
 
     def targets(self, batch: Batch) -> np.ndarray:

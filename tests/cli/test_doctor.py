@@ -3,15 +3,23 @@
 import onnx
 import pytest
 
-from rmtkd_edge.cli.app import examine as doctor
+from rmtkd_edge.cli import examine as doctor
 
 
 def test_two_onnxruntimes_are_a_conflict_with_a_command():
-    both = doctor.onnxruntime_packages({"onnxruntime": "1.30.0", "onnxruntime-gpu": "1.31.1"})
-    assert both.state == "problem" and "overwrite" in both.found
-    assert both.advice.startswith("pip uninstall") and "onnxruntime-gpu==1.31.1" in both.advice
+    installed = {"onnxruntime": "1.30.0", "onnxruntime-gpu": "1.31.1"}
+    for gpu, kept in ((True, "onnxruntime-gpu==1.31.1"), (False, "onnxruntime==1.30.0")):
+        both = doctor.onnxruntime_packages(installed, gpu)
+        assert both.state == "problem" and "overwrite" in both.found
+        assert both.advice == f"pip uninstall -y onnxruntime onnxruntime-gpu && pip install {kept}"
     assert doctor.onnxruntime_packages({}).state == "problem"
     assert doctor.onnxruntime_packages({"onnxruntime": "1.30.0"}).state == "ok"
+
+
+def test_torch_for_cuda_without_a_gpu_is_a_note_with_the_smaller_install():
+    assert doctor.torch_build(None, False) == doctor.torch_build("13.0", True) == []
+    (note,) = doctor.torch_build("13.0", False)
+    assert note.state == "note" and "whl/cpu" in note.advice and "13.0" in note.found
 
 
 def test_the_tiny_model_is_valid_and_the_cpu_gets_it():

@@ -1,4 +1,4 @@
-"""Allocation by answers: the search only ever gains, and a run keeps its share of parameters while kinds trade."""
+"""Allocation by divergence: the search only ever gains, and a run keeps its share of parameters while kinds trade."""
 
 import json
 
@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 from rmtkd_edge.compress.ranks.allocation import free_kinds, search
 from rmtkd_edge.compress.ranks.edge import shifted
 from rmtkd_edge.compress.stage import compress_run
-from rmtkd_edge.errors import RecipeError
-from rmtkd_edge.families.encoder.spec import count_parameters
-from rmtkd_edge.families.store import load_model
 from rmtkd_edge.config.recipe import parse_recipe
+from rmtkd_edge.errors import RecipeError
+from rmtkd_edge.families.base import Site
+from rmtkd_edge.families.store import load_model
+from rmtkd_edge.run import layout
 from rmtkd_edge.run.directory import Run
 
 
@@ -60,43 +61,34 @@ def run_of(base, data, path, **compress):
     return compress_run(run, recipe, data=data, reporter=heard), heard.notes, run
 
 
-def test_answers_move_less_for_as_many_parameters(tiny_recipe_dict, tiny_data, tmp_path):
-    sites = ["stream", "words", "ffn"]
+def test_outputs_move_less_for_as_many_parameters(tiny_recipe_dict, tiny_data, tmp_path):
+    sites = ["stream", "embedding", "ffn"]
     plain, _, _ = run_of(tiny_recipe_dict, tiny_data, tmp_path / "a", sites=sites)
-    found, notes, run = run_of(tiny_recipe_dict, tiny_data, tmp_path / "b", sites=sites, allocation="answers")
-    moved = [float(note.split(" by ")[1].split()[0]) for note in notes if "answers move by" in note]
+    found, notes, run = run_of(tiny_recipe_dict, tiny_data, tmp_path / "b", sites=sites, allocation="kl")
+    moved = [float(note.split(" by ")[1].split()[0]) for note in notes if "outputs move by" in note]
     assert moved == sorted(moved, reverse=True) and len(moved) >= 1
-    assert found["reduction"] >= plain["reduction"] - 0.002
-    assert count_parameters(load_model(run, "compress/best").spec) == found["student"]["parameters"]
-    (cycle,) = found["cycles"]
-    quantiles = {site["kind"]: site["quantile"] for site in cycle["sites"]}
+    assert found.reduction >= plain.reduction - 0.002
+    assert load_model(run, layout.BEST).spec.count_parameters() == found.student.parameters
+    (cycle,) = found.cycles
+    quantiles = {site.kind: site.quantile for site in cycle.sites}
     assert len(set(quantiles.values())) > 1 or len(moved) == 1  # kinds differ wherever a move was worth it
 
 
 def test_fixed_ranks_stay_and_one_kind_alone_has_nothing_to_weigh(tiny_recipe_dict, tiny_data, tmp_path):
     result, notes, _ = run_of(
-        tiny_recipe_dict, tiny_data, tmp_path / "a", sites=["stream", "ffn"], ranks={"stream": 16}, allocation="answers"
+        tiny_recipe_dict, tiny_data, tmp_path / "a", sites=["stream", "ffn"], ranks={"stream": 16}, allocation="kl"
     )
-    assert result["ranks"]["stream"] == 16 and not any("allocation" in note for note in notes)
+    assert result.ranks["stream"] == 16 and not any("allocation" in note for note in notes)
 
 
 def test_free_kinds_are_those_that_no_rank_fixes(tiny_recipe_dict):
-    from types import SimpleNamespace
-
     recipe = parse_recipe(tiny_recipe_dict | {"compress": {"ranks": {"stream": 8, "layer.0.ffn": 8}}}, "test")
     names = [("stream", "stream"), ("layer.0.ffn", "ffn"), ("layer.1.ffn", "ffn"), ("layer.0.qk", "qk")]
-    spectra = [SimpleNamespace(site=SimpleNamespace(name=name, kind=kind)) for name, kind in names]
-    assert free_kinds(spectra, recipe) == ["ffn", "qk"]
+    assert free_kinds([Site(name, kind, 16) for name, kind in names], recipe.compress) == ["ffn", "qk"]
 
 
 @pytest.mark.parametrize("rule", ["bema", "parallel"])
 def test_a_rule_without_quantile_cannot_be_moved(rule, tiny_recipe_dict):
-    changed = tiny_recipe_dict | {"analyse": {"rule": rule}, "compress": {"allocation": "answers"}}
+    changed = tiny_recipe_dict | {"analyse": {"rule": rule}, "compress": {"allocation": "kl"}}
     with pytest.raises(RecipeError, match="moves quantiles"):
-        parse_recipe(changed, "test")
-
-
-def test_random_weights_have_no_answers_to_compare(tiny_recipe_dict):
-    changed = tiny_recipe_dict | {"compress": {"warm_start": "random", "allocation": "answers"}}
-    with pytest.raises(RecipeError, match="compares closed forms"):
         parse_recipe(changed, "test")

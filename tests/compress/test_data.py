@@ -1,4 +1,4 @@
-"""Which rows of a text task the spectra, their weights and the warm start look at."""
+"""The batches of a compression: which rows they hold, and that they start anew."""
 
 from __future__ import annotations
 
@@ -7,26 +7,42 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from rmtkd_edge.compress.text_inputs import text_inputs
+from rmtkd_edge.compress.data import Data, make_data
 from rmtkd_edge.config.recipe import Compress, parse_recipe
+from rmtkd_edge.tasks.base import find_task
 
 
-def rows_of(batches: Callable[[], Any]) -> set[int]:
-    """The numbers of the rows that one pass looks at."""
-    return {int(i) for batch in batches() for i in batch["index"]}
+def data_of(recipe_dict: dict[str, Any], folder: Path, **analyse: Any) -> Data:
+    recipe = parse_recipe({**recipe_dict, "analyse": analyse}, "test")
+    task = find_task(recipe.task.kind)
+    return make_data(task, task.load(recipe, folder), recipe)
 
 
-@pytest.mark.parametrize(("least", "most", "taken"), [(20, 50, 50), (20, 5000, 420), (100, 50, 100)])
+def rows_of(batches: Callable[[], Any]) -> list[tuple[int, ...]]:
+    """The rows that one pass looks at, as their token ids."""
+    return sorted(tuple(row[row > 0].tolist()) for batch in batches() for row in batch["input_ids"])
+
+
+@pytest.mark.parametrize(("least", "most", "taken"), [(20, 50, 50), (20, 5000, 378), (100, 50, 100)])
 def test_spectra_take_no_more_rows_than_asked_and_the_warm_start_is_not_touched(
     least: int, most: int, taken: int, tiny_recipe_dict: dict[str, Any], tiny_data: Path
 ) -> None:
-    rows = {"calibration": 0.7, "minimum_rows": least, "weighting_rows": 128}  # 420 of 600
-    recipes = [{**tiny_recipe_dict, "analyse": analyse} for analyse in ({**rows, "maximum_rows": most}, rows)]
-    data, whole = (text_inputs(parse_recipe(recipe, "test"), tiny_data).data for recipe in recipes)
-    assert len(rows_of(data.calibration)) == taken
-    assert rows_of(data.calibration) <= rows_of(whole.calibration)
+    rows = {"calibration": 0.7, "minimum_rows": least, "weighting_rows": 128}  # 378 of 540
+    data, whole = (data_of(tiny_recipe_dict, tiny_data, **rows, **more) for more in ({"maximum_rows": most}, {}))
+    assert len(rows_of(data.analysis)) == taken
     assert rows_of(data.warm) == rows_of(whole.warm) and rows_of(data.effect) == rows_of(whole.effect)
+
+
+def test_an_epoch_holds_every_row_once_in_an_order_of_its_own(
+    tiny_recipe_dict: dict[str, Any], tiny_data: Path
+) -> None:
+    data = data_of(tiny_recipe_dict, tiny_data)
+    first, again, second = (torch.cat([b["index"] for b in data.epoch(32, 5, n)]) for n in (0, 0, 1))
+    assert sorted(first.tolist()) == list(range(data.rows)) == sorted(second.tolist())
+    assert torch.equal(first, again) and not torch.equal(first, second)
+    assert data.steps(32) == sum(1 for _ in data.epoch(32, 5, 0))
 
 
 def test_fewer_tokens_are_fitted_where_fine_tuning_follows() -> None:

@@ -1,5 +1,7 @@
 """The whole stage on small data: resume after SIGKILL, several processes, rollback, one shot, bad input."""
 
+from __future__ import annotations
+
 import json
 import os
 import shutil
@@ -7,20 +9,31 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 import torch
 
-import rmtkd_edge
 from rmtkd_edge.compress.stage import compress_run
-from rmtkd_edge.errors import DataError, UserError
-from rmtkd_edge.export.stage import export_run
-from rmtkd_edge.families.encoder.module import projections_of
-from rmtkd_edge.families.encoder.spec import count_parameters, ranks_of
-from rmtkd_edge.families.store import load_model
-from rmtkd_edge.cli.progress import SilentReporter
 from rmtkd_edge.config.recipe import parse_recipe
+from rmtkd_edge.errors import DataError, UserError
+from rmtkd_edge.families.base import family_of, ranks_of
+from rmtkd_edge.families.store import load_model
+from rmtkd_edge.run import layout
 from rmtkd_edge.run.directory import Run
+from rmtkd_edge.run.records.compress import CompressRecord
+from rmtkd_edge.run.reporter import SilentReporter
+from rmtkd_edge.tasks.text_classification import TextClassification
+
+PROGRAM = """
+import sys
+from pathlib import Path
+from rmtkd_edge.api.compress import CompressOptions, compress_run
+from rmtkd_edge.run.reporter import SilentReporter
+
+recipe, data, out = sys.argv[1:]
+compress_run(CompressOptions(recipe, Path(out), data=Path(data)), SilentReporter())
+"""
 
 
 def recipe_of(base, **changes):
@@ -38,50 +51,70 @@ def run(path, recipe, data):
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, tiny_recipe_dict, tiny_data):
     path = tmp_path_factory.mktemp("run") / "a"
-    result = run(path, recipe_of(tiny_recipe_dict), tiny_data)
-    return path, result
+    return path, run(path, recipe_of(tiny_recipe_dict), tiny_data)
 
 
-def comparable(result):
+def comparable(result: CompressRecord) -> CompressRecord:
     """The result without its clock times."""
-    text = json.loads(json.dumps(result))
-    for item in (text, text["teacher"], *text["cycles"]):
-        item.pop("seconds", None)
-    return text
+    cycles = tuple(replace(cycle, seconds={}) for cycle in result.cycles)
+    return replace(result, seconds=0.0, teacher=replace(result.teacher, seconds=0.0), cycles=cycles)
 
 
 def test_the_loop_reaches_its_target_and_keeps_projection_layers(finished):
     path, result = finished
-    assert result["stop"] == "target_reduction" and result["reduction"] >= 0.75
-    assert result["accuracy_drop"] <= 0.1
-    best = load_model(Run.open(path), "compress/best")
-    assert projections_of(best)
-    assert count_parameters(best.spec) == result["student"]["parameters"]
-    assert ranks_of(best.spec) == result["ranks"]
-    for p in projections_of(best).values():
+    assert result.stop == "target_reduction" and result.reduction >= 0.75
+    assert result.drop <= 0.1 and result.method == "rmt-kd"
+    opened = Run.open(path)
+    assert opened.read_record(CompressRecord, layout.RESULT) == result
+    best = load_model(opened, layout.BEST)
+    projections = family_of(best).projections(best)
+    assert projections and ranks_of(best.spec) == result.ranks
+    assert best.spec.count_parameters() == result.student.parameters
+    for p in projections.values():
         assert (p @ p.T - torch.eye(len(p))).abs().max() < 1e-5
 
 
-def test_records_hold_what_the_report_needs(finished):
+def test_cycles_keep_the_spectra_that_their_ranks_come_from(finished):
     path, result = finished
     opened = Run.open(path)
-    for cycle in result["cycles"]:
-        assert {
-            "parameters_before",
-            "parameters_after",
-            "accuracy_before",
-            "accuracy_closed_form",
-            "accuracy_after",
-        } <= set(cycle)
-        spectra = opened.read_tensors(f"compress/cycles/{cycle['index']:03d}/spectra.safetensors")
-        for site in cycle["sites"]:
-            assert {"width_before", "width_after", "lambda_plus", "q", "n", "sigma2"} <= set(site)
-            values = spectra[f"{site['name']}.eigenvalues"]
-            assert (values[:-1] >= values[1:]).all() and (values >= 0).all()
+    for cycle in result.cycles:
+        assert cycle.parameters_after < cycle.parameters_before and cycle.after.rows == result.task.validation_rows
+        spectra = opened.read_tensors(layout.cycle_spectra(cycle.index))
+        for site in cycle.sites:
+            values = spectra[f"{site.name}.eigenvalues"]
+            assert (values[:-1] >= values[1:]).all() and (values >= 0).all() and site.n > 0
+            assert site.weighting == ("none" if site.kind == "ffn" else "effect")
 
 
-def command(recipe_file, data, out):
-    return [sys.executable, "-m", "rmtkd_edge", "compress", str(recipe_file), "--data", str(data), "--out", str(out)]
+def test_the_test_split_is_read_once_at_the_end(tiny_recipe_dict, tiny_data, tmp_path, monkeypatch):
+    recipe, lengths = recipe_of(tiny_recipe_dict, task__test_fraction=0.25, train__epochs=1, distil__steps=2), []
+    batches = TextClassification.batches
+
+    def watched(self, dataset, split, batch_size, seed):
+        lengths.append((len(split), split is dataset.test))
+        return batches(self, dataset, split, batch_size, seed)
+
+    monkeypatch.setattr(TextClassification, "batches", watched)
+    result = run(tmp_path / "r", recipe, tiny_data)
+    assert [read for _, read in lengths] == [False] * (len(lengths) - 2) + [True] * 2
+    assert result.task.test_rows == result.teacher.test.rows == result.student.test.rows == 150
+    assert result.student.test.interval is not None and result.student.validation.interval is None
+
+
+def test_without_a_test_split_validation_is_reported_with_its_interval(tiny_recipe_dict, tiny_data, tmp_path):
+    recipe = recipe_of(tiny_recipe_dict, task__test_fraction=0.0, train__epochs=1, compress__one_shot=True)
+    result = run(tmp_path / "r", recipe, tiny_data)
+    assert result.task.test_rows is result.student.test is result.teacher.test is None
+    assert result.student.validation.interval is not None and result.teacher.validation.interval is not None
+
+
+def test_another_metric_decides_where_the_recipe_names_it(tiny_recipe_dict, tiny_data, tmp_path):
+    recipe = recipe_of(tiny_recipe_dict, task__metric="matthews_corrcoef", train__epochs=1, distil__steps=2)
+    result = run(tmp_path / "r", recipe, tiny_data)
+    assert result.task.metric == result.student.validation.primary == "matthews_corrcoef"
+    assert result.floor == result.teacher.validation.values["matthews_corrcoef"] - recipe.stop.max_drop
+    refused = [cycle for cycle in result.cycles if not cycle.accepted]
+    assert all("matthews_corrcoef" in cycle.reason for cycle in refused)
 
 
 def environment():
@@ -89,59 +122,63 @@ def environment():
 
 
 def test_killed_anywhere_it_ends_as_if_it_had_not_been(tiny_recipe_file, tiny_data, tmp_path, finished):
-    """SIGKILL at several moments, the same command again each time: same ranks, same accuracy, same cycles."""
+    """SIGKILL at several moments, the same command again each time: same ranks, same metrics, same cycles."""
     out = tmp_path / "killed"
-    marks = ["teacher/teacher.json", "cycles/001/plan.json", "cycles/002/training-0", "cycles/002/cycle.json"]
+    command = [sys.executable, "-c", PROGRAM, str(tiny_recipe_file), str(tiny_data), str(out)]
+    marks = [
+        layout.TEACHER_RECORD,
+        layout.cycle_plan(1),
+        layout.cycle_training(2, 0),
+        layout.cycle_record(2),
+    ]
     for mark in marks:
-        process = subprocess.Popen(
-            command(tiny_recipe_file, tiny_data, out),
-            env=environment(),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-        )
+        process = subprocess.Popen(command, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
         end = time.monotonic() + 240
-        while process.poll() is None and time.monotonic() < end and not (out / "compress" / mark).exists():
+        while process.poll() is None and time.monotonic() < end and not (out / mark).exists():
             time.sleep(0.005)
         process.send_signal(signal.SIGKILL)
         process.communicate()
-    done = subprocess.run(
-        command(tiny_recipe_file, tiny_data, out), env=environment(), capture_output=True, text=True, check=False
-    )
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
     assert done.returncode == 0 or "finished run" in done.stderr, done.stderr
-    killed = Run.open(out).read_json("compress/result.json")
+    killed = Run.open(out).read_record(CompressRecord, layout.RESULT)
     assert comparable(killed) == comparable(finished[1])
 
 
 def test_two_processes_find_the_ranks_of_one(tiny_recipe_file, tiny_data, tmp_path, finished):
     """From the same teacher: what trains after the first cycle adds up in another order, so that one is compared."""
-    out = tmp_path / "two"
+    out, program = tmp_path / "two", tmp_path / "program.py"
+    program.write_text(PROGRAM, encoding="utf-8")
     shutil.copytree(finished[0], out)
     start = Run.open(out)
-    for name in ("compress/cycles", "compress/best", "compress/result.json"):
+    for name in (layout.CYCLES, layout.BEST, layout.RESULT):
         start.remove(name)
     start.mark("compress", "running")
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m"]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(program)]
     done = subprocess.run(
-        [*launch, *command(tiny_recipe_file, tiny_data, out)[2:]],
-        env=environment(), capture_output=True, text=True, check=False, timeout=400,
-    )  # fmt: skip
+        [*launch, str(tiny_recipe_file), str(tiny_data), str(out)],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=400,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
-    both = Run.open(out).read_json("compress/result.json")
-    assert both["processes"] == 2
-    for mine, alone in zip(both["cycles"][0]["sites"], finished[1]["cycles"][0]["sites"], strict=True):
-        assert mine["width_after"] == alone["width_after"] and mine["n"] == alone["n"]
-        assert mine["lambda_plus"] == pytest.approx(alone["lambda_plus"], rel=1e-6)
+    both = Run.open(out).read_record(CompressRecord, layout.RESULT)
+    assert both.processes == 2
+    for mine, alone in zip(both.cycles[0].sites, finished[1].cycles[0].sites, strict=True):
+        assert mine.width_after == alone.width_after and mine.n == alone.n
+        assert mine.lambda_plus == pytest.approx(alone.lambda_plus, rel=1e-6)
 
 
 def test_a_floor_that_cannot_be_kept_rolls_back_retries_and_leaves_alone(tiny_recipe_dict, tiny_data, tmp_path):
-    changes = {"stop__max_accuracy_drop": 0.0, "distil__steps": 1, "distil__learning_rate": 1e-9}
-    changes |= {"analyse__quantile": 0.97, "compress__warm_start": "random", "compress__sites": ["stream"]}
-    recipe = recipe_of(tiny_recipe_dict, **changes)
-    result = run(tmp_path / "r", recipe, tiny_data)
-    assert [c["accepted"] for c in result["cycles"]] == [False, False]
-    assert [c["retry"] for c in result["cycles"]] == [False, True]
-    assert result["cycles"][1]["sites"][0]["quantile"] < result["cycles"][0]["sites"][0]["quantile"]
-    assert result["stop"] == "accuracy_floor" and result["reduction"] == 0.0
+    changes = {"stop__max_drop": 0.0, "distil__steps": 1, "distil__learning_rate": 1e-9}
+    changes |= {"analyse__quantile": 0.97, "compress__warm_start": "fold", "compress__sites": ["stream"]}
+    result = run(tmp_path / "r", recipe_of(tiny_recipe_dict, **changes), tiny_data)
+    assert [c.accepted for c in result.cycles] == [False, False]
+    assert [c.retry for c in result.cycles] == [False, True]
+    assert result.cycles[1].sites[0].quantile < result.cycles[0].sites[0].quantile
+    assert result.stop == "metric_floor" and result.reduction == 0.0
+    assert "accuracy" in result.cycles[0].reason and "under the floor" in result.cycles[0].reason
 
 
 @pytest.mark.parametrize("rule", ["window", "paper", "bema", "parallel", "explained-variance"])
@@ -154,14 +191,14 @@ def test_one_shot_under_every_edge_rule(rule, tiny_recipe_dict, tiny_data, tmp_p
         "stop__target_reduction": 0.6,
     }
     result = run(tmp_path / "r", recipe_of(tiny_recipe_dict, **changes), tiny_data)
-    assert len(result["cycles"]) == 1 and result["cycles"][0]["steps"] == 0
-    assert result["cycles"][0]["chosen"] == "closed_form"
+    (cycle,) = result.cycles
+    assert cycle.steps == 0 and cycle.chosen == "closed_form"
     if rule in ("window", "explained-variance"):  # the rules with a knob land on the target
-        assert 0.6 <= result["reduction"] < 0.85
+        assert 0.6 <= result.reduction < 0.85
 
 
 CHOICES = [
-    {"compress__ffn": "project"},
+    {"compress__channels": "project"},
     {"compress__warm_start": "fold"},
     {"distil__through_projection": True},
     {"analyse__effective_samples": True},
@@ -173,39 +210,25 @@ CHOICES = [
 
 @pytest.mark.parametrize("change", CHOICES)
 def test_every_choice_runs(change, tiny_recipe_dict, tiny_data, tmp_path):
-    changes = {"train__epochs": 1, "compress__sites_per_cycle": 20, "distil__steps": 4, "stop__max_accuracy_drop": 1.0}
+    changes = {"train__epochs": 1, "compress__sites_per_cycle": 20, "distil__steps": 4, "stop__max_drop": 1.0}
     result = run(tmp_path / "r", recipe_of(tiny_recipe_dict, **changes, **change), tiny_data)
-    assert result["reduction"] > 0.3
+    assert result.reduction > 0.3
 
 
-def test_words_of_their_own_width_go_all_the_way(tiny_recipe_dict, tiny_data, tmp_path):
-    changes = {"compress__sites": ["stream", "words", "ffn"], "compress__ranks": {"words": 6, "stream": 16}}
+def test_an_embedding_of_its_own_width_keeps_its_projection(tiny_recipe_dict, tiny_data, tmp_path):
+    changes = {"compress__sites": ["stream", "embedding", "ffn"], "compress__ranks": {"embedding": 6, "stream": 16}}
     recipe = recipe_of(tiny_recipe_dict, distil__through_projection=True, distil__steps=4, **changes)
     result = run(tmp_path / "w", recipe, tiny_data)
-    made = Run.open(tmp_path / "w")
-    best = load_model(made, "compress/best")
-    assert result["ranks"]["words"] == 6 and best.spec.words == 6
-    assert projections_of(best)["words"].shape[0] == 6
-    facts = export_run(made, threads=1)
-    assert facts["verification"]["fold_float64"] <= 1e-9 and facts["verification"]["onnx_float32"] <= 1e-4
-    assert facts["fusion"]["expected"] == facts["fusion"]["found"]
-    found = {name: rmtkd_edge.load(made.path, backend=name).predict(["a great film"]) for name in ("onnx", "torch")}
-    torch.testing.assert_close(
-        torch.as_tensor(found["onnx"].logits), torch.as_tensor(found["torch"].logits), rtol=1e-3, atol=1e-3
-    )
+    best = load_model(Run.open(tmp_path / "w"), layout.BEST)
+    assert result.ranks["embedding"] == 6
+    assert family_of(best).projections(best)["embedding"].shape[0] == 6
 
 
 def test_explicit_ranks_are_kept(tiny_recipe_dict, tiny_data, tmp_path):
-    recipe = recipe_of(
-        tiny_recipe_dict,
-        train__epochs=1,
-        compress__one_shot=True,
-        compress__ranks={"stream": 10, "ffn": 12, "layer.1.ffn": 7},
-    )
-    assert (
-        run(tmp_path / "r", recipe, tiny_data)["ranks"] | {"stream": 10, "layer.0.ffn": 12, "layer.1.ffn": 7}
-        == Run.open(tmp_path / "r").read_json("compress/result.json")["ranks"]
-    )
+    ranks = {"stream": 10, "ffn": 12, "layer.1.ffn": 7}
+    recipe = recipe_of(tiny_recipe_dict, train__epochs=1, compress__one_shot=True, compress__ranks=ranks)
+    kept = {"stream": 10, "layer.0.ffn": 12, "layer.1.ffn": 7}
+    assert kept.items() <= run(tmp_path / "r", recipe, tiny_data).ranks.items()
 
 
 @pytest.mark.parametrize(

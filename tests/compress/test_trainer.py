@@ -1,29 +1,29 @@
 """Training: continues exactly after a kill, keeps its best state, stops on a loss that is not finite."""
 
+from __future__ import annotations
+
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rmtkd_edge.compress.training.distil import distillation_loss
 from rmtkd_edge.compress.parallel import make_accelerator
-from rmtkd_edge.compress.training.trainer import OldLogits, Schedule, accuracy, rate, train
+from rmtkd_edge.compress.training.evaluate import evaluate
+from rmtkd_edge.compress.training.schedule import Schedule, rate
+from rmtkd_edge.compress.training.teacher_outputs import TeacherOutputs
+from rmtkd_edge.compress.training.trainer import Training, train
 from rmtkd_edge.errors import TrainingError
-from rmtkd_edge.families.encoder.module import Encoder
+from rmtkd_edge.families.encoder import FAMILY
 from rmtkd_edge.families.encoder.spec import EncoderSpec, LayerSpec
+from rmtkd_edge.methods.base import Objective, distillation
+from rmtkd_edge.tasks.text_classification import TASK
 
 SPEC = EncoderSpec("bert", 40, 16, 0, 16, (LayerSpec(2, 8, 8, 32, 8**-0.5),), 16, ("a", "b"), dropout=0.1)
 PLAN = Schedule(
-    steps=30,
-    learning_rate=3e-3,
-    weight_decay=0.01,
-    warmup=0.1,
-    max_grad_norm=1.0,
-    evaluate_every=10,
-    alpha=0.5,
-    temperature=2.0,
-    dropout=0.1,
+    steps=30, learning_rate=3e-3, weight_decay=0.01, warmup=0.1, max_grad_norm=1.0, evaluate_every=10, dropout=0.1
 )
 
 
@@ -39,16 +39,10 @@ class Memory:
 
 
 def encoder(seed=0):
-    torch.manual_seed(seed)
-    model = Encoder(SPEC)
+    model = FAMILY.initialise(FAMILY.build(SPEC), seed)
     for p in model.parameters():
         if p.ndim > 1:
             torch.nn.init.normal_(p, std=0.2)
-        else:
-            torch.nn.init.zeros_(p)
-    for name, p in model.named_parameters():
-        if "norm" in name and name.endswith("weight"):
-            torch.nn.init.ones_(p)
     return model
 
 
@@ -57,31 +51,19 @@ def epoch(number):
     for start in range(0, 64, 8):
         ids = torch.tensor(rng.integers(1, 40, (8, 6)))
         labels = (ids[:, 1] > 20).long()
-        yield {
-            "input_ids": ids,
-            "attention_mask": torch.ones_like(ids),
-            "labels": labels,
-            "index": torch.arange(start, start + 8),
-        }
+        index = torch.arange(start, start + 8)
+        yield {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels, "index": index}
+
+
+def validate(model):
+    return evaluate(model, TASK, epoch(99), make_accelerator(), "validation", None)
 
 
 def run(checkpoints, report=lambda *a, **k: None, plan=PLAN, model=None):
     model = model or encoder()
-    accelerator = make_accelerator("no")
-    old = OldLogits(encoder(1), 64, 2)
-    batches = list(epoch(99))
-    trained = train(
-        model,
-        old,
-        lambda n: epoch(0),
-        lambda m: accuracy(m, batches, accelerator),
-        plan,
-        accelerator,
-        checkpoints,
-        7,
-        report,
-    )
-    return model, trained
+    teacher = TeacherOutputs(encoder(1), 64)
+    training = Training(plan, distillation(TASK, 0.5, 2.0), lambda n: epoch(0), validate, 7, teacher)
+    return model, train(model, training, make_accelerator(), checkpoints, report)
 
 
 def test_killed_and_continued_is_the_same_as_uninterrupted():
@@ -101,16 +83,61 @@ def test_killed_and_continued_is_the_same_as_uninterrupted():
 
 
 def test_the_best_state_is_kept():
-    model, trained = run(Memory())
-    assert trained.accuracy == max(score for _, score in trained.history)
-    assert accuracy(model, epoch(99), make_accelerator("no")) == trained.accuracy
+    model, trained = run(None)
+    assert trained.scores.value == max(score for _, score in trained.history)
+    assert validate(model) == trained.scores
 
 
 def test_a_loss_that_is_not_finite_names_the_step():
     model = encoder()
     model.classifier.weight.data.fill_(float("nan"))
     with pytest.raises(TrainingError, match="step 1 of 30"):
-        run(Memory(), model=model)
+        run(None, model=model)
+
+
+def test_activations_are_collected_from_both_models():
+    told = []
+
+    def loss(student, batch, teacher):
+        told.append((sorted(student.taps), sorted(teacher.taps)))
+        return sum((student.taps[name] - teacher.taps[name]).square().mean() for name in student.taps)
+
+    names = []
+    encoder()(torch.ones(1, 4, dtype=torch.long), torch.ones(1, 4, dtype=torch.long), tap=lambda n, x: names.append(n))
+    taps = (names[0], names[-1])
+    teacher = TeacherOutputs(encoder(1), 64, taps=taps)
+    training = Training(replace(PLAN, steps=2), Objective(loss, taps=taps), lambda n: epoch(0), validate, 7, teacher)
+    train(encoder(), training, make_accelerator())
+    assert told == [(sorted(set(taps)),) * 2] * 2
+
+
+class Counting(torch.nn.Module):
+    """Counts its calls; its outputs (B, tokens) or (B, 3) are token ids."""
+
+    spec = SPEC
+    asked = 0
+
+    def __init__(self, per_token):
+        super().__init__()
+        self.per_token = per_token
+
+    def forward(self, ids, mask):
+        self.asked += 1
+        return ids.float() if self.per_token else ids[:, :3].float()
+
+
+@pytest.mark.parametrize(
+    ("per_token", "fresh", "lengths", "asked"),
+    [(False, False, (4, 5, 4), 1), (False, True, (4, 5), 2), (True, False, (4, 5, 4), 3)],
+)
+def test_a_teacher_is_asked_once_a_row_unless_rows_or_shapes_change(per_token, fresh, lengths, asked):
+    model = Counting(per_token)
+    outputs = TeacherOutputs(model, 9, fresh=fresh)
+    for length in lengths:
+        ids = torch.arange(length).repeat(2, 1)
+        batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "index": torch.tensor([3, 1])}
+        assert torch.equal(outputs.of(batch).outputs, (ids if per_token else ids[:, :3]).float())
+    assert model.asked == asked
 
 
 @given(st.integers(1, 500), st.floats(0, 0.9))
@@ -118,12 +145,3 @@ def test_rate_stays_in_range_and_ends_low(steps, warmup):
     rates = [rate(s, steps, warmup) for s in range(1, steps + 1)]
     assert all(0 < r <= 1 for r in rates)
     assert max(rates) == pytest.approx(1.0, abs=0.5 / max(1, steps * min(1, warmup + 0.01)) + 0.51)
-
-
-@given(st.floats(0, 1), st.floats(0.5, 4))
-def test_loss_is_cross_entropy_where_nothing_is_to_be_learnt_from_the_old_model(alpha, temperature):
-    torch.manual_seed(0)
-    logits, labels = torch.randn(5, 3), torch.tensor([0, 1, 2, 0, 1])
-    same = distillation_loss(logits, logits, labels, alpha, temperature)
-    torch.testing.assert_close(same, alpha * torch.nn.functional.cross_entropy(logits, labels), atol=1e-5, rtol=1e-4)
-    assert distillation_loss(logits, torch.randn(5, 3), labels, alpha, temperature) >= same - 1e-5

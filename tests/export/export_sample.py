@@ -15,14 +15,13 @@ from transformers import PreTrainedTokenizerFast
 
 from rmtkd_edge.config.recipe import parse_recipe
 from rmtkd_edge.export.options import ExportOptions
+from rmtkd_edge.families.base import family_of
 from rmtkd_edge.families.store import save_model
 from rmtkd_edge.run import layout
 from rmtkd_edge.run.directory import Run
 from rmtkd_edge.tasks.reading.images import ImagePreprocessing
 
-SIDE = 16
 ROWS = {"train": 24, "validation": 24, "test": 12}
-IMAGES = ImagePreprocessing((0.5, 0.5, 0.5), (0.25, 0.25, 0.25), SIDE)
 
 
 def sample_of(family: str) -> ModuleType:
@@ -44,14 +43,16 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
 def text_rows(split: str, pairs: bool) -> list[tuple[str, ...]]:
     """Return rows of one or two texts and a label, every label among them."""
     rng = np.random.default_rng(list(ROWS).index(split))
-    texts = [[" ".join(rng.choice(WORDS[4:], rng.integers(1, 9))) for _ in range(1 + pairs)] for _ in range(ROWS[split])]
+    texts = [
+        [" ".join(rng.choice(WORDS[4:], rng.integers(1, 9))) for _ in range(1 + pairs)] for _ in range(ROWS[split])
+    ]
     return [(*row, LABELS[i % len(LABELS)]) for i, row in enumerate(texts)]
 
 
-def image_rows(split: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return uint8 images (n, 16, 16, 3) and labels (n,)."""
+def image_rows(split: str, side: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return uint8 images (n, side, side, 3) and labels 0 and 1 (n,)."""
     rng = np.random.default_rng(list(ROWS).index(split))
-    return rng.integers(0, 256, (ROWS[split], SIDE, SIDE, 3), dtype=np.uint8), np.arange(ROWS[split]) % len(LABELS)
+    return rng.integers(0, 256, (ROWS[split], side, side, 3), dtype=np.uint8), np.arange(ROWS[split]) % 2
 
 
 def make_text_run(path: Path, *, pairs: bool = True, **sections: Any) -> ExportOptions:
@@ -61,7 +62,7 @@ def make_text_run(path: Path, *, pairs: bool = True, **sections: Any) -> ExportO
     for split in ROWS:
         with open(data / f"{split}.csv", "w", newline="", encoding="utf-8") as handle:
             csv.writer(handle).writerows([[*columns, "label"], *text_rows(split, pairs)])
-    task = {"name": "toy", "text": columns, "max_length": 24}
+    task = {"name": "toy", "text": columns, "max_length": 24, **sections.pop("task", {})}
     run = _run(path, data, {"model": {"source": "scratch"}, "task": task, **sections})
     wide = make_spec()
     save_model(run, layout.TEACHER, make_encoder(wide))
@@ -72,19 +73,17 @@ def make_text_run(path: Path, *, pairs: bool = True, **sections: Any) -> ExportO
 
 def make_image_run(path: Path, **sections: Any) -> ExportOptions:
     """Return the options to export a run of a ResNet."""
-    data = path.parent / f"{path.name}-data"
+    net, data = sample_of("resnet").make_model(0), path.parent / f"{path.name}-data"
     data.mkdir()
     for split in ROWS:
-        images, labels = image_rows(split)
+        images, labels = image_rows(split, net.spec.image_size)
         np.savez(data / f"{split}.npz", images=images, labels=labels)
-    task = {"name": "noise", "kind": "image-classification", "labels": list(LABELS)}
+    task = {"name": "noise", "kind": "image-classification", "labels": list(net.spec.labels)}
     run = _run(path, data, {"model": {"family": "resnet", "source": "scratch"}, "task": task, **sections})
-    net = sample_of("resnet").make_model(0)
-    from rmtkd_edge.families.base import family_of
-
-    save_model(run, layout.TEACHER, family_of(net).fold(net))
+    family, wide = family_of(net), net.spec.without_projections().with_ranks(net.spec.raw)
+    save_model(run, layout.TEACHER, family.initialise(family.build(wide), 0).eval())
     save_model(run, layout.BEST, net)
-    IMAGES.save(run.path_of(layout.PREPROCESSING))
+    ImagePreprocessing((0.5, 0.5, 0.5), (0.25, 0.25, 0.25), net.spec.image_size).save(run.path_of(layout.PREPROCESSING))
     return _compressed(run, data)
 
 

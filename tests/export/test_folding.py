@@ -40,7 +40,10 @@ def test_a_wrong_fold_of_an_encoder_names_its_site(part, site):
 
 @pytest.mark.parametrize(
     ("part", "site"),
-    [("stages.1.0.convs.0.conv", "layer.2.block.0.conv1"), ("stages.1.1.convs.1.conv", "layer.2.stream")],
+    [
+        ("stages.1.0.convs.0.conv", "layer.2.block.0.conv1.factor"),
+        ("stages.1.1.convs.1.norm", "layer.2.stream"),
+    ],
 )
 def test_a_wrong_fold_of_a_resnet_names_its_site(part, site):
     sample = sample_of("resnet")

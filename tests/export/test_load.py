@@ -5,7 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
-from export.export_sample import LABELS, image_rows, make_text_run
+from export.export_sample import image_rows, make_text_run
 
 from rmtkd_edge.errors import ProviderError, RunDirError, UserError
 from rmtkd_edge.export.load import load
@@ -17,11 +17,12 @@ PAIRS = [("w1 w2", "w3"), ("w4", "w5 w6 w7"), ("w8 w9 w10 w11", "w12")]
 def agree(run, items) -> None:
     """Check that all backends and precisions answer alike."""
     onnx, torch, int8 = load(run.path), load(run.path / "export", backend="torch"), load(run.path, precision="int8")
+    assert onnx.model is None and torch.model is not None and onnx.spec == torch.model.spec
     a, b, c = onnx.predict(items), torch.predict(items, batch_size=2), int8.predict(items)
     np.testing.assert_allclose(a.outputs, b.outputs, rtol=1e-4, atol=1e-4 * np.abs(a.outputs).max())
     assert np.abs(c.outputs - a.outputs).max() < 0.3 * np.abs(a.outputs).max()
-    assert a.labels == b.labels and set(a.labels) <= set(LABELS)
-    assert onnx.predict([]).outputs.shape == (0, 3)
+    assert a.labels == b.labels and set(a.labels) <= set(onnx.record.labels)
+    assert onnx.predict([]).outputs.shape == (0, len(onnx.record.labels))
 
 
 def test_pairs(text_run):
@@ -33,7 +34,7 @@ def test_single_texts(text_run):
 
 
 def test_images(image_run):
-    agree(image_run.run, list(image_rows("test")[0]))
+    agree(image_run.run, list(image_rows("test", load(image_run.run.path).spec.image_size)[0]))
 
 
 def folder_of(made, tmp_path):

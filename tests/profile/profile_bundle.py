@@ -80,11 +80,24 @@ def write_plan(folder: Path, **changes: Any) -> Path:
     np.savez(folder / "inputs.npz", **inputs)
     np.savez(folder / "reference.npz", **reference)
     plan = {
-        "schema": "rmtkd-edge/plan@2", "provider": "CPUExecutionProvider", "threads": 1, "spinning": False,
+        "schema": "rmtkd-edge/plan@2",
+        "provider": "CPUExecutionProvider",
+        "threads": 1,
+        "spinning": False,
         "models": models,
-        "inputs": "inputs.npz", "reference": "reference.npz", "workloads": workloads, "min_runs": 12, "min_duration_s": 0.0,
-        "warmup": 1, "rounds": 6, "seed": 0, "idle_s": 0.0, "meters": ["unavailable"], "probe_repeats": 1, **changes,
-    }  # fmt: skip
+        "inputs": "inputs.npz",
+        "reference": "reference.npz",
+        "workloads": workloads,
+        "min_runs": 12,
+        "min_duration_s": 0.0,
+        "warmup": 1,
+        "rounds": 6,
+        "seed": 0,
+        "idle_s": 0.0,
+        "meters": ["unavailable"],
+        "probe_repeats": 1,
+        **changes,
+    }
     (folder / "plan.json").write_text(json.dumps(plan), encoding="utf-8")
     return folder / "plan.json"
 

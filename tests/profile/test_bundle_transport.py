@@ -10,18 +10,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_profile_stage import exported_run
+from profile_run_sample import exported_run
 
 from rmtkd_edge.cli.app import main
-from rmtkd_edge.errors import RunDirError, UserError
 from rmtkd_edge.config.hardware import HardwareProfile, load_profile
+from rmtkd_edge.errors import RunDirError, UserError
 from rmtkd_edge.machine import detect_machine
 from rmtkd_edge.profile.bundle import collect, write_bundle
 from rmtkd_edge.profile.measuring.store import digest_of
-from rmtkd_edge.profile.plan import Workload
+from rmtkd_edge.profile.options import BundleOptions
 from rmtkd_edge.run.directory import Run
+from rmtkd_edge.run.records.profile import ProfileRecord
 
-FEW = {"workloads": [Workload(1, 8)], "min_runs": 3, "min_duration_s": 0.0, "quick": True}
+
+def few(run: Run, board: HardwareProfile, out: Path, **changes: Any) -> BundleOptions:
+    """Return options of a bundle that measures a moment."""
+    short: dict[str, Any] = {"batch_sizes": (1,), "lengths": (8,), "min_runs": 3, "min_duration_s": 0.0, "quick": True}
+    return BundleOptions(run=run.path, on=board, out=out, **short, **changes)
 
 
 @pytest.fixture
@@ -35,8 +40,8 @@ def board() -> HardwareProfile:
 def measured(tmp_path: Path, board: HardwareProfile) -> tuple[Run, Path]:
     """A run and the results of its bundle, unpacked from the archive elsewhere and measured there."""
     run = exported_run(tmp_path / "a", external=True)
-    found = write_bundle(run, board, tmp_path / "bundle", **FEW)
-    with tarfile.open(found["archive"]) as tar:
+    found = write_bundle(run, few(run, board, tmp_path / "bundle"))
+    with tarfile.open(found.archive) as tar:
         assert all(m.name.split("/")[0] == "bundle" and m.uid == 0 and m.mtime == 0 for m in tar)
         tar.extractall(tmp_path / "device", filter="data")
     script = str(tmp_path / "device/bundle/runner.py")
@@ -50,11 +55,11 @@ def measured(tmp_path: Path, board: HardwareProfile) -> tuple[Run, Path]:
 def test_there_and_back(measured: tuple[Run, Path]) -> None:
     run, file = measured
     out = collect(run, file)
-    assert out["profile"] == "raspberry-pi-5" and len(out["results"]) == 4 and out["comparisons"]
-    assert Run.open(run.path).read_json("profile/raspberry-pi-5.json") == json.loads(json.dumps(out))
+    assert out.profile == "raspberry-pi-5" and len(out.results) == 4 and out.comparisons
+    assert Run.open(run.path).read_record(ProfileRecord, "profile/raspberry-pi-5.json") == out
     with pytest.raises(RunDirError, match="already"):
         collect(run, file)
-    assert collect(run, file, force=True)["results"]
+    assert collect(run, file, force=True).results
 
 
 def rewritten(file: Path, change: Any, seal: bool = True) -> Path:
@@ -77,7 +82,7 @@ def rewritten(file: Path, change: Any, seal: bool = True) -> Path:
         (lambda d: d.update(profile="jetson-orin-nano"), True, "made none"),
         (lambda d: d.update(profile="../../etc/passwd"), True, "made none"),
         (lambda d: d.update(complete=False, error={"message": "no provider"}), True, "no provider"),
-        (lambda d: d.update(schema="x"), True, "no results"),
+        (lambda d: d.update(schema="x"), True, "schema x, rmtkd-edge/results@2 is read"),
         (lambda d: d["env"].update(cpu_flags=["mmx"], machine="i386"), True, "i386"),
     ],
 )
@@ -98,14 +103,15 @@ def test_half_a_file_is_refused_and_so_is_a_run_that_was_exported_again(measured
             collect(run, odd)
     described = run.read_json("export/rmtkd.json")
     run.path_of("export/onnx/model_quantized.onnx").unlink()
-    described["variants"]["int8"] = {"file": "onnx/model_quantized.onnx", "refused": "slower"}
+    described["variants"]["int8"]["refused"] = "slower"
     run.write_json("export/rmtkd.json", described)
     with pytest.raises(UserError, match="exported again"):
         collect(run, file)
 
 
 def test_an_altered_bundle_does_not_measure(tmp_path: Path, board: HardwareProfile) -> None:
-    write_bundle(exported_run(tmp_path / "a"), board, tmp_path / "b", **FEW)
+    run = exported_run(tmp_path / "a")
+    write_bundle(run, few(run, board, tmp_path / "b"))
     for name in ("inputs.npz", "models/rmt-kd-fp32/model.onnx"):
         path = tmp_path / "b" / name
         kept = path.read_bytes()
@@ -119,21 +125,20 @@ def test_an_altered_bundle_does_not_measure(tmp_path: Path, board: HardwareProfi
 
 def test_a_bundle_owns_its_files_and_replaces_only_bundles(tmp_path: Path, board: HardwareProfile) -> None:
     run = exported_run(tmp_path / "a")
-    write_bundle(run, board, tmp_path / "b", **FEW)
+    write_bundle(run, few(run, board, tmp_path / "b"))
     inside = tmp_path / "b/models/rmt-kd-fp32/model.onnx"
     assert inside.stat().st_ino != run.path_of("export/onnx/model.onnx").stat().st_ino
     with pytest.raises(RunDirError, match="there already"):
-        write_bundle(run, board, tmp_path / "b", **FEW)
-    write_bundle(run, board, tmp_path / "b", force=True, **FEW)
+        write_bundle(run, few(run, board, tmp_path / "b"))
+    write_bundle(run, few(run, board, tmp_path / "b", force=True))
     (tmp_path / "mine").mkdir()
     with pytest.raises(RunDirError, match="no bundle"):
-        write_bundle(run, board, tmp_path / "mine", force=True, **FEW)
+        write_bundle(run, few(run, board, tmp_path / "mine", force=True))
     assert (tmp_path / "mine").is_dir() and not list(tmp_path.glob(".*"))
 
 
 def test_the_commands(tmp_path: Path, capsys) -> None:
     run = exported_run(tmp_path / "a")
-    run.mark("export", "done")
     with pytest.raises(SystemExit) as code:
         main(["bundle", str(run.path), "--on", "generic-x86-avx2"])
     assert code.value.code == 2 and "--threads" in capsys.readouterr().err

@@ -14,18 +14,21 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rmtkd_edge import workflow
+from rmtkd_edge.api import calibrate as api_calibrate
 from rmtkd_edge.cli.app import main
-from rmtkd_edge.compress.stage import alignment_multiple
-from rmtkd_edge.errors import RecipeError, UserError
 from rmtkd_edge.config.hardware import load_profile
+from rmtkd_edge.errors import UserError
 from rmtkd_edge.profile import calibrate as module
 from rmtkd_edge.profile import layers
-from rmtkd_edge.profile.calibrate import MULTIPLES, Calibration, best_multiple, calibrate, mean_latency
+from rmtkd_edge.profile.calibrate import MULTIPLES, CurveOptions, MeasuredCurves, best_multiple, calibrate, mean_latency
+from rmtkd_edge.run.reporter import SilentReporter
 
 FACTS = {
-    "providers_actual": ["CPUExecutionProvider"], "cpu_model": None, "onnxruntime": "1.31.1", "threads": 1,
-}  # fmt: skip
+    "providers_actual": ["CPUExecutionProvider"],
+    "cpu_model": None,
+    "onnxruntime": "1.31.1",
+    "threads": 1,
+}
 
 
 def stairs(block: int, slope: float = 1.0) -> dict[int, float]:
@@ -72,9 +75,10 @@ def test_the_operators_are_what_they_are_called(tmp_path: Path) -> None:
     scale, shift = (layers._weight(np.random.default_rng(0), name, (layers.ELEMENTS,)) for name in ("scale", "shift"))
     weights = [torch.from_numpy(onnx.numpy_helper.to_array(w).copy()) for w in (scale, shift)]
     once = {
-        "gelu": torch.nn.functional.gelu, "softmax": lambda v: v.softmax(-1),
+        "gelu": torch.nn.functional.gelu,
+        "softmax": lambda v: v.softmax(-1),
         "norm": lambda v: torch.nn.functional.layer_norm(v, (layers.ELEMENTS,), *weights),
-    }  # fmt: skip
+    }
     for kind, operator in once.items():
         session = onnxruntime.InferenceSession(str(layers.write(kind, layers.ELEMENTS, tmp_path / f"{kind}.onnx")))
         expected = x
@@ -86,8 +90,8 @@ def test_the_operators_are_what_they_are_called(tmp_path: Path) -> None:
 
 def test_a_calibrated_profile_is_a_profile(tmp_path: Path, capsys, monkeypatch) -> None:
     slow_between = {width: width if width % 4 == 0 else 3.0 * width for width in range(33, 65)}
-    found = Calibration({"conv": slow_between, "gemm": stairs(8)}, {"conv": 4, "gemm": 1}, FACTS, ("conv 40",))
-    monkeypatch.setattr(module, "calibrate", lambda profile, progress, host: found)
+    found = MeasuredCurves({"conv": slow_between, "gemm": stairs(8)}, {"conv": 4, "gemm": 1}, FACTS, ("conv 40",))
+    monkeypatch.setattr(api_calibrate, "calibrate", lambda profile, reporter, host: found)
     target = tmp_path / "mine.toml"
     with pytest.raises(SystemExit) as code:
         main(["calibrate", "--out", str(target), "--json"])
@@ -105,27 +109,17 @@ def test_a_calibrated_profile_is_a_profile(tmp_path: Path, capsys, monkeypatch) 
     assert code.value.code == 2 and "--force" in capsys.readouterr().err
 
 
-def test_compress_rounds_up_to_the_multiples_of_a_profile_by_path(tmp_path: Path) -> None:
-    found = Calibration({"conv": stairs(4), "gemm": stairs(4)}, {"conv": 4, "gemm": 2}, FACTS, ())
-    module.write_profile("local-cpu", found, tmp_path / "mine.toml")
-    for recipe, multiple in (("resnet18-cifar10", 4), ("minilm-sst2", 2)):
-        assert alignment_multiple(workflow.resolve_recipe(recipe, on=str(tmp_path / "mine.toml"))) == multiple
-    with pytest.raises(RecipeError, match="no hardware profile"):
-        workflow.resolve_recipe("minilm-sst2", on="raspbery-pi-5")
-    with pytest.raises(RecipeError, match="two devices"):
-        workflow.resolve_recipe("minilm-sst2", on="raspberry-pi-5", budget="local-cpu")
-
-
 def test_another_device_is_not_calibrated_here_and_a_file_name_is_checked(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="another device"):
-        calibrate(load_profile("raspberry-pi-5"))
+        calibrate(load_profile("raspberry-pi-5"), SilentReporter())
     with pytest.raises(UserError, match=r"no \.toml"):
         module.refuse_target(tmp_path / "x.json", force=False)
 
 
 def test_the_device_is_really_measured() -> None:
     widths = {"conv": range(1, 33), "gemm": range(1, 33)}
-    found = calibrate(load_profile("local-cpu"), widths=widths, min_runs=3, min_seconds=0.0)
+    options = CurveOptions(widths=widths, min_runs=3, min_seconds=0.0)
+    found = calibrate(load_profile("local-cpu"), SilentReporter(), options=options)
     for kind, these in widths.items():
         assert list(found.curves[kind]) == list(these) and min(found.curves[kind].values()) > 0
         assert found.multiples[kind] in MULTIPLES

@@ -14,21 +14,23 @@ from typing import Any
 import numpy as np
 import pytest
 from profile_bundle import quiet, write_plan
-from test_profile_stage import exported_run
+from profile_run_sample import device_record, exported_run, measurement
 
-from rmtkd_edge import devices
-from rmtkd_edge.errors import Finding, ProviderError, UserError
+from rmtkd_edge.api import profile as api_profile
+from rmtkd_edge.cli.tables import comparison_lines, profile_table
 from rmtkd_edge.config.hardware import Budgets, HardwareProfile, load_profile
-from rmtkd_edge.profile import emulation
+from rmtkd_edge.errors import Finding, ProviderError, UserError
+from rmtkd_edge.profile import emulation, plan
 from rmtkd_edge.profile.budget import judge
 from rmtkd_edge.profile.bundle import write_bundle
 from rmtkd_edge.profile.emulation import SETUP, disagreements, refuse_interpreter, refuse_machine
 from rmtkd_edge.profile.identity import refuse_device, refuse_other_machine
 from rmtkd_edge.profile.measuring import execute, machine
-from rmtkd_edge.profile.plan import TOLERANCE_INT8, Workload
+from rmtkd_edge.profile.options import BundleOptions, ProfileOptions
+from rmtkd_edge.profile.plan import TOLERANCE_INT8
 from rmtkd_edge.profile.stage import profile_run
 from rmtkd_edge.run.directory import Run
-from rmtkd_edge.cli.tables import comparison_lines, profile_table
+from rmtkd_edge.run.reporter import SilentReporter
 
 ARM = os.environ.get("RMTKD_ARM64_PYTHON", "")
 needs_arm = pytest.mark.skipif(
@@ -47,6 +49,11 @@ def elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take the Python of the tests for an emulated one: this machine calls itself something else."""
     monkeypatch.setattr(emulation, "ARCHITECTURE", platform.machine())
     monkeypatch.setattr(emulation, "platform", SimpleNamespace(machine=lambda: "elsewhere"))
+
+
+def asked(run: Run, profile: HardwareProfile, python: str | None = sys.executable) -> ProfileOptions:
+    """Return options of one workload by another Python."""
+    return ProfileOptions(run=run.path, on=profile, batch_sizes=(2,), lengths=(8,), python=python)
 
 
 def test_an_emulated_profile_wants_its_own_python_here(emulated: HardwareProfile) -> None:
@@ -87,7 +94,7 @@ def test_an_emulated_result_has_outputs_and_no_times(
     tmp_path: Path, emulated: HardwareProfile, elsewhere: None
 ) -> None:
     run = exported_run(tmp_path / "a")
-    profile_run(run, emulated, workloads=[Workload(2, 8)], python=sys.executable)
+    record = profile_run(run, asked(run, emulated), SilentReporter())
     found = Run.open(tmp_path / "a").read_json("profile/arm64-emulated.json")
     assert found["comparisons"] == [] and found["hardware"]["emulated"] and len(found["results"]) == 4
     for result in found["results"]:
@@ -106,46 +113,51 @@ def test_an_emulated_result_has_outputs_and_no_times(
         assert check["same_labels"] == 1.0
         if result["model"]["precision"] == "int8":
             assert check["same_file_max_abs_diff"] == 0.0 and check["same_file_tolerance"] == TOLERANCE_INT8
-    table = profile_table(found)
+    table = profile_table(record)
     assert [column.header.plain for column in table.columns][-1] == "same labels"  # type: ignore[union-attr]
-    assert comparison_lines(found) == []
-    verdict = judge(found, Budgets(latency_ms=5.0))[0]
+    assert comparison_lines(record) == []
+    verdict = judge(record, Budgets(latency_ms=5.0))[0]
     assert verdict.value is None and "emulated" in verdict.why
 
 
 def test_int8_beyond_the_tolerance_is_a_finding_and_stays(
     tmp_path: Path, emulated: HardwareProfile, elsewhere: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rmtkd_edge.profile.plan.TOLERANCE_INT8", -1.0)
+    really = plan.reference_outputs
+
+    def moved(path: Path, inputs: Any, threads: int, label: str) -> Any:
+        found = really(path, inputs, threads, label)
+        return {name: value + (100 if "int8" in label else 0) for name, value in found.items()}
+
+    monkeypatch.setattr(plan, "reference_outputs", moved)
+    run = exported_run(tmp_path / "a")
     with pytest.raises(Finding, match="rmt-kd int8") as caught:
-        profile_run(exported_run(tmp_path / "a"), emulated, workloads=[Workload(1, 4)], python=sys.executable)
+        profile_run(run, asked(run, emulated), SilentReporter())
     assert "original int8" in caught.value.message and "kept" in caught.value.hint
     run = Run.open(tmp_path / "a")
     assert run.stage("profile")["state"] == "done"
     assert any("stated tolerance" in note for note in run.read_json("profile/arm64-emulated.json")["notes"])
 
 
-def test_the_python_is_handed_down_from_the_workflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(devices, "load_recipe", lambda *a: None)  # this run has none
-    exported_run(tmp_path / "a").mark("export", "done")
+def test_the_python_is_handed_down_from_the_api(tmp_path: Path, emulated: HardwareProfile) -> None:
+    run = exported_run(tmp_path / "a")
     with pytest.raises(UserError, match="wants a Python"):
-        devices.refuse_profile(tmp_path / "a", ["arm64-emulated"], False)
+        api_profile.profile_run(asked(run, emulated, None))
     with pytest.raises(UserError, match="nothing is emulated"):
-        devices.refuse_profile(tmp_path / "a", ["arm64-emulated"], False, python=sys.executable)
-    devices.refuse_profile(tmp_path / "a", ["local-cpu"], False, python=sys.executable)
+        api_profile.profile_run(asked(run, emulated))
 
 
 def test_there_is_no_bundle_of_an_emulated_device(tmp_path: Path, emulated: HardwareProfile) -> None:
     with pytest.raises(UserError, match="needs no bundle"):
-        write_bundle(exported_run(tmp_path / "a"), emulated, tmp_path / "b")
+        write_bundle(exported_run(tmp_path / "a"), BundleOptions(run=tmp_path, on=emulated, out=tmp_path / "b"))
 
 
 def int8_plan(folder: Path, shift: float | None, **changes: Any) -> Path:
     """A plan whose model A passes for int8; its outputs on the host were larger by `shift` (None: not recorded)."""
     path = write_plan(folder, probe_repeats=0, **changes)
-    plan = json.loads(path.read_text())
-    plan["models"][0]["precision"] = "int8"
-    path.write_text(json.dumps(plan))
+    asks = json.loads(path.read_text())
+    asks["models"][0]["precision"] = "int8"
+    path.write_text(json.dumps(asks))
     with np.load(folder / "reference.npz") as stored:
         reference = dict(stored)
     if shift is not None:
@@ -157,12 +169,13 @@ def int8_plan(folder: Path, shift: float | None, **changes: Any) -> Path:
 def test_int8_is_compared_with_the_same_file_where_the_plan_has_it(tmp_path: Path) -> None:
     old = execute.measure(int8_plan(tmp_path / "old", None), tmp_path / "old.json", quiet)["results"][0]["verification"]
     assert old["tolerance"] is None and not any(key.startswith("same_") for key in old)
-    plan = int8_plan(tmp_path / "new", 0.5, tolerance_int8=0.01)
-    results = execute.measure(plan, tmp_path / "new.json", quiet)["results"]
+    path = int8_plan(tmp_path / "new", 0.5, tolerance_int8=0.01)
+    results = execute.measure(path, tmp_path / "new.json", quiet)["results"]
     new = results[0]["verification"]
     assert new["max_abs_diff"] == 0.0 and new["same_labels"] == 1.0
     assert new["same_file_max_abs_diff"] == pytest.approx(0.5, rel=1e-3) and new["same_file_tolerance"] == 0.01
-    assert [sentence.split(" (")[0] for sentence in disagreements(results)] == ["A"]
+    record = device_record(measurement("A int8", verification=new), measurement("B fp32"))
+    assert [sentence.split(" (")[0] for sentence in disagreements(record)] == ["A int8"]
     assert (
         results[1]["verification"]["same_labels"] == 1.0 and "same_file_max_abs_diff" not in results[1]["verification"]
     )
@@ -179,11 +192,11 @@ def test_probes_start_what_the_launcher_names(tmp_path: Path, monkeypatch: pytes
 
 def test_flags_of_the_host_are_never_those_of_an_emulated_arm(monkeypatch: pytest.MonkeyPatch) -> None:
     texts = {"x86": "model name : An x86\nflags : avx avx2\n", "arm": "CPU architecture: 8\nFeatures : fp asimd\n"}
-    plan, session = {"provider": "p", "threads": 1, "spinning": False}, SimpleNamespace(get_providers=lambda: ["p"])
+    asks, session = {"provider": "p", "threads": 1, "spinning": False}, SimpleNamespace(get_providers=lambda: ["p"])
     monkeypatch.setattr(machine.platform, "machine", lambda: "aarch64")
     for name, flags in (("x86", None), ("arm", ["asimd"])):
         monkeypatch.setattr(machine, "read_text", lambda path, n=name: texts[n] if path == "/proc/cpuinfo" else None)
-        env = machine.environment(plan, session)
+        env = machine.environment(asks, session)
         assert env["cpu_flags"] == flags and env["cpu_model"] is None and not env["emulated"]
 
 
@@ -192,9 +205,9 @@ def test_flags_of_the_host_are_never_those_of_an_emulated_arm(monkeypatch: pytes
 def test_a_run_agrees_under_real_emulation(tmp_path: Path, emulated: HardwareProfile) -> None:
     if platform.machine() == "aarch64":
         pytest.skip("this machine is an Arm itself")
-    found = profile_run(exported_run(tmp_path / "a"), emulated, workloads=[Workload(2, 8)], python=ARM)
-    for result in found["results"]:
-        assert result["env"]["machine"] == "aarch64" and "asimd" in result["env"]["cpu_flags"]
-        assert result["quality"]["verdict"] == "emulated" and result["verification"]["max_rel_diff"] < 1e-4
+    run = exported_run(tmp_path / "a")
+    for result in profile_run(run, asked(run, emulated, ARM), SilentReporter()).results:
+        assert result.env["machine"] == "aarch64" and "asimd" in result.env["cpu_flags"]
+        assert result.verdict == "emulated" and result.verification.max_rel_diff < 1e-4
     with pytest.raises(UserError, match="emulates"):
-        profile_run(exported_run(tmp_path / "b"), load_profile("local-cpu"), python=ARM)
+        profile_run(run, asked(run, load_profile("local-cpu"), ARM), SilentReporter())

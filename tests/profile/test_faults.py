@@ -176,9 +176,11 @@ def test_a_full_disk_is_named_and_what_was_written_stays(bundle: Path) -> None:
     before = kept_rounds(bundle)
     size = (bundle / "results.json").stat().st_size
     done = run(
-        bundle, "import resource, signal", "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)",
+        bundle,
+        "import resource, signal",
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)",
         f"resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size}))",
-    )  # fmt: skip
+    )
     assert done.returncode == 2, done.stderr
     assert "results.json cannot be written" in done.stderr
     assert "Traceback" not in done.stderr

@@ -17,21 +17,22 @@ from typing import Any
 import numpy as np
 import pytest
 from profile_bundle import sha256, write_plan
-from test_profile_stage import exported_run
+from profile_run_sample import exported_run
 
-from rmtkd_edge.errors import Finding, ProviderError, RmtkdError, UserError
 from rmtkd_edge.config.hardware import load_profile
+from rmtkd_edge.config.settings import shipped_folder
+from rmtkd_edge.errors import Finding, ProviderError, RmtkdError, UserError
 from rmtkd_edge.profile import javascript_session, transport_javascript
 from rmtkd_edge.profile.bundle import write_bundle
 from rmtkd_edge.profile.identity import refuse_device
 from rmtkd_edge.profile.javascript_links import Limits, NodeLink, PageLink, family
 from rmtkd_edge.profile.javascript_server import ISOLATION, PageServer
 from rmtkd_edge.profile.measuring import basics, execute, quality, store
-from rmtkd_edge.profile.plan import Workload
+from rmtkd_edge.profile.options import BundleOptions, ProfileOptions
 from rmtkd_edge.profile.reach import Reach, carry_out
 from rmtkd_edge.profile.stage import profile_run
 from rmtkd_edge.profile.transport_javascript import Tools, find_tools, run_javascript
-from rmtkd_edge.config.settings import shipped_folder
+from rmtkd_edge.run.reporter import SilentReporter
 
 SCRIPTS = shipped_folder("tools/javascript")
 
@@ -283,7 +284,7 @@ def test_other_ways_to_these_profiles_are_refused(tmp_path: Path) -> None:
         with pytest.raises(UserError, match="this machine"):
             refuse_device(profile, "pi5")
         with pytest.raises(UserError, match="another runtime"):
-            write_bundle(exported_run(tmp_path / name), profile, tmp_path / "out")
+            write_bundle(exported_run(tmp_path / name), BundleOptions(run=tmp_path, on=profile, out=tmp_path / "out"))
 
 
 def test_the_family_of_a_process() -> None:
@@ -320,14 +321,15 @@ def test_the_real_runtime(tmp_path: Path, name: str, transport: str) -> None:
         pytest.skip(f"{transport} or its onnxruntime is not installed (npm ci --prefix tools/javascript)")
     run = exported_run(tmp_path / "a", external=True)
     profile = load_profile(name).model_copy(update={"threads": 1})
-    out = profile_run(run, profile, quick=True, workloads=[Workload(2, 8)], min_runs=5, min_duration_s=0.0, timeout_s=300)
-    assert [r["label"] for r in out["results"]] == ["rmt-kd fp32", "rmt-kd int8", "original fp32", "original int8"]
-    for result in out["results"]:
-        assert result["schema"] == "rmtkd-edge/result@2" and result["latency"]["n"] >= 5
-        assert result["env"]["threads"] == 1 and result["env"]["timer_resolution_ns"] > 0
-        assert result["verification"]["max_rel_diff"] <= 1e-4
-        assert result["cold_start_ms"] > 0
-    assert out["comparisons"]
+    short: dict[str, Any] = {"quick": True, "batch_sizes": (2,), "lengths": (8,), "min_runs": 5, "min_duration_s": 0.0}
+    out = profile_run(run, ProfileOptions(run=run.path, on=profile, timeout_s=300, **short), SilentReporter())
+    assert [r.label for r in out.results] == ["rmt-kd fp32", "rmt-kd int8", "original fp32", "original int8"]
+    for result in out.results:
+        assert result.schema == "rmtkd-edge/result@2" and result.latency.n >= 5
+        assert result.env["threads"] == 1 and result.env["timer_resolution_ns"] > 0
+        assert result.verification.max_rel_diff <= 1e-4
+        assert result.cold_start_ms is not None and result.cold_start_ms > 0
+    assert out.comparisons
 
 
 @pytest.mark.slow

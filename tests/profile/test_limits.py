@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 from profile_bundle import write_plan
+from profile_run_sample import device_record, measurement
 
-from rmtkd_edge.errors import RecipeError
 from rmtkd_edge.config.hardware import Budgets, Limits, load_profile, parse_profile
+from rmtkd_edge.errors import RecipeError
 from rmtkd_edge.profile import limits
+from rmtkd_edge.profile.assemble import does_not_fit
 from rmtkd_edge.profile.budget import files_within, judge, rows
 from rmtkd_edge.profile.plan import copy_runner
-from rmtkd_edge.profile.stage import does_not_fit
 from rmtkd_edge.profile.transport_local import run_bundle
 
 
@@ -111,10 +112,12 @@ def test_a_measurement_keeps_to_its_cores_and_its_memory(bundle: Path, tmp_path:
 def test_a_model_that_does_not_fit_is_a_finding_and_no_crash(bundle: Path, tmp_path: Path) -> None:
     document = run_bundle(limited(bundle, memory_bytes=4_000_000), tmp_path / "out.json")
     assert document["complete"]
-    notes = does_not_fit(document["results"])
+    results = [measurement(r["label"], role=r["role"], memory=r["memory"]) for r in document["results"]]
+    record = device_record(*results)
+    notes = does_not_fit(record)
     assert len(notes) == len(document["results"])
     assert "MB with Python and onnxruntime, the profile has 4" in notes[0]
-    verdicts = judge(document, Budgets())
+    verdicts = judge(record, Budgets())
     assert files_within(verdicts) == []
     assert [row[-1] for row in rows(verdicts)[1:]] == ["missed"]
 
@@ -131,9 +134,9 @@ def test_what_a_process_takes_beyond_the_fence_ends_it() -> None:
 
 
 def test_a_file_that_fails_under_the_fence_is_missed_with_its_reason() -> None:
-    held = {"limit_bytes": 100_000_000, "needs_bytes": 90_000_000, "fits": False, "why": "held to 100 MB it failed: x"}
-    result = {"label": "a", "role": "candidate", "workload": {"batch": 1, "seq": 8}, "memory": {"limit": held}}
-    verdicts = judge({"results": [result]}, Budgets())
+    held = {"limit_bytes": 100_000_000, "needs_bytes": 90_000_000, "fits": False, "imposed_by": None}
+    held["why"] = "held to 100 MB it failed: x"
+    verdicts = judge(device_record(measurement("a", memory={"limit": held})), Budgets())
     assert rows(verdicts)[1] == ["a", "limits.memory_mb", "100 MB", "held to 100 MB it failed: x", "missed"]
 
 

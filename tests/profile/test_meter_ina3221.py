@@ -30,7 +30,7 @@ def energies(root: Path, seconds: float = 10.0) -> tuple[Any, dict[str, float]]:
     return meter, {r.meter: r.joules for r in readings}
 
 
-def test_the_input_rail_stands_alone_and_its_parts_beside_it(tmp_path: Path) -> None:
+def test_the_input_rail_stands_alone_and_its_parts_are_cross_checks(tmp_path: Path) -> None:
     meter, joules = energies(fake.jetson(tmp_path, ORIN_NANO))
     assert meter.name == "ina3221:VDD_IN"
     assert meter.provenance == "measured-sampled"

@@ -230,10 +230,10 @@ def test_nvml_records_counter_and_sampled_power() -> None:
     meter = nvml.open_meter({"provider": CUDA, "library": library})
     assert meter.read().joules == 2.5
     assert meter.read().provenance == "measured-counter"
-    (beside,) = meter.also()
-    assert beside.provenance == "measured-sampled"
-    assert beside.meter == "nvml:power-0"
-    assert beside.joules is not None
+    (check,) = meter.also()
+    assert check.provenance == "measured-sampled"
+    assert check.meter == "nvml:power-0"
+    assert check.joules is not None
     library.power = None
     (broken,) = meter.also()
     assert broken.joules is None

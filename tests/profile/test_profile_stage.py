@@ -5,43 +5,31 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from profile_bundle import VOCABULARY, sha256, tiny_encoder, write_plan
+from profile_bundle import tiny_encoder, write_plan
+from profile_run_sample import SPEC, exported_run
 
-from rmtkd_edge.errors import Finding, ProviderError, RmtkdError, RunDirError, UserError
+from rmtkd_edge.api import profile as api_profile
+from rmtkd_edge.api.profile import profile
 from rmtkd_edge.config.hardware import HardwareProfile, list_profiles, load_profile
+from rmtkd_edge.errors import Finding, ProviderError, RmtkdError, RunDirError, UserError
+from rmtkd_edge.profile import workload
+from rmtkd_edge.profile.assemble import score_of
 from rmtkd_edge.profile.identity import RUNTIMES, refuse_device, refuse_other_device
-from rmtkd_edge.profile.plan import Workload, build_inputs, choose_workloads, copy_runner, find_models
-from rmtkd_edge.profile.stage import choose_effort, profile_run
+from rmtkd_edge.profile.models import find_models
+from rmtkd_edge.profile.options import ProfileOptions
+from rmtkd_edge.profile.plan import copy_runner
+from rmtkd_edge.profile.stage import profile_run
 from rmtkd_edge.profile.transport_local import run_bundle
+from rmtkd_edge.profile.workload import Workload, choose_effort, choose_workloads
 from rmtkd_edge.run.directory import Run
-
-
-def exported_run(path: Path, refused: str | None = None, external: bool = False) -> Run:
-    """A run with an exported candidate and its baseline; int8 files are other tiny fp32 graphs, which will do here."""
-    run = Run.create(path, "seed = 0\n", 0)
-    for folder, width in (("export", 8), ("baseline", 64)):
-        variants: dict[str, Any] = {}
-        for precision, rel in (("fp32", "onnx/model.onnx"), ("int8", "onnx/model_quantized.onnx")):
-            if precision == "int8" and folder == "export" and refused:
-                variants[precision] = {"file": rel, "refused": refused}
-                continue
-            file = run.path_of(f"{folder}/{rel}")
-            tiny_encoder(file, width, external=external and precision == "fp32")
-            run.record(f"{folder}/{rel}")
-            if external and precision == "fp32":
-                run.record(f"{folder}/{rel}.data")
-            variants[precision] = {"file": rel, "sha256": sha256(file), "accuracy": 0.8, "n": 100, "refused": None}
-        described = {"schema": "rmtkd-edge/export@1", "model_id": folder, "parameters": width, "variants": variants}
-        run.write_json(f"{folder}/rmtkd.json", described)
-    run.write_json("export/config.json", {"vocab_size": VOCABULARY, "max_position_embeddings": 16})
-    return run
+from rmtkd_edge.run.records.base import to_json
+from rmtkd_edge.run.reporter import SilentReporter
 
 
 @pytest.fixture
@@ -49,14 +37,29 @@ def one_thread() -> HardwareProfile:
     return load_profile("local-cpu").model_copy(update={"threads": 1})
 
 
+class Watch:
+    """A reporter that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.kinds: set[str] = set()
+        self.texts: list[str] = []
+
+    def event(self, kind: str, **facts: Any) -> None:
+        self.kinds.add(kind)
+        self.texts.append(facts.get("text", ""))
+
+
+def asked(run: Run, **changes: Any) -> ProfileOptions:
+    """Return options of a short measurement of a run."""
+    return ProfileOptions(**{"run": run.path, "lengths": (8,), "min_runs": 1, "min_duration_s": 0.0, **changes})
+
+
 def test_profile_of_a_run_from_end_to_end(tmp_path: Path, one_thread: HardwareProfile) -> None:
-    run, events = exported_run(tmp_path / "a", external=True), []
-    asked = [Workload(1, 8), Workload(4, 8)]
-    out = profile_run(
-        run, one_thread, quick=True, workloads=asked, min_runs=5, min_duration_s=0.0, seed=1, progress=events.append
-    )
+    run, watch = exported_run(tmp_path / "a", external=True), Watch()
+    options = asked(run, on=one_thread, quick=True, batch_sizes=(1, 4), min_runs=5, seed=1)
+    out = profile_run(run, options, watch)
     stored = Run.open(tmp_path / "a").read_json("profile/local-cpu.json")
-    assert stored == json.loads(json.dumps(out))
+    assert stored == json.loads(json.dumps(to_json(out)))
     assert stored["schema"] == "rmtkd-edge/profile@2"
     labels = ["rmt-kd fp32", "rmt-kd int8", "original fp32", "original int8"]
     assert [r["label"] for r in stored["results"]] == labels * 2
@@ -65,20 +68,21 @@ def test_profile_of_a_run_from_end_to_end(tmp_path: Path, one_thread: HardwarePr
         assert len(latency["values"]) == latency["n"] == sum(latency["round_sizes"]) >= 5
         assert result["scenario"] == ("single_stream" if result["workload"]["batch"] == 1 else "offline")
         assert result["throughput_per_s"] == pytest.approx(result["workload"]["batch"] / latency["p50"] * 1e3)
-        assert result["accuracy"]["value"] == 0.8
+        assert result["score"]["value"] == 0.8 and result["score"]["provenance"].endswith("on the test split")
         assert result["energy"]["j_per_inf_gross"] is None or result["energy"]["kind"] != "unavailable"
     pairs = {(c["candidate"], c["baseline"]) for c in stored["comparisons"]}
     assert ("rmt-kd int8", "original fp32") in pairs
     assert ("rmt-kd int8", "rmt-kd fp32") in pairs
     assert len(stored["comparisons"]) == 2 * (4 + 2)
     assert all(c["ci95"][0] <= c["ratio"] <= c["ci95"][1] for c in stored["comparisons"])
-    assert {e["event"] for e in events} >= {"start", "round", "probe", "done"}
+    assert watch.kinds == {"runner"} and any("round 1 of 5" in text for text in watch.texts)
+    assert "measured" in watch.texts[-1] and stored["inputs"].startswith("synthetic: input_ids")
     assert not list((tmp_path / "a" / "profile").glob("*.partial"))
     assert run.stage("profile")["state"] == "done"
 
 
 def test_the_stage_never_imports_torch() -> None:
-    code = "import sys, rmtkd_edge.profile.stage as s; sys.exit('torch' in sys.modules)"
+    code = "import sys, rmtkd_edge.api.profile, rmtkd_edge.profile.bundle; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -93,7 +97,7 @@ def test_another_device_is_never_measured_here(name: str, tmp_path: Path) -> Non
         with pytest.raises(UserError, match="another device"):
             refuse_other_device(profile)
         with pytest.raises(UserError, match="another device"):
-            profile_run(Run.create(tmp_path / "a", "", 0), profile)
+            profile_run(Run.create(tmp_path / "a", "", 0), ProfileOptions(run=tmp_path, on=profile), SilentReporter())
     elif not profile.instruction_sets or set(profile.instruction_sets) <= set(
         load_profile("local-cpu").instruction_sets
     ):
@@ -105,11 +109,13 @@ def test_another_device_is_never_measured_here(name: str, tmp_path: Path) -> Non
 
 def test_refused_and_absent_files_are_noted(tmp_path: Path) -> None:
     run = exported_run(tmp_path / "a", refused="slower than fp32: 3 ms against 2 ms")
-    models, notes = find_models(run)
+    found = find_models(run)
+    models, notes = found.models, found.notes
     assert [m.label for m in models] == ["rmt-kd fp32", "original fp32", "original int8"]
     assert any("3 ms against 2 ms" in note for note in notes)
     (tmp_path / "a" / "baseline" / "rmtkd.json").unlink()
-    models, notes = find_models(run)
+    found = find_models(run)
+    models, notes = found.models, found.notes
     assert [m.role for m in models] == ["candidate"]
     assert any("nothing to compare" in note for note in notes)
 
@@ -128,63 +134,101 @@ def test_a_model_that_was_changed_after_export_is_refused(tmp_path: Path, one_th
     run = exported_run(tmp_path / "a")
     tiny_encoder(tmp_path / "a" / "baseline" / "onnx" / "model.onnx", 64, seed=5)
     with pytest.raises(RunDirError, match=r"original-fp32/model\.onnx has sha256"):
-        profile_run(run, one_thread, workloads=[Workload(1, 4)], min_runs=1, min_duration_s=0.0)
+        profile_run(run, asked(run, on=one_thread), SilentReporter())
 
 
 def test_explicit_meter_that_is_absent_is_a_provider_error(tmp_path: Path, one_thread: HardwareProfile) -> None:
     run = exported_run(tmp_path / "a")
     with pytest.raises(ProviderError, match="modelled cannot be read"):
-        profile_run(run, one_thread, workloads=[Workload(1, 4)], min_runs=1, min_duration_s=0.0, meter="modelled")
+        profile_run(run, asked(run, on=one_thread, meter="modelled"), SilentReporter())
 
 
 def test_lengths_are_cut_to_the_model_with_a_note_but_never_those_asked_for(tmp_path: Path) -> None:
-    run, profile = exported_run(tmp_path / "a"), load_profile("raspberry-pi-5")
-    workloads, notes = choose_workloads(run, profile, None)
+    spec, profile = find_models(exported_run(tmp_path / "a")).spec, load_profile("raspberry-pi-5")
+    workloads, notes = choose_workloads(spec, profile, ProfileOptions(run=tmp_path))
     assert {workload.seq for workload in workloads} == {16}
     assert [workload.batch for workload in workloads] == list(profile.workloads.batches)
     assert "128" in notes[0]
+    assert choose_workloads(spec, profile, ProfileOptions(run=tmp_path, batch_sizes=(3,)))[0] == (Workload(3, 16),)
     with pytest.raises(UserError, match="16 positions"):
-        choose_workloads(run, profile, [Workload(1, 17)])
-    assert choose_workloads(run, profile, [Workload(3, 16)]) == ([Workload(3, 16)], [])
+        choose_workloads(spec, profile, ProfileOptions(run=tmp_path, lengths=(17,)))
+    exact = ProfileOptions(run=tmp_path, batch_sizes=(3,), lengths=(16,))
+    assert choose_workloads(spec, profile, exact) == ((Workload(3, 16),), ())
 
 
-@settings(deadline=None)
-@given(st.integers(1, 9), st.integers(1, 40), st.integers(0, 2**31))
-def test_synthetic_inputs_are_valid_and_seeded(batch: int, seq: int, seed: int) -> None:
-    made = build_inputs(Workload(batch, seq), VOCABULARY, seed)
-    assert all(v.shape == (batch, seq) and v.dtype == np.int64 for v in made.values())
-    assert made["input_ids"].min() >= 0
-    assert made["input_ids"].max() < VOCABULARY
-    assert (made["attention_mask"] == 1).all()
-    assert (build_inputs(Workload(batch, seq), VOCABULARY, seed)["input_ids"] == made["input_ids"]).all()
+def test_a_model_without_sequences_has_no_lengths(tmp_path: Path) -> None:
+    spec, profile = SimpleNamespace(max_length=None), load_profile("local-cpu")
+    workloads, notes = choose_workloads(spec, profile, ProfileOptions(run=tmp_path, batch_sizes=(2,)))  # type: ignore[arg-type]
+    assert workloads == (Workload(2, None),) and workloads[0].key == "b2" and notes == ()
+    with pytest.raises(UserError, match="no sequences"):
+        choose_workloads(spec, profile, ProfileOptions(run=tmp_path, lengths=(8,)))  # type: ignore[arg-type]
 
 
-@settings(deadline=None)
-@given(st.integers(1, 9), st.integers(1, 12), st.integers(1, 4), st.integers(1, 12))
-def test_real_inputs_are_cut_padded_and_repeated(batch: int, seq: int, rows: int, width: int) -> None:
-    ids = np.arange(rows * width).reshape(rows, width) % (VOCABULARY - 1) + 1
-    made = build_inputs(Workload(batch, seq), VOCABULARY, 0, {"input_ids": ids})
-    kept = min(seq, width)
-    for i in range(batch):
-        assert (made["input_ids"][i, :kept] == ids[i % rows, :kept]).all()
-        assert made["attention_mask"][i].sum() == kept
-        assert (made["input_ids"][i, kept:] == 0).all()
+def test_a_config_of_no_known_model_is_named(tmp_path: Path) -> None:
+    run = exported_run(tmp_path / "a")
+    for odd in ({}, {"rmtkd": {"spec": {"family": "perceptron"}}}, {"rmtkd": {"spec": {**SPEC, "layers": 3}}}):
+        run.write_json("export/config.json", odd)
+        with pytest.raises(RunDirError, match=r"config\.json describes no model"):
+            find_models(run)
 
 
-@pytest.mark.parametrize("ids", [np.zeros((0, 3)), np.zeros(3), np.full((1, 3), VOCABULARY), np.full((1, 3), -1)])
-def test_real_inputs_that_cannot_be_are_refused(ids: Any) -> None:
-    with pytest.raises(UserError):
-        build_inputs(Workload(1, 3), VOCABULARY, 0, {"input_ids": ids})
+def test_an_exported_folder_is_measured_without_a_run(tmp_path: Path, one_thread: HardwareProfile) -> None:
+    run = exported_run(tmp_path / "a")
+    (tmp_path / "a/run.json").unlink()
+    options: dict[str, Any] = {"on": one_thread, "batch_sizes": (1,), "lengths": (8,), "quick": True}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(workload, "QUICK", workload.Effort(1, 0.0, 1, 0, 0.0, 0))
+        both, alone = (profile(folder, **options) for folder in (tmp_path / "a", tmp_path / "a/export"))
+    assert [r.label for r in both.records[0].results] == [
+        "rmt-kd fp32",
+        "rmt-kd int8",
+        "original fp32",
+        "original int8",
+    ]
+    assert [r.label for r in alone.records[0].results] == ["rmt-kd fp32", "rmt-kd int8"]
+    assert "rmt-kd int8" in alone._repr_html_() and alone.missed is None
+    assert not (run.path / "profile").exists()
+    with pytest.raises(RunDirError, match="no exported model"):
+        profile(tmp_path, **options)
 
 
-def test_effort_is_never_nonsense() -> None:
-    assert choose_effort(True, None, None).min_runs == 50
-    assert choose_effort(True, None, None).min_duration_s == 10.0
-    assert choose_effort(False, None, None).min_duration_s >= 60
-    assert choose_effort(False, 3, 0.0).rounds == 3
-    for runs, seconds in ((0, None), (None, -1.0), (None, float("nan")), (None, float("inf"))):
+def test_a_score_is_that_of_the_test_split_and_says_why_there_is_none(tmp_path: Path) -> None:
+    model = find_models(exported_run(tmp_path / "a")).models[0]
+    for scores, expected in (({}, (0.8, "test")), ({"test": None}, (0.7, "validation"))):
+        facts = replace(model.facts, variants={"fp32": replace(model.facts.variants["fp32"], **scores)})
+        found = score_of(replace(model, facts=facts))
+        assert found.value == expected[0] and found.provenance.endswith(f"on the {expected[1]} split")
+    unscored = replace(model.facts.variants["fp32"], validation=None, test=None)
+    found = score_of(replace(model, facts=replace(model.facts, variants={"fp32": unscored})))
+    assert found.value is None and found.why and found.metric == "accuracy"
+
+
+def test_devices_that_cannot_be_measured_are_refused_before_any_is(tmp_path: Path) -> None:
+    run = exported_run(tmp_path / "a")
+    for changes, says in (
+        ({"on": ("local-cpu", "local-cpu")}, "every device once"),
+        ({"on": ()}, "at least one"),
+        ({"on": ("raspberry-pi-4", "raspberry-pi-5"), "host": "pi"}, "is one device"),
+        ({"on": "raspberry-pi-5"}, "how to reach"),
+    ):
+        with pytest.raises(UserError, match=says):
+            api_profile.profile_run(asked(run, **changes))
+    run.mark("export", "running")
+    with pytest.raises(RunDirError, match="has not finished"):
+        api_profile.profile_run(asked(run))
+
+
+def test_effort_is_never_nonsense(tmp_path: Path) -> None:
+    def effort(**changes: Any) -> workload.Effort:
+        return choose_effort(ProfileOptions(run=tmp_path, **changes))
+
+    assert effort(quick=True).min_runs == 50
+    assert effort(quick=True).min_duration_s == 10.0
+    assert effort().min_duration_s >= 60
+    assert effort(min_runs=3, min_duration_s=0.0).rounds == 3
+    for odd in ({"min_runs": 0}, *({"min_duration_s": s} for s in (-1.0, float("nan"), float("inf")))):
         with pytest.raises(UserError):
-            choose_effort(False, runs, seconds)
+            effort(**odd)
 
 
 def fake_bundle(folder: Path, script: str) -> Path:
@@ -228,8 +272,7 @@ def test_a_runner_that_crashes_shows_its_last_words(tmp_path: Path) -> None:
         run_bundle(fake_bundle(tmp_path / "b", "raise MemoryError('out of luck')\n"), tmp_path / "r.json")
 
 
-def test_the_bundle_needs_nothing_of_the_package(tmp_path: Path) -> None:
+def test_the_runner_travels_with_all_that_it_imports(tmp_path: Path) -> None:
     copy_runner(tmp_path)
     names = {p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*.py")}
     assert {"runner.py", "meters/base.py", "meters/rapl.py"} <= names
-    assert not any("rmtkd_edge." in p.read_text() for p in tmp_path.rglob("*.py"))

@@ -300,8 +300,16 @@ def test_percentiles_are_null_without_samples_enough(values: list[int]) -> None:
     assert min(values) / 1e6 <= found["p50"] <= max(values) / 1e6
 
 
-FACTS = {"name": "rapl:package-0", "kind": "measured-counter", "scope": "package", "period_s": 0.001,
-         "needs_window": True, "idle_watts": None, "gross_why": "", "skipped": []}  # fmt: skip
+FACTS = {
+    "name": "rapl:package-0",
+    "kind": "measured-counter",
+    "scope": "package",
+    "period_s": 0.001,
+    "needs_window": True,
+    "idle_watts": None,
+    "gross_why": "",
+    "skipped": [],
+}
 
 
 def metered(seconds: float, joules: float | None, count: int = 10) -> list[dict[str, Any]]:
@@ -449,7 +457,7 @@ def test_external_weights_count_as_disk(tmp_path: Path, no_probes: None) -> None
         load_plan(path)
 
 
-def test_a_meter_beside_that_failed_once_is_null_and_never_0() -> None:
+def test_a_cross_check_that_failed_once_is_null_and_never_0() -> None:
     blocks = metered(30.0, 60.0)
     for b in blocks:
         b["joules"] = {"main": [60.0, ""], "beside": [None, "gone"]}

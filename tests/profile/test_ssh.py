@@ -17,18 +17,19 @@ from pathlib import Path
 
 import pytest
 from profile_bundle import write_plan
-from test_profile_stage import exported_run
+from profile_run_sample import exported_run
 
-from rmtkd_edge import devices
-from rmtkd_edge.errors import ProviderError, RmtkdError, UserError
+from rmtkd_edge.api.profile import ProfileOptions, profile_run
 from rmtkd_edge.config.hardware import load_profile
+from rmtkd_edge.errors import ProviderError, RmtkdError, UserError
 from rmtkd_edge.profile import reach, transport_ssh
 from rmtkd_edge.profile.identity import refuse_device
 from rmtkd_edge.profile.measuring.store import digest_of
 from rmtkd_edge.profile.plan import copy_runner
-from rmtkd_edge.profile.transport_ssh import FOLDER, Target, make_target, run_over_ssh
+from rmtkd_edge.profile.transport_ssh import FOLDER, Target, Waiting, make_target, run_over_ssh
 from rmtkd_edge.run.directory import Run
 
+SOON = Waiting(poll_s=0.1)
 SSHD = shutil.which("sshd") or shutil.which("sshd", path="/usr/sbin:/usr/local/sbin")
 needs_sshd = pytest.mark.skipif(
     SSHD is None or shutil.which("ssh") is None, reason="no sshd here: apt-get install openssh-server"
@@ -127,15 +128,13 @@ def left_over(server: Server) -> set[str]:
 def test_there_and_back_sending_only_what_changed(server: Server, tmp_path: Path) -> None:
     events: list[dict] = []
     bundle = bundle_of(tmp_path / "b")
-    found = run_over_ssh(bundle, tmp_path / "r.json", server.target, poll_s=0.1, progress=events.append)
+    found = run_over_ssh(bundle, tmp_path / "r.json", server.target, events.append, SOON)
     assert found["complete"] and json.loads((tmp_path / "r.json").read_text()) == found
     assert {r["label"] for r in found["results"]} == {"A", "B"}
     assert {e["event"] for e in events} >= {"send", "start", "round", "done"}
     assert left_over(server) == {"store"}
     again: list[dict] = []
-    run_over_ssh(
-        bundle_of(tmp_path / "c", seed=5), tmp_path / "s.json", server.target, poll_s=0.1, progress=again.append
-    )
+    run_over_ssh(bundle_of(tmp_path / "c", seed=5), tmp_path / "s.json", server.target, again.append, SOON)
     assert [e["text"].split()[2] for e in again if e["event"] == "send"] == ["plan.json"]
 
 
@@ -149,7 +148,7 @@ def test_a_cut_connection_neither_stops_the_runner_nor_loses_it(server: Server, 
             server.cut()
             threading.Timer(1.0, server.start).start()
 
-    found = run_over_ssh(bundle, tmp_path / "r.json", server.target, poll_s=0.1, progress=cut_once)
+    found = run_over_ssh(bundle, tmp_path / "r.json", server.target, cut_once, SOON)
     assert rounds and found["complete"]
     blocks = [len(r["latency"]["rounds_ns"]) for r in found["results"]]
     assert blocks == [4] * len(blocks)
@@ -164,13 +163,13 @@ def test_out_of_patience_the_same_command_picks_the_runner_up(server: Server, tm
             server.cut()
 
     with pytest.raises(UserError, match="cannot be reached") as caught:
-        run_over_ssh(bundle, results, server.target, poll_s=0.1, patience_s=1.0, progress=cut)
+        run_over_ssh(bundle, results, server.target, cut, Waiting(patience_s=1.0, poll_s=0.1))
     assert "goes on" in caught.value.hint and not results.exists()
     server.start()
     with pytest.raises(UserError, match="not finished within"):
-        run_over_ssh(bundle, results, server.target, poll_s=0.1, timeout_s=0.0)
+        run_over_ssh(bundle, results, server.target, waiting=Waiting(0.0, poll_s=0.1))
     events: list[dict] = []
-    found = run_over_ssh(bundle, results, server.target, poll_s=0.1, progress=events.append)
+    found = run_over_ssh(bundle, results, server.target, events.append, SOON)
     assert found["complete"] and sum(e["event"] == "start" for e in events) == 1
     assert "send" not in {e["event"] for e in events}
 
@@ -204,14 +203,14 @@ def test_a_killed_runner_and_a_refusal_are_told_and_nothing_is_lost(server: Serv
                 os.kill(int(pid.read_text()), signal.SIGKILL)
 
     with pytest.raises(RmtkdError, match=r"was killed|ended with code 137") as caught:
-        run_over_ssh(bundle, results, server.target, poll_s=0.1, progress=kill)
+        run_over_ssh(bundle, results, server.target, kill, SOON)
     assert "repeat the command" in caught.value.hint
     events: list[dict] = []
-    assert run_over_ssh(bundle, results, server.target, poll_s=0.1, progress=events.append)["complete"]
+    assert run_over_ssh(bundle, results, server.target, events.append, SOON)["complete"]
     assert any("going on" in e["text"] for e in events if e["event"] == "start")
     wrong = bundle_of(tmp_path / "w", provider="NoSuchExecutionProvider")
     with pytest.raises(ProviderError, match="NoSuch"):
-        run_over_ssh(wrong, tmp_path / "w.json", server.target, poll_s=0.1)
+        run_over_ssh(wrong, tmp_path / "w.json", server.target, waiting=SOON)
 
 
 @needs_sshd
@@ -219,10 +218,10 @@ def test_unknown_keys_missing_packages_and_strangers_get_their_hint(server: Serv
     bundle = bundle_of(tmp_path / "b")
     no_python = Target("board", "no-such-python", server.target.options)
     with pytest.raises(ProviderError, match="cannot run the measurement"):
-        run_over_ssh(bundle, tmp_path / "r.json", no_python, patience_s=1.0)
+        run_over_ssh(bundle, tmp_path / "r.json", no_python, waiting=Waiting(patience_s=1.0))
     (server.folder / "known").write_text("")
     with pytest.raises(UserError, match="Host key verification failed") as caught:
-        run_over_ssh(bundle, tmp_path / "r.json", server.target, patience_s=1.0)
+        run_over_ssh(bundle, tmp_path / "r.json", server.target, waiting=Waiting(patience_s=1.0))
     assert "ssh board" in caught.value.hint
 
 
@@ -262,8 +261,7 @@ def test_two_devices_are_measured_at_a_time_and_a_third_that_fails_costs_nothing
     nowhere = Target("nowhere.invalid", sys.executable)
     targets = {"one": server.target, "two": other.target, "three": nowhere}
     monkeypatch.setattr(reach, "make_target", lambda name, **_: targets[name])
-    monkeypatch.setattr(devices, "load_recipe", lambda *a: None)  # this run has none
-    exported_run(tmp_path / "a").mark("export", "done")
+    exported_run(tmp_path / "a")
     for name in targets:
         (tmp_path / f"{name}.toml").write_text(
             f'name = "{name}"\ntitle = "D"\ntransport = "ssh"\nhost = "{name}"\ncomparable = false\nthreads = 1\n'
@@ -277,7 +275,9 @@ def test_two_devices_are_measured_at_a_time_and_a_third_that_fails_costs_nothing
             spans.setdefault(facts["device"], []).append(time.monotonic())
 
     with pytest.raises(UserError, match="nowhere") as caught:
-        devices.run_profiles(tmp_path / "a", names, Watch(), quick=True, min_runs=40, min_duration_s=1.0)
+        profile_run(
+            ProfileOptions(run=tmp_path / "a", on=tuple(names), quick=True, min_runs=40, min_duration_s=1.0), Watch()
+        )
     other.cut()
     assert "measured and kept" in caught.value.message
     run = Run.open(tmp_path / "a")

@@ -52,7 +52,7 @@ class Rows:
 class Sketch:
     """What the sketches share: drawn rows, batches, and a predictor of token ids."""
 
-    name, modality = "sketch", "text"
+    name, modality, evaluation_batch = "sketch", "text", 4
     known_metrics: tuple[str, ...] = ()
     labels: tuple[str, ...] = ("a", "b", "c")
 

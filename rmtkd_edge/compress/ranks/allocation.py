@@ -13,9 +13,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from rmtkd_edge.compress.context import Context
-from rmtkd_edge.compress.cut import divergence, narrowed, outputs_of, projected
+from rmtkd_edge.compress.ranks.cut import divergence, narrowed, outputs_of, projected
 from rmtkd_edge.compress.ranks.edge import Choose, Offsets, SiteRank, land_on_target, widths_of
-from rmtkd_edge.config.recipe import Recipe
+from rmtkd_edge.config.recipe import Compress
 from rmtkd_edge.families.base import Site
 from rmtkd_edge.methods.base import fixed_rank, reduction
 
@@ -29,7 +29,7 @@ def allocated(context: Context, folded: Any, choose: Choose, picked: list[SiteRa
 
     Sites with ranks of their own in the recipe keep them; with fewer than two kinds left there is nothing to weigh.
     """
-    kinds = free_kinds([c.spectrum.site for c in picked], context.recipe)
+    kinds = free_kinds([c.spectrum.site for c in picked], context.recipe.compress)
     if len(kinds) < 2:
         return picked
     trials = _Trials(context.trial, folded, choose, picked, kinds)
@@ -72,9 +72,9 @@ class _Trials:
         self.context.report("note", text=f"allocation: the outputs move by {found:.2e} nats at mean widths {widths}")
 
 
-def free_kinds(sites: Sequence[Site], recipe: Recipe) -> list[str]:
-    """Return the kinds of the sites whose ranks the recipe does not fix."""
-    return list(dict.fromkeys(site.kind for site in sites if fixed_rank(recipe, site) is None))
+def free_kinds(sites: Sequence[Site], options: Compress) -> list[str]:
+    """Return the kinds of the sites whose ranks the options do not fix."""
+    return list(dict.fromkeys(site.kind for site in sites if fixed_rank(options, site) is None))
 
 
 def mean_width(chosen: Sequence[SiteRank], kind: str) -> float:

@@ -9,16 +9,18 @@ from types import MappingProxyType
 
 from scipy.special import expit, logit
 
+from rmtkd_edge.config.hardware import HardwareProfile
 from rmtkd_edge.config.recipe import WITHOUT_QUANTILE, Recipe
 from rmtkd_edge.config.settings import did_you_mean
 from rmtkd_edge.errors import RecipeError, UserError
-from rmtkd_edge.families.base import Spec, list_sites
+from rmtkd_edge.families.base import Family, Spec, list_sites
 from rmtkd_edge.families.spectrum import SiteSpectrum
 from rmtkd_edge.methods.base import align, fixed_rank, reduction
-from rmtkd_edge.run.records.cycle import SiteRecord
+from rmtkd_edge.run.records.cycle import SiteRecord, WidthRecord
 from rmtkd_edge.spectral import EdgeFit
 
 BISECTIONS = 12
+DEFAULT_MULTIPLE = 8  # vector width, in float32, of the least of the x86 servers and laptops that this runs on
 Offsets = Mapping[str, float]
 NO_OFFSETS: Offsets = MappingProxyType({})
 Settle = Callable[[dict[str, int]], dict[str, int]]
@@ -71,9 +73,14 @@ def widths_of(chosen: Sequence[SiteRank]) -> dict[str, int]:
     return {c.name: c.width_after for c in chosen}
 
 
-def shrinks(sites: Iterable[SiteRecord], saturation: float) -> bool:
+def shrinks(sites: Iterable[SiteRecord | WidthRecord], saturation: float) -> bool:
     """Return whether any site would become narrower by more than the share `saturation`."""
     return any(1 - site.width_after / site.width_before > saturation for site in sites)
+
+
+def multiple_for(family: Family, profile: HardwareProfile | None) -> int:
+    """Return the multiple that a family's widths are rounded up to on a device."""
+    return DEFAULT_MULTIPLE if profile is None else getattr(profile.alignment, family.curve)
 
 
 def shifted(quantile: float, offset: float) -> float:
@@ -104,7 +111,7 @@ def choose_ranks(
         at = shifted(quantile, offsets.get(site.kind, 0.0))
         fits = spectrum.fit(recipe.analyse, at)
         rank = math.ceil(sum(fit.rank for fit in fits) / len(fits))
-        width = fixed_rank(recipe, site)
+        width = fixed_rank(recipe.compress, site)
         if width is None:
             width = align(rank, site.width, site.heads, multiple, recipe.compress.minimum_rank)
         chosen.append(SiteRank(spectrum, fits, rank, width, at))
@@ -126,7 +133,7 @@ def pick_ranks(
         return reduction(spec, widths_of(chosen), teacher_parameters)
 
     chosen = choose(quantile, NO_OFFSETS)
-    if target is None or all(fixed_rank(recipe, c.spectrum.site) is not None for c in chosen):
+    if target is None or all(fixed_rank(options, c.spectrum.site) is not None for c in chosen):
         return quantile, chosen
     highest = 1.0 if options.one_shot else quantile
     used, chosen = land_on_target(lambda at: choose(at, NO_OFFSETS), removed, target, highest)

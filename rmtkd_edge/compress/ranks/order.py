@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from rmtkd_edge.compress.context import Context
-from rmtkd_edge.compress.cut import divergence, narrowed, outputs_of, projected, spectra_of
 from rmtkd_edge.compress.latency import Latency
+from rmtkd_edge.compress.ranks.cut import divergence, narrowed, outputs_of, projected, spectra_of
 from rmtkd_edge.compress.ranks.edge import choose_ranks
 from rmtkd_edge.run.records.prices import SitePrice
 

@@ -29,7 +29,7 @@ class TeacherOutputs:
     """A teacher's outputs by row number.
 
     They are computed every time for rows that are augmented anew (`fresh`), where activations are asked for too, and
-    where outputs differ in shape from batch to batch, as those of tokens do.
+    for outputs of more than (B, C), or of every token, whose shape depends on the batch.
     """
 
     def __init__(self, teacher: Any, rows: int, fresh: bool = False, taps: tuple[str, ...] = ()) -> None:
@@ -46,14 +46,13 @@ class TeacherOutputs:
             return Seen(self.cache[index].to(batch["index"].device))
         found = seen(self.teacher, batch, self.taps, self.teacher.spec)
         outputs = found.outputs.float()
-        if not self.fresh:
-            self._keep(index, outputs.cpu())
+        if not self.fresh and outputs.ndim == 2 and outputs.shape[1] not in self._lengths(batch):
+            if self.cache is None:
+                self.cache = torch.zeros(len(self.known), outputs.shape[1])
+            self.cache[index], self.known[index] = outputs.cpu(), True
         return Seen(outputs, found.taps)
 
-    def _keep(self, index: Tensor, outputs: Tensor) -> None:
-        if self.cache is None:
-            self.cache = torch.zeros(len(self.known), *outputs.shape[1:])
-        if outputs.shape[1:] != self.cache.shape[1:]:
-            self.fresh = True
-            return
-        self.cache[index], self.known[index] = outputs, True
+    def _lengths(self, batch: Batch) -> set[int]:
+        """Return the lengths of the batch's sequences."""
+        inputs = (batch[item.name] for item in self.teacher.spec.inputs if item.name in batch)
+        return {rows.shape[1] for rows in inputs if rows.ndim == 2}

@@ -4,6 +4,20 @@ A meter is one file with `open_meter(options) -> Meter`, which raises `MeterAbse
 `options` is a mapping: `sysfs` (root of sysfs), `provider` (the execution provider that runs), `idle_watts`,
 `active_watts_per_core`, `source` and `csv` (of the hardware profile), `device` (index of the accelerator), `vcgencmd`
 (path of that command), `clock` (stands in for the meter's own in tests).
+
+A package of somebody else adds a meter by an entry point of the group `rmtkd_edge.meters`, whose name (lower case, with
+underscores) is what profiles and --meter say and whose value is the module:
+
+    [project.entry-points."rmtkd_edge.meters"]
+    sundial = "my_package.sundial"
+
+That one file is copied into every bundle as meters/sundial.py, next to this one. So it must do with the standard
+library, and take the names of this file from wherever it is:
+
+    try:
+        from .base import Meter, MeterAbsent, Reading  # in a bundle
+    except ImportError:
+        from rmtkd_edge.profile.meters.base import Meter, MeterAbsent, Reading
 """
 
 from __future__ import annotations

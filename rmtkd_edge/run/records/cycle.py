@@ -13,8 +13,6 @@ from rmtkd_edge.run.records.scores import Scores
 class SiteRecord:
     """One site of a cycle: its widths (of a head, where there are several) and the edge of its spectrum.
 
-    A method that chooses widths without spectra has the rule `none`, and no figures of an edge.
-
     Attributes:
         rank: directions above the edge, mean over heads.
         aligned_rank: `rank` rounded up to the device's multiple.
@@ -31,15 +29,26 @@ class SiteRecord:
     rule: str
     quantile: float | None
     weighting: str
-    lambda_plus: float | None
-    lambda_minus: float | None
-    sigma2: float | None
-    q: float | None
-    n: int | None
-    n_eff: float | None
-    rank: int | None
-    aligned_rank: int | None
+    lambda_plus: float
+    lambda_minus: float
+    sigma2: float
+    q: float
+    n: int
+    n_eff: float
+    rank: int
+    aligned_rank: int
     note: str
+
+
+@dataclass(frozen=True)
+class WidthRecord:
+    """One site of a cycle whose method chose the width without a spectrum."""
+
+    name: str
+    kind: str
+    heads: int
+    width_before: int
+    width_after: int
 
 
 @dataclass(frozen=True)
@@ -59,7 +68,7 @@ class PlanRecord(Document):
     SCHEMA: ClassVar[str] = "rmtkd-edge/cycle-plan@2"
 
     job: JobRecord
-    sites: tuple[SiteRecord, ...]
+    sites: tuple[SiteRecord | WidthRecord, ...]
     quantile: float
     closed_form: Scores
     seconds: dict[str, float]
@@ -74,7 +83,7 @@ class CycleRecord(Document):
     index: int
     round: int
     retry: bool
-    sites: tuple[SiteRecord, ...]
+    sites: tuple[SiteRecord | WidthRecord, ...]
     quantile: float
     parameters_before: int
     parameters_after: int
@@ -86,3 +95,8 @@ class CycleRecord(Document):
     reason: str
     steps: int
     seconds: dict[str, float]
+
+    @property
+    def analysed(self) -> tuple[SiteRecord, ...]:
+        """Return the sites whose width their spectra gave."""
+        return tuple(site for site in self.sites if isinstance(site, SiteRecord))

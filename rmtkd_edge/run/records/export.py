@@ -70,6 +70,11 @@ class VariantRecord:
     quantisation: dict[str, Any] | None = None
     refused: str | None = None
 
+    @property
+    def reported(self) -> Scores | None:
+        """Return the scores that are reported: of the test split, else of validation."""
+        return self.test or self.validation
+
 
 @dataclass(frozen=True)
 class ExportRecord(Document):

@@ -7,21 +7,27 @@ from families.encoder.sample import KINDS, make_batch, make_encoder, make_spec, 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from rmtkd_edge.config.recipe import Export
 from rmtkd_edge.errors import Finding, RunDirError, UserError
-from rmtkd_edge.export.audit import audit_emitted, audit_optimised
+from rmtkd_edge.export.audit import audit_emitted, audit_optimised, check_ops, count_ops
 from rmtkd_edge.export.fold_proof import fold_with_proof
-from rmtkd_edge.export.verify import compare_onnx, variations, verify_onnx
+from rmtkd_edge.export.verify import compare_onnx, verify_onnx
 from rmtkd_edge.families import onnx_program
 from rmtkd_edge.families.base import list_sites
+from rmtkd_edge.families.encoder.audit import expect_emitted
 from rmtkd_edge.families.encoder.graph import GraphOptions, export
 from rmtkd_edge.sessions import open_session, run_session
+from rmtkd_edge.tasks.base import find_task
+from rmtkd_edge.tasks.reading.sequences import variations
+
+TASK = find_task("text-classification")
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_same_logits_in_every_shape(graphs, kind):
     case = graphs[kind]
     batches = variations([make_batch(), make_batch(1, 3), make_batch(7, 20, seed=2)], 0, 30)
-    proof = verify_onnx(case.path, case.encoder, batches, threads=1)
+    proof = verify_onnx(case.path, case.encoder, batches, TASK, threads=1)
     assert proof.relative < 1e-5 and proof.agreement == 1.0
     assert len(proof.shapes) >= 5 and (2, 30) in proof.shapes
 
@@ -50,7 +56,7 @@ def test_inputs_are_those_that_the_model_reads(graphs, kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_audit_holds_for_what_is_emitted(graphs, kind):
-    case, options = graphs[kind], GraphOptions()
+    case, options = graphs[kind], Export()
     assert audit_emitted(case.path, case.encoder.spec, options).found["MultiHeadAttention"] == 2
     audit_optimised(case.path, case.encoder.spec, options, "fp32")
     audit_optimised(case.int8, case.encoder.spec, options, "int8")
@@ -58,16 +64,16 @@ def test_audit_holds_for_what_is_emitted(graphs, kind):
 
 def test_audit_fails_loudly_when_a_fusion_is_missing(graphs, plain):
     spec = graphs["bert"].encoder.spec
-    audit_emitted(plain.path, spec, plain.options)
+    check_ops("plain", count_ops(plain.path), expect_emitted(spec, plain.options))
     for audit in (
-        lambda: audit_emitted(plain.path, spec, GraphOptions()),
-        lambda: audit_optimised(plain.path, spec, GraphOptions(), "fp32"),
-        lambda: audit_optimised(graphs["bert"].path, spec, GraphOptions(), "int8"),
+        lambda: audit_emitted(plain.path, spec, Export()),
+        lambda: audit_optimised(plain.path, spec, Export(), "fp32"),
+        lambda: audit_optimised(graphs["bert"].path, spec, Export(), "int8"),
     ):
         with pytest.raises(Finding) as caught:
             audit()
         assert any(row[3] == "DIFFERS" for row in caught.value.table)
-    assert "MultiHeadAttention" in _message(lambda: audit_emitted(plain.path, spec, GraphOptions()))
+    assert "MultiHeadAttention" in _message(lambda: audit_emitted(plain.path, spec, Export()))
 
 
 def _message(call):
@@ -78,7 +84,7 @@ def _message(call):
 
 def test_plain_operators_compute_the_same(graphs, plain):
     session = open_session(plain.path, threads=1)
-    assert compare_onnx(session, graphs["bert"].encoder, [make_batch()]).relative < 1e-5
+    assert compare_onnx(session, graphs["bert"].encoder, [make_batch()], TASK).relative < 1e-5
 
 
 def test_a_file_that_differs_names_the_site(graphs, tmp_path):
@@ -89,7 +95,7 @@ def test_a_file_that_differs_names_the_site(graphs, tmp_path):
             item.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(item) + 1, item.name))
     onnx.save(model, str(tmp_path / "wrong.onnx"))
     with pytest.raises(Finding, match=r"layer\.1\.ffn") as caught:
-        verify_onnx(tmp_path / "wrong.onnx", case.encoder, [make_batch()], threads=1)
+        verify_onnx(tmp_path / "wrong.onnx", case.encoder, [make_batch()], TASK, threads=1)
     places = [row[0] for row in caught.value.table[1:]]
     assert {"stream.0", "layer.0.q", "layer.0.k", "layer.0.value", "layer.0.mid", "layer.0.ffn", "stream.1"} <= set(
         places
@@ -109,7 +115,7 @@ def test_projected_folded_and_onnx_agree_for_any_widths(tmp_path_factory, data):
     path = tmp_path_factory.mktemp("any") / "model.onnx"
     export(folded, path)
     assert proof.holds
-    verify_onnx(path, folded, [batch], threads=1)
+    verify_onnx(path, folded, [batch], TASK, threads=1)
 
 
 def test_weights_beyond_the_limit_go_next_to_the_model(graphs, tmp_path, monkeypatch):
@@ -118,7 +124,7 @@ def test_weights_beyond_the_limit_go_next_to_the_model(graphs, tmp_path, monkeyp
     files = export(encoder, tmp_path / "model.onnx")
     assert sorted(file.name for file in tmp_path.iterdir()) == sorted(file.name for file in files)
     assert len(files) == 2
-    assert compare_onnx(open_session(files[0], threads=1), encoder, [make_batch()]).relative < 1e-5
+    assert compare_onnx(open_session(files[0], threads=1), encoder, [make_batch()], TASK).relative < 1e-5
 
 
 def test_what_cannot_be_exported_is_refused(tmp_path):

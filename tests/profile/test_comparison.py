@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rmtkd_edge.profile.comparison import LEAST_ROUNDS, compare, ratio_of_medians
+from rmtkd_edge.profile.comparison import compare
+from rmtkd_edge.profile.ratios import LEAST_ROUNDS, ratio_of_medians
+from rmtkd_edge.run.records.profile import WorkloadRecord
 
 WORKLOAD = {"batch": 1, "seq": 128, "scenario": "single_stream"}
 Rounds = list[list[float]]
@@ -77,20 +79,20 @@ def test_bursts_in_rounds_of_one_model_are_no_difference(side: int) -> None:
 
 
 def test_a_gain_of_two_is_found_through_drift() -> None:
-    found = compare("rmt-kd int8", "original fp32", "latency_ms", WORKLOAD, sample(3, gain=0.5), 0)
+    found = compare(("rmt-kd int8", "original fp32"), WORKLOAD, sample(3, gain=0.5), 0)
     assert found.clear
     assert found.ci95 is not None
     assert found.ci95[0] < 0.5 < found.ci95[1]
     assert found.ci95[1] / found.ci95[0] < 1.2
     assert found.n == 400
-    assert found.to_dict()["workload"] == {"batch": 1, "seq": 128}
+    assert found.workload == WorkloadRecord(1, 128)
 
 
 def test_few_rounds_give_a_ratio_without_interval_and_say_why() -> None:
-    found = compare("a", "b", "latency_ms", WORKLOAD, sample(1, count=LEAST_ROUNDS - 1), 0)
+    found = compare(("a", "b"), WORKLOAD, sample(1, count=LEAST_ROUNDS - 1), 0)
     assert found.ci95 is None
     assert not found.clear
-    assert str(LEAST_ROUNDS) in found.to_dict()["why"]
+    assert found.why is not None and str(LEAST_ROUNDS) in found.why
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Two measurements side by side: the ratio of what is the same, and the name of whatever is not."""
+"""Two measurements next to each other: the ratio of what is the same, and the name of whatever is not."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rmtkd_edge.errors import UserError
-from rmtkd_edge.profile.across_sessions import contrast, contrast_files, ratio_of_sessions, rounds_of
+from rmtkd_edge.profile.across_sessions import compare_files, compare_results, rounds_of
+from rmtkd_edge.profile.ratios import ratio_of_sessions
 
 
 def result(ms: float = 2.0, rounds: int = 10, *, seed: int = 0, label: str = "a", **env: Any) -> dict[str, Any]:
@@ -20,11 +21,15 @@ def result(ms: float = 2.0, rounds: int = 10, *, seed: int = 0, label: str = "a"
     blocks = [(ms * rng.lognormal(0, 0.05, 20)).tolist() for _ in range(rounds)]
     values = [x for block in blocks for x in block]
     return {
-        "label": label, "workload": {"batch": 1, "seq": 8}, "model": {"sha256": "x", "disk_bytes": 10},
+        "label": label,
+        "workload": {"batch": 1, "seq": 8},
+        "model": {"sha256": "x", "disk_bytes": 10},
         "latency": {"p50": float(np.median(values)), "values": values, "round_sizes": [20] * rounds},
-        "memory": {"peak_rss_bytes": 100}, "energy": {"meter": "m", "kind": "k", "j_per_inf_gross": 1.0},
-        "quality": {"verdict": "clean"}, "env": {"cpu_model": "c", "threads": 1, **env},
-    }  # fmt: skip
+        "memory": {"peak_rss_bytes": 100},
+        "energy": {"meter": "m", "kind": "k", "j_per_inf_gross": 1.0},
+        "quality": {"verdict": "clean"},
+        "env": {"cpu_model": "c", "threads": 1, **env},
+    }
 
 
 def write(path: Path, *results: dict[str, Any], schema: str = "rmtkd-edge/profile@2") -> Path:
@@ -33,7 +38,7 @@ def write(path: Path, *results: dict[str, Any], schema: str = "rmtkd-edge/profil
 
 
 def test_twice_as_slow_is_two_and_clear() -> None:
-    found = contrast(result(2.0), result(4.0, seed=1))
+    found = compare_results(result(2.0), result(4.0, seed=1))
     assert found.latency_ratio == pytest.approx(2.0, rel=0.05)
     assert found.clear
     assert found.memory_ratio == found.disk_ratio == found.energy_ratio == 1.0
@@ -71,7 +76,7 @@ def test_what_differs_is_named_and_meters_are_not_divided() -> None:
     other = result(cpu_model="d", limits={"cores": [0]})
     other["energy"]["meter"] = "n"
     other["model"]["sha256"] = "y"
-    found = contrast(result(), other)
+    found = compare_results(result(), other)
     assert found.differences == ("cpu_model: c -> d", "limits: None -> {'cores': [0]}")
     assert found.energy_ratio is None
     assert not found.same_file
@@ -80,7 +85,7 @@ def test_what_differs_is_named_and_meters_are_not_divided() -> None:
 def test_files_are_matched_by_model_and_load(tmp_path: Path) -> None:
     a = write(tmp_path / "a.json", result(label="x"), result(label="y"))
     b = write(tmp_path / "b.json", result(label="y"), schema="rmtkd-edge/results@2")
-    assert [c.label for c in contrast_files(a, b)] == ["y"]
+    assert [c.label for c in compare_files(a, b)] == ["y"]
 
 
 @pytest.mark.parametrize(
@@ -97,13 +102,13 @@ def test_a_bad_file_is_named(tmp_path: Path, text: str | None, says: str) -> Non
     if text is not None:
         bad.write_text(text)
     with pytest.raises(UserError, match=rf"bad\.json.*{says}"):
-        contrast_files(good, bad)
+        compare_files(good, bad)
 
 
 def test_nothing_in_common_is_said_with_what_there_is(tmp_path: Path) -> None:
     a, b = write(tmp_path / "a.json", result(label="x")), write(tmp_path / "b.json", result(label="y"))
     with pytest.raises(UserError, match="x b1s8"):
-        contrast_files(a, b)
+        compare_files(a, b)
 
 
 def test_a_result_that_lacks_a_key_is_the_files_fault(tmp_path: Path) -> None:
@@ -111,11 +116,11 @@ def test_a_result_that_lacks_a_key_is_the_files_fault(tmp_path: Path) -> None:
     del broken["quality"]
     a, b = write(tmp_path / "a.json", result()), write(tmp_path / "b.json", broken)
     with pytest.raises(UserError, match="quality"):
-        contrast_files(a, b)
+        compare_files(a, b)
 
 
 def test_emulated_times_are_compared_with_nothing(tmp_path: Path) -> None:
     emulated = {**result(), "quality": {"verdict": "emulated"}}
     a, b = write(tmp_path / "a.json", result()), write(tmp_path / "b.json", emulated)
     with pytest.raises(UserError, match=r"b\.json was measured under emulation"):
-        contrast_files(a, b)
+        compare_files(a, b)

@@ -35,8 +35,9 @@ def spectra_of(context: Context, folded: Any, names: Collection[str]) -> list[Si
 
 def chooser(context: Context, spec: Any, spectra: Sequence[SiteSpectrum]) -> Choose:
     """Return what gives the ranks of sites at a quantile, as the family settles them."""
-    settle = context.family.settle(spec, context.recipe.compress, context.predict_ms, context.multiple)
-    return lambda at, offsets: choose_ranks(spectra, context.recipe, at, context.step, offsets, settle)
+    recipe = context.recipe
+    settle = context.family.settle(spec, recipe.compress, context.predict_ms, context.multiple)
+    return lambda at, offsets: choose_ranks(spectra, recipe, at, context.step, offsets, settle)
 
 
 def projected(chosen: Sequence[SiteRank], context: Context) -> Cut:
