@@ -71,15 +71,15 @@ def test_folding_is_exact_for_every_site_at_once(depth: int, stem: str) -> None:
     for site in net.spec.sites():
         square = torch.linalg.qr(torch.randn(site.width, site.width, dtype=torch.float64))[0]
         projections[site.name] = square[: narrow[site.name]]
-    projected = folding.unfold(folded, projections)
+    projected = FAMILY.unfold(folded, projections)
     x = torch.randn(3, 3, 16, 16, dtype=torch.float64)
-    assert set(folding.projections_of(projected)) == {s.name for s in net.spec.sites()}
+    assert set(FAMILY.projections(projected)) == {s.name for s in net.spec.sites()}
     assert sum(p.numel() for p in projected.parameters()) > folded.spec.count_parameters()
     assert sum(p.numel() for p in folded.parameters()) == folded.spec.count_parameters()
     with torch.no_grad():
         wanted = projected(x)
         assert torch.allclose(folded(x), wanted, rtol=1e-9)
-        assert torch.allclose(folding.fold(projected)(x), wanted, rtol=1e-9)
+        assert torch.allclose(FAMILY.fold(projected)(x), wanted, rtol=1e-9)
 
 
 def test_every_weight_and_activation_of_a_projected_net_is_contiguous() -> None:
@@ -87,7 +87,7 @@ def test_every_weight_and_activation_of_a_projected_net_is_contiguous() -> None:
     folded = small_resnet(50, ranks={"layer.1.block.0.conv2.factor": 3, "layer.2.stream": 21})
     present = [site for site in folded.spec.sites() if not site.latent]
     p = {s.name: torch.linalg.qr(torch.randn(2 * s.width, 2 * s.width))[0][: s.width] for s in present}
-    net = folding.unfold(folded, p)
+    net = FAMILY.unfold(folded, p)
     odd: list[torch.Size] = []
 
     def look(module: ProjectedConv, given: tuple[Tensor, ...], out: Tensor) -> None:

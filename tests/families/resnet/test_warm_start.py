@@ -9,8 +9,9 @@ import torch
 from families.resnet.sample import small_resnet
 from torch import Tensor
 
+from rmtkd_edge.families.resnet import FAMILY
 from rmtkd_edge.families.resnet import warm_start as fitting
-from rmtkd_edge.families.resnet.fold import plain_fold, unfold
+from rmtkd_edge.families.resnet.fold import plain_fold
 from rmtkd_edge.families.resnet.module import ResNet
 from rmtkd_edge.families.resnet.warm_start import warm_start
 
@@ -91,7 +92,7 @@ def test_the_student_unfolds_with_fixed_projections() -> None:
     student = warm_start(teacher, p, images(), ridge=1e-4, seed=0)
     x = images(1, 3)[0]["pixel_values"]
     with torch.no_grad():
-        torch.testing.assert_close(unfold(student, p)(x), student(x), rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(FAMILY.unfold(student, p)(x), student(x), rtol=1e-9, atol=1e-12)
 
 
 def test_folding_alone_keeps_a_net_whose_dropped_channels_are_zero_and_is_worse_elsewhere() -> None:
