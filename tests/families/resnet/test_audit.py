@@ -13,7 +13,6 @@ from families.resnet.sample import random_resnet, small_resnet
 
 from rmtkd_edge.config.recipe import Export
 from rmtkd_edge.families.base import QuantiseOptions
-from rmtkd_edge.families.onnx_program import export_module
 from rmtkd_edge.families.resnet import FAMILY
 from rmtkd_edge.families.resnet.audit import Stage
 from rmtkd_edge.families.resnet.module import ResNet
@@ -46,22 +45,6 @@ def test_counts_hold_for_random_shapes(seed: int, tmp_path: Path) -> None:
     assert not differing(net, int8_of(path), "int8")
 
 
-def test_a_norm_that_was_not_folded_shows(tmp_path: Path) -> None:
-    net, path = small_resnet(18), tmp_path / "model.onnx"
-
-    class Unfused(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.net = net
-
-        def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
-            return self.net(pixel_values)
-
-    sample, axes = {"pixel_values": torch.zeros(2, 3, 16, 16)}, {"pixel_values": {0: "batch"}}
-    export_module(Unfused().eval(), path, sample, axes, opset=18, metadata={})
-    assert differing(net, path, "emitted")
-
-
 def test_a_factor_that_was_not_exported_as_two_shows(tmp_path: Path) -> None:
     thin, path = small_resnet(18, ranks={"layer.3.block.0.conv1.factor": 6}), tmp_path / "model.onnx"
     FAMILY.export(small_resnet(18), path, Export(), {})
@@ -86,7 +69,8 @@ def test_what_keeps_a_norm_s_scale_from_the_convolution_shows_in_fp32(tmp_path: 
 def test_a_convolution_that_stayed_float_shows(tmp_path: Path) -> None:
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 
-    from rmtkd_edge.families.resnet.quantise import QUANTISED, Images
+    from rmtkd_edge.families.resnet.quantise import QUANTISED
+    from rmtkd_edge.families.static_int8 import Batches
 
     net, path = small_resnet(18), tmp_path / "model.onnx"
     FAMILY.export(net, path, Export(), {})
@@ -94,7 +78,7 @@ def test_a_convolution_that_stayed_float_shows(tmp_path: Path) -> None:
     quantize_static(
         str(path),
         str(tmp_path / "int8.onnx"),
-        Images([torch.randn(4, 3, 16, 16).numpy()]),
+        Batches([{"pixel_values": torch.randn(4, 3, 16, 16)}], ["pixel_values"]),
         quant_format=QuantFormat.QDQ,
         op_types_to_quantize=QUANTISED,
         nodes_to_exclude=[left_out],

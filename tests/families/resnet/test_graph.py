@@ -78,7 +78,8 @@ def test_every_tap_has_the_same_value_in_torch_and_in_the_graph(seed: int, tmp_p
     assert set(pairs) == wanted | {"stem.sum", "pooled", "logits"}
     sites = {site.name for site in spec.sites()} | {"stem", "pooled", "logits"}
     for tap, (ours, theirs) in pairs.items():
-        torch.testing.assert_close(theirs, ours, rtol=1e-3, atol=1e-4, msg=tap)
+        scale = float(ours.abs().max())
+        torch.testing.assert_close(theirs, ours, rtol=1e-3, atol=1e-5 * scale, msg=tap)
         assert FAMILY.site_of(tap) in sites
 
 
@@ -128,5 +129,5 @@ def test_the_range_of_weights_is_halved_where_asked(exported: Exported, tmp_path
 
 
 def test_int8_without_images_is_refused(exported: Exported, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no images"):
+    with pytest.raises(DataError, match="no rows to calibrate"):
         FAMILY.quantise(exported[1], tmp_path / "int8.onnx", [], QuantiseOptions(reduce_range=True, threads=1))
