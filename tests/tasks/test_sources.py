@@ -15,6 +15,7 @@ from rmtkd_edge.config.recipe import Task
 from rmtkd_edge.errors import DataError, UserError
 from rmtkd_edge.tasks.reading import tables as sources
 from rmtkd_edge.tasks.reading.tables import load_tables
+from rmtkd_edge.tasks.reading.tokenizers import load_tokenizer
 from rmtkd_edge.tasks.text_classification import TASK as TEXT
 
 ROWS = [
@@ -144,7 +145,7 @@ def test_weights_of_a_package_that_are_not_the_published_ones_are_refused(monkey
 def test_a_tokenizer_that_cannot_be_loaded_is_the_users_error(tmp_path: Path):
     for source in ("scratch", str(tmp_path), "nobody/has-this-model-at-all"):
         with pytest.raises(UserError) as caught:
-            tokenizers.load_tokenizer(source)
+            load_tokenizer(source)
         assert caught.value.hint
 
 
