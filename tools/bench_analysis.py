@@ -25,10 +25,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rmtkd_edge.compress.cut import chooser, narrowed, projected, spectra_of
 from shapes import random_model, this_processor
 
 from rmtkd_edge.compress.context import Context
+from rmtkd_edge.compress.ranks.cut import chooser, narrowed, projected, spectra_of
 from rmtkd_edge.compress.ranks.edge import pick_ranks, widths_of
 from rmtkd_edge.compress.stage import Prepared, prepare
 from rmtkd_edge.config.recipe import Recipe, load_recipe

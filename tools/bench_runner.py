@@ -69,8 +69,8 @@ def bundle(folder: Path, layers: dict[str, int], **changes: Any) -> Path:
         models.append({"label": label, "role": label, "precision": "fp32", "file": f"{label}.onnx", "sha256": digest})
         session = onnxruntime.InferenceSession(str(folder / f"{label}.onnx"), providers=["CPUExecutionProvider"])
         reference[f"{label}/b{ROWS}/y{number - 1}"] = session.run(None, {"x": x})[0]
-    np.savez(folder / "inputs.npz", **{f"b{ROWS}/x": x})
-    np.savez(folder / "reference.npz", **reference)
+    np.savez(folder / "inputs.npz", allow_pickle=False, **{f"b{ROWS}/x": x})
+    np.savez(folder / "reference.npz", allow_pickle=False, **reference)
     plan = {
         "schema": basics.PLAN_SCHEMA,
         "provider": "CPUExecutionProvider",

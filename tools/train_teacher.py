@@ -111,7 +111,8 @@ def accuracy(model: Any, rows: Rows) -> float:
 
 def new_model(name: str, task: Task, tokenizer: Any) -> Any:
     """Return the model to train: LAYERSxWIDTH from random weights, `minilm`, or a folder's."""
-    names = {"id2label": dict(enumerate(task.labels)), "label2id": {n: i for i, n in enumerate(task.labels)}}
+    names: dict[str, Any] = {"id2label": dict(enumerate(task.labels))}
+    names["label2id"] = {label: i for i, label in enumerate(task.labels)}
     shape = re.fullmatch(r"(\d+)x(\d+)", name)
     if shape is None:
         source = minilm_folder() if name == "minilm" else name
@@ -217,7 +218,10 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--average", type=Path, nargs="+", help="train nothing: the mean of these teachers' weights")
     parser.add_argument("--out", type=Path, required=True)
-    return parser.parse_args()
+    args = parser.parse_args()
+    if not 0 < args.validation_fraction < 1:
+        parser.error("--validation-fraction is a share between 0 and 1")
+    return args
 
 
 def main() -> None:
