@@ -8,7 +8,7 @@ from typing import cast
 
 import torch
 
-from rmtkd_edge.families.resnet.fold import unfold
+from rmtkd_edge.families.resnet import FAMILY
 from rmtkd_edge.families.resnet.module import BatchNorm, ResNet
 from rmtkd_edge.families.resnet.sources import initialise, resnet_spec
 from rmtkd_edge.families.resnet.spec import Stem
@@ -55,7 +55,7 @@ def make_model(seed: int = 0) -> ResNet:
         name: torch.linalg.qr(torch.randn(wide[name], rank, generator=generator, dtype=torch.float64))[0].T
         for name, rank in CUT.items()
     }
-    return unfold(small_resnet(18, ranks=CUT), bases).eval()
+    return FAMILY.unfold(small_resnet(18, ranks=CUT), bases).eval()
 
 
 def make_batches(model: ResNet, count: int = 2) -> list[dict[str, torch.Tensor]]:
