@@ -105,7 +105,7 @@ def batches_of(spec: Any, count: int = 4) -> list[dict[str, Tensor]]:
 
 
 def bases(spec: Any, share: float = 0.6, seed: int = 0) -> dict[str, Tensor]:
-    """Return random projections (k, d) with orthonormal rows for every site that is there, block-diagonal over heads."""
+    """Return random projections (k, d) for every site that is there, block-diagonal over heads."""
     generator, made = torch.Generator().manual_seed(seed), {}
     for site in spec.sites():
         if not site.latent:
