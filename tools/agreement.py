@@ -2,9 +2,10 @@
 
     python tools/agreement.py RUN... --data DIR [--rows 6000] [--json]
 
-For every run directory of a text task: the mean KL divergence of its answers from its teacher's (nats), the share of
-rows with the same label, and the accuracy, on training rows drawn at random (the same for all runs) and on the
-validation rows. Training rows have been seen by the teacher, and by whatever was fine-tuned after it.
+For every run directory: the mean divergence of its outputs from its teacher's (KL in nats), the share of rows with the
+same answer, and the recipe's metric, on training rows drawn at random (the same for all runs), on the validation rows,
+and on the test rows, which are the ones to report. Training rows have been seen by the teacher, and by whatever was
+fine-tuned after it.
 """
 
 from __future__ import annotations
@@ -17,65 +18,66 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from rmtkd_edge.families.ops import fold, projections_of
+from rmtkd_edge.families.base import call, family_of
 from rmtkd_edge.families.store import load_model
-from rmtkd_edge.config.recipe import parse_recipe
 from rmtkd_edge.run.directory import Run
-from rmtkd_edge.tasks import text_classification as text
+from rmtkd_edge.run.layout import PREPROCESSING, RESULT, ROLES, read_recipe
+from rmtkd_edge.run.records.compress import CompressRecord
+from rmtkd_edge.tasks.base import Dataset, Split, Task, find_task, score
 
 
 @dataclass(frozen=True)
-class Answers:
-    """Log-probabilities (rows, labels), float64, and labels (rows,)."""
+class Pair:
+    """A compressed model and its teacher, both folded, and what they are compared on."""
 
-    log: Tensor
-    labels: Tensor
+    model: Any
+    teacher: Any
+    task: Task[Any]
+    dataset: Dataset[Any]
+    metric: str | None
 
-    def beside(self, teacher: Answers) -> dict[str, float]:
-        """Return divergence from the teacher, agreement with it, and accuracy, the last two in per cent."""
-        found, wanted = self.log.argmax(1), teacher.log.argmax(1)
+    @torch.no_grad()
+    def compare(self, name: str, split: Split) -> dict[str, float]:
+        """Return divergence from the teacher, agreement with it, and the metric, the last two in per cent."""
+        apart = same = 0.0
+        outputs, targets = [], []
+        for batch in self.task.batches(self.dataset, split, self.task.evaluation_batch, None):
+            found, wanted = (call(model, batch).double() for model in (self.model, self.teacher))
+            apart += len(found) * float(self.task.divergence(wanted, found, batch=batch))
+            same += len(found) * self.task.agreement(found.numpy(), wanted.numpy(), batch)
+            outputs.append(found.numpy())
+            targets.append(self.task.targets(batch))
+        scores = score(self.task, self.metric, name, outputs, targets)
         return {
-            "kl_nats": round(float((teacher.log.exp() * (teacher.log - self.log)).sum(1).mean()), 4),
-            "agreement_percent": round(100 * float((found == wanted).double().mean()), 2),
-            "accuracy_percent": round(100 * float((found == self.labels).double().mean()), 2),
+            "rows": len(split),
+            "kl_nats": round(apart / len(split), 4),
+            "agreement_percent": round(100 * same / len(split), 2),
+            f"{scores.primary}_percent": round(100 * scores.value, 2),
         }
 
 
-@torch.no_grad()
-def answers(model: Any, split: text.Split, pad: int) -> Answers:
-    """Return a model's answers to the rows of a split, in the order of the rows."""
-    model.eval()
-    logs = torch.zeros(len(split), len(model.spec.labels), dtype=torch.float64)
-    for batch in text.batches(split, 64, pad, None):
-        logits = model(batch["input_ids"], batch["attention_mask"], batch["token_type_ids"])
-        logs[batch["index"]] = torch.log_softmax(logits.double(), 1)
-    return Answers(logs, torch.as_tensor(split.labels))
-
-
-def figures(path: Path, data: Path, rows: int) -> dict[str, Any]:
+def figures(path: Path, data: Path | None, rows: int) -> dict[str, Any]:
     """Return the figures of one run directory."""
-    import tomllib
-
     run = Run.open(path)
     run.read_only = True
-    recipe = parse_recipe(tomllib.loads((path / "recipe.toml").read_text()), str(path))
-    tokenizer = text.load_tokenizer(str(path / "compress/tokenizer"))
-    task = text.load_text_task(recipe.task, tokenizer, data, recipe.seed)
-    drawn = np.sort(np.random.default_rng(99).permutation(len(task.train))[:rows])
-    splits = {"train": task.train.take(drawn), "validation": task.validation}
-    model, teacher = load_model(run, "compress/best"), load_model(run, "compress/teacher")
-    model = fold(model) if projections_of(model) else model
-    pad = tokenizer.pad_token_id
-    found = {name: answers(model, split, pad).beside(answers(teacher, split, pad)) for name, split in splits.items()}
-    return {"run": str(path), "reduction": run.read_json("compress/result.json")["reduction"], **found}
+    recipe, result = read_recipe(run), run.read_record(CompressRecord, RESULT)
+    task = find_task(recipe.task.kind)
+    known = run.stage("compress").get("data")
+    dataset = task.load(recipe, data or (Path(known) if known else None), kept=run.path_of(PREPROCESSING))
+    drawn = np.sort(np.random.default_rng(99).permutation(len(dataset.train))[:rows])
+    splits = {"train": dataset.train.take(drawn), "validation": dataset.validation, "test": dataset.test}
+    model, teacher = (load_model(run, ROLES[role].checkpoint) for role in ("candidate", "baseline"))
+    pair = Pair(family_of(model).fold(model).eval(), teacher, task, dataset, recipe.task.metric)
+    found = {name: pair.compare(name, split) for name, split in splits.items() if split is not None}
+    return {"run": str(path), "reduction": result.reduction, **found}
 
 
 def main() -> None:
+    """Compare the models of every run with their teachers."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", type=Path)
-    parser.add_argument("--data", type=Path, required=True, help="the task's folder")
+    parser.add_argument("--data", type=Path, help="the task's folder; the one that the run was given when left out")
     parser.add_argument("--rows", type=int, default=6000, help="training rows")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
@@ -83,10 +85,10 @@ def main() -> None:
     if args.json:
         print(json.dumps(found, indent=1))
         return
-    print("run | fewer | train: KL, agreement, accuracy | validation: KL, agreement, accuracy")
     for item in found:
-        parts = [", ".join(str(value) for value in item[name].values()) for name in ("train", "validation")]
-        print(f"{item['run']} | {item['reduction']:.1%} | {parts[0]} | {parts[1]}")
+        print(f"{item['run']}: {item['reduction']:.1%} fewer parameters")
+        for name in [name for name in ("train", "validation", "test") if name in item]:
+            print(f"  {name}: " + ", ".join(f"{key} {value}" for key, value in item[name].items()))
 
 
 if __name__ == "__main__":

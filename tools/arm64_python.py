@@ -92,11 +92,20 @@ def unpack_system(folder: Path) -> None:
     ]
     (state / "sources.list").write_text("\n".join(lines) + "\n", encoding="utf-8")
     own = {
-        "APT::Architecture": "arm64", "APT::Architectures": "arm64", "APT::Sandbox::User": "", "Debug::NoLocking": "1",
-        "Dir::State": state, "Dir::State::lists": state / "lists", "Dir::State::status": state / "status",
-        "Dir::Cache": state, "Dir::Cache::archives": state / "archives", "Dir::Etc::sourcelist": state / "sources.list",
-        "Dir::Etc::sourceparts": "-", "Dir::Etc::preferencesparts": "-", "APT::Keep-Downloaded-Packages": "1",
-    }  # fmt: skip
+        "APT::Architecture": "arm64",
+        "APT::Architectures": "arm64",
+        "APT::Sandbox::User": "",
+        "Debug::NoLocking": "1",
+        "Dir::State": state,
+        "Dir::State::lists": state / "lists",
+        "Dir::State::status": state / "status",
+        "Dir::Cache": state,
+        "Dir::Cache::archives": state / "archives",
+        "Dir::Etc::sourcelist": state / "sources.list",
+        "Dir::Etc::sourceparts": "-",
+        "Dir::Etc::preferencesparts": "-",
+        "APT::Keep-Downloaded-Packages": "1",
+    }
     options = [part for key, value in own.items() for part in ("-o", f"{key}={value}")]
     call([apt, *options, "update"], "reading Debian's package lists")
     wanted = ["install", "--yes", "--download-only", "--no-install-recommends", *DEBS]

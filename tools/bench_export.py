@@ -1,8 +1,8 @@
-"""Time and peak memory of exporting a BERT-base shape (random weights) to ONNX and to int8, in a fresh process.
+"""Time and peak memory of exporting a shape with random weights to ONNX and to int8, in a fresh process.
 
-    python tools/bench_export.py [--json]
+    python tools/bench_export.py [--family encoder|resnet] [--layers 12] [--depth 50] [--json]
 
-Peak memory is VmHWM of the process that exports: interpreter, torch, weights and graph together.
+The encoder is BERT-base. Peak memory is VmHWM of the process that exports: interpreter, torch, weights and graph.
 """
 
 from __future__ import annotations
@@ -18,41 +18,29 @@ from pathlib import Path
 CHILD = "--child"
 
 
-def base_encoder():
-    """Return a folded encoder of BERT-base's shape with random weights, 109.5 M parameters."""
-    import torch
-
-    from rmtkd_edge.families.encoder.module import Encoder
-    from rmtkd_edge.families.encoder.spec import EncoderSpec, LayerSpec
-
-    torch.manual_seed(0)
-    layer = LayerSpec(12, 64, 64, 3072, 64**-0.5)
-    encoder = Encoder(EncoderSpec("bert", 30522, 512, 2, 768, (layer,) * 12, 768, ("negative", "positive"))).eval()
-    for parameter in encoder.parameters():
-        torch.nn.init.normal_(parameter, std=0.02)
-    return encoder
-
-
 def peak_bytes() -> int:
     """Return the largest resident size that this process has had."""
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
     return int(line.split()[1]) * 1024
 
 
-def child() -> None:
-    """Export once and print the figures as one JSON line."""
-    from rmtkd_edge.families.encoder.graph import input_names
-    from rmtkd_edge.families.encoder.quantise import quantise_onnx
-    from rmtkd_edge.families.encoder.to_onnx import export_onnx, sample_inputs
+def child(shape: str) -> None:
+    """Export the shape of a JSON text once and print the figures as one JSON line."""
+    from shapes import random_model, tensors, this_processor
 
-    encoder = base_encoder()
-    before = peak_bytes()
+    from rmtkd_edge.config.recipe import Export
+    from rmtkd_edge.export.stage import saturates
+    from rmtkd_edge.families.base import QuantiseOptions, family_of, spec_from_dict
+
+    model = random_model(spec_from_dict(json.loads(shape)))
+    family, before = family_of(model), peak_bytes()
+    calibration = [tensors(model.spec.example_inputs(32, 64, 0))]
     with tempfile.TemporaryDirectory() as folder:
         path, int8 = Path(folder) / "model.onnx", Path(folder) / "model_quantized.onnx"
         start = time.perf_counter()
-        export_onnx(encoder, path)
+        family.export(model, path, Export(), {})
         middle, exported = time.perf_counter(), peak_bytes()
-        quantise_onnx(path, int8, calibration=[sample_inputs(input_names(encoder.spec), 32, 64)])
+        family.quantise(path, int8, calibration, QuantiseOptions(saturates(None, this_processor().sets), 1))
         facts = {
             "export_s": middle - start,
             "quantise_s": time.perf_counter() - middle,
@@ -67,10 +55,16 @@ def child() -> None:
 
 def main() -> None:
     """Run the child and show what it measured."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    from shapes import encoder_spec, resnet_spec
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--family", choices=("encoder", "resnet"), default="encoder")
+    parser.add_argument("--layers", type=int, default=12, help="of the encoder")
+    parser.add_argument("--depth", type=int, default=50, help="of the ResNet")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
-    command = [sys.executable, __file__, CHILD]
+    spec = resnet_spec(args.depth) if args.family == "resnet" else encoder_spec(num_hidden_layers=args.layers)
+    command = [sys.executable, __file__, CHILD, json.dumps(spec.to_dict())]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     facts = json.loads(done.stdout.strip().splitlines()[-1])
     if args.json:
@@ -81,4 +75,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    child() if CHILD in sys.argv else main()
+    child(sys.argv[2]) if CHILD in sys.argv else main()

@@ -32,9 +32,10 @@ import onnx
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
-from rmtkd_edge.profile.ratios import ratio_of_medians
 from rmtkd_edge.profile.measuring import basics, execute, sessions
-from rmtkd_edge.profile.plan import QUICK, copy_runner
+from rmtkd_edge.profile.plan import copy_runner
+from rmtkd_edge.profile.ratios import ratio_of_medians
+from rmtkd_edge.profile.workload import QUICK
 
 WIDTH, ROWS = 256, 32
 BUSY = "while True: sum(i * i for i in range(100000))"
@@ -68,14 +69,27 @@ def bundle(folder: Path, layers: dict[str, int], **changes: Any) -> Path:
         models.append({"label": label, "role": label, "precision": "fp32", "file": f"{label}.onnx", "sha256": digest})
         session = onnxruntime.InferenceSession(str(folder / f"{label}.onnx"), providers=["CPUExecutionProvider"])
         reference[f"{label}/b{ROWS}/y{number - 1}"] = session.run(None, {"x": x})[0]
-    np.savez(folder / "inputs.npz", **{f"b{ROWS}/x": x})
-    np.savez(folder / "reference.npz", **reference)
+    np.savez(folder / "inputs.npz", allow_pickle=False, **{f"b{ROWS}/x": x})
+    np.savez(folder / "reference.npz", allow_pickle=False, **reference)
     plan = {
-        "schema": basics.PLAN_SCHEMA, "provider": "CPUExecutionProvider", "threads": 1, "spinning": False,
-        "models": models, "inputs": "inputs.npz", "reference": "reference.npz", "workloads": [{"batch": ROWS, "seq": None}],
-        "min_runs": 50, "min_duration_s": 2.0, "warmup": 5, "rounds": 10, "seed": 0, "idle_s": 0.0,
-        "meters": ["unavailable"], "probe_repeats": 0, **changes,
-    }  # fmt: skip
+        "schema": basics.PLAN_SCHEMA,
+        "provider": "CPUExecutionProvider",
+        "threads": 1,
+        "spinning": False,
+        "models": models,
+        "inputs": "inputs.npz",
+        "reference": "reference.npz",
+        "workloads": [{"batch": ROWS, "seq": None}],
+        "min_runs": 50,
+        "min_duration_s": 2.0,
+        "warmup": 5,
+        "rounds": 10,
+        "seed": 0,
+        "idle_s": 0.0,
+        "meters": ["unavailable"],
+        "probe_repeats": 0,
+        **changes,
+    }
     (folder / "plan.json").write_text(json.dumps(plan))
     return folder / "plan.json"
 
@@ -85,7 +99,9 @@ def compared(
 ) -> dict[str, Any]:
     """Return how often the interval of the second model's time over the first's holds 1, and lies above it.
 
-    keep: a folder that holds the results of every comparison; what an earlier call left there is not measured again.
+    Args:
+        keep: a folder that holds the results of every comparison; what an earlier call left there is not measured
+            again.
     """
     holds = above = 0
     ratios, widths = [], []
@@ -105,9 +121,14 @@ def compared(
             ratios.append(ratio)
             widths.append(ends[1] - ends[0])
     return {
-        "comparisons": count, "holds_1": holds, "above_1": above, "median_ratio": round(statistics.median(ratios), 4),
-        "median_interval_width": round(statistics.median(widths), 4), "seconds_a_model": seconds, "rounds": rounds,
-    }  # fmt: skip
+        "comparisons": count,
+        "holds_1": holds,
+        "above_1": above,
+        "median_ratio": round(statistics.median(ratios), 4),
+        "median_interval_width": round(statistics.median(widths), 4),
+        "seconds_a_model": seconds,
+        "rounds": rounds,
+    }
 
 
 def kept_in(folder: Path | None, name: str) -> Path | None:
@@ -138,8 +159,9 @@ def overhead(rounds: int = 20) -> dict[str, Any]:
     return {
         "latency_ms": round(statistics.median(latency) / 1e6, 3),
         "outside_of_the_calls_percent": round(100 * statistics.median(outside), 3),
-        "cpu_over_bare_loop": round(ratio, 4), "ci95": None if ends is None else [round(e, 4) for e in ends],
-    }  # fmt: skip
+        "cpu_over_bare_loop": round(ratio, 4),
+        "ci95": None if ends is None else [round(e, 4) for e in ends],
+    }
 
 
 def memory(repeats: int = 5) -> dict[str, Any]:
@@ -158,6 +180,7 @@ def memory(repeats: int = 5) -> dict[str, Any]:
 
 
 def main() -> None:
+    """Check what was asked for and print it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--comparisons", type=int, default=100)
     parser.add_argument("--seconds", type=float, default=QUICK.min_duration_s, help="a model and comparison")

@@ -1,205 +1,382 @@
-"""What width, graph and int8 each bring: BERT-base against shapes with 80.9 % fewer parameters, random weights.
+"""What width, graph and int8 each bring: uncompressed models against narrower shapes, random weights.
 
     taskset -c 1 python tools/bench_shapes.py --rounds 30 --out shapes.json
+    taskset -c 1 python tools/bench_shapes.py --family resnet --rounds 30 --out resnet.json
+    taskset -c 1 python tools/bench_shapes.py --reduce-range --shapes "all sites"
+    taskset -c 1 python tools/bench_shapes.py --reduce-range --run runs/demo [--data DIR]
 
-One thread, batch 1, 128 tokens. Models take turns within every round, so that a busy machine slows all of them; ratios
-are to the uncompressed fp32 model as torch.onnx.export writes it, from the same rounds. `cpu` is the process's CPU time
-an inference, which other processes disturb least; `min` the fastest round. Random weights say nothing about accuracy.
+`encoder` is BERT-base (batch 1, 128 tokens), `resnet` a ResNet-50 with a CIFAR stem (batch 8, 32 x 32). One thread.
+Models take turns within every round, so that a busy machine slows all of them; ratios are to the first model of the
+same rounds: the uncompressed fp32 one, of an encoder as torch.onnx.export writes it. `cpu` is the process's CPU time an
+inference, which other processes disturb least; `min` the fastest round. Random weights say nothing about accuracy.
+
+A ResNet's `unaligned` shape has one channel fewer in every width that is cut: what a rank that nobody rounded looks
+like. --reduce-range puts the int8 file with 7 bits of weight next to the one with 8, and compares the logits of both
+with fp32's; with --run on the models and validation rows of a run, which are real ones.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import platform
+import logging
 import statistics
 import tempfile
 import time
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import onnx
 import torch
+from shapes import cut, encoder_spec, random_model, resnet_spec, size_of, tensors, this_processor
 
+from rmtkd_edge.config.recipe import Export
 from rmtkd_edge.export.bundle import versions
-from rmtkd_edge.families.encoder.graph import GraphOptions
-from rmtkd_edge.families.encoder.quantise import QuantiseOptions, quantise_onnx
-from rmtkd_edge.sessions import open_session
-from rmtkd_edge.families.encoder.to_onnx import export_onnx
-from rmtkd_edge.families.encoder.module import Encoder
-from rmtkd_edge.families.encoder.spec import EncoderSpec, LayerSpec, Spec, count_parameters, ranks_of, with_ranks
+from rmtkd_edge.export.rows import rows_of_dataset
+from rmtkd_edge.export.stage import saturates
+from rmtkd_edge.families.base import QuantiseOptions, Spec, family_of, ranks_of
+from rmtkd_edge.families.onnx_program import export_module
+from rmtkd_edge.families.store import load_model
+from rmtkd_edge.profile.ratios import ratio_of_medians
+from rmtkd_edge.run.directory import Run
+from rmtkd_edge.run.layout import PREPROCESSING, ROLES, read_recipe
+from rmtkd_edge.sessions import open_session, run_session
+from rmtkd_edge.tasks.base import find_task
 
-TORCH = GraphOptions(attention="plain", norm="layer", gelu="plain", first_token=False)
-SHIPPED = GraphOptions()
-STEPS = {
-    "torch graph": TORCH,
-    "+ attention, GELU": GraphOptions(norm="layer", first_token=False),
-    "+ norm": GraphOptions(first_token=False),
-    "+ first token": SHIPPED,
+Feed = Mapping[str, Any]
+Times = dict[str, dict[str, list[float]]]
+
+GRAPHS = {  # an encoder's steps from torch's graph to the one that ships, which adds the norms
+    "+ first token, GELU": Export(attention="plain", norm="layer"),
+    "+ attention": Export(norm="layer"),
 }
-INT8 = {
-    "int8": QuantiseOptions(),
-    "int8 per tensor": QuantiseOptions(per_channel=False),
-    "int8 8 bits": QuantiseOptions(reduce_range=False),
-    "uint8 weights": QuantiseOptions(weight="uint8", reduce_range=False),
+RUNTIME_INT8: dict[str, dict[str, Any]] = {  # onnxruntime's own dynamic int8, without smoothing and int8 tables
+    "runtime's int8": {"per_channel": True},
+    "runtime's int8 per tensor": {"per_channel": False},
+    "runtime's int8, uint8 weights": {"per_channel": True, "weight": "QUInt8"},
 }
+BITS = {"int8, 7 bits": True, "int8, 8 bits": False}  # reduce_range by label
+CHECKED = 32  # random rows that logits are compared on
+WARMUP = 2  # rounds that are not counted
 
 
-def base_spec() -> EncoderSpec:
-    """Return BERT-base's shape."""
-    layer = LayerSpec(12, 64, 64, 3072, 64**-0.5)
-    return EncoderSpec("bert", 30522, 512, 2, 768, (layer,) * 12, 768, ("negative", "positive"))
+@dataclass(frozen=True)
+class Entry:
+    """An ONNX file, the name of its shape, and how int8 was made."""
+
+    shape: str
+    path: Path
+    quantisation: Mapping[str, Any] | None = None
 
 
-def cut(spec: EncoderSpec, stream: int, head: int, ffn: int) -> EncoderSpec:
-    """Return the spec with these widths in every layer; `head` is a head's query, key and value width."""
-    ranks = {"stream": stream, "head": stream}
-    for i in range(len(spec.layers)):
-        ranks |= {f"layer.{i}.qk": head, f"layer.{i}.value": head, f"layer.{i}.ffn": ffn}
-    return with_ranks(spec, ranks)
+@dataclass(frozen=True)
+class Subject:
+    """Models to measure.
+
+    Attributes:
+        models: by the name of their shape; the first is what the others are compared with.
+        feed: what is timed.
+        calibration: batches that int8 is made with.
+        checks: batches that logits are compared on.
+    """
+
+    models: Mapping[str, Callable[[], Any]]
+    specs: Mapping[str, Spec]
+    feed: Feed
+    calibration: Sequence[Feed]
+    checks: Sequence[Feed] = field(default_factory=tuple)
 
 
-def shapes(target: float, alignment: int) -> dict[str, EncoderSpec]:
-    """Return the widest aligned shapes that remove at least `target` of the parameters.
+def encoder_shapes(target: float, alignment: int) -> dict[str, Spec]:
+    """Return BERT-base and the widest aligned shapes that remove at least `target` of its parameters.
 
     All sites: 0.375 of every width, the FFN takes what is left. Wide stream: 352 channels, 16 a head. Hidden only: the
     stream alone is cut, as in the paper.
     """
-    base = base_spec()
-    goal = (1 - target) * count_parameters(base)
+    base = encoder_spec()
+    goal = (1 - target) * base.count_parameters()
 
-    def widest(make):
-        found = [spec for width in range(alignment, 3073, alignment) if count_parameters(spec := make(width)) <= goal]
-        return found[-1]
+    def layers(stream: int, head: int, ffn: int) -> Spec:
+        return cut(base, {"stream": stream, "pooler": stream, "qk": head, "value": head, "ffn": ffn})
+
+    def widest(make: Callable[[int], Spec]) -> Spec:
+        every = (make(width) for width in range(alignment, 3073, alignment))
+        return [spec for spec in every if spec.count_parameters() <= goal][-1]
 
     return {
         "base": base,
-        "all sites": widest(lambda f: cut(base, 288, 24, f)),
-        "wide stream": widest(lambda f: cut(base, 352, 16, f)),
-        "hidden only": widest(lambda d: with_ranks(base, {"stream": d})),
+        "all sites": widest(lambda ffn: layers(288, 24, ffn)),
+        "wide stream": widest(lambda ffn: layers(352, 16, ffn)),
+        "hidden only": widest(lambda stream: cut(base, {"stream": stream})),
     }
 
 
-def write(spec: EncoderSpec, path: Path, options: GraphOptions) -> Path:
-    """Write a random encoder of a shape whose activations neither vanish nor grow."""
-    torch.manual_seed(0)
-    encoder = Encoder(spec).eval()
-    for name, parameter in encoder.named_parameters():
-        if "norm" in name and name.endswith("weight"):
-            torch.nn.init.ones_(parameter)
-        else:
-            torch.nn.init.normal_(parameter, std=parameter.shape[-1] ** -0.5 / 2)
-    export_onnx(encoder, path, options)
-    return path
+def resnet_shapes(depth: int, side: int) -> dict[str, Spec]:
+    """Return a ResNet and narrower ones by name."""
+    base = resnet_spec(depth, side)
+    return {
+        "base": base,
+        "inner x 0.5": cut(base, {"inner": 0.5}),
+        "inner x 0.5, unaligned": cut(base, {"inner": 0.5}, less=1),
+        "inner, streams x 0.75": cut(base, {"inner": 0.75, "stream": 0.75}),
+        "inner x 0.5, streams x 0.75": cut(base, {"inner": 0.5, "stream": 0.75}),
+        "inner x 0.5, streams x 0.75, unaligned": cut(base, {"inner": 0.5, "stream": 0.75}, less=1),
+        "inner, streams x 0.5": cut(base, {"inner": 0.5, "stream": 0.5}),
+    }
 
 
-def prepare(folder: Path, target: float, alignment: int, every: bool) -> dict[str, tuple[str, Path]]:
-    """Return, by label, the shape and the file of every model; the reference comes first."""
-    found = {}
-    for name, spec in shapes(target, alignment).items():
-        stem = name.replace(" ", "-")
-        steps = STEPS if every else {"torch graph": TORCH, "shipped": SHIPPED}
-        for step, options in steps.items():
-            found[f"{name}, {step}"] = (name, write(spec, folder / f"{stem}-{len(found)}.onnx", options))
-        fp32 = next(reversed(found.values()))[1]
-        for kind, how in INT8.items() if every and name == "all sites" else [("int8", INT8["int8"])]:
-            path = folder / f"{stem}-{len(found)}.onnx"
-            quantise_onnx(fp32, path, how, calibration=[random_batch(64)])
-            found[f"{name}, {kind}"] = (name, path)
-    return found
+def random_subject(args: argparse.Namespace) -> Subject:
+    """Return the shapes of a family with random weights and inputs."""
+    if args.family == "resnet":
+        specs, batch, sequence = resnet_shapes(args.depth, args.side), args.batch or 8, None
+    else:
+        specs, batch, sequence = encoder_shapes(args.reduction, args.alignment), args.batch or 1, args.seq
+    if args.shapes:
+        specs = {name: spec for name, spec in specs.items() if name in args.shapes}
+    first = next(iter(specs.values()))
+    feed, checks = first.example_inputs(batch, sequence, 0), first.example_inputs(CHECKED, sequence, 1)
+    calibration = feed if sequence is None else first.example_inputs(1, 64, 0)
+    models = {name: partial(random_model, spec) for name, spec in specs.items()}
+    return Subject(models, specs, feed, [tensors(calibration)], [checks])
 
 
-def random_batch(seq: int) -> dict[str, np.ndarray]:
-    """Return one sequence of random tokens, int64 (1, seq)."""
-    ids = np.random.default_rng(0).integers(5, 30000, (1, seq))
-    return {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
+def run_subject(path: Path, data: Path | None, batch: int, seq: int) -> Subject:
+    """Return the original and the compressed model of a run, with rows of its data."""
+    run = Run.open(path)
+    recipe = read_recipe(run)
+    task = find_task(recipe.task.kind)
+    known = run.stage("compress").get("data")
+    dataset = task.load(recipe, data or (Path(known) if known else None), kept=run.path_of(PREPROCESSING))
+    roles = [ROLES[role] for role in ("baseline", "candidate")]
+    models = {role.name: load_model(run, role.checkpoint) for role in roles}
+    folded = {name: family_of(model).fold(model).eval() for name, model in models.items()}
+    specs = {name: model.spec for name, model in folded.items()}
+    spec = next(iter(specs.values()))
+    rows = rows_of_dataset(task, dataset, recipe, spec)
+    length = None if spec.max_length is None else min(seq, spec.max_length)
+    feed = spec.example_inputs(batch, length, 0)
+    made = {name: partial(returned, model) for name, model in folded.items()}
+    return Subject(made, specs, feed, rows.calibration, rows.validation)
 
 
-def measure(
-    files: dict[str, Path], feed: dict[str, np.ndarray], rounds: int, threads: int
-) -> dict[str, dict[str, list[float]]]:
-    """Return wall and CPU seconds of every round by label; models take turns, each runs once unmeasured in front."""
+def returned(model: Any) -> Any:
+    """Return a model that is there already."""
+    return model
+
+
+@dataclass
+class Files:
+    """The files that were written into a folder, by label."""
+
+    folder: Path
+    found: dict[str, Entry] = field(default_factory=dict)
+
+    def add(self, shape: str, label: str, write: Callable[[Path], Any]) -> Path:
+        """Write one more file and return it; what `write` returns, where it is a table, says how int8 was made."""
+        path = self.folder / f"{len(self.found)}.onnx"
+        done = write(path)
+        self.found[f"{shape}, {label}"] = Entry(shape, path, done if isinstance(done, dict) else None)
+        return path
+
+
+def prepare(folder: Path, subject: Subject, args: argparse.Namespace) -> dict[str, Entry]:
+    """Return the file of every model by label; what the others are compared with comes first."""
+    files = Files(folder)
+    for name, make in subject.models.items():
+        fp32 = write_fp32(files, name, make(), args)
+        write_int8(files, name, fp32, subject, args)
+    return files.found
+
+
+def write_fp32(files: Files, name: str, model: Any, args: argparse.Namespace) -> Path:
+    """Write the fp32 files of a model and return the one that ships."""
+    family = family_of(model)
+    shipped = partial(family.export, model, options=Export(), metadata={})
+    if family.modality != "text" or args.reduce_range:
+        return files.add(name, "fp32", shipped)
+    files.add(name, "torch graph", partial(plain_export, model))
+    for label, options in (GRAPHS if args.all else {}).items():
+        files.add(name, label, partial(family.export, model, options=options, metadata={}))
+    return files.add(name, "shipped", shipped)
+
+
+def write_int8(files: Files, name: str, fp32: Path, subject: Subject, args: argparse.Namespace) -> None:
+    """Write the int8 files of a model."""
+    family, here = family_of(subject.specs[name]), saturates(None, this_processor().sets)
+    every = args.all and name != "base"
+    ways = BITS if args.reduce_range else {"int8": here}
+    if every and not args.reduce_range:
+        ways |= {label: reduce_range for label, reduce_range in BITS.items() if reduce_range != here}
+    for label, reduce_range in ways.items():
+        options = QuantiseOptions(reduce_range, args.threads)
+        files.add(name, label, partial(family.quantise, fp32, calibration=subject.calibration, options=options))
+    for label, settings in RUNTIME_INT8.items() if every and family.modality == "text" else ():
+        files.add(name, label, partial(runtime_int8, fp32, reduce_range=here, **settings))
+
+
+def plain_export(model: Any, path: Path) -> list[Path]:
+    """Write a folded model as torch.onnx.export writes it, without a rewrite of the graph."""
+    inputs = model.spec.inputs
+    sample = tensors(model.spec.example_inputs(2, 16, 0))
+    axes = {item.name: {i: axis for i, axis in enumerate(item.shape) if isinstance(axis, str)} for item in inputs}
+    return export_module(model, path, sample, axes, opset=Export().opset, metadata={})
+
+
+def runtime_int8(source: Path, target: Path, reduce_range: bool, per_channel: bool, weight: str = "QInt8") -> None:
+    """Write what onnxruntime's quantize_dynamic makes of the products of a file."""
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    model = onnx.load(str(source))
+    del model.graph.value_info[:]  # the quantiser fails on that of initialisers
+    quantize_dynamic(
+        model,
+        str(target),
+        op_types_to_quantize=["MatMul"],
+        per_channel=per_channel,
+        reduce_range=reduce_range and weight == "QInt8",
+        weight_type=getattr(QuantType, weight),
+        extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT, "MatMulConstBOnly": True},
+    )
+
+
+def measure(files: Mapping[str, Path], feed: Feed, rounds: int, threads: int) -> Times:
+    """Return wall and CPU seconds of every round by label; models take turns, each runs once unmeasured before."""
     sessions = {label: open_session(path, threads=threads) for label, path in files.items()}
-    times: dict[str, dict[str, list[float]]] = {label: {"wall": [], "cpu": []} for label in files}
-    for turn in range(rounds + 2):
+    times: Times = {label: {"wall": [], "cpu": []} for label in files}
+    for turn in range(rounds + WARMUP):
         for label, session in sessions.items():
-            session.run(None, feed)
+            run_session(session, feed)
             wall, cpu = time.perf_counter(), time.process_time()
-            session.run(None, feed)
-            if turn >= 2:
+            run_session(session, feed)
+            if turn >= WARMUP:
                 times[label]["wall"].append(time.perf_counter() - wall)
                 times[label]["cpu"].append(time.process_time() - cpu)
     return times
 
 
-def summarise(models: dict[str, tuple[str, Path]], times: dict, specs: Mapping[str, Spec]) -> list[dict]:
+def summarise(models: Mapping[str, Entry], times: Times, specs: Mapping[str, Spec]) -> list[dict[str, Any]]:
     """Return one row a model with its ratios to the first one."""
     rows = []
-    first = next(iter(models))
-    for label, (name, path) in models.items():
-        row = {"model": label, "parameters": count_parameters(specs[name]), "bytes": path.stat().st_size}
-        row["reduction"] = 1 - row["parameters"] / count_parameters(specs[models[first][0]])
+    first, reference = next(iter(models.items()))
+    for label, entry in models.items():
+        row: dict[str, Any] = {"model": label, "parameters": specs[entry.shape].count_parameters()}
+        row["bytes"] = size_of(entry.path)
+        row["reduction"] = 1 - row["parameters"] / specs[reference.shape].count_parameters()
         for kind in ("wall", "cpu"):
             mine, theirs = times[label][kind], times[first][kind]
             row |= {f"{kind}_median_ms": 1e3 * statistics.median(mine), f"{kind}_min_ms": 1e3 * min(mine)}
             row[f"{kind}_ratio"] = statistics.median(b / a for a, b in zip(mine, theirs, strict=True))
             row[f"{kind}_ratio_min"] = min(theirs) / min(mine)
-        row["bytes_ratio"] = models[first][1].stat().st_size / row["bytes"]
+        row["bytes_ratio"] = size_of(reference.path) / row["bytes"]
         rows.append(row)
     return rows
 
 
-def cpu_facts() -> dict[str, object]:
-    """Return the processor's name and those of its instruction sets that matter here."""
-    text = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    lines = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
-    fields = {key.strip(): value.strip() for key, value in lines.items()}
-    wanted = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm")
-    flags = set(fields.get("flags", fields.get("Features", "")).split())
-    return {"model": fields.get("model name", platform.processor()), "sets": [name for name in wanted if name in flags]}
+def compare_ranges(models: Mapping[str, Entry], times: Times, subject: Subject) -> list[dict[str, Any]]:
+    """Return, for every shape, 7 bits of weight against 8: the time's ratio, and both files' distance from fp32.
+
+    `cpu_ratio` is the CPU time with 7 bits over that with 8, with its 95 % interval; a distance is the largest
+    difference of the logits relative to the largest of them, `same_answers` the share of rows with the same largest.
+    """
+    rows = []
+    for name in subject.models:
+        seven, eight = (f"{name}, {label}" for label in BITS)
+        rounds = [[[value] for value in times[label]["cpu"]] for label in (seven, eight)]
+        ratio, ends = ratio_of_medians(rounds[0], rounds[1], 0)
+        row: dict[str, Any] = {"model": name, "cpu_ratio": ratio, "ci95": ends}
+        wanted = logits(models[f"{name}, fp32"].path, subject.checks)
+        row["rows"] = len(wanted)
+        for bits, label in (("7_bits", seven), ("8_bits", eight)):
+            found = logits(models[label].path, subject.checks)
+            row[f"difference_{bits}"] = float(np.abs(found - wanted).max() / np.abs(wanted).max())
+            row[f"mean_difference_{bits}"] = float(np.abs(found - wanted).mean() / np.abs(wanted).mean())
+            row[f"same_answers_{bits}"] = float((found.argmax(1) == wanted.argmax(1)).mean())
+        rows.append(row)
+    return rows
 
 
-def print_table(rows: list[dict]) -> None:
+def logits(path: Path, batches: Sequence[Feed]) -> np.ndarray:
+    """Return the outputs of a file for batches, (rows, labels)."""
+    session = open_session(path, threads=1)
+    return np.concatenate([run_session(session, batch) for batch in batches])
+
+
+def print_table(rows: Sequence[Mapping[str, Any]]) -> None:
     """Print one line a model."""
-    print(
-        f"{'model':32s} {'params':>7s} {'MB':>7s} {'smaller':>8s} {'cpu ms':>8s} {'min ms':>8s} {'cpu':>7s} {'min':>7s}"
-    )
+    head = ("params", "MB", "smaller", "cpu ms", "min ms", "cpu", "min")
+    width = max(len(str(row["model"])) for row in rows) + 2
+    print(f"{'model':{width}s}" + " ".join(f"{name:>8s}" for name in head))
     for row in rows:
-        size = f"{row['parameters'] / 1e6:6.1f}M {row['bytes'] / 1e6:7.1f} {row['bytes_ratio']:7.1f}x"
+        size = f"{row['parameters'] / 1e6:7.1f}M {row['bytes'] / 1e6:8.1f} {row['bytes_ratio']:7.1f}x"
         speed = f"{row['cpu_median_ms']:8.1f} {row['wall_min_ms']:8.1f}"
-        print(f"{row['model']:32s} {size} {speed} {row['cpu_ratio']:6.2f}x {row['wall_ratio_min']:6.2f}x")
+        print(f"{row['model']:{width}s}{size} {speed} {row['cpu_ratio']:7.2f}x {row['wall_ratio_min']:7.2f}x")
+
+
+def print_ranges(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print one line a shape."""
+    print("\n7 bits of weight (reduce_range) against 8; distances of the logits from fp32's")
+    for row in rows:
+        ends = "" if row["ci95"] is None else " ({:.3f} to {:.3f})".format(*row["ci95"])
+        print(f"{row['model']}: {row['cpu_ratio']:.3f}x the CPU time{ends}, {row['rows']} rows")
+        for bits in ("7_bits", "8_bits"):
+            largest, mean = row[f"difference_{bits}"], row[f"mean_difference_{bits}"]
+            same = row[f"same_answers_{bits}"]
+            print(f"  {bits.replace('_', ' ')}: largest {largest:.2e}, mean {mean:.2e}, same answers {same:.1%}")
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Return the options of the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--family", choices=("encoder", "resnet"), default="encoder")
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--batch", type=int, help="default: 1 for an encoder, 8 for a ResNet")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--seq", type=int, default=128, help="encoder: tokens")
+    parser.add_argument("--reduction", type=float, default=0.809, help="encoder: share of the parameters that is gone")
+    parser.add_argument("--alignment", type=int, default=16, help="encoder: multiple of widths")
+    parser.add_argument("--depth", type=int, default=50, help="resnet: layers")
+    parser.add_argument("--side", type=int, default=32, help="resnet: pixels")
+    parser.add_argument("--shapes", nargs="+", help="only these shapes, by name (base, all sites, inner x 0.5, ...)")
+    parser.add_argument("--all", action="store_true", help="every graph rewrite and every way of int8 on its own")
+    parser.add_argument(
+        "--reduce-range", action="store_true", help="int8 with 7 and with 8 bits of weight, against fp32"
+    )
+    parser.add_argument("--run", type=Path, help="the models and rows of a run in place of random ones")
+    parser.add_argument("--data", type=Path, help="the run's data, where they have moved")
+    parser.add_argument("--out", type=Path, help="JSON file for the figures and the raw seconds")
+    return parser.parse_args()
 
 
 def main() -> None:
     """Write the models, time them, print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--seq", type=int, default=128)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--reduction", type=float, default=0.809)
-    parser.add_argument("--alignment", type=int, default=16)
-    parser.add_argument("--all", action="store_true", help="every graph rewrite and every way of int8 on its own")
-    parser.add_argument("--out", type=Path, help="JSON file for the figures and the raw seconds")
-    args = parser.parse_args()
+    args = parse_arguments()
     torch.set_num_threads(1)
+    logging.getLogger().setLevel(logging.ERROR)  # the quantiser warns there that nothing was pre-processed
+    subject = random_subject(args) if args.run is None else run_subject(args.run, args.data, args.batch or 1, args.seq)
     with tempfile.TemporaryDirectory() as folder:
-        models = prepare(Path(folder), args.reduction, args.alignment, args.all)
-        files = {label: path for label, (_, path) in models.items()}
-        times = measure(files, random_batch(args.seq), args.rounds, args.threads)
-        rows = summarise(models, times, shapes(args.reduction, args.alignment))
+        models = prepare(Path(folder), subject, args)
+        times = measure({label: e.path for label, e in models.items()}, subject.feed, args.rounds, args.threads)
+        rows = summarise(models, times, subject.specs)
+        ranges = compare_ranges(models, times, subject) if args.reduce_range else None
     print_table(rows)
+    if ranges is not None:
+        print_ranges(ranges)
     if args.out:
-        ranks = {name: ranks_of(spec) for name, spec in shapes(args.reduction, args.alignment).items()}
-        facts = {"machine": cpu_facts(), "versions": versions(), "options": vars(args) | {"out": str(args.out)}}
-        facts |= {
-            "ranks": ranks,
-            "graph": asdict(SHIPPED),
-            "int8": asdict(INT8["int8"]),
+        options = {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
+        facts = {
+            "machine": asdict(this_processor()),
+            "versions": versions(),
+            "options": options,
+            "ranks": {name: ranks_of(spec) for name, spec in subject.specs.items()},
+            "int8": {label: e.quantisation for label, e in models.items() if e.quantisation is not None},
             "rows": rows,
             "seconds": times,
         }
-        args.out.write_text(json.dumps(facts, indent=1), encoding="utf-8")
+        args.out.write_text(json.dumps(facts | ({} if ranges is None else {"reduce_range": ranges}), indent=1))
 
 
 if __name__ == "__main__":

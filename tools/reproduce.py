@@ -1,13 +1,14 @@
-"""Measure accuracy against size, and what each part of the method is worth, on real data.
+"""Measure a metric against size, and what each part of the method is worth, on real data.
 
     python tools/reproduce.py --data DIR --teachers DIR --only sst2 --seeds 0 1 2 --out runs/reproduce
     python tools/reproduce.py --table --out runs/reproduce
 
-DIR/sst2, DIR/ag_news and DIR/cifar10 hold train.parquet and validation.parquet (or test.parquet). TEACHERS holds the
-folders that tools/train_teacher.py wrote: sst2-4x256-s0, ag-4x256-s0, sst2-minilm, ..., and cifar10-resnet18, which is
-compress/teacher of a run of the recipe resnet18-cifar10. Every variant of a seed starts from the same teacher, aims at
-the same share of removed parameters, and takes the same number of optimiser steps. What has finished is not run again;
-the table is made from whatever is there.
+DIR/sst2, DIR/ag_news and DIR/cifar10 hold train.parquet and validation.parquet (SST-2, whose validation split is the
+test split of its recipes) or test.parquet. TEACHERS holds the folders that tools/train_teacher.py wrote: sst2-4x256-s0,
+ag-4x256-s0, sst2-minilm, ..., and cifar10-resnet18, which is compress/teacher of a run of the recipe resnet18-cifar10.
+Every variant of a seed starts from the same teacher, aims at the same share of removed parameters, and takes the same
+number of optimiser steps. Validation rows, held out of train, choose; what the table shows is of the test split. What
+has finished is not run again; the table is made from whatever is there.
 """
 
 from __future__ import annotations
@@ -15,136 +16,214 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import re
 import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from shapes import this_processor
 
+from rmtkd_edge.api.compress import open_or_create
 from rmtkd_edge.compress.stage import compress_run
-from rmtkd_edge.cli.progress import SilentReporter
 from rmtkd_edge.config.recipe import load_recipe
-from rmtkd_edge.run.directory import MANIFEST, Run
+from rmtkd_edge.run.directory import Run
+from rmtkd_edge.run.layout import RESULT
+from rmtkd_edge.run.records.compress import CompressRecord
+from rmtkd_edge.run.reporter import SilentReporter
 
-STUDIES = {  # name: (recipe, data folder, teacher folder by seed, target of the loop, target of one shot)
-    "sst2": ("sst2-4x256", "sst2", "sst2-4x256-s{seed}", 0.90, 0.80),
-    "ag_news": ("agnews-4x256", "ag_news", "ag-4x256-s{seed}", 0.90, 0.80),
-    "minilm": ("minilm-sst2", "sst2", "sst2-minilm", 0.80, 0.60),
-    "cifar10": ("resnet18-cifar10", "cifar10", "cifar10-resnet18", 0.70, 0.48),
+VARIANT = "variant.json"
+
+
+@dataclass(frozen=True)
+class Study:
+    """A recipe with its data folder, its teacher's folder by seed, and the targets of the loop and of one shot."""
+
+    recipe: str
+    data: str
+    teacher: str
+    target: float
+    one_shot: float
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What is set of the recipe, and what that shows.
+
+    Attributes:
+        like_loop: one cycle gets the final widths, and all optimiser steps, of the finished loop of the same seed.
+    """
+
+    changes: tuple[str, ...]
+    what: str
+    like_loop: bool = False
+
+
+STUDIES = {
+    "sst2": Study("sst2-4x256", "sst2", "sst2-4x256-s{seed}", 0.90, 0.80),
+    "ag_news": Study("agnews-4x256", "ag_news", "ag-4x256-s{seed}", 0.90, 0.80),
+    "minilm": Study("minilm-sst2", "sst2", "sst2-minilm", 0.80, 0.60),
+    "cifar10": Study("resnet18-cifar10", "cifar10", "cifar10-resnet18", 0.70, 0.48),
 }
-VARIANTS = {  # name: (overrides, what it shows)
-    "rmt-kd": ([], "the whole loop"),
-    "one-shot": (["compress.one_shot=true", "stop.target_reduction={one_shot}"], "closed form, no training"),
-    "one-shot at the loop's target": (["compress.one_shot=true"], "closed form, no training"),
-    "one-shot, other weighting": (
-        ["compress.one_shot=true", "stop.target_reduction={one_shot}", "analyse.weighting={other}"],
-        "one shot, weighting by effect switched",
-    ),
-    "other weighting": (["analyse.weighting={other}"], "the loop, weighting by effect switched"),
-    "explained variance": (["analyse.rule=explained-variance"], "PCA's rule in place of the edge, same budget"),
-    "no warm start": (["compress.warm_start=fold"], "P W and W P^T, then the same fine-tuning"),
-    "rmt-kd, one shot's target": (["stop.target_reduction={one_shot}"], "the whole loop, cutting less"),
-    "select": (["compress.conv=select"], "channels chosen, in place of directions"),
-    "project": (["compress.conv=project"], "directions, in place of channels that are chosen"),
-    "plain kd": (
-        ["compress.warm_start=random"],
+ONE_SHOT, LESS = "compress.one_shot=true", "stop.target_reduction={one_shot}"
+OTHER = "analyse.weighting={other}"
+LOOP = "rmt-kd"
+VARIANTS = {
+    LOOP: Variant((), "the whole loop"),
+    "one-shot": Variant((ONE_SHOT, LESS), "closed form, no training"),
+    "one-shot at the loop's target": Variant((ONE_SHOT,), "closed form, no training"),
+    "one-shot, other weighting": Variant((ONE_SHOT, LESS, OTHER), "one shot, weighting by effect switched"),
+    "other weighting": Variant((OTHER,), "the loop, weighting by effect switched"),
+    "explained variance": Variant(("analyse.rule=explained-variance",), "PCA's rule in place of the edge, same budget"),
+    "no warm start": Variant(("compress.warm_start=fold",), "P W and W P^T, then the same fine-tuning"),
+    "rmt-kd, one shot's target": Variant((LESS,), "the whole loop, cutting less"),
+    "select": Variant(("compress.channels=select",), "channels selected, in place of directions"),
+    "project": Variant(("compress.channels=project",), "directions, in place of channels that are selected"),
+    "plain kd": Variant(
+        ("compress.method=plain-kd",),
         "random weights at the loop's final ranks, all of its steps in one go",
+        like_loop=True,
     ),
 }
-COMMON = ["compress.rounds=3", "stop.max_accuracy_drop=1.0"]  # no rollback: every variant shows its figure
+COMMON = ("compress.rounds=3", "stop.max_drop=1.0")  # no rollback: every variant shows its figure
 
 
 def run_variant(study: str, variant: str, seed: int, args: argparse.Namespace) -> None:
     """Run one variant of one seed, or continue it."""
-    recipe_name, folder, teacher, target, one_shot = STUDIES[study]
-    source = args.teachers / teacher.format(seed=seed)
+    of, asked = STUDIES[study], VARIANTS[variant]
+    source = args.teachers / of.teacher.format(seed=seed)
     if not source.is_dir():
         print(f"{study} seed {seed}: no teacher {source}", flush=True)
         return
-    base = load_recipe(recipe_name)
-    other = "none" if base.analyse.weighting == "effect" else "effect"
-    changes = [item.format(one_shot=one_shot, other=other) for item in VARIANTS[variant][0]]
-    fixed = [
-        f'model.source="{source.resolve()}"',
-        f"seed={seed}",
-        "train.threshold=0.0",
-        f"stop.target_reduction={target}",
-    ]
-    recipe = load_recipe(recipe_name, [*fixed, *COMMON, *changes, *args.set])
-    if variant == "plain kd":
-        changes = [*changes, *as_one_cycle(args.out / study / "rmt-kd" / f"seed-{seed}")]
-        recipe = load_recipe(recipe_name, [*fixed, *COMMON, *changes, *args.set])
-    path = args.out / study / re.sub(r"[^a-z-]", "", variant.replace(" ", "-")) / f"seed-{seed}"
-    run = Run.open(path) if (path / MANIFEST).is_file() else Run.create(path, recipe.to_toml(), seed)
+    other = "none" if load_recipe(of.recipe).analyse.weighting == "effect" else "effect"
+    changes = [item.format(one_shot=of.one_shot, other=other) for item in asked.changes]
+    if asked.like_loop:
+        loop = folder_of(args.out, study, LOOP, seed)
+        if not (loop / RESULT).is_file():
+            print(f"{study} seed {seed}: {variant} needs the finished loop {loop}", flush=True)
+            return
+        changes += as_one_cycle(loop)
+    fixed = [f'model.source="{source.resolve()}"', f"seed={seed}", "train.threshold=0.0"]
+    target = f"stop.target_reduction={of.target}"
+    recipe = load_recipe(of.recipe, [*fixed, target, *COMMON, *changes, *args.set])
+    run = open_or_create(recipe, folder_of(args.out, study, variant, seed), False)
     if run.stage("compress").get("state") == "done":
         return
-    result = compress_run(run, recipe, data=args.data / folder, reporter=SilentReporter())
-    run.write_json("variant.json", {"study": study, "variant": variant})
-    show(study, variant, seed, result)
+    result = compress_run(run, recipe, data=args.data / of.data, reporter=SilentReporter())
+    run.write_json(VARIANT, {"study": study, "variant": variant})
+    show(study, variant, result)
+
+
+def folder_of(out: Path, study: str, variant: str, seed: int) -> Path:
+    """Return the run directory of a variant."""
+    return out / study / re.sub(r"[^a-z-]", "", variant.replace(" ", "-")) / f"seed-{seed}"
 
 
 def as_one_cycle(loop: Path) -> list[str]:
     """Return the overrides that give one cycle the final ranks, and all optimiser steps, of a finished loop."""
-    result = json.loads((loop / "compress/result.json").read_text())
-    ranks = ", ".join(f'"{name}" = {rank}' for name, rank in result["ranks"].items())
-    steps = sum(cycle["steps"] for cycle in result["cycles"])
+    result = result_of(loop)
+    ranks = ", ".join(f'"{name}" = {rank}' for name, rank in result.ranks.items())
+    steps = sum(cycle.steps for cycle in result.cycles)
     return [f"compress.ranks={{{ranks}}}", "compress.rounds=1", f"distil.steps={steps}"]
 
 
-def show(study: str, variant: str, seed: int, result: dict) -> None:
+def result_of(path: Path) -> CompressRecord:
+    """Return the result of a finished run."""
+    return Run.open(path).read_record(CompressRecord, RESULT)
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What a run scores on the split that is reported."""
+
+    split: str
+    rows: int
+    metric: str
+    teacher: float
+    student: float
+
+    @property
+    def points(self) -> float:
+        """Return student minus teacher, in points."""
+        return 100 * (self.student - self.teacher)
+
+
+def figures_of(result: CompressRecord) -> Figures:
+    """Return the reported figures of a run: of test, or of validation where there is no test split."""
+    teacher = result.teacher.test or result.teacher.validation
+    student = result.student.test or result.student.validation
+    return Figures(student.split, student.rows, student.primary, teacher.value, student.value)
+
+
+def show(study: str, variant: str, result: CompressRecord) -> None:
     """Print one line."""
-    teacher, student = result["teacher"]["accuracy"], result["student"]["accuracy"]
-    print(f"{study} | {variant} | seed {seed}: {result['reduction']:.2%} fewer, {teacher:.4f} -> {student:.4f} "
-          f"({100 * (student - teacher):+.2f} points), {result['seconds']} s", flush=True)  # fmt: skip
+    f = figures_of(result)
+    print(
+        f"{study} | {variant} | seed {result.seed}: {result.reduction:.2%} fewer, {f.split} {f.metric} "
+        f"{f.teacher:.4f} -> {f.student:.4f} ({f.points:+.2f} points), {result.seconds} s",
+        flush=True,
+    )
 
 
-def table(out: Path) -> dict:
+def table(out: Path) -> dict[str, Any]:
     """Return the figures of all finished runs, one row a study and variant."""
-    found: dict[tuple[str, str], list[dict]] = {}
-    for file in sorted(out.glob("*/*/seed-*/variant.json")):
+    found: dict[tuple[str, str], list[CompressRecord]] = {}
+    for file in sorted(out.glob(f"*/*/seed-*/{VARIANT}")):
         facts = json.loads(file.read_text())
-        result = json.loads((file.parent / "compress/result.json").read_text())
-        found.setdefault((facts["study"], facts["variant"]), []).append(result)
-    rows = []
-    for study in STUDIES:
-        for variant, (_, meaning) in VARIANTS.items():
-            results = found.get((study, variant))
-            if results:
-                changes = [100 * (r["student"]["accuracy"] - r["teacher"]["accuracy"]) for r in results]
-                rows.append({
-                    "study": study, "variant": variant, "what": meaning, "seeds": [r["seed"] for r in results],
-                    "validation_rows": results[0]["task"]["validation_rows"],
-                    "fewer_parameters_percent": round(100 * statistics.mean(r["reduction"] for r in results), 1),
-                    "teacher_percent": round(100 * statistics.mean(r["teacher"]["accuracy"] for r in results), 2),
-                    "points_mean": round(statistics.mean(changes), 2), "points": [round(c, 2) for c in changes],
-                    "steps": [sum(c["steps"] for c in r["cycles"]) for r in results],
-                    "seconds": [r["seconds"] for r in results],
-                })  # fmt: skip
-    cpu = next((line.split(":")[1].strip() for line in _cpuinfo() if line.startswith("model name")), platform.machine())
-    return {"machine": f"{cpu}, {os.cpu_count()} cores", "torch": torch.__version__, "rows": rows}
+        found.setdefault((facts["study"], facts["variant"]), []).append(result_of(file.parent))
+    pairs = [(study, variant) for study in STUDIES for variant in VARIANTS if (study, variant) in found]
+    rows = [row_of(*pair, found[pair]) for pair in pairs]
+    machine = f"{this_processor().model}, {os.cpu_count()} cores"
+    return {"machine": machine, "torch": torch.__version__, "rows": rows}
 
 
-def _cpuinfo() -> list[str]:
-    path = Path("/proc/cpuinfo")
-    return path.read_text().splitlines() if path.is_file() else []
+def row_of(study: str, variant: str, results: Sequence[CompressRecord]) -> dict[str, Any]:
+    """Return the figures of one variant over its seeds; `rows` are those of the split that is reported."""
+    each = [figures_of(result) for result in results]
+    return {
+        "study": study,
+        "variant": variant,
+        "what": VARIANTS[variant].what,
+        "seeds": [result.seed for result in results],
+        "metric": each[0].metric,
+        "split": each[0].split,
+        "split_rows": each[0].rows,
+        "validation_rows": results[0].task.validation_rows,
+        "fewer_parameters_percent": round(100 * statistics.mean(result.reduction for result in results), 1),
+        "teacher_percent": round(100 * statistics.mean(f.teacher for f in each), 2),
+        "points_mean": round(statistics.mean(f.points for f in each), 2),
+        "points": [round(f.points, 2) for f in each],
+        "steps": [sum(cycle.steps for cycle in result.cycles) for result in results],
+        "seconds": [result.seconds for result in results],
+    }
 
 
-def markdown(figures: dict) -> str:
+def markdown(figures: Mapping[str, Any]) -> str:
     """Return the table as Markdown."""
     lines = [
-        "| study | variant | parameters fewer | teacher % | points against its teacher: mean (each seed) | steps |",
-        "|---|---|---|---|---|---|",
+        "| study | variant | parameters fewer | reported | teacher % | points against its teacher: mean (each seed) "
+        "| steps |",
+        "|---|---|---|---|---|---|---|",
     ]
     for row in figures["rows"]:
         each = ", ".join(f"{p:+.2f}" for p in row["points"])
-        lines.append(f"| {row['study']} | {row['variant']} | {row['fewer_parameters_percent']} % | "
-            f"{row['teacher_percent']} | "
-                     f"{row['points_mean']:+.2f} ({each}) | {row['steps'][0]} |")  # fmt: skip
+        cells = [
+            row["study"],
+            row["variant"],
+            f"{row['fewer_parameters_percent']} %",
+            f"{row['metric']}, {row['split_rows']} {row['split']} rows",
+            row["teacher_percent"],
+            f"{row['points_mean']:+.2f} ({each})",
+            row["steps"][0],
+        ]
+        lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join([*lines, "", f"Machine: {figures['machine']}; torch {figures['torch']}."])
 
 
 def main() -> None:
+    """Run what is asked for and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path)
     parser.add_argument("--teachers", type=Path)
@@ -158,6 +237,8 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     if not args.table:
+        if args.data is None or args.teachers is None:
+            parser.error("give --data and --teachers, or --table")
         for variant in args.variants:
             for study in args.only:
                 for seed in args.seeds:

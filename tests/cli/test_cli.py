@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from rmtkd_edge.cli.app import app as cli
 from rmtkd_edge import __version__, budget, workflow
-from rmtkd_edge.errors import Finding, TrainingError, UserError
+from rmtkd_edge.cli.app import app as cli
 from rmtkd_edge.config.recipe import list_recipes, load_recipe
+from rmtkd_edge.errors import Finding, TrainingError, UserError
 from rmtkd_edge.run.directory import Run
 
 # typer itself imports pydantic when it reads an option

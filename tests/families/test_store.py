@@ -8,7 +8,6 @@ from families.encoder.sample import UNEVEN, make_encoder, make_spec, project
 from safetensors.torch import load_file, save_file
 
 from rmtkd_edge.errors import RunDirError
-
 from rmtkd_edge.families.store import load_folder, load_model, save_folder, save_model
 from rmtkd_edge.run.directory import Run, sha256_file
 

