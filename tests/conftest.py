@@ -102,3 +102,15 @@ def tiny_recipe_file(tiny_recipe_dict, tmp_path):
     path = tmp_path / "tiny.toml"
     path.write_text(tomli_w.dumps(tiny_recipe_dict), encoding="utf-8")
     return path
+
+
+@pytest.fixture(scope="session")
+def tiny_images(tmp_path_factory):
+    """A folder with handwritten digits of 8 x 8 pixels: train.npz (600), validation.npz (150), test.npz (150)."""
+    from sklearn.datasets import load_digits
+
+    folder, digits = tmp_path_factory.mktemp("images"), load_digits()
+    images = np.repeat((digits.images * 15.9).astype(np.uint8)[..., None], 3, axis=-1)
+    for split, rows in (("train", slice(0, 600)), ("validation", slice(600, 750)), ("test", slice(750, 900))):
+        np.savez(folder / f"{split}.npz", images=images[rows], labels=digits.target[rows])
+    return folder

@@ -270,6 +270,11 @@ def ranks_from(spec: Spec, projections: Mapping[str, Tensor]) -> dict[str, int]:
     return {s.name: len(projections[s.name]) // s.heads for s in list_sites(spec) if s.name in projections}
 
 
+def raw_from(spec: Spec, projections: Mapping[str, Tensor]) -> dict[str, int]:
+    """Return the width (of a head) before each projection, shallow to deep."""
+    return {s.name: projections[s.name].shape[1] // s.heads for s in list_sites(spec) if s.name in projections}
+
+
 def call(model: Any, batch: Mapping[str, Tensor], tap: Tap | None = None, spec: Spec | None = None) -> Tensor:
     """Return the outputs of a model, or of what wraps one (its `spec` is given then), for a batch."""
     inputs = [batch.get(item.name) for item in (spec or model.spec).inputs]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 import numpy as np
 
 from rmtkd_edge.config.recipe import Compress, Export, Recipe
-from rmtkd_edge.families.base import Input, QuantiseOptions, list_sites
+from rmtkd_edge.families.base import Input, QuantiseOptions, list_sites, raw_from
 
 if TYPE_CHECKING:
     import onnx
@@ -116,9 +116,7 @@ class FamilyDefaults:
         """Return `folded` with the fixed projections put back after its producers: P^T W', since P P^T = I."""
         from rmtkd_edge.families.layers import unfolded_state, with_state
 
-        heads = {site.name: site.heads for site in list_sites(folded.spec)}
-        raw = {name: p.shape[1] // heads[name] for name, p in projections.items()}
-        wide = self.build(replace(folded.spec, raw=raw))
+        wide = self.build(replace(folded.spec, raw=raw_from(folded.spec, projections)))
         return with_state(wide, unfolded_state(folded, wide, self.producers(wide), projections), folded)
 
     def projections(self, model: Any) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from rmtkd_edge.families.base import list_sites, ranks_from
+from rmtkd_edge.families.base import ranks_from, raw_from
 from rmtkd_edge.families.encoder.module import Encoder
 from rmtkd_edge.families.layers import ProjectedLinear, folded_state, unfolded_state, with_state
 
@@ -54,9 +54,7 @@ def unfold(folded: Encoder, projections: Mapping[str, Tensor]) -> Encoder:
 
     `projections` holds, by site, P (k x d); for qk and value sites the block-diagonal one over all heads.
     """
-    heads = {site.name: site.heads for site in list_sites(folded.spec)}
-    raw = {name: p.shape[1] // heads[name] for name, p in projections.items()}
-    wide = Encoder(replace(folded.spec, raw=raw))
+    wide = Encoder(replace(folded.spec, raw=raw_from(folded.spec, projections)))
     state = unfolded_state(folded, wide, producers(wide), projections)
     if wide.embeddings.projection is not None:
         p = projections["stream"].to(next(folded.parameters()))

@@ -1,0 +1,377 @@
+"""What every family and method must do, ours, installed ones, and those of tests/third_party."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import onnx
+import pytest
+import torch
+from config.test_curves import curves
+from contract_sample import bases, batches_of, found, load, projected, randomised, recipe_of, third_party
+from torch import Tensor
+
+from rmtkd_edge.compress.ranks.projection import projection
+from rmtkd_edge.compress.stage import compress_run
+from rmtkd_edge.config.recipe import Analyse, Compress, Export, Recipe
+from rmtkd_edge.export.audit import audit_emitted, audit_optimised
+from rmtkd_edge.export.fold_proof import fold_with_proof
+from rmtkd_edge.export.verify import bisect, compare_onnx, verify_onnx
+from rmtkd_edge.families.base import (
+    AnalyseOptions,
+    Family,
+    NarrowOptions,
+    QuantiseOptions,
+    call,
+    family_of,
+    find_family,
+    list_sites,
+    ranks_from,
+    ranks_of,
+    spec_from_dict,
+)
+from rmtkd_edge.families.store import load_folder, save_folder
+from rmtkd_edge.methods.base import Cut, Seen, find_method, reduction
+from rmtkd_edge.run import layout
+from rmtkd_edge.run.directory import Run
+from rmtkd_edge.run.records.compress import CompressRecord
+from rmtkd_edge.sessions import open_session
+from rmtkd_edge.tasks.base import find_task, tasks_of
+
+
+@pytest.fixture(scope="module", autouse=True)
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The folder that the third-party package is installed to while this file runs."""
+    with third_party(tmp_path_factory.mktemp("site")) as folder:
+        yield folder
+
+
+@dataclass(frozen=True)
+class Case:
+    """A family's small folded model, and one with projections at every site."""
+
+    family: Family
+    teacher: Any
+    projected: Any
+    projections: dict[str, Tensor]
+    batches: list[dict[str, Tensor]]
+
+
+@pytest.fixture(scope="module", params=found("families"))
+def case(request: pytest.FixtureRequest, site: Path, tiny_tokenizer: Path) -> Case:
+    family = find_family(request.param)
+    teacher = randomised(load(family, tiny_tokenizer))
+    cut = bases(teacher.spec)
+    return Case(family, teacher, projected(family, teacher, cut), cut, batches_of(teacher.spec))
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """A family's folded model as it ships, and its ONNX file."""
+
+    case: Case
+    model: Any
+    path: Path
+
+
+@pytest.fixture(scope="module")
+def shipped(case: Case, tmp_path_factory: pytest.TempPathFactory) -> Shipped:
+    folded, _ = fold_with_proof(case.projected, case.batches)
+    model, path = case.family.standardise(folded), tmp_path_factory.mktemp("onnx") / "model.onnx"
+    assert case.family.export(model, path, Export(), {"rmtkd_task": "toy"}) == [path]
+    return Shipped(case, model, path)
+
+
+# --- families: shapes ---
+
+
+def test_names_and_kinds_are_those_that_a_recipe_checks(case: Case) -> None:
+    family, spec = case.family, case.teacher.spec
+    assert spec.family == family.name and find_family(family.name) is family is family_of(case.teacher)
+    assert {site.kind for site in spec.sites()} <= {*family.site_kinds}
+    assert {*family.default_sites} <= {*family.site_kinds} and "width" in family.modes and family.samples
+    assert tasks_of(family.modality) and family.sample_keys and family.shape()
+    assert case.family.sites_to_cut(spec, Compress()) and family.describe_source(recipe_of(family.name, Path("x")))
+    assert len({site.name for site in spec.sites()}) == len(spec.sites())
+
+
+def test_parameters_are_counted_without_a_model(case: Case) -> None:
+    for model in (case.teacher, case.family.fold(case.projected)):
+        assert model.spec.count_parameters() == sum(p.numel() for p in model.parameters())
+        assert not model.spec.raw
+
+
+def test_every_site_makes_the_model_smaller(case: Case) -> None:
+    spec = case.teacher.spec
+    for site in spec.sites():
+        narrow = spec.with_ranks({site.name: 1})
+        assert narrow.count_parameters() < spec.count_parameters() and ranks_of(narrow)[site.name] == 1
+        assert site.width > 1 and spec.with_ranks(ranks_of(spec)) == spec
+
+
+def test_a_spec_survives_json(case: Case) -> None:
+    for spec in (case.teacher.spec, case.projected.spec, case.projected.spec.without_projections()):
+        assert spec_from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
+    assert {*case.projected.spec.raw} == {*case.projections}
+
+
+def test_example_inputs_run_in_every_size(case: Case) -> None:
+    spec = case.teacher.spec
+    for batch, sequence in ((1, None), (3, 7)):
+        inputs = spec.example_inputs(batch, sequence if spec.max_length else None, 0)
+        assert list(inputs) == [item.name for item in spec.inputs]
+        for item in spec.inputs:
+            sizes = zip(inputs[item.name].shape, item.shape, strict=True)
+            assert inputs[item.name].dtype == item.dtype and all(isinstance(b, str) or a == b for a, b in sizes)
+        with torch.no_grad():
+            outputs = call(case.teacher, {name: torch.from_numpy(value) for name, value in inputs.items()})
+        assert outputs.shape == (batch, len(spec.labels)) and outputs.isfinite().all()
+
+
+@pytest.mark.parametrize("name", found("families"))
+def test_a_family_is_found_without_torch(name: str, site: Path) -> None:
+    program = (
+        "import sys; from rmtkd_edge.families.base import find_family; "
+        f"family = find_family({name!r}); family.shape(); print('torch' in sys.modules)"
+    )
+    path = os.pathsep.join([str(site), str(Path(__file__).parents[1])])
+    environment = {**os.environ, "PYTHONPATH": path}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+def test_curves_give_a_narrower_model_less_time(case: Case) -> None:
+    wide, narrow = (
+        case.family.predict_ms(m.spec, curves(), 32) for m in (case.teacher, case.family.fold(case.projected))
+    )
+    assert 0 < narrow < wide
+
+
+# --- families: cutting ---
+
+
+def test_fold_and_unfold_are_exact(case: Case) -> None:
+    _, proof = fold_with_proof(case.projected, case.batches)
+    assert proof.holds and proof.float64 < 1e-12 and proof.float32 < 1e-5
+    kept = case.family.projections(case.projected)
+    assert kept.keys() == case.projections.keys()
+    assert all(torch.equal(kept[name], p.to(kept[name])) for name, p in case.projections.items())
+    again = case.family.fold(case.family.unfold(case.family.fold(case.projected), case.projections))
+    assert again.spec == case.projected.spec.without_projections()
+    once = case.family.fold(case.projected).state_dict()
+    assert all(torch.allclose(value, once[name], atol=1e-5) for name, value in again.state_dict().items())
+
+
+@pytest.mark.parametrize("select", [True, False], ids=["select", "project"])
+def test_spectra_lead_to_a_narrow_model(case: Case, select: bool) -> None:
+    """Analyse -> projection -> narrow -> unfold -> fold proof."""
+    family, teacher = case.family, case.teacher
+    names = family.sites_to_cut(teacher.spec, Compress())
+    sites = [site for site in list_sites(teacher.spec) if site.name in names]
+    task = tasks_of(family.modality)[0]
+    options = AnalyseOptions(Analyse(), select, 0, lambda outputs, batch: task.probe(outputs, dict(batch), 0))
+    spectra = family.analyse(teacher, sites, lambda: case.batches, lambda: case.batches[:2], options)
+    assert [spectrum.site for spectrum in spectra] == sites
+    projections = {}
+    for spectrum in spectra:
+        site = spectrum.site
+        assert spectrum.n > 1 and spectrum.eigenvalues.shape == (site.heads, site.width)
+        assert (spectrum.eigenvalues >= 0).all() and (spectrum.eigenvalues[:, :-1] >= spectrum.eigenvalues[:, 1:]).all()
+        assert (spectrum.activated is not None) == (select and site.selectable)
+        assert len(spectrum.fit(options.analyse, 0.2)) == site.heads
+        p = projection(spectrum, max(1, site.width // 2), Compress())
+        assert torch.allclose(p @ p.T, torch.eye(len(p), dtype=p.dtype), atol=1e-9)
+        projections[site.name] = p
+    narrow = family.narrow(
+        teacher, projections, lambda: case.batches, lambda: case.batches[:2], NarrowOptions(Compress(), 0)
+    ).eval()
+    assert narrow.spec == teacher.spec.with_ranks(ranks_from(teacher.spec, projections)) and not narrow.spec.raw
+    wide = family.unfold(narrow, projections)
+    folded, proof = fold_with_proof(wide, case.batches)
+    assert proof.holds and folded.spec == narrow.spec
+    wide.train()
+    wide.set_dropout(0.0)
+    task.loss(call(wide, case.batches[0]), case.batches[0]).backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in wide.parameters())
+
+
+def test_nothing_cut_is_nothing_changed(case: Case) -> None:
+    batches = lambda: case.batches
+    same = case.family.narrow(case.teacher, {}, batches, batches, NarrowOptions(Compress(), 0)).eval()
+    with torch.no_grad():
+        a, b = (call(model, case.batches[0]) for model in (case.teacher, same))
+    assert same.spec == case.teacher.spec and (a - b).abs().max() < 1e-2 * a.abs().max()
+
+
+def test_settled_widths_are_widths_of_the_same_sites(case: Case) -> None:
+    chosen = {name: 2 for name in case.family.sites_to_cut(case.teacher.spec, Compress())}
+    settled = case.family.settle(case.teacher.spec, Compress(), None, 4)(dict(chosen))
+    assert settled.keys() == chosen.keys() and all(width >= 2 for width in settled.values())
+
+
+# --- families: export ---
+
+
+def test_onnxruntime_computes_what_torch_does_in_every_shape(shipped: Shipped) -> None:
+    task = tasks_of(shipped.case.family.modality)[0]
+    shapes = task.verification_batches(shipped.case.batches, shipped.model.spec)
+    proof = verify_onnx(shipped.path, shipped.model, shapes, task, threads=1)
+    assert proof.relative < 1e-4 and proof.agreement == 1.0 and len(proof.shapes) >= 2
+
+
+def test_the_graph_has_the_operators_that_the_shape_demands(shipped: Shipped) -> None:
+    assert audit_emitted(shipped.path, shipped.model.spec, Export()).expected
+    audit_optimised(shipped.path, shipped.model.spec, Export(), "fp32")
+
+
+def test_int8_is_close_and_has_its_operators(shipped: Shipped, tmp_path: Path) -> None:
+    case, path = shipped.case, tmp_path / "int8.onnx"
+    how = case.family.quantise(shipped.path, path, case.batches, QuantiseOptions(True, 1))
+    assert how["reduce_range"] is True and how["calibration_rows"] == sum(len(b["index"]) for b in case.batches)
+    audit_optimised(path, shipped.model.spec, Export(), "int8")
+    task = tasks_of(case.family.modality)[0]
+    assert 0 < compare_onnx(open_session(path, threads=1), shipped.model, case.batches, task).relative < 0.3
+
+
+def test_the_graph_knows_every_site_that_has_a_tap(shipped: Shipped) -> None:
+    family, spec = shipped.case.family, shipped.model.spec
+    values = family.graph_values(onnx.load(str(shipped.path)), spec)
+    if not values:
+        pytest.skip("the family tells a wrong export by its outputs alone")
+    taps: dict[str, Tensor] = {}
+    call(shipped.model, shipped.case.batches[0], taps.__setitem__)
+    there = {site.name for site in spec.sites() if not site.latent}
+    tapped = {family.site_of(tap) for tap in taps} & there
+    assert tapped and tapped <= {family.site_of(tap) for tap in values}
+    found = bisect(shipped.path, shipped.model, shipped.case.batches[0], threads=1)
+    assert found[-1].tap == "logits" and all(item.relative < 1e-4 for item in found)
+
+
+def test_weights_go_to_names_that_ship_and_back(shipped: Shipped) -> None:
+    family, model = shipped.case.family, shipped.model
+    state = family.from_tensors(model.spec, family.tensors(model))
+    assert state.keys() == model.state_dict().keys()
+    assert all(torch.equal(value, model.state_dict()[name]) for name, value in state.items())
+    config = json.loads(json.dumps(family.config(model.spec, "toy")))
+    assert config["model_type"] == model.spec.model_type and [*config["id2label"].values()] == [*model.spec.labels]
+
+
+def test_a_folder_gives_back_every_tensor(case: Case, tmp_path: Path) -> None:
+    for name, model in (("folded", case.teacher), ("projected", case.projected)):
+        save_folder(tmp_path / name, model)
+        again = load_folder(tmp_path / name)
+        assert again.spec == model.spec and not again.training
+        assert all(torch.equal(value, model.state_dict()[key]) for key, value in again.state_dict().items())
+
+
+# --- methods ---
+
+
+@pytest.mark.parametrize("name", found("methods"))
+def test_a_method_starts_a_smaller_student_that_learns(case: Case, name: str, tiny_tokenizer: Path) -> None:
+    method, family = find_method(name), case.family
+    recipe = recipe_of(family.name, tiny_tokenizer, compress={"method": name}, stop={"target_reduction": 0.3})
+    method.check(recipe)
+    widths = method.widths(case.teacher.spec, family, recipe, 1)
+    if widths is None:
+        names = family.sites_to_cut(case.teacher.spec, recipe.compress)
+        chosen = {site: p for site, p in case.projections.items() if site in names}
+        cut = Cut(ranks_from(case.teacher.spec, chosen), chosen)
+    else:
+        assert reduction(case.teacher.spec, widths.by_site, case.teacher.spec.count_parameters()) >= 0.3 and widths.note
+        cut = Cut(widths.by_site)
+    batches = lambda: case.batches
+    student = method.initial_student(family, case.teacher, cut, batches, batches, recipe)
+    assert student.spec == case.teacher.spec.with_ranks(cut.widths) and not student.spec.raw
+    assert student.spec.count_parameters() < case.teacher.spec.count_parameters()
+    task = tasks_of(family.modality)[0]
+    objective = method.objective(task, recipe)
+
+    def seen(model: Any) -> Seen:
+        taps: dict[str, Tensor] = {}
+        outputs = call(model, case.batches[0], taps.__setitem__)
+        return Seen(outputs, {tap: taps[tap] for tap in objective.taps})
+
+    student.train()
+    with torch.no_grad():
+        teacher = seen(case.teacher) if objective.teacher else None
+    loss = objective.loss(seen(student), case.batches[0], teacher)
+    loss.backward()
+    assert loss.ndim == 0 and loss.isfinite()
+    assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in student.parameters())
+
+
+# --- runs ---
+
+
+class Stopped(Exception):
+    """A process that ends between two cycles."""
+
+
+def compressed(path: Path, recipe: Recipe, data: Path, stop_after: int | None = None) -> CompressRecord | None:
+    """Run or continue a compression; end it after that many cycles."""
+    ended = []
+
+    def event(kind: str, **facts: Any) -> None:
+        if kind == "cycle_end":
+            ended.append(facts)
+            if len(ended) == stop_after:
+                raise Stopped
+
+    run = Run.open(path) if path.exists() else Run.create(path, recipe.to_toml(), recipe.seed)
+    try:
+        return compress_run(run, recipe, data=data, reporter=SimpleNamespace(event=event))
+    except Stopped:
+        return None
+
+
+def without_clocks(record: CompressRecord) -> CompressRecord:
+    cycles = tuple(replace(cycle, seconds={}) for cycle in record.cycles)
+    return replace(record, seconds=0.0, teacher=replace(record.teacher, seconds=0.0), cycles=cycles)
+
+
+@pytest.mark.parametrize("name", found("families"))
+def test_a_run_that_was_stopped_between_cycles_ends_as_one_that_was_not(
+    name: str, tmp_path: Path, tiny_tokenizer: Path, tiny_data: Path, tiny_images: Path
+) -> None:
+    recipe = recipe_of(name, tiny_tokenizer, compress={"sites_per_cycle": 4 if name in ("encoder", "resnet") else 1})
+    data = tiny_data if find_family(name).modality == "text" else tiny_images
+    whole = compressed(tmp_path / "whole", recipe, data)
+    assert whole is not None and len(whole.cycles) >= 2
+    assert compressed(tmp_path / "stopped", recipe, data, stop_after=1) is None
+    first = (tmp_path / "stopped" / layout.cycle_record(1)).stat().st_mtime_ns
+    again = compressed(tmp_path / "stopped", recipe, data)
+    assert again is not None and without_clocks(again) == without_clocks(whole)
+    assert (tmp_path / "stopped" / layout.cycle_record(1)).stat().st_mtime_ns == first
+    best = (f"{layout.BEST}/{layout.WEIGHTS}", f"{layout.BEST}/{layout.SHAPE}")
+    assert all((tmp_path / "whole" / rel).read_bytes() == (tmp_path / "stopped" / rel).read_bytes() for rel in best)
+
+
+def test_every_method_leaves_the_same_records(tmp_path: Path, tiny_tokenizer: Path, tiny_images: Path) -> None:
+    listed = {}
+    for name in found("methods"):
+        sections = {"compress": {"method": name, "sites_per_cycle": 2}, "stop": {"target_reduction": 0.3}}
+        recipe = recipe_of("mlp", tiny_tokenizer, **sections)
+        record = compressed(tmp_path / name, recipe, tiny_images)
+        assert record is not None and record.method == name and record.reduction >= 0.3
+        listed[name] = {p.relative_to(tmp_path / name).as_posix() for p in (tmp_path / name).rglob("*.json")}
+    assert all({layout.RESULT, layout.TEACHER_RECORD, layout.cycle_record(1)} <= files for files in listed.values())
+    assert len({frozenset(files) for files in listed.values()}) == 1
+
+
+# --- tasks: tests/tasks/test_contract.py holds the rest ---
+
+
+@pytest.mark.parametrize("name", found("tasks"))
+def test_a_task_has_families_and_a_scorer(name: str) -> None:
+    task = find_task(name)
+    assert task.name == name and task.evaluation_batch > 0
+    assert any(find_family(family).modality == task.modality for family in found("families"))

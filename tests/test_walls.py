@@ -1,0 +1,84 @@
+"""The walls of the house: what starts quickly, and who knows an architecture (import-linter holds the layers)."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "rmtkd_edge"
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def loaded(program: str, names: tuple[str, ...]) -> tuple[list[str], float]:
+    """Return which modules a program loads, and the seconds that it takes of an interpreter's own start."""
+    program = f"import sys, time; start = time.perf_counter(); {program}; spent = time.perf_counter() - start\n"
+    program += f"print([name for name in {names!r} if name in sys.modules], spent, sep=';')"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    found, seconds = done.stdout.split(";")
+    return re.findall(r"'(\w+)'", found), float(seconds)
+
+
+def test_the_package_is_imported_in_no_time() -> None:
+    heavy, seconds = loaded("import rmtkd_edge", ("torch", "numpy", "pydantic", "onnxruntime", "transformers"))
+    assert heavy == [] and seconds < 0.2
+
+
+def test_help_is_printed_in_half_a_second() -> None:
+    times = []
+    for _ in range(3):
+        start = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "rmtkd_edge", "--help"], capture_output=True, check=True)
+        times.append(time.perf_counter() - start)
+    assert min(times) < 0.5
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "rmtkd_edge.report.stage",
+        "rmtkd_edge.profile.stage",
+        "rmtkd_edge.run.records",
+        "rmtkd_edge.config.recipe",
+        "rmtkd_edge.families.base",
+        "rmtkd_edge.families.encoder",
+        "rmtkd_edge.families.resnet",
+        "rmtkd_edge.tasks.base",
+    ],
+)
+def test_no_torch_where_nothing_is_trained(module: str) -> None:
+    assert loaded(f"import {module}", ("torch", "transformers"))[0] == []
+
+
+def test_no_twin_is_kept_for_another_architecture() -> None:
+    assert [path.name for path in FILES if re.match(r"(conv|image|text)_", path.name) and "tasks" not in path.parts] == []
+
+
+def test_an_architecture_is_known_in_its_own_folder_alone() -> None:
+    classes = set()
+    for path in (PACKAGE / "families").rglob("*.py"):
+        classes |= set(re.findall(r"^class (\w+)\((?:\w+\.)?Module\)", path.read_text(encoding="utf-8"), re.M))
+    assert {"Encoder", "ResNet"} <= classes
+    names = "|".join(sorted(classes))
+    for path in FILES:
+        if "families" in path.relative_to(PACKAGE).parts:
+            continue
+        text = path.read_text(encoding="utf-8")
+        assert not re.search(rf"isinstance\([^)]*\b({names})\b", text), f"{path} asks what class a model has"
+        assert not re.search(r"""(==|!=|in) \(?["'](encoder|resnet)["']""", text), f"{path} asks which family it is"
+        assert not re.search(r"rmtkd_edge\.families\.(encoder|resnet)", text), f"{path} imports a family's module"
+
+
+def test_only_the_command_line_prints() -> None:
+    printing = [path for path in FILES if re.search(r"^\s*print\(", path.read_text(encoding="utf-8"), re.M)]
+    allowed = {"cli", "measuring"}  # what measures answers the host on standard output
+    assert [path for path in printing if not allowed & {*path.relative_to(PACKAGE).parts}] == []
+
+
+def test_every_function_is_formatted_by_ruff() -> None:
+    skips = sum(path.read_text(encoding="utf-8").count("fmt: skip") for path in FILES)
+    assert skips <= 5
