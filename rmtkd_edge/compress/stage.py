@@ -132,7 +132,7 @@ def compress_run(
     result = _result(context, ready.dataset, final, cycles, state, stop)
     result = replace(result, seconds=round(spent, 1), notes=tuple(notes))
     best = ready.family.unfold(state.folded.cpu(), state.projections)
-    save_model(run, layout.BEST, best, metric=state.scores.primary, value=state.scores.value)
+    save_model(run, layout.BEST, best)
     run.write_record(layout.RESULT, result)
     facts = {"metric": state.scores.primary, "value": state.scores.value, "parameters": state.parameters}
     run.mark("compress", "done", stop=stop, **facts)
@@ -189,7 +189,7 @@ def _teacher(run: Run, recipe: Recipe, ready: Prepared, report: Report) -> tuple
         validation=scores,
         test=None,
     )
-    save_model(run, layout.TEACHER, model, metric=scores.primary, value=scores.value)
+    save_model(run, layout.TEACHER, model)
     run.write_record(layout.TEACHER_RECORD, record)
     run.remove(layout.TEACHER_TRAINING)
     return model.eval(), record

@@ -15,11 +15,13 @@ from torch import nn
 
 from rmtkd_edge.errors import RunDirError
 from rmtkd_edge.families.base import Spec, family_of, find_family
-from rmtkd_edge.families.store import SCHEMA, assemble, read_json, read_weights, spec_of
-from rmtkd_edge.run.directory import atomic_write_bytes, package_version, sha256_file
+from rmtkd_edge.families.store import assemble, read_weights, spec_of
+from rmtkd_edge.hashing import sha256_file
+from rmtkd_edge.run.directory import atomic_write_bytes, package_version
 from rmtkd_edge.run.layout import CONFIG, EXPORT_RECORD, WEIGHTS
-from rmtkd_edge.run.records.base import from_json, to_json
+from rmtkd_edge.run.records.base import from_json, read_json_file, to_json
 from rmtkd_edge.run.records.export import ExportRecord
+from rmtkd_edge.run.records.model import ModelRecord
 
 AGAIN = "export again: rmtkd-edge export RUN --force"
 PACKAGES = ("torch", "onnx", "onnxruntime", "transformers")
@@ -35,7 +37,7 @@ def write_folder(folder: Path, shipped: nn.Module, task: str, preprocessing: Map
     spec: Any = shipped.spec
     family = family_of(spec)
     config = family.config(spec, task)
-    ours = {"schema": SCHEMA, "spec": spec.to_dict(), "task": task, "version": package_version()}
+    ours = {"schema": ModelRecord.SCHEMA, "spec": spec.to_dict(), "task": task, "version": package_version()}
     config["rmtkd"] = {**ours, **config.get("rmtkd", {})}
     _write_json(folder / CONFIG, config)
     atomic_write_bytes(
@@ -58,8 +60,8 @@ def write_record(folder: Path, record: ExportRecord) -> ExportRecord:
 
 def read_record(folder: Path) -> ExportRecord:
     """Return rmtkd.json of an exported folder; raise RunDirError, with the export as the way out, otherwise."""
-    data = read_json(folder / EXPORT_RECORD, AGAIN)
-    versions = data.get("versions")
+    data = read_json_file(folder / EXPORT_RECORD, AGAIN)
+    versions = data.get("versions") if isinstance(data, dict) else None
     wrote = str(versions.get("rmtkd-edge", "")) if isinstance(versions, dict) else ""
     try:
         return from_json(ExportRecord, data, folder / EXPORT_RECORD, wrote)
@@ -69,10 +71,13 @@ def read_record(folder: Path) -> ExportRecord:
 
 def read_spec(folder: Path) -> Spec:
     """Return the shape that an exported folder's config.json describes; raise RunDirError otherwise."""
-    shape = read_json(folder / CONFIG, AGAIN).get("rmtkd")
-    if not isinstance(shape, dict):
+    config = read_json_file(folder / CONFIG, AGAIN)
+    ours = config.get("rmtkd") if isinstance(config, dict) else None
+    if not isinstance(ours, dict):
         raise RunDirError(f"{folder / CONFIG} has no key `rmtkd`", AGAIN)
-    return spec_of(shape, folder / CONFIG, AGAIN)
+    if (schema := ours.get("schema")) != ModelRecord.SCHEMA:
+        raise RunDirError(f"{folder / CONFIG}: schema is {schema!r}, this version reads {ModelRecord.SCHEMA!r}", AGAIN)
+    return spec_of(ours.get("spec", {}), folder / CONFIG, AGAIN)
 
 
 def read_model(folder: Path, sha256: str | None) -> nn.Module:

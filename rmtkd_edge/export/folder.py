@@ -19,7 +19,8 @@ from rmtkd_edge.export.half import to_half
 from rmtkd_edge.export.rows import Rows
 from rmtkd_edge.export.verify import OnnxProof, compare_onnx, evaluate_onnx, verify_onnx
 from rmtkd_edge.families.base import Family, OpCount, QuantiseOptions, Spec, family_of, ranks_of
-from rmtkd_edge.run.directory import package_version, sha256_file
+from rmtkd_edge.hashing import sha256_file
+from rmtkd_edge.run.directory import package_version
 from rmtkd_edge.run.layout import PRECISIONS
 from rmtkd_edge.run.records.export import (
     ExportRecord,

@@ -15,22 +15,24 @@ from torch import Tensor
 
 from rmtkd_edge.errors import RunDirError, UserError
 from rmtkd_edge.families.base import Model, Spec, find_family, spec_from_dict
-from rmtkd_edge.run.directory import atomic_write_bytes, sha256_file
+from rmtkd_edge.hashing import sha256_file
+from rmtkd_edge.run.directory import atomic_write_bytes
+from rmtkd_edge.run.layout import SHAPE, WEIGHTS
+from rmtkd_edge.run.records.base import from_json, read_json_file, to_json
+from rmtkd_edge.run.records.model import ModelRecord
 
 if TYPE_CHECKING:
     from rmtkd_edge.run.directory import Run
 
-SCHEMA = "rmtkd-edge/model@2"
-WEIGHTS, SHAPE = "model.safetensors", "model.json"
 AGAIN = "the file was changed after it was written: restore it, or compress again with --force"
 
 
-def save_model(run: Run, rel_dir: str, model: Model, **facts: Any) -> None:
-    """Write a model to a folder of the run, hashed in the manifest; `facts` (JSON types) go to model.json."""
+def save_model(run: Run, rel_dir: str, model: Model) -> None:
+    """Write a model to a folder of the run, hashed in the manifest."""
     weights = f"{rel_dir}/{WEIGHTS}"
     run.write_tensors(weights, _tensors(model))
-    shape = _shape(model, run.manifest["files"].get(weights), facts)  # a process that only reads records nothing
-    run.write_json(f"{rel_dir}/{SHAPE}", shape)
+    sha256 = run.manifest["files"].get(weights)  # a process that only reads records nothing
+    run.write_record(f"{rel_dir}/{SHAPE}", ModelRecord(model.spec.to_dict(), sha256))
 
 
 def load_model(run: Run, rel_dir: str) -> Any:
@@ -38,17 +40,17 @@ def load_model(run: Run, rel_dir: str) -> Any:
 
     Raises RunDirError naming the file that is missing, altered, or does not fit the shape.
     """
-    shape = run.read_json(f"{rel_dir}/{SHAPE}")
-    spec = spec_of(shape, run.path_of(f"{rel_dir}/{SHAPE}"))
+    shape = f"{rel_dir}/{SHAPE}"
+    spec = spec_of(run.read_record(ModelRecord, shape).spec, run.path_of(shape))
     return assemble(spec, run.read_tensors(f"{rel_dir}/{WEIGHTS}"), run.path_of(f"{rel_dir}/{WEIGHTS}"))
 
 
-def save_folder(path: Path, model: Model, **facts: Any) -> None:
+def save_folder(path: Path, model: Model) -> None:
     """Write a model to a folder that belongs to no run; model.json carries the sha256 of the weights."""
     path.mkdir(parents=True, exist_ok=True)
     atomic_write_bytes(path / WEIGHTS, safetensors_save(_tensors(model)))
-    shape = _shape(model, sha256_file(path / WEIGHTS), facts)
-    atomic_write_bytes(path / SHAPE, json.dumps(shape, indent=1).encode())
+    record = ModelRecord(model.spec.to_dict(), sha256_file(path / WEIGHTS))
+    atomic_write_bytes(path / SHAPE, json.dumps(to_json(record), indent=1).encode())
 
 
 def load_folder(path: Path) -> Any:
@@ -56,22 +58,13 @@ def load_folder(path: Path) -> Any:
 
     Raises RunDirError naming the file that is missing, truncated, altered, or does not fit the shape.
     """
-    shape = read_json(path / SHAPE)
-    spec = spec_of(shape, path / SHAPE)
-    return assemble(spec, read_weights(path / WEIGHTS, shape.get("sha256")), path / WEIGHTS)
+    record = read_shape(path)
+    return assemble(spec_of(record.spec, path / SHAPE), read_weights(path / WEIGHTS, record.sha256), path / WEIGHTS)
 
 
-def read_json(path: Path, hint: str = AGAIN) -> dict[str, Any]:
-    """Return the JSON object in a file; raise RunDirError naming the file, and the way out `hint`, otherwise."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as err:
-        raise RunDirError(f"{path} cannot be read: {err.strerror or err}", hint) from err
-    except ValueError as err:
-        raise RunDirError(f"{path} is not valid JSON: {err}", hint) from err
-    if not isinstance(found, dict):
-        raise RunDirError(f"{path} holds no JSON object", hint)
-    return found
+def read_shape(path: Path) -> ModelRecord:
+    """Return model.json of a folder; raise RunDirError naming the file otherwise."""
+    return from_json(ModelRecord, read_json_file(path / SHAPE, AGAIN), path / SHAPE)
 
 
 def read_weights(path: Path, sha256: str | None, hint: str = AGAIN) -> dict[str, Tensor]:
@@ -87,12 +80,10 @@ def read_weights(path: Path, sha256: str | None, hint: str = AGAIN) -> dict[str,
         raise RunDirError(f"{path} is not a valid safetensors file: {err}", hint) from err
 
 
-def spec_of(shape: Mapping[str, Any], path: Path, hint: str = AGAIN) -> Spec:
-    """Return the shape that the JSON object read from `path` describes; raise RunDirError naming the file otherwise."""
-    if shape.get("schema") != SCHEMA:
-        raise RunDirError(f"{path}: schema is {shape.get('schema')!r}, this version reads {SCHEMA!r}", hint)
+def spec_of(described: Mapping[str, Any], path: Path, hint: str = AGAIN) -> Spec:
+    """Return the shape that a JSON object read from `path` describes; raise RunDirError naming the file otherwise."""
     try:
-        return spec_from_dict(shape["spec"])
+        return spec_from_dict(described)
     except (KeyError, TypeError, ValueError) as err:
         raise RunDirError(f"{path} describes no model: {err!r}", hint) from err
 
@@ -125,7 +116,3 @@ def assemble(spec: Spec, tensors: Mapping[str, Tensor], path: Path | str, hint: 
 
 def _tensors(model: Model) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-
-
-def _shape(model: Model, sha256: str | None, facts: Mapping[str, Any]) -> dict[str, Any]:
-    return {"schema": SCHEMA, "spec": model.spec.to_dict(), "sha256": sha256, **facts}

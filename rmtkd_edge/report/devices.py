@@ -161,7 +161,9 @@ def _meter(r: MeasurementRecord) -> str:
 
 def _meanwhile(r: MeasurementRecord) -> tuple[str, ...]:
     """Return what other meters read meanwhile, and why meters were skipped where one of them measured."""
-    found = [f"{name} {text.joules(value)}" for name, value in (r.energy.beside or {}).items() if value is not None]
+    found = [
+        f"{name} {text.joules(value)}" for name, value in (r.energy.other_meters or {}).items() if value is not None
+    ]
     if r.energy.kind != "unavailable" and r.energy.skipped:
         found.append(f"skipped {', '.join(r.energy.skipped)}")
     return tuple(found)

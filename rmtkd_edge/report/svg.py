@@ -42,7 +42,6 @@ STYLE: Any = {
     "path.simplify": False,
 }
 _NAMES = {light: name for name, (light, _) in PALETTE.items()}
-_HEX = re.compile(r"#[0-9a-fA-F]{6}\b")
 
 
 def render(figure: Figure) -> str:

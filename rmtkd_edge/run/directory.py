@@ -1,7 +1,7 @@
 """The run directory: one manifest with a hash for every file, atomic writes, checked reads.
 
-The stages meet here and nowhere else. A file counts as written once it is in the manifest; one that a kill left behind
-before that is written again.
+The stages meet here and nowhere else. A file counts as written once it is in the manifest; one that was left
+unfinished by a kill is written again.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from rmtkd_edge.errors import RunDirError
+from rmtkd_edge.hashing import sha256_file
 from rmtkd_edge.run.layout import MANIFEST, OWNED, RECIPE
 from rmtkd_edge.run.records.base import Document, check_size, from_json, parse_json, read_json_file, to_json
 
@@ -37,15 +38,6 @@ def package_version() -> str:
         return version("rmtkd-edge")
     except PackageNotFoundError:
         return "0+unknown"
-
-
-def sha256_file(path: Path) -> str:
-    """Return the SHA-256 of a file's bytes, as hex."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as handle:
-        while chunk := handle.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def atomic_write_bytes(path: Path, data: bytes) -> None:

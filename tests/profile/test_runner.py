@@ -460,10 +460,10 @@ def test_external_weights_count_as_disk(tmp_path: Path, no_probes: None) -> None
 def test_a_cross_check_that_failed_once_is_null_and_never_0() -> None:
     blocks = metered(30.0, 60.0)
     for b in blocks:
-        b["joules"] = {"main": [60.0, ""], "beside": [None, "gone"]}
+        b["joules"] = {"main": [60.0, ""], "second": [None, "gone"]}
     facts = {"name": "main", "kind": "measured-counter", "scope": "board", "needs_window": False, "period_s": 0.1}
     found = energy.energy(blocks, {**facts, "idle_watts": 0.5, "gross_why": "", "skipped": []}, [], 10.0)
-    assert found["j_per_inf_gross"] is not None and found["beside"] == {"beside": None}
+    assert found["j_per_inf_gross"] is not None and found["other_meters"] == {"second": None}
 
 
 def test_energy_is_per_row_of_a_batch() -> None:

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 import rmtkd_edge.run.directory as run_module
 from rmtkd_edge.errors import RunDirError
-from rmtkd_edge.run.directory import SCHEMA, Run, atomic_write_bytes, sha256_file
+from rmtkd_edge.hashing import sha256_file
+from rmtkd_edge.run.directory import SCHEMA, Run, atomic_write_bytes
 
 
 @pytest.fixture

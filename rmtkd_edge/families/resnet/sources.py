@@ -20,7 +20,8 @@ from rmtkd_edge.families.layers import ProjectedLinear
 from rmtkd_edge.families.resnet.module import ProjectedConv, ResNet
 from rmtkd_edge.families.resnet.spec import BlockSpec, Kind, ResNetSpec, StageSpec, Stem
 from rmtkd_edge.families.resnet.state_dict import filled, spec_from_state
-from rmtkd_edge.families.store import SHAPE, load_folder, read_json, spec_of
+from rmtkd_edge.families.store import load_folder, read_shape, spec_of
+from rmtkd_edge.run.layout import SHAPE
 
 TORCHVISION = "torchvision:"
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -105,7 +106,7 @@ def source_normalisation(source: str) -> tuple[tuple[float, ...], tuple[float, .
         return IMAGENET_MEAN, IMAGENET_STD
     if not is_our_folder(source):
         return None
-    spec = spec_of(read_json(Path(source) / SHAPE), Path(source) / SHAPE)
+    spec = spec_of(read_shape(Path(source)).spec, Path(source) / SHAPE)
     return (spec.mean, spec.std) if isinstance(spec, ResNetSpec) else None
 
 

@@ -108,7 +108,7 @@ def energy(blocks: list[Json], facts: Json, idle: list[float | None], idle_s: fl
     joules = sum(parts[facts["name"]])
     sums = {name: None if None in values else sum(values) for name, values in parts.items()}
     others = {name: None if value is None else value / n for name, value in sums.items() if name != facts["name"]}
-    out["beside"] = others or None
+    out["other_meters"] = others or None
     if facts["gross_why"]:
         return {**out, "j_per_inf_net": joules / n, "j_per_inf_gross_why": facts["gross_why"]}
     out["j_per_inf_gross"] = joules / n

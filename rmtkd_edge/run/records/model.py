@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from rmtkd_edge.run.records.base import Document
@@ -10,10 +10,9 @@ from rmtkd_edge.run.records.base import Document
 
 @dataclass(frozen=True)
 class ModelRecord(Document):
-    """The family's own description of a shape, the hash of the weights, and what else is known of the model."""
+    """The family's own description of a shape, and the hash of the weights (none where they were not recorded)."""
 
     SCHEMA: ClassVar[str] = "rmtkd-edge/model@2"
 
     spec: dict[str, Any]
     sha256: str | None
-    facts: dict[str, Any] = field(default_factory=dict)

@@ -123,7 +123,7 @@ class MemoryRecord:
 
 @dataclass(frozen=True)
 class EnergyRecord:
-    """Joules per inference: gross, and net of idle power; `beside` holds what other meters read in the same time."""
+    """Joules per inference: gross, and net of idle power; `other_meters` read in the same time."""
 
     j_per_inf_gross: Amount | None
     j_per_inf_net: Amount | None
@@ -133,7 +133,7 @@ class EnergyRecord:
     kind: Provenance
     scope: str
     skipped: tuple[str, ...] | None = None
-    beside: dict[str, float | None] | None = None
+    other_meters: dict[str, float | None] | None = None
     why: str | None = None
     j_per_inf_gross_why: str | None = None
     j_per_inf_net_why: str | None = None

@@ -30,7 +30,6 @@ class Rows(Protocol):
 
 
 P = TypeVar("P")
-Q = TypeVar("Q")
 R = TypeVar("R", bound=Rows)
 
 

@@ -16,7 +16,7 @@ import pyarrow.parquet
 
 from rmtkd_edge.config.recipe import Task
 from rmtkd_edge.errors import DataError
-from rmtkd_edge.run.directory import sha256_file
+from rmtkd_edge.hashing import sha256_file
 from rmtkd_edge.tasks.reading.labels import with_names
 from rmtkd_edge.tasks.reading.splits import Source, choose, choose_paths, not_used
 
