@@ -5,12 +5,11 @@ from __future__ import annotations
 from rmtkd_edge.api.profile import open_exported
 from rmtkd_edge.profile.bundle import Bundle, write_bundle
 from rmtkd_edge.profile.options import BundleOptions
-from rmtkd_edge.run.reporter import Reporter
 
 __all__ = ["Bundle", "BundleOptions", "bundle_run"]
 
 
-def bundle_run(options: BundleOptions, reporter: Reporter | None = None) -> Bundle:
+def bundle_run(options: BundleOptions) -> Bundle:
     """Write a folder and its .tar.gz of a run for a device, and return where they are.
 
     Raises:

@@ -9,7 +9,6 @@ from rmtkd_edge.api.profile import ProfileResult, recipe_budget
 from rmtkd_edge.profile.budget import missed_budgets
 from rmtkd_edge.profile.bundle import collect
 from rmtkd_edge.run.directory import Run
-from rmtkd_edge.run.reporter import Reporter
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +20,7 @@ class CollectOptions:
     force: bool = False
 
 
-def collect_run(options: CollectOptions, reporter: Reporter | None = None) -> ProfileResult:
+def collect_run(options: CollectOptions) -> ProfileResult:
     """Check what a bundle measured (hashes, plan, processor) and file it in the run.
 
     Raises:

@@ -90,7 +90,7 @@ def _kept(context: Context, job: JobRecord, number: int) -> Planned | None:
 def _plan(context: Context, state: State, job: JobRecord, number: int) -> Planned | None:
     clock, saturation = Clock(), context.recipe.stop.saturation
     widths = context.method.widths(state.folded.spec, context.family, context.recipe, context.step)
-    decided = by_spectra(context, state, job) if widths is None else by_widths(context, state, job, widths)
+    decided = by_spectra(context, state, job) if widths is None else by_widths(state, job, widths)
     if not shrinks(decided.sites, saturation):
         context.report("note", text=f"cycle {number}: no site would shrink by more than {saturation:.0%}")
         return None
@@ -119,7 +119,7 @@ def by_spectra(context: Context, state: State, job: JobRecord) -> Decision:
     return Decision(quantile, tuple(records), projected(chosen, context), eigenvalues(chosen), warning)
 
 
-def by_widths(context: Context, state: State, job: JobRecord, widths: Widths) -> Decision:
+def by_widths(state: State, job: JobRecord, widths: Widths) -> Decision:
     """Return the cut to widths that the method gives without spectra."""
     by_site = widths.by_site
     records = [

@@ -125,17 +125,10 @@ def compare_taps(reference: nn.Module, other: nn.Module, batch: Batch) -> list[S
 def site_differences(
     model: nn.Module, reference: Mapping[str, Tensor], found: Mapping[str, Tensor], batch: Batch
 ) -> list[SiteDifference]:
-    """Return the difference at every tap of a model that both saw in the same shape.
-
-    Where the batch has an `attention_mask` (B, T), activations (B, T, d) are compared at valid tokens alone; what was
-    found may hold the first tokens only.
-    """
-    family, mask, differences = family_of(model), batch.get("attention_mask"), []
+    """Return the difference at every tap of a model that both saw in the same shape, padding left out."""
+    family, differences = family_of(model), []
     for tap in (tap for tap in reference if tap in found):
-        a, b = reference[tap], found[tap]
-        if mask is not None and a.ndim == b.ndim == 3:
-            a, valid = a[:, : b.shape[1]], mask[:, : b.shape[1]].bool()
-            a, b = (a[valid], b[valid]) if a.shape == b.shape else (a, b)
+        a, b = family.comparable(reference[tap], found[tap], batch)
         if a.shape == b.shape:  # a producer with its projection yet to come is wider
             site = tap if tap == OUTPUT else family.site_of(tap)
             differences.append(SiteDifference(tap, site, relative_difference(b, a)))

@@ -55,7 +55,7 @@ def compare_onnx(session: ort.InferenceSession, folded: nn.Module, batches: Sequ
         step = float(np.abs(reference - found).max())
         difference = max(difference, math.inf if math.isnan(step) else step)
         scale = max(scale, float(np.abs(reference).max()))
-        same += task.agreement(reference, found) * len(reference)
+        same += task.agreement(reference, found, dict(batch)) * len(reference)
         rows += len(reference)
     first = [batch[session.get_inputs()[0].name].shape for batch in batches]
     shapes = tuple(dict.fromkeys((shape[0], shape[-1]) for shape in first))

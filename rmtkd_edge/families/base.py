@@ -231,6 +231,9 @@ class Family(Protocol):
     def site_of(self, tap: str) -> str:
         """Return the site whose producers make what a tap sees."""
 
+    def comparable(self, reference: Tensor, found: Tensor, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Return the parts of two activations of one tap that must agree: padding, for one, is left out."""
+
     def quantise(
         self, source: Path, target: Path, calibration: Sequence[Mapping[str, Tensor]], options: QuantiseOptions
     ) -> dict[str, Any]:

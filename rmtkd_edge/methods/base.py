@@ -101,7 +101,7 @@ def distillation(task: Task, alpha: float, temperature: float) -> Objective:
         own = task.loss(student.outputs, batch)
         if teacher is None:
             return own
-        return alpha * own + (1.0 - alpha) * task.divergence(teacher.outputs, student.outputs, temperature)
+        return alpha * own + (1.0 - alpha) * task.divergence(teacher.outputs, student.outputs, temperature, batch)
 
     return Objective(loss, teacher=alpha < 1)
 

@@ -85,11 +85,6 @@ def label(role: str, precision: str, method: str = DEFAULT_METHOD) -> str:
     return f"{method if role == 'candidate' else ROLES[role].name} {precision}"
 
 
-def onnx_file(role: str, precision: str) -> str:
-    """Return the ONNX file of a role in a precision."""
-    return f"{ROLES[role].folder}/{PRECISIONS[precision].file}"
-
-
 def cycle_folder(number: int) -> str:
     """Return the folder of a cycle."""
     return f"{CYCLES}/{number:03d}"

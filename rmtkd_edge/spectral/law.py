@@ -29,19 +29,6 @@ def edges(sigma2: float, q: float) -> tuple[float, float]:
     return float(sigma2 * (1 - root) ** 2), float(sigma2 * (1 + root) ** 2)
 
 
-def density(x: ArrayLike, sigma2: float, q: float) -> Array:
-    """Return the density of the continuous part at `x`; it integrates to min(1, 1/q), the atom at 0 is not in it.
-
-    The density diverges like x^(-1/2) at 0 when q = 1; at x <= 0 the value returned is 0.
-    """
-    low, high = edges(sigma2, q)
-    values = np.asarray(x, dtype=np.float64)
-    inside = (values > low) & (values < high) & (values > 0)
-    safe = np.where(inside, values, 1.0)
-    root = np.sqrt(np.clip((high - safe) * (safe - low), 0.0, None))
-    return np.where(inside, root / (2 * np.pi * q * sigma2 * safe), 0.0)
-
-
 def upper_tail(t: ArrayLike, q: float) -> Array:
     """Return the mass above `t` of the law with sigma2 = 1 and q <= 1, in closed form.
 
@@ -90,24 +77,6 @@ def quantile(p: ArrayLike, sigma2: float, q: float) -> Array:
     phi = (low + high) / 2
     values = scale * ((1 - r) ** 2 + 4 * r * np.cos(phi / 2) ** 2)
     return np.where((1 - levels) * max(1.0, q) > 1, 0.0, values) if q > 1 else values
-
-
-def bbp_threshold(sigma2: float, q: float) -> float:
-    """Return sigma2 (1 + sqrt q): a population eigenvalue above it leaves the bulk (Baik, Ben Arous, Peche 2005)."""
-    _check(sigma2, q)
-    return float(sigma2 * (1 + np.sqrt(q)))
-
-
-def spike_map(spike: ArrayLike, sigma2: float, q: float) -> Array:
-    """Return where a population eigenvalue ends up in the sample: l (1 + q sigma2 / (l - sigma2)), or lambda_plus
-    below BBP.
-
-    `spike` is the population eigenvalue l itself, noise included (Paul 2007; Baik and Silverstein 2006).
-    """
-    values = np.asarray(spike, dtype=np.float64)
-    out = values > bbp_threshold(sigma2, q)
-    safe = np.where(out, values, 2 * sigma2)
-    return np.where(out, safe * (1 + q * sigma2 / (safe - sigma2)), edges(sigma2, q)[1])
 
 
 def tracy_widom_quantile(p: float) -> float:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 
 from rmtkd_edge.compress.data import Data, make_data
@@ -18,21 +16,6 @@ def data_of(recipe_dict: dict[str, Any], folder: Path, **analyse: Any) -> Data:
     recipe = parse_recipe({**recipe_dict, "analyse": analyse}, "test")
     task = find_task(recipe.task.kind)
     return make_data(task, task.load(recipe, folder), recipe)
-
-
-def rows_of(batches: Callable[[], Any]) -> list[tuple[int, ...]]:
-    """The rows that one pass looks at, as their token ids."""
-    return sorted(tuple(row[row > 0].tolist()) for batch in batches() for row in batch["input_ids"])
-
-
-@pytest.mark.parametrize(("least", "most", "taken"), [(20, 50, 50), (20, 5000, 378), (100, 50, 100)])
-def test_spectra_take_no_more_rows_than_asked_and_the_warm_start_is_not_touched(
-    least: int, most: int, taken: int, tiny_recipe_dict: dict[str, Any], tiny_data: Path
-) -> None:
-    rows = {"calibration": 0.7, "minimum_rows": least, "weighting_rows": 128}  # 378 of 540
-    data, whole = (data_of(tiny_recipe_dict, tiny_data, **rows, **more) for more in ({"maximum_rows": most}, {}))
-    assert len(rows_of(data.analysis)) == taken
-    assert rows_of(data.warm) == rows_of(whole.warm) and rows_of(data.effect) == rows_of(whole.effect)
 
 
 def test_an_epoch_holds_every_row_once_in_an_order_of_its_own(

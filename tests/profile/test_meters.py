@@ -8,7 +8,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import fake_machines as fake
 import pytest
@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from rmtkd_edge.profile import meters, plan
 from rmtkd_edge.profile.meters import modelled, nvml, rapl
-from rmtkd_edge.profile.meters.base import PROVENANCES, Meter, MeterAbsent
+from rmtkd_edge.profile.meters.base import Meter, MeterAbsent
+from rmtkd_edge.run.records.profile import Provenance
 
 FOLDER = Path(meters.__file__).parent
 NAMES = sorted(p.stem for p in FOLDER.glob("*.py") if p.stem not in ("__init__", "base"))
@@ -110,7 +111,7 @@ def test_every_meter_keeps_the_interface(name: str, tmp_path: Path) -> None:
         assert isinstance(meter, Meter)
         readings = [meter.read() for _ in range(4)]
         for reading in [*readings, *meter.also()]:
-            assert reading.provenance in PROVENANCES
+            assert reading.provenance in get_args(Provenance)
             assert reading.meter
             assert reading.scope
             assert (reading.joules is None) == bool(reading.why)

@@ -20,8 +20,9 @@ def test_labels_name_the_method_and_the_original() -> None:
 
 
 def test_files_of_roles_and_precisions() -> None:
-    assert layout.onnx_file("candidate", "fp32") == "export/onnx/model.onnx"
-    assert layout.onnx_file("baseline", "int8") == "baseline/onnx/model_quantized.onnx"
+    files = [precision.file for precision in layout.PRECISIONS.values()]
+    assert sorted(files) == ["onnx/model.onnx", "onnx/model_fp16.onnx", "onnx/model_quantized.onnx"]
+    assert {name: role.folder for name, role in layout.ROLES.items()} == {"candidate": "export", "baseline": "baseline"}
     assert [name for name, precision in layout.PRECISIONS.items() if precision.on_request] == ["fp16"]
     assert layout.ROLES["candidate"].checkpoint == layout.BEST and layout.ROLES["baseline"].checkpoint == layout.TEACHER
 

@@ -173,6 +173,14 @@ class EncoderFamily(FamilyDefaults):
 
         return site_of(tap)
 
+    def comparable(self, reference: Tensor, found: Tensor, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Return activations (B, T, d) at valid tokens alone; what was found may hold the first tokens only."""
+        if not reference.ndim == found.ndim == 3:
+            return reference, found
+        first = reference[:, : found.shape[1]]
+        valid = batch["attention_mask"][:, : found.shape[1]].bool()
+        return (first[valid], found[valid]) if first.shape == found.shape else (first, found)
+
     def quantise(
         self, source: Path, target: Path, calibration: Sequence[Mapping[str, Tensor]], options: QuantiseOptions
     ) -> dict[str, Any]:

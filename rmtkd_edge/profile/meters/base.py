@@ -27,8 +27,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-PROVENANCES = ("measured-counter", "measured-sampled", "modelled", "unavailable")
-
 
 @dataclass(frozen=True)
 class Reading:
