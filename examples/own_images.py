@@ -59,7 +59,7 @@ def train(model: Any, loader: Any, epochs: int) -> None:
 
 @torch.no_grad()
 def accuracy(model: Any, loader: Any) -> float:
-    """Return the share of right answers."""
+    """Return the accuracy."""
     model.eval()
     return torch.cat([model(b["pixel_values"]).argmax(1) == b["labels"] for b in loader]).float().mean().item()
 

@@ -71,7 +71,7 @@ def fine_tune(model: Any, loader: Loader, epochs: int, rate: float) -> None:
 
 @torch.no_grad()
 def accuracy(model: Any, loader: Loader) -> float:
-    """Return the share of right answers."""
+    """Return the accuracy."""
     model.eval()
     answers = [
         (model(b["input_ids"], b["attention_mask"], b.get("token_type_ids")).argmax(1) == b["labels"]) for b in loader

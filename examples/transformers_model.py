@@ -54,7 +54,7 @@ def train(model: Any, loader: list[dict[str, torch.Tensor]], epochs: int, rate: 
 
 @torch.no_grad()
 def accuracy(model: Any, loader: list[dict[str, torch.Tensor]]) -> float:
-    """Return the share of right answers of a model as rmtkd_edge has it: it takes its inputs in their order."""
+    """Return the accuracy of a model as rmtkd_edge has it: it takes its inputs in their order."""
     model.eval()
     right = total = 0
     for batch in loader:

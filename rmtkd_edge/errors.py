@@ -40,7 +40,7 @@ class ProviderError(UserError):
 
 
 class TrainingError(RmtkdError):
-    """Training that cannot go on (a loss that is not finite); the last good checkpoint stays (exit 1)."""
+    """Training that cannot continue (a loss that is not finite); the last good checkpoint stays (exit 1)."""
 
     exit_code = 1
 

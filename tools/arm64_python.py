@@ -6,7 +6,7 @@
     rmtkd-edge profile runs/a --on arm64-emulated --python ~/.cache/rmtkd-edge/arm64/python
 
 Needs apt, dpkg-deb and pip, no root and no containers: apt works on a state of its own in DIR/apt, so the packages of
-this system stay as they are. What is there already is not fetched again; a broken run goes on with the same command.
+this system stay as they are. What is there already is not fetched again; a broken run continues with the same command.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def call(command: list[str], what: str, cwd: Path | None = None) -> None:
 
 
 def wheel_versions(text: str) -> dict[str, str]:
-    """Return name: version of the wheels from a constraints file; onnxruntime-gpu stands for onnxruntime there."""
+    """Return name: version of the wheels from a constraints file; onnxruntime replaces onnxruntime-gpu there."""
     found = {}
     for name in WHEELS:
         line = re.search(rf"^{name}(?:-gpu)?==(\S+)", text, re.MULTILINE)

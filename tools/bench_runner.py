@@ -187,7 +187,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=QUICK.rounds, help="of interleaving")
     parser.add_argument("--load", action="store_true")
     parser.add_argument("--only", nargs="*", default=["overhead", "memory", "equal", "slower"])
-    parser.add_argument("--keep", type=Path, help="folder for the rounds of every comparison: goes on where it stopped")
+    parser.add_argument("--keep", type=Path, help="folder for the rounds of every comparison, to resume from")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")

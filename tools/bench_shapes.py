@@ -325,7 +325,7 @@ def print_ranges(rows: Sequence[Mapping[str, Any]]) -> None:
         for bits in ("7_bits", "8_bits"):
             largest, mean = row[f"difference_{bits}"], row[f"mean_difference_{bits}"]
             same = row[f"same_answers_{bits}"]
-            print(f"  {bits.replace('_', ' ')}: largest {largest:.2e}, mean {mean:.2e}, same answers {same:.1%}")
+            print(f"  {bits.replace('_', ' ')}: largest {largest:.2e}, mean {mean:.2e}, same predictions {same:.1%}")
 
 
 def parse_arguments() -> argparse.Namespace:

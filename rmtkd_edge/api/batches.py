@@ -1,4 +1,4 @@
-"""The user's own batches as the package wants them: dictionaries of tensors with the number of every row."""
+"""The user's own batches as the package needs them: dictionaries of tensors with the number of every row."""
 
 from __future__ import annotations
 

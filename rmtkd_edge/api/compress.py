@@ -148,7 +148,7 @@ def latency_measure(recipe: Recipe, family: Family, profile: HardwareProfile | N
         if predictor(family, profile) is not None:
             return None
         raise UserError(
-            f"a latency budget for {profile.name}, which is another device, wants curves that were measured there",
+            f"a latency budget for {profile.name}, which is another device, needs curves that were measured there",
             f"on the device: rmtkd-edge calibrate --on {profile.name}; then --budget that file (or --on NAME for this "
             "machine)",
         ) from err

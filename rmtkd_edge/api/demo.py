@@ -75,7 +75,7 @@ def run_demo(options: DemoOptions, reporter: Reporter) -> DemoResult:
         reporter.event("stage", name=f"{name} (done before)" if done else name)
         if not done:
             step(force)
-        force = False  # the first stage has begun the run anew
+        force = False  # the first stage has started the run again
     return _result(path)
 
 

@@ -51,13 +51,13 @@ class ExportResult:
         return str(self.folder)
 
     def load(self, **options: Any) -> Loaded:
-        """Return the model of the folder, ready to answer; options as those of `rmtkd_edge.load`."""
+        """Return the model of the folder, ready to predict; options as those of `rmtkd_edge.load`."""
         from rmtkd_edge.export.load import load
 
         return load(self.folder, **options)
 
     def _repr_html_(self) -> str:
-        head = ("file", "MB", self.record.metric, "largest difference from torch", "same answers")
+        head = ("file", "MB", self.record.metric, "largest difference from torch", "same predictions")
         rows = [head, *(_row(variant) for variant in self.record.variants.values())]
         cells = ("".join(f"<td>{html.escape(cell)}</td>" for cell in row) for row in rows)
         body = "".join(f"<tr>{row}</tr>" for row in cells)
@@ -82,12 +82,12 @@ def export(
 
     Args:
         out: the folder to write; it appears when all of it is there and proved.
-        tokenizer: of a text model, so that the folder can be loaded and answer; images need none.
+        tokenizer: of a text model, so that the folder can be loaded and predict; images need none.
         precision: of the files; fp32 is always written.
         loader: batches as dictionaries of tensors. The first 64 rows prove the files and calibrate int8; the rest,
             where it has labels, is scored, and int8 that loses more than `options.max_drop` is refused. Without a
             loader random inputs prove the files, and nothing is calibrated or scored.
-        teacher: the original, which the reduction is told against.
+        teacher: the original, which the reduction is measured against.
         task: kind of the task; the first of the model's modality when left out.
         on: hardware profile of the target, which int8 depends on; this machine when left out.
         options: opset, operators and tolerance: the recipe's section `export`.

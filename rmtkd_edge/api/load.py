@@ -1,4 +1,4 @@
-"""`load`: an exported folder, or a run, ready to answer."""
+"""`load`: an exported folder, or a run, ready to predict."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The command line: argv in, text and an exit code out. One command a file; each calls the Python API.
 
-Exit codes: 0 done; 1 a check was carried out and failed, or training could not go on; 2 the user's error; 3 a fault of
-this program; 130 interrupted.
+Exit codes: 0 done; 1 a check was carried out and failed, or training could not continue; 2 the user's error; 3 a fault
+of this program; 130 interrupted.
 """
 
 from __future__ import annotations

@@ -38,5 +38,5 @@ def numbers(option: str, text: str | None) -> tuple[int, ...]:
 
     parts = [] if text is None else [part.strip() for part in text.split(",")]
     if not all(part.isdecimal() and int(part) > 0 for part in parts):
-        raise UserError(f"{option} {text}: positive whole numbers are wanted", f"for example {option} 1,8")
+        raise UserError(f"{option} {text}: must be positive whole numbers", f"for example {option} 1,8")
     return tuple(int(part) for part in parts)

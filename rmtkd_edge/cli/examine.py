@@ -152,7 +152,7 @@ def torch_pair() -> Check:
     text = f"torch {found['torch']}, torchvision {found['torchvision']}"
     wanted = [r.specifier for r in map(Requirement, requires("torchvision") or []) if r.name == "torch"]
     if not all(specifier.contains(found["torch"], prereleases=True) for specifier in wanted):
-        return Check("torch pair", "problem", f"{text}: this torchvision wants torch {wanted[0]}", INSTALL)
+        return Check("torch pair", "problem", f"{text}: this torchvision needs torch {wanted[0]}", INSTALL)
     try:
         done = subprocess.run(
             [sys.executable, "-c", "import torchvision"],

@@ -69,7 +69,7 @@ class ConsoleReporter:
 
 
 def line_of(kind: str, facts: dict[str, Any]) -> str:
-    """Return the line that stands for an event; empty where it is shown in another way."""
+    """Return the line for an event; empty where it is shown in another way."""
     writer = _LINES.get(kind)
     if writer is not None:
         return writer(facts)

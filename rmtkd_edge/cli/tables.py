@@ -160,7 +160,7 @@ def session_lines(comparisons: Sequence[SessionComparison]) -> list[str]:
         lines.append("not every result is clean: see the verdicts")
     unclear = [f"{c.label} {c.workload}" for c in comparisons if not c.clear]
     if unclear:
-        lines.append("no difference in latency can be told: " + ", ".join(unclear))
+        lines.append("no clear difference in latency: " + ", ".join(unclear))
     return lines
 
 

@@ -138,7 +138,7 @@ def too_few_samples(chosen: Sequence[SiteRank], family: Family) -> str:
     worst = max(poor, key=lambda c: c.spectrum.site.width)
     return (
         f"{len(poor)} sites have fewer samples than channels ({worst.name}: {worst.spectrum.n} for "
-        f"{worst.spectrum.site.width}): no rank can pass the samples, so widths say little of the model; bring more "
+        f"{worst.spectrum.site.width}): no rank can pass the samples, so widths say little about the model; bring more "
         f"data, or raise {family.sample_keys}"
     )
 

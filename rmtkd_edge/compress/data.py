@@ -17,7 +17,7 @@ Batches = Callable[[], Iterable[Batch]]
 
 @dataclass(frozen=True)
 class Data:
-    """Batches as functions that start anew at every call; `index` is the row's number.
+    """Batches as functions that start again at every call; `index` is the row's number.
 
     Attributes:
         rows: of train.

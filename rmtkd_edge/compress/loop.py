@@ -1,7 +1,7 @@
 """The loop: cycles over groups of sites, shallow to deep, round after round, until a stop rule fires.
 
 The loop keeps nothing in memory that it could not read again: every finished step of every cycle is in a store, so a
-run that was killed replays what is there and goes on with what is not.
+run that was killed replays what is there and continues with what is not.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ def make_accelerator(precision: str = "no") -> Accelerator:
     """Return the accelerator on the GPU that is there, else on the CPU; `precision` is no, bf16 or fp16.
 
     Raises:
-        RecipeError: fp16 without a GPU, which accelerate would leave out without a word.
+        RecipeError: fp16 without a GPU, which accelerate would ignore silently.
     """
     from accelerate import Accelerator
 

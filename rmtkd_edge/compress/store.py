@@ -61,7 +61,7 @@ class RunStore:
         return self._record(PricesRecord, layout.PRICES)
 
     def put_prices(self, prices: PricesRecord) -> None:
-        """Write the prices of all sites: a run that goes on keeps their order."""
+        """Write the prices of all sites: a continued run keeps their order."""
         self.run.write_record(layout.PRICES, prices)
 
     def checkpoints(self, number: int, attempt: int) -> RunCheckpoints:
@@ -73,7 +73,7 @@ class RunStore:
 
 
 class RunCheckpoints:
-    """Numbered checkpoints of one training; the newest is whole before the one before it goes."""
+    """Numbered checkpoints of one training; the newest is complete before the previous one is removed."""
 
     def __init__(self, run: Run, rel: str) -> None:
         self.run, self.rel = run, rel

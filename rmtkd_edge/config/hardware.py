@@ -27,7 +27,7 @@ ALIGNMENT = MappingProxyType({"cuda": 8, "wasm": 4, "avx512": 16, "avx2": 8, "ne
 
 
 class Processor(Section):
-    """The processor as MLPerf describes it; None where nobody knows."""
+    """The processor as MLPerf describes it; None where it is unknown."""
 
     model: str | None = None
     cores: Positive | None = Field(default=None, description="Physical cores")
@@ -41,7 +41,7 @@ class Alignment(Section):
 
 
 class Power(Section):
-    """What meters are told: watts for `modelled`, never without a source; a log for `external_csv`."""
+    """What meters are configured with: watts for `modelled`, never without a source; a log for `external_csv`."""
 
     idle_watts: Amount | None = None
     active_watts_per_core: Amount | None = Field(default=None, description="Above idle, for one core at full load")
@@ -220,7 +220,7 @@ def load_profile(name_or_path: str | Path) -> HardwareProfile:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as err:
         raise RecipeError(
-            f"{path} is not a readable TOML file: {err}", "mend the file at the place named above"
+            f"{path} is not a readable TOML file: {err}", "fix the file at the place named above"
         ) from err
     return parse_profile(data, str(path))
 

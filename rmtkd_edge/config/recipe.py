@@ -60,7 +60,7 @@ class Task(Section):
     text: list[str] = Field([], max_length=2, description="Columns of a text task, one or two")
     image: str = Field("image", description="Column of an image task")
     image_size: Positive | None = Field(None, description="Pixels a side, resized to; as they are when left out")
-    augment: Literal["none", "crop", "crop-flip"] = Field("none", description="Random shifts by 1/8, mirrored or not")
+    augment: Literal["none", "crop", "crop-flip"] = Field("none", description="Random shifts by 1/8, flipped or not")
     mean: tuple[float, float, float] | None = Field(
         None, description="Of the pixels as shares of 255; the training images' (torchvision's weights: ImageNet's)"
     )
@@ -158,7 +158,9 @@ class Compress(Section):
 
     method: str = Field("rmt-kd", description="`rmt-kd`, `plain-kd`, or an installed one")
     sites: tuple[str, ...] | None = Field(
-        None, min_length=1, description="Kinds of sites that are cut (`embedding`: a narrower word table); the family's"
+        None,
+        min_length=1,
+        description="Kinds of sites that are cut (`embedding`: the word embedding's width); the family's",
     )
     sites_per_cycle: Positive = 4
     rounds: Positive = 2

@@ -1,4 +1,4 @@
-"""What all settings files share: strict tables, every fault told at once, and the folder of those that ship."""
+"""What all settings files share: strict tables, all faults reported at once, and the folder of those that ship."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The exported folder: what transformers, Optimum and transformers.js look for, and what is ours under `rmtkd`."""
+"""The exported folder: what transformers, Optimum and transformers.js read, and our own keys under `rmtkd`."""
 
 from __future__ import annotations
 

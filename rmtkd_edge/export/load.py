@@ -1,4 +1,4 @@
-"""Load an exported folder, or a run, and answer with it, by onnxruntime or by torch."""
+"""Load an exported folder, or a run, and predict with it, by onnxruntime or by torch."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Run = Callable[[Batch], np.ndarray]
 
 @dataclass(frozen=True)
 class Loaded:
-    """An exported model, ready to answer.
+    """An exported model, ready to predict.
 
     Attributes:
         model: the torch module, None with onnxruntime.
@@ -40,7 +40,7 @@ class Loaded:
     model: nn.Module | None
 
     def predict(self, items: Sequence[Any], batch_size: int = 32) -> Prediction:
-        """Return outputs and answers for items (texts, pairs, images); an empty list gives no rows."""
+        """Return outputs and predictions for items (texts, pairs, images); an empty list gives no rows."""
         return self.predictor.predict(items, batch_size)
 
 

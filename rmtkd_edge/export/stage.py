@@ -65,7 +65,7 @@ def _check_ready(run: Run, force: bool) -> None:
         raise RunDirError(
             f"compress has not finished in {run.path}", f"rmtkd-edge compress {run.path}/recipe.toml --out {run.path}"
         )
-    if run.stage("export").get("state") == "done" and not force:  # one that was stopped goes on without
+    if run.stage("export").get("state") == "done" and not force:  # one that was stopped continues without
         raise RunDirError(f"{run.path}/export exists already", f"rmtkd-edge export {run.path} --force replaces it")
 
 

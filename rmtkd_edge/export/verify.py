@@ -36,7 +36,7 @@ class OnnxProof:
 
     Attributes:
         relative: largest difference of an output over the largest output, all batches.
-        agreement: share of rows with the same answer.
+        agreement: share of rows with the same prediction.
         shapes: the sizes of the first input that were run, its first and last axis: (batch, tokens or pixels a side).
     """
 

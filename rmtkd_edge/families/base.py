@@ -211,7 +211,7 @@ class Family(Protocol):
         """Return the same function in the form that other loaders of its config.json expect."""
 
     def config(self, spec: Any, task: str) -> dict[str, Any]:
-        """Return config.json's own keys of the model type (what is ours is added under `rmtkd`)."""
+        """Return config.json's own keys of the model type (this package's own keys are added under `rmtkd`)."""
 
     def tensors(self, model: Any) -> dict[str, Tensor]:
         """Return the weights under the names that ship."""

@@ -1,4 +1,4 @@
-"""What most families answer alike. A family takes over what differs; families/base.py says what each member is for."""
+"""Defaults that most families share. A family overrides what differs; families/base.py says what each member is for."""
 
 from __future__ import annotations
 
@@ -162,7 +162,7 @@ class FamilyDefaults:
         return export_module(module, path, sample, axes, opset=options.opset, metadata=metadata)
 
     def graph_values(self, model: onnx.ModelProto, spec: Any) -> dict[str, str]:
-        """Return nothing: a wrong export is told by its outputs alone."""
+        """Return nothing: a wrong export shows in its outputs alone."""
         return {}
 
     def site_of(self, tap: str) -> str:

@@ -103,10 +103,10 @@ def assemble(spec: Spec, tensors: Mapping[str, Tensor], path: Path | str, hint: 
     faults += [f"{name} does not belong" for name in tensors if name not in wanted]
     for name, tensor in tensors.items():
         if name in wanted and tensor.shape != wanted[name].shape:
-            faults.append(f"{name} is {tuple(tensor.shape)}, the shape on record wants {tuple(wanted[name].shape)}")
+            faults.append(f"{name} is {tuple(tensor.shape)}, the shape on record needs {tuple(wanted[name].shape)}")
     kinds = {tensor.dtype for tensor in tensors.values()}
     if len(kinds) > 1 or not all(kind.is_floating_point for kind in kinds):
-        faults.append(f"dtypes are {', '.join(sorted(map(str, kinds)))}, one floating dtype is wanted")
+        faults.append(f"dtypes are {', '.join(sorted(map(str, kinds)))}, one floating dtype is needed")
     if faults:
         more = f" and {len(faults) - 5} more" if len(faults) > 5 else ""
         raise RunDirError(f"{path} does not fit its shape: {'; '.join(faults[:5])}{more}", hint)

@@ -39,7 +39,7 @@ class Cut:
 
 @dataclass(frozen=True)
 class Seen:
-    """What a model shows of a batch: its outputs, and the activations that the objective asked for, by tap."""
+    """What a model computes on a batch: its outputs, and the activations that the objective asked for, by tap."""
 
     outputs: Tensor
     taps: Mapping[str, Tensor] = field(default_factory=dict)
@@ -50,7 +50,7 @@ class Objective:
     """The loss of a batch, a scalar.
 
     Attributes:
-        loss: of what the student shows, the batch, and what the teacher shows (None without a teacher).
+        loss: of what the student computes, the batch, and what the teacher computes (None without a teacher).
         teacher: whether the teacher is asked.
         taps: activations that are collected from student and teacher, under the family's names.
     """

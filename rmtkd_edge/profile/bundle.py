@@ -38,7 +38,7 @@ README = """Measures {models} on this device. It needs Python 3.9 or later, onnx
     pip install onnxruntime numpy
     python3 runner.py
 
-A run that was stopped goes on with the same command. Bring results.json back, and file it on the other machine:
+A run that was stopped continues with the same command. Bring results.json back, and file it on the other machine:
 
     rmtkd-edge collect {run} results.json
 """
@@ -178,7 +178,7 @@ def read_results(file: Path) -> dict[str, Any]:
     if not document.get("complete"):
         refused = document.get("error") or {}
         why = f": {refused['message']}" if isinstance(refused, dict) and refused.get("message") else ""
-        raise UserError(f"{file} is not finished{why}", "python3 runner.py on the device goes on where it stopped")
+        raise UserError(f"{file} is not finished{why}", "python3 runner.py on the device continues where it stopped")
     if document.get("digest") != digest_of(document):
         raise UserError(f"{file} was altered after it was measured: its digest does not fit", "copy it again")
     return document

@@ -1,4 +1,4 @@
-"""A measurement's JSON file, as somebody brings it: whole, of a sensible size, or refused by its name."""
+"""A measurement's JSON file, as a user passes it: complete, of a sensible size, or refused by its name."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ def refuse_interpreter(profile: HardwareProfile, host: str | None, python: str |
     if profile.emulated and (host or profile.host):
         raise UserError(f"{profile.name} is emulated on this machine, not on a host", "leave --host out")
     if profile.emulated and python is None:
-        raise UserError(f"{profile.name} wants a Python of that architecture", SETUP)
+        raise UserError(f"{profile.name} needs a Python of that architecture", SETUP)
     if python is not None and host is None and profile.host is None:
         refuse_machine(profile, machine_of(find_python(python)), python)
 
@@ -55,7 +55,7 @@ def refuse_machine(profile: HardwareProfile, machine: str, python: str) -> None:
     if profile.emulated and machine == here:
         raise UserError(f"{python} runs on {machine} as this machine does: nothing is emulated", SETUP)
     if profile.emulated and machine != ARCHITECTURE:
-        raise UserError(f"{python} runs on {machine}; {profile.name} wants {ARCHITECTURE}", SETUP)
+        raise UserError(f"{python} runs on {machine}; {profile.name} needs {ARCHITECTURE}", SETUP)
     if not profile.emulated and machine != here:
         raise UserError(
             f"{python} runs on {machine}, which this machine ({here}) emulates: its times mean nothing",

@@ -51,7 +51,7 @@ def refuse_other_device(profile: HardwareProfile) -> None:
     lacking = [name for name in profile.instruction_sets if name not in have]
     if lacking:
         raise UserError(
-            f"{profile.name} wants {', '.join(lacking)}; this processor has {', '.join(have) or 'none that is known'}",
+            f"{profile.name} needs {', '.join(lacking)}; this processor has {', '.join(have) or 'none that is known'}",
             "measure this machine as what it is: --on local-cpu",
         )
 

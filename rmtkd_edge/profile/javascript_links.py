@@ -89,7 +89,7 @@ class Link:
             why = "the time was up" if late else f"it said nothing for {self.limits.stall_s:g} s"
             raise UserError(
                 f"{self.name} was stopped: {why}",
-                "repeat the command: it goes on from there; or give it more time or fewer workloads",
+                "repeat the command: it continues from there; or give it more time or fewer workloads",
             )
 
     def _send(self, command: dict[str, Any]) -> None:

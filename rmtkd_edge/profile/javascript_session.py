@@ -79,7 +79,7 @@ class Session:
         return [to_array(reply["outputs"][name]) for name in names or self.opened["outputs"]]
 
     def timed(self, feeds: dict[str, Any], runs: int, seconds: float) -> dict[str, Any]:
-        """Return a block of calls: ns of each, and of all of them, and of the processor (None where nobody knows)."""
+        """Return a block of calls: ns of each, and of all of them, and of the processor (None where it is unknown)."""
         inputs, pids = self._inputs(feeds), family(self.link.process.pid)
         before = processor_ns(pids)
         reply = self.link.call("block", session=self.opened["session"], inputs=inputs, runs=runs, seconds=seconds)

@@ -71,7 +71,7 @@ def _hold_back(quota: float, root: str) -> str:
     group = own_group(root, "cpu.max")
     if group is None:
         raise LimitRefused(
-            "limits.cpu_quota wants a cgroup v2 with the cpu controller that this user may write; either start the "
+            "limits.cpu_quota needs a cgroup v2 with the cpu controller that this user may write; either start the "
             f"command in one (systemd-run --user --scope -p CPUQuota={100 * quota:.0f}% rmtkd-edge profile ...), or "
             "leave limits.cpu_quota out"
         )

@@ -123,7 +123,7 @@ def reference_outputs(path: Path, inputs: Arrays, threads: int, label: str) -> d
     missing = [name for name in wanted if name not in inputs]
     if missing:
         raise UserError(
-            f"{label} wants {', '.join(missing)}, and only {', '.join(inputs)} were made",
+            f"{label} needs {', '.join(missing)}, and only {', '.join(inputs)} were made",
             "export the run again: its ONNX files and its config.json do not belong together",
         )
     values = session.run(None, {name: inputs[name] for name in wanted})

@@ -2,8 +2,8 @@
 
 Without names the files are those next to it. It needs Python 3.9+, onnxruntime and numpy, and what a bundle has next to
 it: the folder `measuring` (the program), `limits.py`, and `meters`, without which energy is null. The results are
-written after every round, and the same command goes on where a killed one stopped. Exit codes: 0 measured, 2 refused
-(stderr and `error` in the results say why).
+written after every round, and the same command continues where an interrupted one stopped. Exit codes: 0 measured, 2
+refused (stderr and `error` in the results say why).
 """
 
 from __future__ import annotations

@@ -63,7 +63,7 @@ class Named:
 
 
 def summed_up(failed: dict[str, RmtkdError], measured: Sequence[str]) -> RmtkdError:
-    """Return the one error that stands for those of several devices."""
+    """Return one error that combines those of several devices."""
     kind = Finding if all(isinstance(error, Finding) for error in failed.values()) else UserError
     kept = f"\nmeasured and kept: {', '.join(measured)}" if measured else ""
     message = "\n".join(f"{name}: {error.message}" for name, error in failed.items()) + kept

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 def profile_run(run: Run, options: ProfileOptions, reporter: Reporter) -> ProfileRecord:
     """Measure a run's models on one device, write profile/NAME.json and return it.
 
-    A measurement that was stopped goes on when this is called again.
+    A measurement that was stopped continues when this is called again.
 
     Raises:
         UserError: the profile is of another device, or options make no sense.

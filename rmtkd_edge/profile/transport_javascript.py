@@ -121,7 +121,7 @@ def _ended_in_order() -> Iterator[None]:
 
 
 class JavaScript(execute.Engine):
-    """Sessions in Node or in a page, which stay open: a page would have to be loaded anew for every round."""
+    """Sessions in Node or in a page, which stay open: a page would have to be reloaded for every round."""
 
     reopens = False
 

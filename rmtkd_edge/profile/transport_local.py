@@ -19,7 +19,7 @@ from rmtkd_edge.profile.emulation import find_python
 from rmtkd_edge.run.reporter import Reporter
 
 Progress = Callable[[dict[str, Any]], None]
-STALL_S = 900.0  # without a word from the runner for this long, it is taken for hung
+STALL_S = 900.0  # without output from the runner for this long, it counts as hung
 
 _KINDS: dict[str, tuple[type[RmtkdError], str]] = {
     "provider": (
@@ -28,7 +28,7 @@ _KINDS: dict[str, tuple[type[RmtkdError], str]] = {
         "an NVIDIA GPU and onnxruntime-gpu in place of onnxruntime",
     ),
     "meter": (ProviderError, "--meter auto takes what can be read here"),
-    "disk": (RunDirError, "free space; the same command goes on from what is there"),
+    "disk": (RunDirError, "free space; the same command continues from what is there"),
     "limit": (UserError, "change [limits] in a copy of the profile, or measure on the device itself"),
     "hash": (RunDirError, "export the run again: rmtkd-edge export RUN"),
     "output": (Finding, "the exported model does not compute what it did on the host: export it again and verify"),
@@ -92,7 +92,7 @@ def _follow(
         except queue.Empty:
             late = end is not None and time.monotonic() >= end
             what = f"took longer than {timeout_s:g} s" if late else f"said nothing for {stall_s:g} s"
-            hint = f"repeat the command: it goes on from {results}; or give it more time or fewer workloads"
+            hint = f"repeat the command: it continues from {results}; or give it more time or fewer workloads"
             raise UserError(f"the runner {what} and was stopped", hint) from None
         if line is None:
             return
@@ -128,7 +128,7 @@ def _stop(process: subprocess.Popen[str]) -> None:
 
 
 def read_outcome(results: Path, code: int, stderr: str) -> dict[str, Any]:
-    """Return the finished document at `results`; raise what the runner's refusal, or its exit code, stands for."""
+    """Return the finished document at `results`; raise the error of the runner's refusal or exit code."""
     try:
         document = json.loads(results.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -143,6 +143,6 @@ def read_outcome(results: Path, code: int, stderr: str) -> dict[str, Any]:
 
 
 def refusal(kind: str, message: str) -> RmtkdError:
-    """Return the error that a refusal of the runner stands for."""
+    """Return the error of a refusal by the runner."""
     error, hint = _KINDS.get(kind, (RmtkdError, "see the message above"))
     return error(message, hint)

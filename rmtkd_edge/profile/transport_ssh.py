@@ -2,8 +2,8 @@
 
 The user's own ssh configuration holds (keys, jump hosts, host key checks); nothing is asked and no password is kept.
 There everything is under ~/.cache/rmtkd-edge: `store/` has files by their sha256, so that only what changed is sent and
-a broken transfer goes on where it stopped; `jobs/` has one folder a plan. The runner does not hang on the connection:
-when that drops it goes on, and the same command picks it up. A finished job is removed, all else after a week.
+a broken transfer continues where it stopped; `jobs/` has one folder a plan. The runner does not hang on the connection:
+when that drops it keeps running, and the same command picks it up. A finished job is removed, all else after a week.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def run_over_ssh(
     """Run a bundle on `target` and return the results document, which also stays at `results`.
 
     Lost connections are taken up again for a while. Raises what run_bundle raises, and UserError where the machine
-    stays out of reach or the time is up; the runner there goes on, and the same call picks it up.
+    stays out of reach or the time is up; the runner there keeps running, and the same call picks it up.
     """
     waiting = waiting or Waiting()
     plan = json.loads((bundle / "plan.json").read_text(encoding="utf-8"))
@@ -141,7 +141,7 @@ class Again:
                 if time.monotonic() + wait > end:
                     raise UserError(
                         f"{self.target.host} cannot be reached: {err}",
-                        f"try `ssh {self.target.host}`; then repeat the command: it goes on where it stopped",
+                        f"try `ssh {self.target.host}`; then repeat the command: it continues where it stopped",
                     ) from err
                 time.sleep(wait)
                 wait = min(2 * wait, 15.0)
@@ -245,11 +245,11 @@ tail -c +{seen + 1} events.txt"""
             return int(state.split()[1])
         if state == b"gone":
             raise UserError(
-                f"the runner on {target.host} was killed", "repeat the command: it goes on where it was stopped"
+                f"the runner on {target.host} was killed", "repeat the command: it continues where it was stopped"
             )
         if end is not None and time.monotonic() >= end:
             raise UserError(
                 f"{target.host} has not finished within {waiting.timeout_s:g} s",
-                "its runner goes on; the same command later picks the results up",
+                "its runner keeps running; the same command later picks the results up",
             )
         time.sleep(waiting.poll_s)

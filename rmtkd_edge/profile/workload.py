@@ -51,9 +51,9 @@ def choose_effort(options: MeasureOptions, emulated: bool = False) -> Effort:
     effort = EMULATED if emulated else QUICK if options.quick else FULL
     runs, seconds = options.min_runs, options.min_duration_s
     if runs is not None and runs < 1:
-        raise UserError(f"{runs} runs measure nothing", "--iterations wants at least 1")
+        raise UserError(f"{runs} runs measure nothing", "--iterations must be at least 1")
     if seconds is not None and not 0 <= seconds < float("inf"):
-        raise UserError(f"a duration of {seconds} s", "--duration wants seconds, 0 or more")
+        raise UserError(f"a duration of {seconds} s", "--duration must be 0 or more seconds")
     runs, seconds = effort.min_runs if runs is None else runs, effort.min_duration_s if seconds is None else seconds
     return replace(effort, min_runs=runs, min_duration_s=seconds, rounds=min(effort.rounds, runs))
 

@@ -73,9 +73,9 @@ def file_table(run: RunFacts) -> TableBlock:
         rows.append(Row(cells))
     caption = (
         f"The ONNX files with their {metric} on validation, which chose, and on test; largest relative difference and "
-        "share of rows with the same answer are against torch."
+        "share of rows with the same prediction are against torch."
     )
-    columns = ("Model", "File", "Bytes", "Validation", "Test", "Difference", "Same answer", "State", "sha256")
+    columns = ("Model", "File", "Bytes", "Validation", "Test", "Difference", "Same prediction", "State", "sha256")
     return TableBlock(caption, columns, tuple(rows), frozenset({1, 7, 8}))
 
 

@@ -1,6 +1,6 @@
 """The run directory: one manifest with a hash for every file, atomic writes, checked reads.
 
-The stages meet here and nowhere else. A file counts as written once it is in the manifest; one that was left
+The stages exchange data here and nowhere else. A file counts as written once it is in the manifest; one that was left
 unfinished by a kill is written again.
 """
 
@@ -109,9 +109,9 @@ class Run:
             raise RunDirError(
                 f"{path} is no run directory (it has no {MANIFEST})", "rmtkd-edge compress RECIPE --out DIR makes one"
             )
-        manifest = read_json_file(file, "restore it, or start anew with --force")
+        manifest = read_json_file(file, "restore it, or start again with --force")
         if not isinstance(manifest, dict):
-            raise RunDirError(f"{file} holds no JSON object", "restore it, or start anew with --force")
+            raise RunDirError(f"{file} holds no JSON object", "restore it, or start again with --force")
         if manifest.get("schema") != SCHEMA:
             raise RunDirError(
                 f"{file} has schema {manifest.get('schema')!r}, this version reads {SCHEMA!r}",
@@ -120,7 +120,7 @@ class Run:
         stages = manifest.get("stages")
         tables = isinstance(stages, dict) and all(isinstance(stage, dict) for stage in stages.values())
         if not (tables and isinstance(manifest.get("files"), dict) and isinstance(manifest.get("seed"), int)):
-            raise RunDirError(f"{file} lacks files, stages or seed", "restore it, or start anew with --force")
+            raise RunDirError(f"{file} lacks files, stages or seed", "restore it, or start again with --force")
         return Run(path, manifest)
 
     def path_of(self, rel: str) -> Path:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from rmtkd_edge.errors import DataError, UserError
-from rmtkd_edge.spectral.moments import add_gram, float64_chunks, mirrored, reduced
+from rmtkd_edge.spectral.moments import add_gram, float64_chunks, reduced, symmetrised
 
 
 class CrossMoments:
@@ -98,5 +98,5 @@ class CrossMoments:
         if self.count == 0:
             raise DataError(f"No rows of {self.name} were added.", "check that the calibration subset is not empty")
         mx, my, sxx, syx = (value / self.count for value in self._sums)
-        cxx = mirrored(sxx) - mx[:, None] * mx[None, :]
+        cxx = symmetrised(sxx) - mx[:, None] * mx[None, :]
         return mx, my, cxx, syx - my[:, None] * mx[None, :]

@@ -64,7 +64,7 @@ def _floor(gram: Tensor, far: Tensor, d: int) -> float:
 
 
 def _second_moment(gram: Tensor, near: Tensor, floor: float, stands_for: Tensor, pairs: Tensor) -> float:
-    """Return (tr B^2 / n) / (tr B / n)^2, at least 1e-300: each row stands for some, each of its pairs for `pairs`."""
+    """Return (tr B^2 / n) / (tr B / n)^2, at least 1e-300: each row represents some, each of its pairs `pairs`."""
     total = stands_for.sum()
     norms = gram.diagonal() / ((gram.diagonal() * stands_for).sum() / total)
     scale = gram.diagonal().mean() / norms.mean()
@@ -77,7 +77,7 @@ def _second_moment(gram: Tensor, near: Tensor, floor: float, stands_for: Tensor,
 
 Sample = tuple[
     Tensor, Tensor, Tensor, Tensor
-]  # row numbers, group numbers, rows a row stands for, pairs a pair stands for
+]  # row numbers, group numbers, rows that a row represents, pairs that a pair represents
 
 
 def _stretches(n: int, cap: int, generator: torch.Generator) -> Sample:

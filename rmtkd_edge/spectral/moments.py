@@ -47,7 +47,7 @@ class Moments:
 
     def second(self) -> Tensor:
         """Return X X^T / n, not centred: (dim, dim) or (heads, h, h), float64, symmetric. DataError when empty."""
-        return mirrored(self._outer / self._counted())
+        return symmetrised(self._outer / self._counted())
 
     def mean(self) -> Tensor:
         """Return the mean row (dim,), float64. DataError when empty."""
@@ -77,13 +77,13 @@ def add_gram(total: Tensor, left: Tensor, right: Tensor) -> None:
     """Add left^T right, which is known to be symmetric, (n, d) each, to the lower triangle of `total` (d, d).
 
     Column panels leave out most of what is above the diagonal (a quarter less time for thousands of columns): what is
-    there afterwards means nothing, see `mirrored`.
+    there afterwards means nothing, see `symmetrised`.
     """
     for i in range(0, len(total), PANEL):
         total[i:, i : i + PANEL].addmm_(left[:, i:].T, right[:, i : i + PANEL])
 
 
-def mirrored(total: Tensor) -> Tensor:
+def symmetrised(total: Tensor) -> Tensor:
     """Return the symmetric matrices (..., d, d) whose lower triangles are those of `total`."""
     return total.tril() + total.tril(-1).mT
 

@@ -1,4 +1,4 @@
-"""Varimax: turn a basis towards the axes, so that elementwise nonlinearities and norms lose less behind it."""
+"""Varimax: turn a basis towards the axes, so that elementwise nonlinearities and norms lose less after it."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ def row_contrasts(seed: int, rows: np.ndarray, columns: int) -> np.ndarray:
     """Return random v (len(rows), columns >= 2), each summing to zero, with E[v v^T] = I - 1 1^T / columns.
 
     Random signs over an orthonormal basis of what is orthogonal to 1 (Helmert's): of two columns no draw is zero, where
-    half of all plain signs are alike and so centred away.
+    half of all plain signs are the same and so centred away.
     """
     signs = np.where(row_uniform(seed, rows, columns - 1) < 0.5, -1.0, 1.0)
     return signs @ helmert(columns)

@@ -1,4 +1,4 @@
-"""What a task is: its data as splits and batches, its loss, its metrics, and how an exported model answers.
+"""What a task is: its data as splits and batches, its loss, its metrics, and how an exported model predicts.
 
 Everything that knows what a label is lives in that task's file; the rest of the package knows these protocols.
 """
@@ -74,14 +74,14 @@ class Dataset(Generic[S]):
 
 @dataclass(frozen=True)
 class Prediction:
-    """Outputs of a model, one row an item, and the answer of each (a label; what else the task calls an answer)."""
+    """Outputs of a model, one row an item, and the prediction for each (a label, or what else the task predicts)."""
 
     outputs: np.ndarray
     labels: list[Any]
 
 
 class Predictor(Protocol):
-    """Answers with an exported model, from items as a user has them."""
+    """Predicts with an exported model, from items as a user has them."""
 
     def predict(self, items: Sequence[Any], batch_size: int = 32) -> Prediction:
         """Return the outputs for items (texts, pairs, images); an empty list gives no rows."""
@@ -174,7 +174,7 @@ class Task(Protocol[S]):
         """Return the 95 % interval of a metric over rows, None where the rows do not allow the metric."""
 
     def agreement(self, a: np.ndarray, b: np.ndarray, batch: Batch | None = None) -> float:
-        """Return the share of rows of one batch with the same answer in both outputs."""
+        """Return the share of rows of one batch with the same prediction in both outputs."""
 
     # export
     def verification_batches(
@@ -188,7 +188,7 @@ class Task(Protocol[S]):
         """
 
     def predictor(self, folder: Path, record: Exported, run: Callable[[Batch], np.ndarray]) -> Predictor:
-        """Return what answers with an exported folder, `run` giving the model's outputs for a batch."""
+        """Return what predicts with an exported folder, `run` giving the model's outputs for a batch."""
 
 
 def find_task(name: str) -> Task[Any]:

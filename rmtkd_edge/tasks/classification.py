@@ -17,7 +17,7 @@ from rmtkd_edge.tasks.base import Batch, Prediction
 
 
 class Classification:
-    """Loss, metrics and answers of a classifier; targets are `labels`, int64 (B,)."""
+    """Loss, metrics and predictions of a classifier; targets are `labels`, int64 (B,)."""
 
     known_metrics = metrics.KNOWN
 

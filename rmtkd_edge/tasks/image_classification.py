@@ -99,7 +99,7 @@ class ImageClassification(Classification):
         """Yield pixel_values float32 (B, 3, H, W), normalised; `labels` and `index`, int64.
 
         With a seed the rows are shuffled and, where the split says so, augmented (`crop`: shifted by up to 1/8, black
-        beyond the edge; `crop-flip`: mirrored too); without one they come in order, as they are.
+        beyond the edge; `crop-flip`: flipped too); without one they come in order, as they are.
         """
         rng = None if seed is None else np.random.default_rng(seed)
         order = np.arange(len(split)) if rng is None else rng.permutation(len(split))
@@ -189,7 +189,7 @@ def normalised(images: np.ndarray, preprocessing: ImagePreprocessing) -> Tensor:
 
 
 def augmented(images: np.ndarray, rng: np.random.Generator, flip: bool) -> np.ndarray:
-    """Return uint8 images (B, H, W, 3) shifted at random, black beyond the edge, and mirrored where `flip`."""
+    """Return uint8 images (B, H, W, 3) shifted at random, black beyond the edge, and flipped where `flip`."""
     count, height, width, _ = images.shape
     pad = max(1, height // SHIFT)
     padded = np.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)))

@@ -108,7 +108,7 @@ def _resampled_auc(values: np.ndarray, hits: np.ndarray, rng: np.random.Generato
     resamples = int(np.clip(WORK // (rows * classes), LEAST_RESAMPLES, RESAMPLES))
     orders = np.argsort(values, axis=0, kind="stable")
     ordered = np.take_along_axis(values, orders, 0)
-    first = np.vstack([np.ones((1, classes), bool), ordered[1:] != ordered[:-1]])  # of rows that rank alike
+    first = np.vstack([np.ones((1, classes), bool), ordered[1:] != ordered[:-1]])  # of tied rows
     starts = [np.flatnonzero(first[:, c]) for c in range(classes)]
     positive = np.take_along_axis(hits, orders, 0)
     found = np.empty(resamples)

@@ -1,4 +1,4 @@
-"""The batches of a compression: which rows they hold, and that they start anew."""
+"""The batches of a compression: which rows they hold, and that they start again."""
 
 from __future__ import annotations
 

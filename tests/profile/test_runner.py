@@ -197,7 +197,7 @@ class Lasting(execute.Engine):
 
 
 class Counting(execute.Engine):
-    """Notes in which order sessions are opened anew; opening takes `opening_s` more."""
+    """Notes in which order sessions are reopened; opening takes `opening_s` more."""
 
     def __init__(self, opening_s: float = 0.0) -> None:
         self.opening_s, self.orders = opening_s, []

@@ -25,7 +25,7 @@ class Checkpoints(Protocol):
 
 
 class NoCheckpoints:
-    """Keeps nothing: a training that was killed starts anew."""
+    """Keeps nothing: a training that was killed starts again."""
 
     def load(self) -> None:
         """Return None."""

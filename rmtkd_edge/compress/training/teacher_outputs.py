@@ -28,8 +28,8 @@ def seen(model: Any, batch: Batch, taps: tuple[str, ...], spec: Any) -> Seen:
 class TeacherOutputs:
     """A teacher's outputs by row number.
 
-    They are computed every time for rows that are augmented anew (`fresh`), where activations are asked for too, and
-    for outputs of more than (B, C), or of every token, whose shape depends on the batch.
+    They are computed every time where rows are augmented (`fresh`), where activations are asked for too, and for
+    outputs of more than (B, C), or of every token, whose shape depends on the batch.
     """
 
     def __init__(self, teacher: Any, rows: int, fresh: bool = False, taps: tuple[str, ...] = ()) -> None:

@@ -27,7 +27,7 @@ from rmtkd_edge.tasks.base import Batch
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-TOLD = 10  # steps between two reports of the loss
+LOG_EVERY = 10  # steps between two reports of the loss
 
 
 @dataclass(frozen=True)
@@ -153,4 +153,4 @@ class _Step:
         accelerator.backward(loss)
         accelerator.clip_grad_norm_(self.model.parameters(), plan.max_grad_norm)
         self.optimizer.step()
-        return float(loss.detach()) if step % TOLD == 0 or step == 1 else None
+        return float(loss.detach()) if step % LOG_EVERY == 0 or step == 1 else None

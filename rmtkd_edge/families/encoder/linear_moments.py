@@ -2,7 +2,7 @@
 
 The FFN's inner width m is four times the width d of its input, but W x + b has at most d + 1 directions. With
 x~ = (x, 1), W~ = (W, b), C = E[x~ x~^T] and A = W~ C^(1/2), the nonzero eigenvalues of G^(1/2) W~ C W~^T G^(1/2) are
-those of A^T G A, (d + 1) wide, and an eigenvector u of it stands for the direction G A u: the decomposition costs
+those of A^T G A, (d + 1) wide, and an eigenvector u of it gives the direction G A u: the decomposition costs
 (m / d)^3 less.
 """
 

@@ -2,7 +2,7 @@
 
 What is chosen and why (measured on AVX2 without VNNI, one thread, 128 tokens; tools/bench_shapes.py measures it again):
 int8 weights per output channel, with 7 bits of range (`reduce_range`) where the target adds pairs of products in 16
-bits: there 8-bit weights against uint8 activations saturate, with nine times the error of the logits, without a word.
+bits: there 8-bit weights against uint8 activations saturate, with nine times the error of the logits, and no warning.
 uint8 weights do not, but run 1.2x slower;
 int8 in blocks (MatMulNBits) runs slower than fp32. Scales per channel cost nothing and give back what the missing bit
 took, and tables with a scale per column have a third of the error of those with one scale.

@@ -71,7 +71,7 @@ def warm_start(
 
     Args:
         teacher: a folded encoder.
-        weights: how much tokens count, by kind and depth (None: all alike).
+        weights: how much tokens count, by kind and depth (None: all the same).
     """
     teacher.eval()
     student = narrow_like(teacher, ranks_from(teacher.spec, projections)).eval()

@@ -1,7 +1,7 @@
 """Analyse a ResNet: one random pixel of each image (or its mean) at every site, after the ReLU.
 
-Neighbouring pixels are much alike, so pixels are subsampled: q = d / n is then a matter of images, and is fixed. The
-edge belongs to what the next convolution reads, after the ReLU; the effect is the logits' gradient before it.
+Neighbouring pixels are strongly correlated, so pixels are subsampled: q = d / n then depends on the number of images,
+which is fixed. The edge belongs to what the next convolution reads, after the ReLU; the effect is the logits' gradient before it.
 """
 
 from __future__ import annotations

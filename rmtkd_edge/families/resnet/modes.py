@@ -2,8 +2,8 @@
 
 A factor leaves everything after its convolution as it is, so it loses only what its own projection drops; a width
 shrinks the next convolution too. `auto` takes the factors of a site where, at the ranks that the edge gives both, the
-model then has fewer parameters *and* takes less time, by the profile's curves; without them the multiply-accumulates
-of widths rounded up to the alignment stand for time.
+model then has fewer parameters *and* takes less time, by the profile's curves; without them time is
+approximated by the multiply-accumulates of widths rounded up to the alignment.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def settle(
 
     Args:
         latency: predicted milliseconds of a spec; None where the device has no curves.
-        multiple: channels, that widths are rounded up to where multiply-accumulates stand for time.
+        multiple: channels that widths are rounded up to where multiply-accumulates approximate time.
     """
     if not set(options.mode.values()) - {"width"}:
         return lambda chosen: chosen

@@ -34,7 +34,7 @@ DEPTHS: dict[int, tuple[Kind, tuple[int, ...]]] = {
 EXPANSION = {"basic": 1, "bottleneck": 4}
 STEMS: dict[tuple[int, int, str], Stem] = {(7, 2, "MaxPool2d"): "imagenet", (3, 1, "Identity"): "cifar"}
 SIDES: dict[Stem, int] = {"imagenet": 224, "cifar": 32}
-TRIAL_SIDE, TRIAL_TOLERANCE = 64, 1e-4  # images on which a net of ours is compared with the one it stands for
+TRIAL_SIDE, TRIAL_TOLERANCE = 64, 1e-4  # images on which a net of ours is compared with the original
 
 
 @dataclass(frozen=True)

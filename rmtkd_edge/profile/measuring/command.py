@@ -40,6 +40,6 @@ def main(argv: list[str] | None = None) -> int:
         print(f"runner.py: {err}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("runner.py: stopped; the same command goes on from here", file=sys.stderr)
+        print("runner.py: stopped; the same command continues from here", file=sys.stderr)
         return 130
     return 0

@@ -80,7 +80,7 @@ def idle_watts(meter: Any, facts: Json, seconds: float) -> float | None:
 
 
 def suited_to(plan: Json, facts: Json) -> Json:
-    """Return the plan with blocks as long as the meter's period wants them: fewer rounds first, then more seconds.
+    """Return the plan with blocks as long as the meter's period needs them: fewer rounds first, then more seconds.
 
     The idle power is watched as long as one block, or there would be no net figure.
     """
@@ -134,7 +134,7 @@ def _withheld(blocks: list[Json], facts: Json, window: float) -> str:
     if facts["needs_window"]:
         least = max(WINDOW_S, WINDOW_PERIODS * facts["period_s"] * len(blocks))
         if window < least:
-            return f"withheld: {facts['name']} wants a window of {least:.0f} s, it was {window:.1f} s; measure longer"
+            return f"withheld: {facts['name']} needs a window of {least:.0f} s, it was {window:.1f} s; measure longer"
         if sum(joules for joules, _ in readings) <= 0:
             return f"{facts['name']} did not move during {window:.1f} s"
     return ""

@@ -1,4 +1,4 @@
-"""Carrying out a plan: rounds that take turns, kept as they come; a killed measurement goes on."""
+"""Carrying out a plan: rounds that take turns, kept as they come; an interrupted measurement continues."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .store import Store, digest_of, has_rounds, previous, write_whole
 
 OPENED_ONCE = "every session was opened once: equal ones may stay a per cent or two apart as long as they are open"
 MOST_TURNS, LEAST_CALLS = 8, 8  # of a model in a round, and its calls in a turn
-REWARM_S = 0.1  # of unrecorded calls at the most when a session was opened anew
+REWARM_S = 0.1  # of unrecorded calls at the most when a session was reopened
 
 
 def run_block(session: Any, feeds: Json, runs: int, seconds: float, meter: Any) -> Json:
@@ -42,10 +42,10 @@ def run_block(session: Any, feeds: Json, runs: int, seconds: float, meter: Any) 
 def measure_rounds(
     plan: Json, folder: Path, sessions: list, feeds: dict, store: Store, meter: Any, say: Say, engine: Engine
 ) -> None:
-    """Measure every workload with all models in turn, round by round, going on after the rounds that are kept.
+    """Measure every workload with all models in turn, round by round, continuing after the rounds that are kept.
 
     Of equal sessions one stays a per cent or two faster for as long as it is open, presumably by where it lies in
-    memory (Mytkowicz et al., ASPLOS 2009), so they are opened anew, in another order, before every round; less often
+    memory (Mytkowicz et al., ASPLOS 2009), so they are reopened, in another order, before every round; less often
     where that would take longer than the measuring, and never by an engine that does not `reopen`. In a round fast
     models take several turns, so that what else the machine does falls on all of them.
     """
@@ -66,7 +66,7 @@ def measure_rounds(
     warm(sessions, feeds, plan["warmup"])
     runs, seconds = math.ceil(plan["min_runs"] / plan["rounds"]), plan["min_duration_s"] / plan["rounds"]
     for key in workloads:
-        one = meter is not None and store.doc["meter"]["needs_window"]  # a slow meter wants long blocks
+        one = meter is not None and store.doc["meter"]["needs_window"]  # a slow meter needs long blocks
         turns.setdefault(key, 1 if one else turns_of(sessions, feeds[key], seconds))
     every, opening_s = 0, store.doc["opening_s"]
     for number in range(start, plan["rounds"]):
@@ -213,7 +213,8 @@ def _measure(plan: Json, plan_path: Path, store: Store, say: Say, engine: Engine
         store.doc.update(cells={}, idle={}, turns={})  # energies of two meters cannot be added up
     store.doc["meter"] = facts
     plan = suited_to(plan, facts)
-    say("start", f"{len(models)} models, {len(plan['workloads'])} workloads" + (", going on" if store.resumed else ""))
+    continued = ", continued" if store.resumed else ""
+    say("start", f"{len(models)} models, {len(plan['workloads'])} workloads{continued}")
     try:
         feeds = {
             workload_key(workload): verified_feeds(plan, folder, workload, sessions, store)

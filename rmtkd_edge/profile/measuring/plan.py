@@ -28,7 +28,7 @@ def load_plan(path: Path) -> Json:
     if missing:
         raise RunnerError("plan", f"{path} lacks {', '.join(missing)}")
     if not plan["models"] or not plan["workloads"] or min(plan["threads"], plan["rounds"], plan["min_runs"]) < 1:
-        raise RunnerError("plan", f"{path} wants at least one model, workload, thread, round and run")
+        raise RunnerError("plan", f"{path} needs at least one model, workload, thread, round and run")
     for model in plan["models"]:
         for part in [model, *model.get("external", [])]:
             check_hash(path.parent, part["file"], part["sha256"])

@@ -48,7 +48,7 @@ def quality(blocks: list[Json], plan: Json, cpus: int) -> Json:
         "swapped": swapped,
         "hot": [f"a sensor came within {near:.1f} degrees of where the clock is capped"] if near < NEAR_TRIP_C else [],
         "contended": contended,
-        "few": [f"{samples} calls are few; {FEWEST_SAMPLES} are wanted"] if samples < FEWEST_SAMPLES else [],
+        "few": [f"{samples} calls are few; {FEWEST_SAMPLES} are needed"] if samples < FEWEST_SAMPLES else [],
         "unknown": ["the processor time of what ran the model cannot be read"] if cpu is None else [],
     }
     if plan.get("emulated"):

@@ -82,11 +82,11 @@ class Bound:
 
 
 def feeds_of(session: Any, inputs: dict[str, np.ndarray], file: str) -> dict[str, np.ndarray]:
-    """Return the inputs that the graph wants."""
+    """Return the inputs that the graph needs."""
     wanted = [node.name for node in session.get_inputs()]
     missing = [name for name in wanted if name not in inputs]
     if missing:
-        raise RunnerError("plan", f"{file} wants {', '.join(missing)}; the plan's inputs have {', '.join(inputs)}")
+        raise RunnerError("plan", f"{file} needs {', '.join(missing)}; the plan's inputs have {', '.join(inputs)}")
     return {name: inputs[name] for name in wanted}
 
 

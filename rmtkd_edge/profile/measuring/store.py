@@ -26,7 +26,7 @@ def write_whole(path: Path, document: Json) -> None:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise RunnerError(
-            "disk", f"{path} cannot be written: {err.strerror or err}; what it held is kept, free space and go on"
+            "disk", f"{path} cannot be written: {err.strerror or err}; what it held is kept, free space and continue"
         ) from err
 
 

@@ -153,12 +153,12 @@ class ExternalCsv(Meter):
         self.scope = f"what the external meter feeds ({log.path.name})"
 
     def stale(self) -> str:
-        """Return why the newest row does not stand for now, empty where it does."""
+        """Return why the newest row is not current, empty where it is."""
         late = self._clock() - self._row.seconds
         if abs(late) <= PATIENCE * self.period_s:
             return ""
         if late < 0:
-            return f"the newest row (line {self._row.line}) is {-late:.1f} s in the future: set the clocks alike"
+            return f"the newest row (line {self._row.line}) is {-late:.1f} s in the future: synchronise the clocks"
         return f"stale: the newest row (line {self._row.line}) is {late:.1f} s old, rows come every {self.period_s:g} s"
 
     def read(self) -> Reading:

@@ -2,8 +2,8 @@
 
 The domains are nested (psys contains the packages, a package contains its cores), so they are never added up: the
 energy is the sum over the packages, or psys where there is nothing else. intel-rapl-mmio shows the same silicon again
-and is left out. A counter that went all the way round twice between two reads cannot be told from one that did once;
-at 100 W that takes about three quarters of an hour.
+and is left out. A counter that wrapped twice between two reads cannot be distinguished from one that wrapped once; at
+100 W that takes about three quarters of an hour.
 """
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ class VariantRecord:
         file: the graph, relative to the folder; `files` holds it and its files of weights.
         validation: None where nobody had labelled rows.
         relative_difference: largest of the outputs, from the torch model's; None where they are not finite.
-        agreement: share of the `compared_rows` with the same answer as the torch model's.
+        agreement: share of the `compared_rows` with the same prediction as the torch model's.
         quantisation: how it was made, None for a file that was not quantised.
         refused: why it must not ship (the file is removed then), else None.
     """

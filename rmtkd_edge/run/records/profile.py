@@ -98,7 +98,7 @@ class ColdStartRecord:
 
 @dataclass(frozen=True)
 class MemoryLimitRecord:
-    """Whether the model runs in the memory of the profile, None where nobody knows."""
+    """Whether the model runs in the memory of the profile, None where it is unknown."""
 
     limit_bytes: Count
     needs_bytes: Count | None

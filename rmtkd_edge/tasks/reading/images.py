@@ -240,7 +240,7 @@ def _judge(task: Task, bad: Iterable[str], total: int, split: str) -> None:
         more = f" and {len(bad) - SHOWN} more" if len(bad) > SHOWN else ""
         raise DataError(
             f"{len(bad)} of {total} images of {split} cannot be decoded: {'; '.join(bad[:SHOWN])}{more}",
-            "mend or remove them, or --set task.unreadable=skip",
+            "repair or remove them, or --set task.unreadable=skip",
         )
 
 

@@ -23,7 +23,7 @@ Ids = Sequence[Sequence[int]]
 
 @dataclass(frozen=True)
 class Special:
-    """The ids of a tokenizer that stand for no text: the padding token's, and all."""
+    """The ids of a tokenizer that carry no text: the padding token's, and all."""
 
     pad: int
     every: tuple[int, ...]
