@@ -8,14 +8,23 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from rmtkd_edge import __version__, budget, workflow
-from rmtkd_edge.cli.app import app as cli
+from rmtkd_edge import __version__
+from rmtkd_edge.api import export as api_export
+from rmtkd_edge.api import report as api_report
+from rmtkd_edge.cli import app as cli
+from rmtkd_edge.cli import examine as doctor
 from rmtkd_edge.config.recipe import list_recipes, load_recipe
-from rmtkd_edge.errors import Finding, TrainingError, UserError
+from rmtkd_edge.errors import Finding, TrainingError
 from rmtkd_edge.run.directory import Run
 
 # typer itself imports pydantic when it reads an option
 HEAVY = ("torch", "transformers", "onnxruntime", "onnx", "datasets", "pyarrow", "scipy", "matplotlib", "numpy")
+
+
+COMMANDS = (
+    *("compress", "export", "profile", "report", "demo", "doctor"),
+    *("bundle", "collect", "compare", "calibrate", "recipes", "profiles"),
+)
 
 
 def call(capsys, *argv: str | Path) -> tuple[int, str, str]:
@@ -27,7 +36,7 @@ def call(capsys, *argv: str | Path) -> tuple[int, str, str]:
 
 def test_help_and_version_load_nothing_heavy():
     program = (
-        "import sys\nfrom rmtkd_edge.cli import main\n"
+        "import sys\nfrom rmtkd_edge.cli.app import main\n"
         "for argv in (['--help'], ['compress', '--help'], ['--version']):\n"
         "    try:\n        main(argv)\n    except SystemExit as left:\n        assert not left.code, left.code\n"
         f"print('LOADED', [name for name in {HEAVY!r} if name in sys.modules])"
@@ -39,7 +48,7 @@ def test_help_and_version_load_nothing_heavy():
 
 def test_every_command_has_help():
     runner = CliRunner()
-    for name in ("compress", "export", "profile", "report", "demo", "doctor", "recipes", "profiles"):
+    for name in COMMANDS:
         result = runner.invoke(cli.app, [name, "--help"])
         assert result.exit_code == 0 and name in result.output
 
@@ -70,6 +79,9 @@ def test_lists_name_what_ships(capsys):
         (["compress", "demo", "--out", "x", "--data", "nowhere"], "nowhere"),
         (["compress", "demo", "--out", "x", "--set", "stop.profile=local-cpuu"], "local-cpu"),
         (["compress", "demo", "--out", "x", "--set", "model.family=resnet"], "family"),
+        (["compress", "demo", "--out", "x", "--set", "model.family=bert"], "encoder"),
+        (["compress", "demo", "--out", "x", "--set", "stop.max_accuracy_drop=0.1"], "stop.max_drop"),
+        (["compress", "demo", "--out", "x", "--method", "rmtkd"], "rmt-kd"),
         (["compress", "demo", "--out", "x", "--set", "compress.sites=[]"], "sites"),
         (["compress", "demo", "--out", "x", "--set", "train.precision=fp16"], "GPU"),
         (["export", "none"], "no run directory"),
@@ -85,7 +97,7 @@ def test_lists_name_what_ships(capsys):
         (["wibble"], "wibble"),
     ],
 )
-def test_a_user_s_fault_is_exit_code_2_and_leaves_nothing_behind(capsys, tmp_path, monkeypatch, argv, says):
+def test_a_fault_of_the_user_is_exit_code_2_and_leaves_no_file(capsys, tmp_path, monkeypatch, argv, says):
     monkeypatch.chdir(tmp_path)
     code, out, err = call(capsys, *argv)
     assert code == 2 and says in err and "Traceback" not in err and not out
@@ -101,7 +113,7 @@ def raising(error: BaseException):
 
 def test_a_finding_prints_its_table_and_is_exit_code_1(capsys, monkeypatch):
     error = Finding("int8 differs", "look at [this]", [["site", "difference"], ["layer.0.ffn", "[0.5]"]])
-    monkeypatch.setattr(workflow, "run_export", raising(error))
+    monkeypatch.setattr(api_export, "export_run", raising(error))
     code, _, err = call(capsys, "export", "runs/a")
     assert code == 1 and all(part in err for part in ("int8 differs", "layer.0.ffn", "[0.5]", "look at [this]"))
 
@@ -115,15 +127,13 @@ def test_a_finding_prints_its_table_and_is_exit_code_1(capsys, monkeypatch):
     ],
 )
 def test_other_ends_have_their_codes(capsys, monkeypatch, error, code, says):
-    monkeypatch.setattr(workflow, "run_report", raising(error))
+    monkeypatch.setattr(api_report, "report", raising(error))
     found, out, err = call(capsys, "report", "runs/a")
     assert found == code and says in err and not out
     assert ("Traceback" in err) == (code == 3)
 
 
 def test_doctor_says_everything_as_json(capsys, monkeypatch):
-    from rmtkd_edge.cli.app import examine as doctor
-
     checks = [doctor.Check("a", "ok", "fine"), doctor.Check("b", "note", "[absent]", "do [this]")]
     monkeypatch.setattr(doctor, "examine", lambda: checks)
     code, out, _ = call(capsys, "doctor", "--json")
@@ -139,82 +149,11 @@ def test_doctor_says_everything_as_json(capsys, monkeypatch):
     assert call(capsys, "doctor")[0] == 1
 
 
-# --- which run a command works on ---
-
-
-@pytest.fixture
-def recipe(tiny_recipe_file):
-    return load_recipe(str(tiny_recipe_file))
-
-
-def test_the_same_recipe_continues_and_another_needs_force(tmp_path: Path, recipe):
+def test_stages_come_in_their_order(capsys, tmp_path: Path, tiny_recipe_file: Path):
     path = tmp_path / "a"
-    workflow.open_or_create(recipe, path, False).write_text("compress/x.txt", "kept")
-    assert workflow.open_or_create(recipe, path, False).has("compress/x.txt")
-    other = recipe.model_copy(update={"seed": 9})
-    with pytest.raises(workflow.RunDirError, match="another recipe") as caught:
-        workflow.open_or_create(other, path, False)
-    assert "--force" in caught.value.hint
-    assert not workflow.open_or_create(other, path, True).has("compress/x.txt")
-
-
-def test_a_finished_run_and_other_data_are_not_continued(tmp_path: Path, recipe):
-    path = tmp_path / "a"
-    run = workflow.open_or_create(recipe, path, False)
-    run.mark("compress", "running", data=str((tmp_path / "mine").resolve()))
-    with pytest.raises(workflow.RunDirError, match="begun with"):
-        workflow.run_compress(recipe, path, tmp_path / "yours", False, None)
-    run.mark("compress", "done")
-    with pytest.raises(workflow.RunDirError, match="finished") as caught:
-        workflow.run_compress(recipe, path, tmp_path / "mine", False, None)
-    assert f"rmtkd-edge export {path}" in caught.value.hint
-
-
-def test_stages_come_in_their_order(capsys, tmp_path: Path, recipe):
-    path = tmp_path / "a"
-    run = workflow.open_or_create(recipe, path, False)
+    run = Run.create(path, load_recipe(str(tiny_recipe_file)).to_toml(), 0)
     code, _, err = call(capsys, "export", path)
     assert code == 2 and f"try: rmtkd-edge compress {path}/recipe.toml --out {path}" in err
     run.mark("compress", "done")
     code, _, err = call(capsys, "profile", path)
     assert code == 2 and f"try: rmtkd-edge export {path}" in err
-
-
-def test_processes_that_do_not_write_wait_for_the_one_that_does(tmp_path: Path, recipe, monkeypatch):
-    monkeypatch.setenv("RANK", "1")
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(workflow.RunDirError, match="main process"):
-        workflow.wait_for_run(tmp_path / "a", "0" * 64, seconds=0.2)
-    Run.create(tmp_path / "a", recipe.to_toml(), 0)
-    assert workflow.open_or_create(recipe, tmp_path / "a", False).manifest["seed"] == 0
-    with pytest.raises(workflow.RunDirError, match="several processes"):
-        workflow.open_or_create(recipe, tmp_path / "a", True)
-
-
-def test_a_budget_brings_the_profile_s_limits_where_the_recipe_has_none(tmp_path: Path):
-    profile = tmp_path / "board.toml"
-    profile.write_text(
-        'name = "board"\ntitle = "A board"\ntransport = "local"\ncomparable = false\n'
-        "[alignment]\ngemm = 4\nconv = 4\n[budgets]\nlatency_ms = 12.5\ndisk_mb = 9.0\n",
-        encoding="utf-8",
-    )
-    found = workflow.resolve_recipe("demo", ["stop.disk_mb=3"], one_shot=True, seed=5, budget=str(profile))
-    assert (found.stop.profile, found.stop.latency_ms, found.stop.disk_mb) == (str(profile), 12.5, 3.0)
-    assert found.compress.one_shot and found.seed == 5
-    with pytest.raises(UserError, match="one process"), pytest.MonkeyPatch.context() as patch:
-        patch.setenv("WORLD_SIZE", "2")
-        budget.latency_measure(found)
-    assert budget.latency_measure(load_recipe("demo")) is None
-
-
-def test_force_replaces_nothing_before_the_call_has_been_checked(capsys, tmp_path, tiny_recipe_file, tiny_data):
-    out = tmp_path / "run"
-    code, _, err = call(
-        capsys, "compress", str(tiny_recipe_file), "--out", str(out), "--data", str(tiny_data), "--one-shot"
-    )
-    assert code == 0, err
-    before = sorted(p.relative_to(out) for p in out.rglob("*"))
-    argv = ["compress", str(tiny_recipe_file), "--out", str(out), "--one-shot", "--force"]
-    assert call(capsys, *argv, "--data", str(tmp_path / "nowhere"))[0] == 2
-    assert call(capsys, *argv, "--data", str(tiny_data), "--set", "stop.profile=none")[0] == 2
-    assert sorted(p.relative_to(out) for p in out.rglob("*")) == before
