@@ -1,40 +1,35 @@
 """The command line: quick to start, and every fault ends with a message, a way out and the right exit code."""
 
+from __future__ import annotations
+
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from rmtkd_edge import __version__
-from rmtkd_edge.api import export as api_export
-from rmtkd_edge.api import report as api_report
-from rmtkd_edge.cli import app as cli
-from rmtkd_edge.cli import examine as doctor
+from rmtkd_edge.cli.app import app, main
 from rmtkd_edge.config.recipe import list_recipes, load_recipe
 from rmtkd_edge.errors import Finding, TrainingError
 from rmtkd_edge.run.directory import Run
 
+Capture = pytest.CaptureFixture[str]
 # typer itself imports pydantic when it reads an option
 HEAVY = ("torch", "transformers", "onnxruntime", "onnx", "datasets", "pyarrow", "scipy", "matplotlib", "numpy")
 
 
-COMMANDS = (
-    *("compress", "export", "profile", "report", "demo", "doctor"),
-    *("bundle", "collect", "compare", "calibrate", "recipes", "profiles"),
-)
-
-
-def call(capsys, *argv: str | Path) -> tuple[int, str, str]:
+def call(capsys: Capture, *argv: str | Path) -> tuple[int, str, str]:
     with pytest.raises(SystemExit) as left:
-        cli.main([str(part) for part in argv])
+        main([str(part) for part in argv])
     out, err = capsys.readouterr()
     return left.value.code, out, err
 
 
-def test_help_and_version_load_nothing_heavy():
+def test_help_and_version_load_nothing_heavy() -> None:
     program = (
         "import sys\nfrom rmtkd_edge.cli.app import main\n"
         "for argv in (['--help'], ['compress', '--help'], ['--version']):\n"
@@ -46,14 +41,15 @@ def test_help_and_version_load_nothing_heavy():
     assert __version__ in done.stdout
 
 
-def test_every_command_has_help():
+def test_every_command_has_help() -> None:
     runner = CliRunner()
-    for name in COMMANDS:
-        result = runner.invoke(cli.app, [name, "--help"])
+    for command in app.registered_commands:
+        name = command.name or ""
+        result = runner.invoke(app, [name, "--help"])
         assert result.exit_code == 0 and name in result.output
 
 
-def test_lists_name_what_ships(capsys):
+def test_lists_name_what_ships(capsys: Capture) -> None:
     code, out, _ = call(capsys, "recipes")
     assert code == 0 and all(name in out for name in list_recipes())
     code, out, _ = call(capsys, "recipes", "--keys")
@@ -79,9 +75,9 @@ def test_lists_name_what_ships(capsys):
         (["compress", "demo", "--out", "x", "--data", "nowhere"], "nowhere"),
         (["compress", "demo", "--out", "x", "--set", "stop.profile=local-cpuu"], "local-cpu"),
         (["compress", "demo", "--out", "x", "--set", "model.family=resnet"], "family"),
-        (["compress", "demo", "--out", "x", "--set", "model.family=bert"], "encoder"),
-        (["compress", "demo", "--out", "x", "--set", "stop.max_accuracy_drop=0.1"], "stop.max_drop"),
         (["compress", "demo", "--out", "x", "--method", "rmtkd"], "rmt-kd"),
+        (["compress", "demo", "--out", "x", "--set", "stop.max_accuracy_drop=0.1"], "stop.max_drop"),
+        (["compress", "demo", "--out", "x", "--set", "model.family=bert"], "encoder"),
         (["compress", "demo", "--out", "x", "--set", "compress.sites=[]"], "sites"),
         (["compress", "demo", "--out", "x", "--set", "train.precision=fp16"], "GPU"),
         (["export", "none"], "no run directory"),
@@ -97,23 +93,25 @@ def test_lists_name_what_ships(capsys):
         (["wibble"], "wibble"),
     ],
 )
-def test_a_fault_of_the_user_is_exit_code_2_and_leaves_no_file(capsys, tmp_path, monkeypatch, argv, says):
+def test_a_users_fault_is_exit_code_2_and_writes_nothing(
+    capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, argv: list[str], says: str
+) -> None:
     monkeypatch.chdir(tmp_path)
     code, out, err = call(capsys, *argv)
     assert code == 2 and says in err and "Traceback" not in err and not out
     assert not list(tmp_path.iterdir())
 
 
-def raising(error: BaseException):
-    def broken(*_, **__):
+def raising(error: BaseException) -> Callable[..., None]:
+    def broken(*_: object, **__: object) -> None:
         raise error
 
     return broken
 
 
-def test_a_finding_prints_its_table_and_is_exit_code_1(capsys, monkeypatch):
+def test_a_finding_prints_its_table_and_is_exit_code_1(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     error = Finding("int8 differs", "look at [this]", [["site", "difference"], ["layer.0.ffn", "[0.5]"]])
-    monkeypatch.setattr(api_export, "export_run", raising(error))
+    monkeypatch.setattr("rmtkd_edge.api.export.export_run", raising(error))
     code, _, err = call(capsys, "export", "runs/a")
     assert code == 1 and all(part in err for part in ("int8 differs", "layer.0.ffn", "[0.5]", "look at [this]"))
 
@@ -126,14 +124,18 @@ def test_a_finding_prints_its_table_and_is_exit_code_1(capsys, monkeypatch):
         (ZeroDivisionError("ours"), 3, "ZeroDivisionError: ours"),
     ],
 )
-def test_other_ends_have_their_codes(capsys, monkeypatch, error, code, says):
-    monkeypatch.setattr(api_report, "report", raising(error))
+def test_other_ends_have_their_codes(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int, says: str
+) -> None:
+    monkeypatch.setattr("rmtkd_edge.api.report.report", raising(error))
     found, out, err = call(capsys, "report", "runs/a")
     assert found == code and says in err and not out
     assert ("Traceback" in err) == (code == 3)
 
 
-def test_doctor_says_everything_as_json(capsys, monkeypatch):
+def test_doctor_says_everything_as_json(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    from rmtkd_edge.cli import examine as doctor
+
     checks = [doctor.Check("a", "ok", "fine"), doctor.Check("b", "note", "[absent]", "do [this]")]
     monkeypatch.setattr(doctor, "examine", lambda: checks)
     code, out, _ = call(capsys, "doctor", "--json")
@@ -145,15 +147,20 @@ def test_doctor_says_everything_as_json(capsys, monkeypatch):
     }
     code, out, _ = call(capsys, "doctor")
     assert code == 0 and "[absent]" in out and "do [this]" in out
-    checks.append(doctor.Check("c", "problem", "broken", "mend it"))
+    checks.append(doctor.Check("c", "problem", "broken", "repair it"))
     assert call(capsys, "doctor")[0] == 1
 
 
-def test_stages_come_in_their_order(capsys, tmp_path: Path, tiny_recipe_file: Path):
-    path = tmp_path / "a"
-    run = Run.create(path, load_recipe(str(tiny_recipe_file)).to_toml(), 0)
+@pytest.fixture
+def compressing(tmp_path: Path, tiny_recipe_file: Path) -> Run:
+    """Return a run whose compress stage has begun."""
+    return Run.create(tmp_path / "a", load_recipe(str(tiny_recipe_file)).to_toml(), 0)
+
+
+def test_stages_come_in_their_order(capsys: Capture, compressing: Run) -> None:
+    path = compressing.path
     code, _, err = call(capsys, "export", path)
     assert code == 2 and f"try: rmtkd-edge compress {path}/recipe.toml --out {path}" in err
-    run.mark("compress", "done")
+    compressing.mark("compress", "done")
     code, _, err = call(capsys, "profile", path)
     assert code == 2 and f"try: rmtkd-edge export {path}" in err
