@@ -55,7 +55,9 @@ def test_no_torch_where_nothing_is_trained(module: str) -> None:
 
 
 def test_no_twin_is_kept_for_another_architecture() -> None:
-    assert [path.name for path in FILES if re.match(r"(conv|image|text)_", path.name) and "tasks" not in path.parts] == []
+    assert [
+        path.name for path in FILES if re.match(r"(conv|image|text)_", path.name) and "tasks" not in path.parts
+    ] == []
 
 
 def test_an_architecture_is_known_in_its_own_folder_alone() -> None:
