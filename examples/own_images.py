@@ -87,7 +87,7 @@ def main() -> None:
     train_rows, validation, test = (DataLoader(s, 16, shuffle=s is splits[0], collate_fn=collate) for s in splits)
     train(resnet, train_rows, epochs=1 if args.tiny else 10)
 
-    teacher = rk.from_torchvision(resnet)
+    teacher = rk.from_torchvision(resnet, image_size=32 if args.tiny else args.side)
     spectra = rk.analyse(teacher, train_rows)
     plan = rk.plan(spectra, reduction=0.5, align=8)
     student = rk.compress(teacher, plan, train_rows)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import rmtkd_edge
-from rmtkd_edge.cli.app import app as cli
+from rmtkd_edge.cli import app as cli
 from rmtkd_edge.run.directory import Run
 
 
@@ -21,7 +21,7 @@ def call(capsys, *argv: str | Path) -> tuple[int, str, str]:
 @pytest.mark.slow
 def test_the_four_verbs(capsys, tmp_path: Path, tiny_recipe_file: Path, tiny_data: Path):
     path = tmp_path / "runs" / "a"
-    compress = ("compress", tiny_recipe_file, "--out", path, "--data", tiny_data, "--set", "stop.max_accuracy_drop=0.5")
+    compress = ("compress", tiny_recipe_file, "--out", path, "--data", tiny_data, "--set", "stop.max_drop=0.5")
     code, out, err = call(capsys, *compress)
     assert code == 0 and "rmtkd-edge export" in out and "cycle 1" in err
     code, _, err = call(capsys, *compress)
@@ -39,7 +39,7 @@ def test_the_four_verbs(capsys, tmp_path: Path, tiny_recipe_file: Path, tiny_dat
     code, out, err = call(capsys, *profile, "--quick", "--iterations", "10", "--duration", "0", "--json")
     measured = json.loads(out)
     assert code == 0 and {r["label"] for r in measured["results"]} >= {"rmt-kd fp32", "original fp32"}
-    assert all(r["load"]["batch"] == 1 and r["load"]["seq"] == 16 for r in measured["results"])
+    assert all(r["workload"]["batch"] == 1 and r["workload"]["seq"] == 16 for r in measured["results"])
     code, _, err = call(capsys, *profile)
     assert code == 2 and "--force" in err
 
@@ -49,5 +49,5 @@ def test_the_four_verbs(capsys, tmp_path: Path, tiny_recipe_file: Path, tiny_dat
     Run.open(path).verify()
 
     texts = ["the film was great", "a dull and awful plot with some music"]
-    runs = [rmtkd_edge.load(path, backend=name).predict(texts).logits for name in ("onnx", "torch")]
+    runs = [rmtkd_edge.load(path, backend=name).predict(texts).outputs for name in ("onnx", "torch")]
     np.testing.assert_allclose(*runs, rtol=1e-3, atol=1e-4)

@@ -4,8 +4,8 @@
 
 For every run directory: the mean divergence of its outputs from its teacher's (KL in nats), the share of rows with the
 same prediction, and the recipe's metric, on training rows drawn at random (the same for all runs), on the validation
-rows, and on the test rows, which are the ones to report. Training rows have been seen by the teacher, and by whatever was
-fine-tuned after it.
+rows, and on the test rows, which are the ones to report. Training rows have been seen by the teacher, and by
+whatever was fine-tuned after it.
 """
 
 from __future__ import annotations

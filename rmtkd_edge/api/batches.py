@@ -43,7 +43,8 @@ def numbered(loader: Loader, model: Any) -> Callable[[], Iterator[Batch]]:
     """
     held: Iterable[Mapping[str, Any]] = list(loader) if iter(loader) is loader else loader
     device = next(model.parameters()).device
-    required = [item.name for item in model.spec.inputs if item.name != "token_type_ids"]
+    required = [item.name for item in model.spec.inputs if not item.optional]
+    optional = [item.name for item in model.spec.inputs if item.optional]
 
     def start() -> Iterator[Batch]:
         import torch
@@ -58,6 +59,7 @@ def numbered(loader: Loader, model: Any) -> Callable[[], Iterator[Batch]]:
                 )
             rows = len(batch[required[0]])
             found = {name: torch.as_tensor(value).to(device) for name, value in batch.items() if value is not None}
+            found |= {name: torch.zeros_like(found[required[0]]) for name in optional if name not in found}
             found.setdefault("index", torch.arange(seen, seen + rows))
             seen += rows
             yield found

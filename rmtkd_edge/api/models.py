@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from rmtkd_edge import plugins
@@ -47,6 +48,21 @@ def from_transformers(model: nn.Module, labels: Sequence[str] | None = None) -> 
     return from_module(model, labels)
 
 
-def from_torchvision(model: nn.Module, labels: Sequence[str] | None = None) -> Any:
-    """Return the network that computes the same logits as a torchvision classifier; see from_module."""
-    return from_module(model, labels)
+def from_torchvision(
+    model: nn.Module,
+    labels: Sequence[str] | None = None,
+    *,
+    image_size: int | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> Any:
+    """Return the network that computes the same logits as a torchvision classifier; see from_module.
+
+    Args:
+        image_size: pixels a side of the images that it reads; torchvision's 224 when left out.
+        mean, std: per channel, that the images are normalised with; ImageNet's when left out.
+    """
+    found = from_module(model, labels)
+    given = {"image_size": image_size, "mean": mean and tuple(mean), "std": std and tuple(std)}
+    found.spec = replace(found.spec, **{name: value for name, value in given.items() if value is not None})
+    return found

@@ -71,6 +71,8 @@ def profile(
     batch_sizes: Sequence[int] = (),
     lengths: Sequence[int] = (),
     threads: int | None = None,
+    min_runs: int | None = None,
+    min_duration_s: float | None = None,
     meter: str = "auto",
     host: str | None = None,
     force: bool = False,
@@ -84,6 +86,7 @@ def profile(
         batch_sizes: the profile's when left out.
         lengths: tokens a sequence; the profile's when left out.
         threads: of onnxruntime; the profile's when left out.
+        min_runs, min_duration_s: of a model and workload at least; those of `quick` or its opposite when left out.
         meter: `auto`, or an energy meter that must open.
         host: the device's name for ssh; this machine without one.
         force: measure again what a run has already.
@@ -98,6 +101,8 @@ def profile(
         batch_sizes=tuple(batch_sizes),
         lengths=tuple(lengths),
         threads=threads,
+        min_runs=min_runs,
+        min_duration_s=min_duration_s,
         meter=meter,
         host=host,
         force=force,

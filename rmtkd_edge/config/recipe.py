@@ -160,7 +160,7 @@ class Compress(Section):
     sites: tuple[str, ...] | None = Field(
         None,
         min_length=1,
-        description="Kinds of sites that are cut (`embedding`: the word embedding's width); the family's",
+        description="Kinds of sites that are cut (`embedding`: the word table's width); the family's",
     )
     sites_per_cycle: Positive = 4
     rounds: Positive = 2

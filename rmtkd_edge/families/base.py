@@ -53,11 +53,16 @@ class Site:
 
 @dataclass(frozen=True)
 class Input:
-    """One input of a model: its name, dtype, and shape with named axes where it is dynamic."""
+    """One input of a model: its name, dtype, and shape with named axes where it is dynamic.
+
+    Attributes:
+        optional: a user's batch may lack it; zeros of the first input's shape replace it then.
+    """
 
     name: str
     dtype: Literal["int64", "float32"]
     shape: tuple[int | str, ...]
+    optional: bool = False
 
 
 class Spec(Protocol):

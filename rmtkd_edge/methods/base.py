@@ -94,14 +94,17 @@ def find_method(name: str) -> Method:
 def distillation(task: Task, alpha: float, temperature: float) -> Objective:
     """Return alpha times the task's loss + (1 - alpha) times the divergence from the teacher at a temperature.
 
-    With the task's T^2 KL(p_old || p_new), T = 1 is the RMT-KD paper's loss; alpha 1 asks no teacher.
+    With the task's T^2 KL(p_old || p_new), T = 1 is the RMT-KD paper's loss; alpha 1 asks no teacher, alpha 0
+    no labels.
     """
 
     def loss(student: Seen, batch: Batch, teacher: Seen | None) -> Tensor:
-        own = task.loss(student.outputs, batch)
         if teacher is None:
-            return own
-        return alpha * own + (1.0 - alpha) * task.divergence(teacher.outputs, student.outputs, temperature, batch)
+            return task.loss(student.outputs, batch)
+        divergence = task.divergence(teacher.outputs, student.outputs, temperature, batch)
+        if alpha == 0:
+            return divergence
+        return alpha * task.loss(student.outputs, batch) + (1.0 - alpha) * divergence
 
     return Objective(loss, teacher=alpha < 1)
 

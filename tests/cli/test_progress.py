@@ -1,18 +1,26 @@
 """What a stage says is shown as it is, on a terminal and elsewhere."""
 
 import io
+from dataclasses import replace
 
 import pytest
+from report.report_sample import profiled
 from rich.console import Console
 
 from rmtkd_edge.cli.progress import ConsoleReporter, line_of
 from rmtkd_edge.cli.tables import comparison_lines, figure, profile_table, table_of
+from rmtkd_edge.run.records.base import from_json
+from rmtkd_edge.run.records.profile import ProfileRecord, WorkloadRecord
 
 SITE = {"name": "layer.0.ffn", "width_before": 64, "width_after": 16, "lambda_plus": 1.5, "q": 0.1, "rank": 13}
-CYCLE = {"index": 1, "parameters_before": 1000, "parameters_after": 400, "accuracy_before": 0.9, "accuracy_after": 0.8}
+CYCLE = {"index": 1, "parameters_before": 1000, "parameters_after": 400, "metric": "f1", "before": 0.9, "after": 0.8}
+VARIANT = {"folder": "export", "precision": "int8", "size_bytes": 2_500_000, "metric": "f1", "value": 0.75}
 EVENTS = [
     ("stage", {"name": "compress"}, "compress"),
-    ("teacher_epoch", {"epoch": 2, "accuracy": 0.5}, "50.0%"),
+    ("validation", {"step": 2, "metric": "f1", "value": 0.5}, "step 2: f1 0.5000"),
+    ("variant", {**VARIANT, "refused": None}, "export int8: 2.5 MB, f1 0.7500"),
+    ("variant", {**VARIANT, "refused": "it lost [too] much"}, "refused: it lost [too] much"),
+    ("cycle_end", {**CYCLE, "accepted": True}, "1,000 -> 400 parameters, f1 0.9000 -> 0.8000, accepted"),
     ("cycle_start", {"index": 1, "sites": ["a", "b", "c", "d", "e", "f"]}, "and 2 more"),
     ("site", SITE, "64 -> 16"),
     ("site", {**SITE, "lambda_plus": None, "q": None}, "layer.0.ffn"),
@@ -58,24 +66,13 @@ def test_a_table_shows_brackets_and_dashes():
 
 
 def test_a_profile_without_energy_shows_no_zero_and_a_speed_up_is_the_inverse_ratio():
-    item = {"label": "rmt-kd int8", "load": {"batch": 1, "seq": 64}, "latency": {"p50": 2.0, "p90": None}, "model": {}}
-    pair = {
-        "candidate": "rmt-kd int8",
-        "baseline": "original fp32",
-        "metric": "latency_ms",
-        "ratio": 0.25,
-        "ci95": [0.2, 0.5],
-    }
-    result = {
-        "profile": "local-cpu",
-        "results": [
-            item | {"energy": {"j_per_inf_gross": None}},
-            item | {"energy": {"j_per_inf_net": 0.5, "kind": "modelled"}},
-        ],
-        "comparisons": [pair | {"load": item["load"]}],
-    }
-    shown = text_of(profile_table(result))
-    assert "500.0 (modelled, net)" in shown and " 0.0" not in shown and "2.00" in shown
-    assert comparison_lines(result) == [
-        "rmt-kd int8 is 4.00 times as fast as original fp32 (batch 1, 64 tokens, 95 % interval 2.00 to 5.00)"
+    record = from_json(ProfileRecord, profiled("local-cpu", 1.0, metered=False), "profile.json")
+    fp32 = record.results[0]
+    metered = replace(fp32, energy=replace(fp32.energy, kind="modelled", j_per_inf_net=0.5))
+    shown = text_of(profile_table(replace(record, results=(fp32, metered))))
+    assert "500.0 (modelled, net)" in shown and " 0.0" not in shown and f"{fp32.latency.p50:.2f}" in shown
+    pair = next(p for p in record.comparisons if p.metric == "latency_ms" and p.baseline.startswith("original"))
+    pair = replace(pair, ratio=0.25, ci95=(0.2, 0.5), workload=WorkloadRecord(1, 64), why=None)
+    assert comparison_lines(replace(record, comparisons=(pair,), notes=())) == [
+        f"{pair.candidate} is 4.00 times as fast as {pair.baseline} (batch 1, 64 tokens, 95 % interval 2.00 to 5.00)"
     ]

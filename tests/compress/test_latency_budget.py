@@ -98,7 +98,7 @@ def test_the_order_is_not_priced_twice(tiny_recipe_dict: dict[str, Any], elsewhe
 
 
 def test_a_device_elsewhere_without_curves_is_refused_with_the_way_to_them(tiny_recipe_dict: dict[str, Any]) -> None:
-    with pytest.raises(UserError, match="wants curves") as caught:
+    with pytest.raises(UserError, match="needs curves") as caught:
         latency_measure(recipe_for(tiny_recipe_dict, "raspberry-pi-5", 1.0), *device("raspberry-pi-5"))
     assert "rmtkd-edge calibrate --on raspberry-pi-5" in caught.value.hint
 

@@ -1,4 +1,4 @@
-"""What is checked of every family's files: parity by site, op counts, int8; over all families that are found."""
+"""Verification finds what differs, and where; tests/test_contract.py holds what every family's files must pass."""
 
 from types import SimpleNamespace
 
@@ -6,18 +6,16 @@ import onnx
 import pytest
 from export.export_sample import sample_of
 
-from rmtkd_edge import plugins
 from rmtkd_edge.config.recipe import Export
 from rmtkd_edge.errors import Finding
-from rmtkd_edge.export.audit import audit_emitted, audit_optimised, check_ops, count_ops
+from rmtkd_edge.export.audit import audit_emitted, check_ops, count_ops
 from rmtkd_edge.export.fold_proof import fold_with_proof
-from rmtkd_edge.export.verify import bisect, compare_onnx, verify_onnx
-from rmtkd_edge.families.base import QuantiseOptions, family_of, spec_from_dict
-from rmtkd_edge.sessions import open_session
+from rmtkd_edge.export.verify import verify_onnx
+from rmtkd_edge.families.base import family_of
 from rmtkd_edge.tasks.base import tasks_of
 
 
-@pytest.fixture(scope="module", params=plugins.names("families"))
+@pytest.fixture(scope="module", params=["encoder", "resnet"])
 def case(request, tmp_path_factory):
     """A family's folded sample `shipped`, its file `path`, `batches`, `task`."""
     sample = sample_of(request.param)
@@ -29,17 +27,6 @@ def case(request, tmp_path_factory):
     family.export(shipped, path, Export(), {"rmtkd_task": "toy"})
     task = tasks_of(family.modality)[0]
     return SimpleNamespace(family=family, shipped=shipped, path=path, batches=batches, task=task)
-
-
-def test_every_family_exports_what_torch_computes_in_every_shape(case):
-    shapes = case.task.verification_batches(case.batches, case.shipped.spec)
-    proof = verify_onnx(case.path, case.shipped, shapes, case.task, threads=1)
-    assert proof.relative < 1e-4 and proof.agreement == 1.0 and len(proof.shapes) >= 2
-
-
-def test_every_family_has_the_operators_that_its_shape_demands(case):
-    assert audit_emitted(case.path, case.shipped.spec, Export()).expected
-    audit_optimised(case.path, case.shipped.spec, Export(), "fp32")
 
 
 def test_a_lost_fusion_is_a_finding_for_every_family(case, tmp_path):
@@ -55,27 +42,6 @@ def test_a_lost_fusion_is_a_finding_for_every_family(case, tmp_path):
 
 def test_either_of_two_operators_is_counted():
     assert check_ops("a file", {"A": 1, "B": 2}, {"A or B": 3}).found == {"A or B": 3}
-
-
-def test_every_place_that_a_family_knows_agrees(case):
-    found = bisect(case.path, case.shipped, case.batches[0], threads=1)
-    assert len(found) > 3 and found[-1].tap == "logits"
-    assert all(item.relative < 1e-4 for item in found)
-    assert {item.site for item in found} & {site.name for site in case.shipped.spec.sites()}
-
-
-def test_int8_of_every_family_is_close(case, tmp_path):
-    how = case.family.quantise(case.path, tmp_path / "int8.onnx", case.batches, QuantiseOptions(True, 1))
-    assert how["reduce_range"] is True and how["calibration_rows"] == sum(len(batch["index"]) for batch in case.batches)
-    audit_optimised(tmp_path / "int8.onnx", case.shipped.spec, Export(), "int8")
-    proof = compare_onnx(open_session(tmp_path / "int8.onnx", threads=1), case.shipped, case.batches, case.task)
-    assert 0 < proof.relative < 0.3
-
-
-def test_weights_go_to_names_that_ship_and_back(case):
-    state = case.family.from_tensors(case.shipped.spec, case.family.tensors(case.shipped))
-    assert state.keys() == case.shipped.state_dict().keys()
-    assert spec_from_dict(case.shipped.spec.to_dict()) == case.shipped.spec
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,7 @@ def asked(run: Run, profile: HardwareProfile, python: str | None = sys.executabl
 
 
 def test_an_emulated_profile_wants_its_own_python_here(emulated: HardwareProfile) -> None:
-    with pytest.raises(UserError, match="wants a Python") as caught:
+    with pytest.raises(UserError, match="needs a Python") as caught:
         refuse_device(emulated, None)
     assert caught.value.hint == SETUP and (Path(__file__).parents[2] / SETUP.split()[1]).is_file()
     with pytest.raises(UserError, match="nothing is emulated"):
@@ -141,7 +141,7 @@ def test_int8_beyond_the_tolerance_is_a_finding_and_stays(
 
 def test_the_python_is_handed_down_from_the_api(tmp_path: Path, emulated: HardwareProfile) -> None:
     run = exported_run(tmp_path / "a")
-    with pytest.raises(UserError, match="wants a Python"):
+    with pytest.raises(UserError, match="needs a Python"):
         api_profile.profile_run(asked(run, emulated, None))
     with pytest.raises(UserError, match="nothing is emulated"):
         api_profile.profile_run(asked(run, emulated))

@@ -164,7 +164,7 @@ def test_out_of_patience_the_same_command_picks_the_runner_up(server: Server, tm
 
     with pytest.raises(UserError, match="cannot be reached") as caught:
         run_over_ssh(bundle, results, server.target, cut, Waiting(patience_s=1.0, poll_s=0.1))
-    assert "goes on" in caught.value.hint and not results.exists()
+    assert "keeps running" in caught.value.hint and not results.exists()
     server.start()
     with pytest.raises(UserError, match="not finished within"):
         run_over_ssh(bundle, results, server.target, waiting=Waiting(0.0, poll_s=0.1))

@@ -63,7 +63,7 @@ class EncoderSpec:
     def inputs(self) -> tuple[Input, ...]:
         """Return the model's inputs: one with fewer than two token types reads no token_type_ids."""
         names = ["input_ids", "attention_mask", *(["token_type_ids"] if self.type_vocab > 1 else [])]
-        return tuple(Input(name, "int64", ("batch", "sequence")) for name in names)
+        return tuple(Input(name, "int64", ("batch", "sequence"), name == "token_type_ids") for name in names)
 
     def example_inputs(self, batch: int, sequence: int | None, seed: int) -> dict[str, np.ndarray]:
         """Return random token ids (batch, sequence) with a full mask, int64."""

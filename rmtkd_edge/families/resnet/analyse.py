@@ -1,7 +1,8 @@
 """Analyse a ResNet: one random pixel of each image (or its mean) at every site, after the ReLU.
 
 Neighbouring pixels are strongly correlated, so pixels are subsampled: q = d / n then depends on the number of images,
-which is fixed. The edge belongs to what the next convolution reads, after the ReLU; the effect is the logits' gradient before it.
+which is fixed. The edge belongs to what the next convolution reads, after the ReLU; the effect is the logits' gradient
+before it.
 """
 
 from __future__ import annotations
