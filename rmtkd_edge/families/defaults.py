@@ -71,7 +71,7 @@ class FamilyDefaults:
     sample_keys = "analyse.calibration"
     quantised: tuple[str, ...] = ("Gemm", "MatMul", "Conv")  # operators that int8 runs on
 
-    spec: type[SpecDefaults]
+    spec: type[Any]  # with `from_dict`, as SpecDefaults has it
 
     def spec_from_dict(self, data: Mapping[str, Any]) -> Any:
         """Return the spec that `to_dict` wrote."""

@@ -35,10 +35,7 @@ class EncoderFamily(FamilyDefaults):
     site_kinds = ("stream", "embedding", "qk", "value", "ffn", "pooler")
     default_sites = ("stream", "qk", "value", "ffn", "pooler")
     shape = EncoderShape
-
-    def spec_from_dict(self, data: Mapping[str, Any]) -> EncoderSpec:
-        """Return the spec that `to_dict` wrote."""
-        return EncoderSpec.from_dict(data)
+    spec = EncoderSpec
 
     def build(self, spec: EncoderSpec) -> Encoder:
         """Return an encoder whose weights are not set."""
@@ -110,10 +107,16 @@ class EncoderFamily(FamilyDefaults):
         return unfold(folded, projections)
 
     def projections(self, model: Encoder) -> dict[str, Tensor]:
-        """Return the fixed projections by site."""
-        from rmtkd_edge.families.encoder.fold import projections_of
+        """Return the fixed projections by site; those of the embeddings follow tables, not layers."""
+        from rmtkd_edge.families.encoder.fold import embedding_projections
 
-        return projections_of(model)
+        return {**super().projections(model), **embedding_projections(model)}
+
+    def producers(self, model: Encoder) -> Mapping[str, Sequence[nn.Module]]:
+        """Return, for every site, the linear layers whose output lives in it."""
+        from rmtkd_edge.families.encoder.fold import producers
+
+        return producers(model)
 
     def predict_ms(self, spec: EncoderSpec, curves: Calibration, sequence: int) -> float:
         """Return the predicted latency in ms of one sequence."""

@@ -68,17 +68,10 @@ def unfold(folded: Encoder, projections: Mapping[str, Tensor]) -> Encoder:
     return with_state(wide, state, folded)
 
 
-def projections_of(encoder: Encoder) -> dict[str, Tensor]:
-    """Return the fixed projections by site (all producers of a site share one)."""
-    found: dict[str, Tensor] = {}
-    for site, modules in producers(encoder).items():
-        if modules and modules[0].projection is not None:
-            found[site] = modules[0].projection
-    if encoder.embeddings.projection is not None:
-        found["stream"] = encoder.embeddings.projection
-    if encoder.embeddings.table_projection is not None:
-        found["embedding"] = encoder.embeddings.table_projection
-    return found
+def embedding_projections(encoder: Encoder) -> dict[str, Tensor]:
+    """Return the fixed projections that follow embedding tables, by site."""
+    found = {"stream": encoder.embeddings.projection, "embedding": encoder.embeddings.table_projection}
+    return {site: p for site, p in found.items() if p is not None}
 
 
 def narrow_like(encoder: Encoder, ranks: Mapping[str, int]) -> Encoder:

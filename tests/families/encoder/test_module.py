@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from rmtkd_edge.errors import DataError, UserError
 from rmtkd_edge.families.base import list_sites, ranks_of
-from rmtkd_edge.families.encoder.fold import fold, projections_of, unfold
+from rmtkd_edge.families.encoder import FAMILY
+from rmtkd_edge.families.encoder.fold import fold, unfold
 from rmtkd_edge.families.encoder.module import Encoder
 from rmtkd_edge.families.encoder.sources import from_transformers, load
 from rmtkd_edge.families.encoder.spec import MODEL_TYPES, EncoderSpec, LayerSpec
@@ -104,7 +105,7 @@ def test_fold_and_unfold_are_exact(seed):
     assert ranks_of(fold(wide).spec) == ranks
     again = Encoder(EncoderSpec.from_dict(wide.spec.to_dict())).double()
     again.load_state_dict(wide.state_dict())
-    assert set(projections_of(again)) == set(ranks)
+    assert set(FAMILY.projections(again)) == set(ranks)
 
 
 LABELS = ["a", "b", "c"]
