@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -11,6 +10,7 @@ import tomli_w
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from rmtkd_edge import plugins
+from rmtkd_edge.config.renamed import renamed
 from rmtkd_edge.config.settings import Section, describe_faults, did_you_mean, shipped_folder
 from rmtkd_edge.errors import RecipeError
 
@@ -325,42 +325,6 @@ def load_recipe(name: str, overrides: list[str] | None = None) -> Recipe:
     for item in overrides or []:
         apply_override(data, item)
     return parse_recipe(data, str(path))
-
-
-RENAMED = {  # keys of earlier versions: what they are called now
-    "model.config": "model.shape",
-    "model.resnet": "model.shape",
-    "compress.ffn": "compress.channels",
-    "compress.conv": "compress.channels",
-    "compress.conv_mode": "compress.mode",
-    "stop.max_accuracy_drop": "stop.max_drop",
-    "export.max_accuracy_drop": "export.max_drop",
-}
-RENAMED_VALUES = {  # values of earlier versions
-    ("model.family", "bert"): "encoder",
-    ("task.kind", "text"): "text-classification",
-    ("task.kind", "image"): "image-classification",
-    ("compress.allocation", "answers"): "kl",
-    ("compress.warm_start", "random"): 'left out; compress.method = "plain-kd" trains random weights',
-    ("compress.sites", "words"): "embedding",
-    ("compress.sites", "head"): "pooler",
-    ("compress.ranks", "words"): "embedding",
-    ("compress.ranks", "head"): "pooler",
-}
-
-
-def renamed(data: Mapping[str, Any]) -> list[str]:
-    """Return a line for every key or value of an earlier version, with what it is called now."""
-    lines = []
-    for table, entries in data.items():
-        for key, value in entries.items() if isinstance(entries, dict) else ():
-            name = f"{table}.{key}"
-            if name in RENAMED:
-                lines.append(f"  {name}: renamed, it is {RENAMED[name]} now")
-            for item in value if isinstance(value, (list, tuple, dict)) else [value]:
-                if isinstance(item, str) and (name, item) in RENAMED_VALUES:
-                    lines.append(f"  {name}: `{item}` was renamed, it is {RENAMED_VALUES[name, item]} now")
-    return lines
 
 
 def parse_recipe(data: dict[str, Any], where: str) -> Recipe:

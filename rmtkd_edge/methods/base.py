@@ -94,7 +94,7 @@ def find_method(name: str) -> Method:
 def distillation(task: Task, alpha: float, temperature: float) -> Objective:
     """Return alpha times the task's loss + (1 - alpha) times the divergence from the teacher at a temperature.
 
-    With the task's T^2 KL(p_old || p_new), T = 1 is the RMT-KD paper's loss; alpha 1 asks no teacher, alpha 0
+    With the task's T^2 KL(p_old || p_new), T = 1 is the RMT-KD paper's loss; alpha 1 needs no teacher, alpha 0
     no labels.
     """
 
