@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
-from torch.nn import functional as F
 
 from rmtkd_edge.config.recipe import Task
 from rmtkd_edge.errors import DataError
 from rmtkd_edge.spectral.seeded import row_contrasts
 from rmtkd_edge.tasks import metrics
 from rmtkd_edge.tasks.base import Batch, Prediction
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Classification:
@@ -23,6 +24,8 @@ class Classification:
 
     def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
         """Return the mean cross entropy."""
+        from torch.nn import functional as F
+
         return F.cross_entropy(outputs.float(), batch["labels"])
 
     def divergence(self, old: Tensor, new: Tensor, temperature: float = 1.0, batch: Batch | None = None) -> Tensor:
@@ -30,12 +33,16 @@ class Classification:
 
         T^2 keeps the gradient's size (Hinton et al. 2015); T = 1 is the RMT-KD paper's loss.
         """
+        from torch.nn import functional as F
+
         p_new = F.log_softmax(_at_least_float32(new) / temperature, dim=-1)
         p_old = F.log_softmax(_at_least_float32(old) / temperature, dim=-1)
         return temperature**2 * F.kl_div(p_new, p_old, log_target=True, reduction="batchmean")
 
     def probe(self, outputs: Tensor, batch: Batch, seed: int) -> Tensor:
         """Return v^T z summed over rows, for random v of each row that sum to zero: softmax is blind to a shift."""
+        import torch
+
         # seed and seed + 1 draw the sampled tokens or pixels; these draws are independent of them
         drawn = row_contrasts(seed + 2, batch["index"].cpu().numpy(), outputs.shape[1])
         return (outputs * torch.from_numpy(drawn).to(outputs)).sum()
@@ -64,6 +71,8 @@ class Classification:
 
 
 def _at_least_float32(x: Tensor) -> Tensor:
+    import torch
+
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 

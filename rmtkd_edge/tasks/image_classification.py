@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from rmtkd_edge.config.recipe import Recipe
 from rmtkd_edge.errors import DataError, UserError
@@ -18,6 +16,9 @@ from rmtkd_edge.tasks.classification import Classification, check_metric, named
 from rmtkd_edge.tasks.reading.images import ImagePreprocessing, load_pixels, read_picture
 from rmtkd_edge.tasks.reading.labels import label_names, label_numbers
 from rmtkd_edge.tasks.reading.splits import Source, share_out
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SHIFT = 8  # random crops move an image by up to 1/8 of its side
 TRIAL_IMAGES = 512  # fitted on where closed forms are only compared
@@ -101,6 +102,8 @@ class ImageClassification(Classification):
         With a seed the rows are shuffled and, where the split says so, augmented (`crop`: shifted by up to 1/8, black
         beyond the edge; `crop-flip`: flipped too); without one they come in order, as they are.
         """
+        import torch
+
         rng = None if seed is None else np.random.default_rng(seed)
         order = np.arange(len(split)) if rng is None else rng.permutation(len(split))
         for start in range(0, len(order), batch_size):
@@ -181,6 +184,8 @@ def moments(images: np.ndarray, chunk: int = 4096) -> tuple[tuple[float, ...], t
 
 def normalised(images: np.ndarray, preprocessing: ImagePreprocessing) -> Tensor:
     """Return uint8 images (B, H, W, 3) as float32 (B, 3, H, W)."""
+    import torch
+
     std = torch.tensor(preprocessing.std)
     scale, shift = std.mul(255.0), torch.tensor(preprocessing.mean).div(std)
     values = torch.from_numpy(np.ascontiguousarray(images)).float().div_(scale).sub_(shift)

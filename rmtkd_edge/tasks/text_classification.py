@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from rmtkd_edge.config.recipe import Recipe
 from rmtkd_edge.errors import RunDirError, UserError
@@ -29,6 +27,9 @@ from rmtkd_edge.tasks.reading.sequences import (
 from rmtkd_edge.tasks.reading.splits import share_out
 from rmtkd_edge.tasks.reading.tables import load_tables
 from rmtkd_edge.tasks.reading.tokenizers import load_tokenizer
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 TRIAL_TOKENS = 8192  # fitted on where closed forms are only compared
 
@@ -101,6 +102,8 @@ class TextClassification(Classification):
         self, dataset: Dataset[TextSplit], split: TextSplit, batch_size: int, seed: int | None
     ) -> Iterator[Batch]:
         """Yield padded batches: what `padded` gives, `labels` and `index`, all int64."""
+        import torch
+
         special = Special.of(dataset.preprocessing)
         lengths = np.array([len(row) for row in split.ids])
         for rows in batch_rows(lengths, batch_size, seed):

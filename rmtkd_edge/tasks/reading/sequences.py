@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import torch
-from torch import Tensor
 
 from rmtkd_edge.config.recipe import Task
 from rmtkd_edge.config.settings import did_you_mean
 from rmtkd_edge.errors import DataError
 from rmtkd_edge.tasks.base import Batch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 POOL = 50  # batches that are sorted by length together: little padding, and still a random order
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
@@ -105,6 +106,8 @@ def padded(ids: Ids, type_ids: Ids | None, special: Special) -> Batch:
 
     Rows are padded on the right, whatever the tokenizer would do: the classifier reads the first token.
     """
+    import torch
+
     shape = (len(ids), max(len(row) for row in ids))
     out = {"input_ids": torch.full(shape, special.pad)}
     out |= {name: torch.zeros(shape, dtype=torch.long) for name in ("attention_mask", "token_type_ids")}
@@ -141,11 +144,13 @@ def _row(batch: Batch, i: int) -> Batch:
 
 
 def _pad(row: Batch, pad_id: int, length: int) -> Batch:
+    from torch.nn import functional as F
+
     fill = {"input_ids": pad_id}
-    return {
-        name: torch.nn.functional.pad(t, (0, length - t.shape[1]), value=fill.get(name, 0)) for name, t in row.items()
-    }
+    return {name: F.pad(t, (0, length - t.shape[1]), value=fill.get(name, 0)) for name, t in row.items()}
 
 
 def _stack(rows: Sequence[Batch]) -> Batch:
+    import torch
+
     return {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
