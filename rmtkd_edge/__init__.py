@@ -43,7 +43,7 @@ _PLACES = {
     "load": "load",
     "plan": "plan",
 }
-VERBS = ("compress", "export", "profile", "report")  # packages of ours that are called like the functions below
+VERBS = ("compress", "export", "profile", "report")  # subpackages with the names of the functions below
 
 __all__ = [
     "Plan",

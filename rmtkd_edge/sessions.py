@@ -47,7 +47,7 @@ def open_session(
 
 
 def session_options(threads: int) -> ort.SessionOptions:
-    """Return options with explicit threads that do not spin, and errors alone on the log."""
+    """Return options with explicit threads that do not spin, and only errors in the log."""
     options = ort.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.log_severity_level = 3

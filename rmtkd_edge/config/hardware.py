@@ -22,7 +22,7 @@ MeterName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 
 # Multiples that ranks are rounded up to: the float32 lanes of one vector register (avx512 16, avx2 8, neon 4), which is
 # the channel block of onnxruntime's blocked convolutions and the tile width of its matrix products; on CUDA 8, the
-# multiple that tensor cores want for half precision; WebAssembly's vectors have 4.
+# multiple that tensor cores need for half precision; WebAssembly's vectors have 4.
 ALIGNMENT = MappingProxyType({"cuda": 8, "wasm": 4, "avx512": 16, "avx2": 8, "neon": 4})
 
 

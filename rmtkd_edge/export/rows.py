@@ -29,7 +29,7 @@ class Rows:
         held_out: prove the fold.
         shapes: the same rows in the shapes where exports break; prove the ONNX files.
         calibration: choose the scales of int8; none of the rows that judge it.
-        validation: labelled; judge int8 and fp16. Empty where nobody has labels.
+        validation: labelled; judge int8 and fp16. Empty where there are no labels.
         test: labelled; only reported. Empty where there is none.
     """
 

@@ -89,7 +89,7 @@ class FamilyDefaults:
         """Return None: no library's module is one of this family."""
 
     def source_normalisation(self, source: str) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
-        """Return None: checkpoints say nothing of it."""
+        """Return None: checkpoints say nothing about it."""
 
     def describe_source(self, recipe: Recipe) -> str:
         """Return the family and the last part of the source."""

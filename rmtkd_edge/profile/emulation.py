@@ -12,7 +12,7 @@ from rmtkd_edge.config.hardware import HardwareProfile
 from rmtkd_edge.errors import Finding, ProviderError, UserError
 from rmtkd_edge.run.records.profile import ProfileRecord
 
-WHY = "emulated: times, memory and energy of an emulator say nothing of the device"
+WHY = "emulated: times, memory and energy of an emulator say nothing about the device"
 SETUP = "python tools/arm64_python.py DIR sets it up; then --python DIR/python"
 ARCHITECTURE = "aarch64"  # the one that tools/arm64_python.py sets up
 STALL_S = 3600.0  # a model that takes seconds here takes minutes there, and a round says nothing before it ends

@@ -113,7 +113,7 @@ def spectra_section(run: RunFacts, prefix: str) -> Section:
     if not pairs:
         nothing = NoteBlock(f"{text.title(text.method_name(c.method))} analyses no spectra.")
         return Section(f"{prefix}spectra", "Spectra and ranks", (nothing,))
-    blocks: list[Block] = [NoteBlock(honest_note([s for _, s in pairs]))]
+    blocks: list[Block] = [NoteBlock(caveats([s for _, s in pairs]))]
     lacking = sorted({s.name for k, s in pairs if not drawable(k, s, c.spectra)})
     if lacking:
         said = f"No spectrum to draw for {', '.join(lacking)}: no eigenvalues or no positive edge were recorded."
@@ -123,7 +123,7 @@ def spectra_section(run: RunFacts, prefix: str) -> Section:
     return Section(f"{prefix}spectra", "Spectra and ranks", tuple(blocks))
 
 
-def honest_note(sites: Sequence[SiteRecord]) -> str:
+def caveats(sites: Sequence[SiteRecord]) -> str:
     """Return what the edge does and does not mean, with the q and n that were used."""
     ratios, samples = sorted(s.q for s in sites), sorted(s.n for s in sites)
     widths = _range([text.number(q, 3) for q in (ratios[0], ratios[-1])])

@@ -1,11 +1,11 @@
-"""What a meter is. The files of this folder use the standard library alone (Python 3.9): they travel with runner.py.
+"""What a meter is. The files of this folder use only the standard library (Python 3.9): they travel with runner.py.
 
 A meter is one file with `open_meter(options) -> Meter`, which raises `MeterAbsent` where it cannot be read here.
 `options` is a mapping: `sysfs` (root of sysfs), `provider` (the execution provider that runs), `idle_watts`,
 `active_watts_per_core`, `source` and `csv` (of the hardware profile), `device` (index of the accelerator), `vcgencmd`
 (path of that command), `clock` (stands in for the meter's own in tests).
 
-A package of somebody else adds a meter by an entry point of the group `rmtkd_edge.meters`, whose name (lower case, with
+A third-party package adds a meter by an entry point of the group `rmtkd_edge.meters`, whose name (lower case, with
 underscores) is what profiles and --meter say and whose value is the module:
 
     [project.entry-points."rmtkd_edge.meters"]
@@ -78,7 +78,7 @@ class Integral:
     """Joules of a power that is read now and then, by the trapezium rule; `why` says what ended it, if anything did.
 
     `read_watts` raises OSError or ValueError, whose text is the reason, where it cannot say; from then on there is no
-    energy either, since nobody knows what was used meanwhile. Power below zero is the noise of a sensor: zero.
+    energy either, since what was used in the meantime is unknown. Power below zero is the noise of a sensor: zero.
     """
 
     def __init__(self, read_watts: Callable[[], float], clock: Callable[[], float] = time.perf_counter) -> None:

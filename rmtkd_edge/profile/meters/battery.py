@@ -124,7 +124,7 @@ class Battery(Meter):
 
 
 def open_meter(options: Mapping[str, Any]) -> Meter:
-    """Return the meter; raise MeterAbsent without a battery, while plugged in, or where it says nothing of energy."""
+    """Return the meter; raise MeterAbsent without a battery, while plugged in, or where it reports no energy."""
     root = Path(str(options.get("sysfs") or "/sys")) / "class" / "power_supply"
     batteries, chargers = supplies(root)
     if not batteries:

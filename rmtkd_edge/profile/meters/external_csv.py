@@ -179,7 +179,7 @@ class ExternalCsv(Meter):
             if row.value < self._row.value:
                 raise ValueError(f"line {row.line}: the counter fell from {self._row.value:g} to {row.value:g} J")
             self._joules += row.value - self._row.value
-        elif apart > PATIENCE * self.period_s:  # nobody knows the power in between
+        elif apart > PATIENCE * self.period_s:  # the power in between is unknown
             raise ValueError(f"line {row.line}: the log has a gap of {apart:.1f} s before it")
         else:
             self._joules += apart * (row.value + self._row.value) / 2.0
