@@ -207,7 +207,7 @@ def test_a_killed_runner_and_a_refusal_are_told_and_nothing_is_lost(server: Serv
     assert "repeat the command" in caught.value.hint
     events: list[dict] = []
     assert run_over_ssh(bundle, results, server.target, events.append, SOON)["complete"]
-    assert any("going on" in e["text"] for e in events if e["event"] == "start")
+    assert any("continued" in e["text"] for e in events if e["event"] == "start")
     wrong = bundle_of(tmp_path / "w", provider="NoSuchExecutionProvider")
     with pytest.raises(ProviderError, match="NoSuch"):
         run_over_ssh(wrong, tmp_path / "w.json", server.target, waiting=SOON)
