@@ -5,7 +5,7 @@ import pytest
 from scipy.signal import lfilter
 
 from rmtkd_edge.errors import DataError, UserError
-from rmtkd_edge.spectral import RULES, EdgeFit, fit_edge, law
+from rmtkd_edge.spectral import RULES, EdgeFit, fit_edge
 from rmtkd_edge.spectral.edge import POINT
 
 GLOBAL = {"rule": "window", "delta": 1.0, "margin_level": 0.999}
@@ -50,7 +50,7 @@ def test_the_default_window_keeps_nothing_of_noise_at_the_default_ratio():
 )
 def test_spikes_above_bbp_are_found_and_below_are_not(options):
     d, n = 200, 2000
-    threshold = law.bbp_threshold(1.0, d / n)
+    threshold = 1 + np.sqrt(d / n)  # Baik, Ben Arous, Peche 2005, noise of variance 1
     above, below = [400.0, 40.0, 8.0, 2.2 * threshold], [0.6 * threshold, 0.7 * threshold]
     for seed in range(3):
         fit = fit_edge(spectrum(spiked(d, n, above + below, seed)), n, **options)
