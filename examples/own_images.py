@@ -76,7 +76,8 @@ def main() -> None:
 
     torch.manual_seed(0)
     if args.tiny:
-        data, classes = TensorDataset(*made_up.images(240)), 2
+        data: Dataset[Any] = TensorDataset(*made_up.images(240))
+        classes = 2
         resnet = resnet18(num_classes=classes)
     else:
         data, classes = read(args.data, args.side)

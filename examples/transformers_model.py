@@ -98,7 +98,7 @@ def main() -> None:
     print(f"after distillation: {accuracy(student, test):.3f}, original: {accuracy(model, test):.3f} (test)")
 
     folder = rk.export(student, args.out, tokenizer=tokenizer, precision=("fp32", "int8"))
-    print(rk.profile(folder, on="local-cpu", quick=True))
+    print(rk.profile(folder, on="local-cpu", quick=True, min_duration_s=0.5 if args.tiny else None))
     print(rk.load(folder).predict([text for text, _ in rows[:2]]).labels)
 
 

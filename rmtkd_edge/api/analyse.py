@@ -51,6 +51,10 @@ class Spectra:
                 found.append(Analysed(record, tuple(values)))
         return spectra_figure(found)
 
+    def __repr__(self) -> str:
+        found = (f"{r.spectrum.site.name} {r.rank} of {r.spectrum.site.width}" for r in self.ranks())
+        return f"Spectra(directions above the edge: {', '.join(found)})"
+
     def _repr_html_(self) -> str:
         rows = "".join(
             f"<tr><td>{html.escape(r.spectrum.site.name)}</td><td>{r.spectrum.site.width}</td><td>{r.rank}</td>"
@@ -65,7 +69,7 @@ def analyse(
     model: Any,
     loader: Loader,
     *,
-    sites: Sequence[str] | None = None,
+    sites: str | Sequence[str] | None = None,
     options: Analyse | None = None,
     compress: Compress | None = None,
     task: str | None = None,
@@ -78,22 +82,30 @@ def analyse(
         loader: batches as dictionaries of tensors under the model's input names; some thousand rows are enough.
         sites: names or kinds of sites; the family's usual ones when left out.
         options: edge rule, sampling, weighting: the recipe's section `analyse`.
-        compress: whether channels are selected or projected, explicit ranks: the recipe's section `compress`.
+        compress: whether channels are selected or projected, and explicit widths that `plan` keeps whatever its budget
+            (`Compress(ranks={"ffn": 256})`): the recipe's section `compress`.
         task: kind of the task, whose outputs weight the spectra; the first of the model's modality when left out.
         seed: of the sampled tokens or pixels.
 
     Raises:
         DataError: a batch lacks what the model reads, or activations are not finite.
-        RecipeError: there is no such site.
+        RecipeError: there is no such site, in `sites` or in `compress`.
+        UserError: the model is none of this package, or `task` is not for it.
     """
+    from rmtkd_edge.compress.ranks.edge import check_site_names
+
     recipe = settings(analyse=options, compress=compress, seed=seed)
+    sites = [sites] if isinstance(sites, str) else sites
     how, family, kind = recipe.analyse, family_of(model), task_of(model, task)
     folded = family.fold(model).eval()
+    check_site_names(folded.spec, "sites", sites or ())
+    for key in ("sites", "ranks", "mode"):
+        check_site_names(folded.spec, f"compress.{key}", getattr(recipe.compress, key) or ())
     names = family.sites_to_cut(folded.spec, recipe.compress)
     chosen = [s for s in list_sites(folded.spec) if (s.name in names if sites is None else {s.name, s.kind} & {*sites})]
     if not chosen:
         known = dict.fromkeys(site.kind for site in list_sites(folded.spec))
-        raise RecipeError(f"this model has no sites {', '.join(sites or ())}", f"its kinds: {', '.join(known)}")
+        raise RecipeError("no site is left to analyse", f"the model's kinds of sites: {', '.join(known)}")
     batches = numbered(loader, folded)
     spectra = family.analyse(
         folded,

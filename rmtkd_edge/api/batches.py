@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from rmtkd_edge.config.recipe import Analyse, Compress, Distil, Recipe
-from rmtkd_edge.errors import DataError
+from rmtkd_edge.errors import DataError, UserError
 from rmtkd_edge.families.base import family_of
 from rmtkd_edge.tasks.base import Task, find_task, tasks_of
 
@@ -15,11 +15,23 @@ if TYPE_CHECKING:
 
 Batch = dict[str, "Tensor"]
 Loader = Iterable[Mapping[str, Any]]
+HINT = "give batches as dictionaries of tensors under the model's input names"
 
 
 def task_of(model: Any, kind: str | None) -> Task[Any]:
-    """Return the task of a kind; without one the first that serves the model's modality."""
-    return find_task(kind) if kind is not None else tasks_of(family_of(model).modality)[0]
+    """Return the task of a kind; without one the first that serves the model's modality.
+
+    Raises:
+        UserError: the task reads something else than the model does.
+    """
+    family = family_of(model)
+    if kind is None:
+        return tasks_of(family.modality)[0]
+    task = find_task(kind)
+    if task.modality != family.modality:
+        fitting = ", ".join(known.name for known in tasks_of(family.modality))
+        raise UserError(f"{kind} is a task on {task.modality}, the model reads {family.modality}", f"task: {fitting}")
+    return task
 
 
 def settings(
@@ -39,7 +51,7 @@ def numbered(loader: Loader, model: Any) -> Callable[[], Iterator[Batch]]:
     A loader that can be read once is kept in memory.
 
     Raises:
-        DataError: there is no batch, or a batch lacks what the model reads.
+        DataError: there is no batch, or a batch is no dictionary of tensors, or lacks what the model reads.
     """
     held: Iterable[Mapping[str, Any]] = list(loader) if iter(loader) is loader else loader
     device = next(model.parameters()).device
@@ -50,15 +62,17 @@ def numbered(loader: Loader, model: Any) -> Callable[[], Iterator[Batch]]:
         import torch
 
         seen = 0
-        for batch in held:
+        for batch in [held] if isinstance(held, Mapping) else held:
+            if not isinstance(batch, Mapping):
+                raise DataError(f"a batch is a {type(batch).__name__}", HINT)
             missing = [name for name in required if name not in batch]
             if missing:
                 raise DataError(
                     f"a batch has no {', '.join(missing)} (it has {', '.join(batch)})",
-                    "give batches as dictionaries of tensors under the model's input names",
+                    HINT,
                 )
             rows = len(batch[required[0]])
-            found = {name: torch.as_tensor(value).to(device) for name, value in batch.items() if value is not None}
+            found = {name: _tensor(name, value).to(device) for name, value in batch.items() if value is not None}
             found |= {name: torch.zeros_like(found[required[0]]) for name in optional if name not in found}
             found.setdefault("index", torch.arange(seen, seen + rows))
             seen += rows
@@ -68,6 +82,23 @@ def numbered(loader: Loader, model: Any) -> Callable[[], Iterator[Batch]]:
     if first is None:
         raise DataError("the loader has no batch", "give at least one batch")
     return start
+
+
+def _tensor(name: str, value: Any) -> Tensor:
+    import torch
+
+    try:
+        return torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError) as err:
+        raise DataError(f"a batch's `{name}` is no tensor: {err}", f"leave `{name}` out of the batches") from err
+
+
+def need_targets(task: Task[Any], batches: Callable[[], Iterator[Batch]], rows: str, hint: str) -> None:
+    """Raise DataError where a pass, of the rows that `rows` names, starts with a batch that has no targets."""
+    try:
+        task.targets(next(batches()))
+    except KeyError as err:
+        raise DataError(f"the {rows} batches have no {err}", hint) from err
 
 
 def first_rows(batches: Callable[[], Iterator[Batch]], rows: int) -> Callable[[], Iterator[Batch]]:
@@ -82,8 +113,3 @@ def first_rows(batches: Callable[[], Iterator[Batch]], rows: int) -> Callable[[]
             taken += len(batch["index"])
 
     return start
-
-
-def count_rows(batches: Callable[[], Iterator[Batch]]) -> int:
-    """Return the number of rows of a pass."""
-    return sum(len(batch["index"]) for batch in batches())

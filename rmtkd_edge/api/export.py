@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import html
+import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -56,6 +57,12 @@ class ExportResult:
 
         return load(self.folder, **options)
 
+    def __repr__(self) -> str:
+        kept = (v for v in self.record.variants.values() if not v.refused)
+        sizes = ", ".join(f"{v.file} {v.size_bytes / 1e6:.2f} MB" for v in kept)
+        fewer = f", {self.record.reduction:.1%} fewer parameters" if self.record.reduction > 0 else ""
+        return f"ExportResult({self.folder}: {sizes}{fewer})"
+
     def _repr_html_(self) -> str:
         head = ("file", "MB", self.record.metric, "largest difference from torch", "same predictions")
         rows = [head, *(_row(variant) for variant in self.record.variants.values())]
@@ -66,10 +73,10 @@ class ExportResult:
 
 def export(
     model: Any,
-    out: Path | str,
+    out: str | os.PathLike[str],
     *,
     tokenizer: Any = None,
-    precision: Sequence[Precision] = ("fp32", "int8"),
+    precision: Precision | Sequence[Precision] = ("fp32", "int8"),
     loader: Loader | None = None,
     teacher: Any = None,
     task: str | None = None,
@@ -106,11 +113,12 @@ def export(
 
     out = Path(out)
     _check_target(out, force)
-    if unknown := [name for name in precision if name not in PRECISIONS]:
+    precisions = (precision,) if isinstance(precision, str) else precision
+    if unknown := [name for name in precisions if name not in PRECISIONS]:
         raise UserError(f"there is no precision {unknown[0]!r}", f"precision: {', '.join(PRECISIONS)}")
     mine, kind, machine = copy.deepcopy(model).cpu(), task_of(model, task), detect_machine()
     spec = family_of(mine).fold(mine).spec
-    wanted = {"int8": "int8" in precision, "fp16": "fp16" in precision}
+    wanted = {"int8": "int8" in precisions, "fp16": "fp16" in precisions}
     job = Job(
         task=kind,
         name=out.name,

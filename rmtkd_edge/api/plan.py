@@ -88,22 +88,20 @@ def plan(
         reduction: share of the parameters to remove; the lowest quantile of the edge that removes it is taken.
         latency_ms: of one input on the device `on`, by the curves that `rmtkd-edge calibrate` measured there.
         on: hardware profile, by name or path.
-        align: widths are rounded up to multiples of it; the profile's when left out, else 8.
+        align: widths are rounded up to multiples of it; the profile's when left out, else those of a usual processor.
         quantile: of the edge, where neither of the two is given; the spectra's own when left out.
 
     Raises:
-        UserError: the sites cannot give that much, or the profile has no curves.
+        UserError: the sites cannot give that much, the profile has no curves, or a number makes no sense.
     """
-    if reduction is not None and latency_ms is not None:
-        raise UserError("reduction and latency_ms are two budgets", "give one of them")
+    _check(reduction, latency_ms, on, align)
     from rmtkd_edge.compress.latency import predictor
-    from rmtkd_edge.compress.ranks.edge import choose_ranks
+    from rmtkd_edge.compress.ranks.edge import choose_ranks, multiple_for
 
     profile = on if isinstance(on, HardwareProfile) or on is None else load_profile(on)
     family = family_of(spectra.spec)
-    multiple = align or (8 if profile is None else getattr(profile.alignment, family.curve))
+    multiple = multiple_for(family, profile) if align is None else align
     predict = predictor(family, profile)
-
     settle = family.settle(spectra.spec, spectra.settings.compress, predict, multiple)
 
     def choose(at: float) -> list[SiteRank]:
@@ -111,13 +109,15 @@ def plan(
 
     used = spectra.settings.analyse.quantile if quantile is None else quantile
     if reduction is not None:
-        used = _lowest(lambda at: _after(spectra, choose(at)).count_parameters(), _most(spectra, reduction))
+        most = (1 - reduction) * spectra.spec.count_parameters()
+        used = _lowest(lambda at: _after(spectra, choose(at)).count_parameters(), most, "{:,.0f} parameters")
     elif latency_ms is not None:
         if predict is None:
             raise UserError(
-                "a latency needs a profile with measured curves", "on the device: rmtkd-edge calibrate, then on=FILE"
+                "latency_ms needs a profile with measured curves",
+                "on the device: rmtkd-edge calibrate --on PROFILE; then on= the file that it writes",
             )
-        used = _lowest(lambda at: predict(_after(spectra, choose(at))), latency_ms)
+        used = _lowest(lambda at: predict(_after(spectra, choose(at))), latency_ms, "{:.3g} ms")
     chosen = choose(used)
     after = _after(spectra, chosen)
     return Plan(tuple(chosen), spectra.spec, after, used, None if predict is None else predict(after), spectra.settings)
@@ -127,19 +127,27 @@ def _after(spectra: Spectra, chosen: Sequence[SiteRank]) -> Spec:
     return spectra.spec.with_ranks({c.name: c.width_after for c in chosen})
 
 
-def _most(spectra: Spectra, reduction: float) -> float:
-    if not 0 < reduction < 1:
+def _check(reduction: float | None, latency_ms: float | None, on: object, align: int | None) -> None:
+    if reduction is not None and latency_ms is not None:
+        raise UserError("reduction and latency_ms are two budgets", "give one of them")
+    if reduction is not None and not 0 < reduction < 1:
         raise UserError(f"reduction is {reduction}", "a share between 0 and 1: reduction=0.8")
-    return (1 - reduction) * spectra.spec.count_parameters()
+    if latency_ms is not None and not latency_ms > 0:
+        raise UserError(f"latency_ms is {latency_ms}", "milliseconds above 0: latency_ms=5.0")
+    if latency_ms is not None and on is None:
+        raise UserError("latency_ms without `on`", "name the device: on= a profile that `rmtkd-edge calibrate` wrote")
+    if align is not None and align < 1:
+        raise UserError(f"align is {align}", "1 or more: align=8, or align=1 to round nothing")
 
 
-def _lowest(cost: Callable[[float], float], most: float) -> float:
+def _lowest(cost: Callable[[float], float], most: float, shown: str) -> float:
     """Return the lowest quantile whose model costs no more than `most`: the edge is monotone in the quantile."""
     low, high = 0.0, 1.0
     if (least := cost(high)) > most:
         raise UserError(
-            f"cutting these sites as far as the edge allows leaves {least:.4g}, {most:.4g} is asked for",
-            "ask for less, or analyse more kinds of sites",
+            f"cutting these sites as far as the edge allows leaves {shown.format(least)}, asked for are "
+            f"{shown.format(most)} at most",
+            "ask for less, analyse more kinds of sites, or leave out explicit ranks",
         )
     for _ in range(STEPS):
         middle = (low + high) / 2

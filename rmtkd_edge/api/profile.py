@@ -33,6 +33,12 @@ class ProfileResult:
     records: tuple[ProfileRecord, ...]
     missed: Finding | None = None
 
+    def __repr__(self) -> str:
+        measured = [_row(record.profile, result) for record in self.records for result in record.results]
+        widths = [max(map(len, column)) for column in zip(HEADER, *measured, strict=True)]
+        rows = ("  ".join(c.ljust(n) for c, n in zip(row, widths, strict=True)).rstrip() for row in (HEADER, *measured))
+        return "\n".join([*rows, *(note for record in self.records for note in record.notes)])
+
     def _repr_html_(self) -> str:
         measured = [_row(record.profile, result) for record in self.records for result in record.results]
         rows = "".join("<tr>" + "".join(f"<td>{html.escape(c)}</td>" for c in row) + "</tr>" for row in measured)

@@ -281,6 +281,6 @@ def find_profile(name: str) -> Path:
     if name in names:
         return profiles_folder() / f"{name}.toml"
     raise RecipeError(
-        f"there is no hardware profile `{name}`.{did_you_mean(path.stem, names)}",
+        f"there is no hardware profile `{name}`{did_you_mean(path.stem, names)}",
         f"profiles that ship: {', '.join(names)}; or give a .toml file",
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,7 +46,7 @@ class Loaded:
 
 
 def load(
-    path: Path | str,
+    path: str | os.PathLike[str],
     *,
     backend: Literal["onnx", "torch"] = "onnx",
     precision: Literal["fp32", "fp16", "int8"] = "fp32",

@@ -14,6 +14,7 @@ from rmtkd_edge import plugins
 from rmtkd_edge.config.hardware import Calibration
 from rmtkd_edge.config.recipe import Analyse, Compress, Export, Recipe
 from rmtkd_edge.config.settings import Section
+from rmtkd_edge.errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -254,8 +255,14 @@ def find_family(name: str) -> Family:
 
 
 def family_of(model_or_spec: Any) -> Family:
-    """Return the family of a model or of a spec."""
-    return find_family(getattr(model_or_spec, "spec", model_or_spec).family)
+    """Return the family of a model or of a spec; raise UserError for anything else."""
+    spec = getattr(model_or_spec, "spec", model_or_spec)
+    if not hasattr(spec, "family"):
+        raise UserError(
+            f"a {type(model_or_spec).__name__} is no model of a family",
+            "rmtkd_edge.from_transformers(model) or rmtkd_edge.from_torchvision(model)",
+        )
+    return find_family(spec.family)
 
 
 def spec_from_dict(data: Mapping[str, Any]) -> Spec:

@@ -24,6 +24,8 @@ def load_tokenizer(source: str) -> Any:
         raise UserError(
             f"no tokenizer can be loaded from `{source}`: {reason}", "give a local folder as model.tokenizer"
         ) from err
+    if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):  # transformers makes one up for a known model
+        raise UserError(f"`{source}` holds no tokenizer", "export with tokenizer=..., or set model.tokenizer")
     if tokenizer.pad_token_id is None:
         raise UserError(f"the tokenizer of `{source}` has no padding token", "use the tokenizer of an encoder")
     return tokenizer
