@@ -91,8 +91,9 @@ class Task(Section):
         if self.metric is not None and self.metric not in task.known_metrics:
             guess = did_you_mean(self.metric, task.known_metrics)
             raise ValueError(f"task.metric: no metric `{self.metric}`{guess} (known: {', '.join(task.known_metrics)})")
-        if task.modality == "text" and not self.text:
-            raise ValueError('task.text is empty, a text task names one or two columns: text = ["sentence"]')
+        for key, example in task.required_keys.items():
+            if not getattr(self, key):
+                raise ValueError(f"task.{key} is empty, and `{self.kind}` needs it: {key} = {example}")
         if self.test_split and self.test_split in (self.train_split, self.validation_split):
             raise ValueError(f"task.test_split is `{self.test_split}` as well: validation chooses, test only reports")
         return self

@@ -111,6 +111,10 @@ class Task(Protocol[S]):
         """Return the names of the metrics, the default one first."""
 
     @property
+    def required_keys(self) -> Mapping[str, str]:
+        """Return the keys of a recipe's section `task` that must not be empty, each with an example in TOML."""
+
+    @property
     def evaluation_batch(self) -> int:
         """Return how many rows a pass without gradients takes at once."""
 

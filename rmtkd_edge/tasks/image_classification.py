@@ -49,6 +49,7 @@ class ImageClassification(Classification):
     name = "image-classification"
     modality = "image"
     evaluation_batch = 128
+    required_keys: Mapping[str, str] = {}
 
     def load(
         self,

@@ -59,6 +59,7 @@ class TextClassification(Classification):
     name = "text-classification"
     modality = "text"
     evaluation_batch = 64
+    required_keys: Mapping[str, str] = {"text": '["sentence"]'}
 
     def load(
         self,
