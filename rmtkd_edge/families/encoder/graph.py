@@ -143,20 +143,20 @@ def build(folded: Encoder, options: GraphOptions) -> Encoder:
             "the encoder still carries fixed projections", "fold it first: rmtkd_edge.families.encoder.fold.fold"
         )
     state = {name: tensor.float() for name, tensor in folded.state_dict().items()}  # no copy of what is float32 already
-    twin = assemble(folded.spec, state, "the encoder in memory")
-    layers: list[EncoderLayer] = list(twin.layers)  # type: ignore[arg-type]
-    twin.set_attention(fused_attention if options.attention == "fused" else plain_attention)
+    copied = assemble(folded.spec, state, "the encoder in memory")
+    layers: list[EncoderLayer] = list(copied.layers)  # type: ignore[arg-type]
+    copied.set_attention(fused_attention if options.attention == "fused" else plain_attention)
     if options.gelu == "fused":
         for layer in layers:
             layer.activation = FUSED_ACTIVATIONS.get(folded.spec.activation, layer.activation)
-        twin.pooler_activation = FUSED_ACTIVATIONS.get(folded.spec.pooler_activation, twin.pooler_activation)
+        copied.pooler_activation = FUSED_ACTIVATIONS.get(folded.spec.pooler_activation, twin.pooler_activation)
     if options.norm == "instance":
-        twin.embeddings.norm = InstanceNorm(twin.embeddings.norm)  # type: ignore[assignment]
+        copied.embeddings.norm = InstanceNorm(twin.embeddings.norm)  # type: ignore[assignment]
         for layer in layers:
             layer.norm1, layer.norm2 = InstanceNorm(layer.norm1), InstanceNorm(layer.norm2)  # type: ignore[assignment]
     if options.first_token:
-        twin.layers[-1] = FirstTokenLayer(layers[-1])
-    return twin.eval()
+        copied.layers[-1] = FirstTokenLayer(layers[-1])
+    return copied.eval()
 
 
 def export(
