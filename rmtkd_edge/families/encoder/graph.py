@@ -1,6 +1,6 @@
 """The module that is traced: an encoder whose attention, norms and GELU are single onnxruntime operators.
 
-Weights are shared with the encoder, never copied. What is exact and what is not: every rewrite here computes the same
+Weights are shared with the encoder, never traced. What is exact and what is not: every rewrite here computes the same
 function; only the order of floating-point operations differs.
 """
 
@@ -143,20 +143,20 @@ def build(folded: Encoder, options: GraphOptions) -> Encoder:
             "the encoder still carries fixed projections", "fold it first: rmtkd_edge.families.encoder.fold.fold"
         )
     state = {name: tensor.float() for name, tensor in folded.state_dict().items()}  # no copy of what is float32 already
-    copied = assemble(folded.spec, state, "the encoder in memory")
-    layers: list[EncoderLayer] = list(copied.layers)  # type: ignore[arg-type]
-    copied.set_attention(fused_attention if options.attention == "fused" else plain_attention)
+    traced = assemble(folded.spec, state, "the encoder in memory")
+    layers: list[EncoderLayer] = list(traced.layers)  # type: ignore[arg-type]
+    traced.set_attention(fused_attention if options.attention == "fused" else plain_attention)
     if options.gelu == "fused":
         for layer in layers:
             layer.activation = FUSED_ACTIVATIONS.get(folded.spec.activation, layer.activation)
-        copied.pooler_activation = FUSED_ACTIVATIONS.get(folded.spec.pooler_activation, twin.pooler_activation)
+        traced.pooler_activation = FUSED_ACTIVATIONS.get(folded.spec.pooler_activation, traced.pooler_activation)
     if options.norm == "instance":
-        copied.embeddings.norm = InstanceNorm(twin.embeddings.norm)  # type: ignore[assignment]
+        traced.embeddings.norm = InstanceNorm(traced.embeddings.norm)  # type: ignore[assignment]
         for layer in layers:
             layer.norm1, layer.norm2 = InstanceNorm(layer.norm1), InstanceNorm(layer.norm2)  # type: ignore[assignment]
     if options.first_token:
-        copied.layers[-1] = FirstTokenLayer(layers[-1])
-    return copied.eval()
+        traced.layers[-1] = FirstTokenLayer(layers[-1])
+    return traced.eval()
 
 
 def export(
