@@ -40,7 +40,9 @@ def describe_faults(err: ValidationError, root: type[BaseModel], prefix: str = "
             lines.append(f"  {where}: unknown key" + (guess or f" (known: {', '.join(known)})"))
         else:
             got = "" if isinstance(fault["input"], dict) else f" (got {fault['input']!r})"
-            lines.append(f"  {where}: {fault['msg']}{got}")
+            what = fault["msg"].removeprefix("Value error, ")
+            names_its_key = fault["type"] == "value_error" and not got
+            lines.append(f"  {what}" if names_its_key else f"  {where}: {what}{got}")
     return "\n".join(lines)
 
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-SCHEMA = "rmtkd-edge/run@1"
+SCHEMA = "rmtkd-edge/run@2"
 D = TypeVar("D", bound=Document)
 
 

@@ -70,7 +70,18 @@ def test_another_schema_names_both_versions(run: Run):
     assert "run@9" in caught.value.message and SCHEMA in caught.value.message and "7.1" in caught.value.hint
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"schema": "rmtkd-edge/run@1"}', "\x00"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        "null",
+        '{"schema": "rmtkd-edge/run@2"}',
+        '{"schema": "rmtkd-edge/run@1", "version": "0.1.0", "files": {}, "stages": {}, "seed": 0}',
+        "\x00",
+    ],
+)
 def test_a_manifest_that_is_none_is_the_users_error(run: Run, text: str):
     (run.path / "run.json").write_text(text)
     with pytest.raises(RunDirError):
