@@ -26,6 +26,7 @@ from rmtkd_edge.profile.bundle import write_bundle
 from rmtkd_edge.profile.emulation import SETUP, disagreements, refuse_interpreter, refuse_machine
 from rmtkd_edge.profile.identity import refuse_device, refuse_other_machine
 from rmtkd_edge.profile.measuring import execute, machine
+from rmtkd_edge.profile.measuring.sessions import same_file
 from rmtkd_edge.profile.options import BundleOptions, ProfileOptions
 from rmtkd_edge.profile.plan import TOLERANCE_INT8
 from rmtkd_edge.profile.stage import profile_run
@@ -211,3 +212,11 @@ def test_a_run_agrees_under_real_emulation(tmp_path: Path, emulated: HardwarePro
         assert result.verdict == "emulated" and result.verification.max_rel_diff < 1e-4
     with pytest.raises(UserError, match="emulates"):
         profile_run(run, asked(run, load_profile("local-cpu"), ARM), SilentReporter())
+
+
+@pytest.mark.parametrize(("columns", "same"), [(1, None), (3, 0.5)])
+def test_labels_are_compared_where_outputs_are_scores(columns: int, same: float | None) -> None:
+    there = {"logits": np.zeros((2, columns), np.float32)}
+    here = {"logits": np.zeros((2, columns), np.float32)}
+    here["logits"][1, -1] = 1.0
+    assert same_file({"label": "a", "precision": "int8"}, here, there, 1e-3)["same_labels"] == same
