@@ -14,7 +14,8 @@ from third_party.install import install
 from torch import Tensor
 
 from rmtkd_edge import plugins
-from rmtkd_edge.config.recipe import Recipe, parse_recipe
+from rmtkd_edge.config.recipe import Recipe
+from rmtkd_edge.config.recipes import parse_recipe
 from rmtkd_edge.families.base import Family, find_family
 from rmtkd_edge.tasks.base import tasks_of
 

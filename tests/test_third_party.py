@@ -138,7 +138,7 @@ def test_families_and_tasks_are_not_mixed(installed: Installed, sections: dict[s
 
 def test_the_worked_example_is_a_recipe(installed: Installed) -> None:
     program = (
-        f"from rmtkd_edge.config.recipe import load_recipe; print(load_recipe({str(SOURCE / 'digit-parity.toml')!r}))"
+        f"from rmtkd_edge.config.recipes import load_recipe; print(load_recipe({str(SOURCE / 'digit-parity.toml')!r}))"
     )
     done = installed.python("-c", program)
     assert done.returncode == 0 and "mlp" in done.stdout, done.stderr

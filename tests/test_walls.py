@@ -44,7 +44,7 @@ def test_no_torch_where_nothing_is_trained(module: str) -> None:
 
 
 def test_reading_a_recipe_loads_no_torch() -> None:
-    program = "from rmtkd_edge.config.recipe import load_recipe; load_recipe('demo'); load_recipe('demo-images')"
+    program = "from rmtkd_edge.config.recipes import load_recipe; load_recipe('demo'); load_recipe('demo-images')"
     assert loaded(program, ("torch", "transformers")) == []
 
 

@@ -31,7 +31,8 @@ from rmtkd_edge.compress.context import Context
 from rmtkd_edge.compress.ranks.cut import chooser, narrowed, projected, spectra_of
 from rmtkd_edge.compress.ranks.edge import pick_ranks, widths_of
 from rmtkd_edge.compress.stage import Prepared, prepare
-from rmtkd_edge.config.recipe import Recipe, load_recipe
+from rmtkd_edge.config.recipe import Recipe
+from rmtkd_edge.config.recipes import load_recipe
 from rmtkd_edge.families.base import call, ranks_of
 from rmtkd_edge.methods.base import Objective, Seen
 from rmtkd_edge.run.records.scores import Scores

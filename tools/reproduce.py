@@ -28,7 +28,7 @@ from shapes import this_processor
 
 from rmtkd_edge.api.compress import open_or_create
 from rmtkd_edge.compress.stage import compress_run
-from rmtkd_edge.config.recipe import load_recipe
+from rmtkd_edge.config.recipes import load_recipe
 from rmtkd_edge.run.directory import Run
 from rmtkd_edge.run.layout import RESULT
 from rmtkd_edge.run.records.compress import CompressRecord

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from rmtkd_edge.api.batches import Loader, first_rows, numbered
 from rmtkd_edge.config.hardware import HardwareProfile, load_profile
-from rmtkd_edge.config.recipe import Recipe, load_recipe
+from rmtkd_edge.config.recipe import Recipe
+from rmtkd_edge.config.recipes import load_recipe
 from rmtkd_edge.errors import RecipeError, RunDirError, UserError
 from rmtkd_edge.families.base import NarrowOptions, family_of
 from rmtkd_edge.machine import detect_machine

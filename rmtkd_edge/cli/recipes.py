@@ -16,7 +16,7 @@ def command(
 ) -> None:
     """List the recipes that ship, or every recipe key."""
     from rmtkd_edge.cli.tables import table_of
-    from rmtkd_edge.config.recipe import describe_keys, list_recipes, load_recipe
+    from rmtkd_edge.config.recipes import describe_keys, list_recipes, load_recipe
 
     rows = describe_keys() if keys else [{"recipe": name, "title": load_recipe(name).title} for name in list_recipes()]
     if as_json:

@@ -139,7 +139,7 @@ def bundle_record(name: str) -> str:
 
 def read_recipe(run: Run) -> Recipe:
     """Return the resolved recipe of a run; raise RunDirError for no TOML, RecipeError for what is no recipe."""
-    from rmtkd_edge.config.recipe import parse_recipe
+    from rmtkd_edge.config.recipes import parse_recipe
 
     where = str(run.path / RECIPE)
     try:

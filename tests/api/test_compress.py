@@ -16,7 +16,8 @@ from rmtkd_edge.api.compress import (
     wait_for_run,
 )
 from rmtkd_edge.config.hardware import load_profile
-from rmtkd_edge.config.recipe import Recipe, load_recipe
+from rmtkd_edge.config.recipe import Recipe
+from rmtkd_edge.config.recipes import load_recipe
 from rmtkd_edge.errors import DataError, RecipeError, RunDirError, UserError
 from rmtkd_edge.families.base import find_family
 from rmtkd_edge.run.directory import Run

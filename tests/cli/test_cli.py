@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from rmtkd_edge import __version__
 from rmtkd_edge.cli.app import app, main
-from rmtkd_edge.config.recipe import list_recipes, load_recipe
+from rmtkd_edge.config.recipes import list_recipes, load_recipe
 from rmtkd_edge.errors import Finding, TrainingError
 from rmtkd_edge.run.directory import Run
 

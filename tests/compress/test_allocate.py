@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from rmtkd_edge.compress.ranks.allocation import free_kinds, search
 from rmtkd_edge.compress.ranks.edge import shifted
 from rmtkd_edge.compress.stage import compress_run
-from rmtkd_edge.config.recipe import parse_recipe
+from rmtkd_edge.config.recipes import parse_recipe
 from rmtkd_edge.errors import RecipeError
 from rmtkd_edge.families.base import Site
 from rmtkd_edge.families.store import load_model

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from rmtkd_edge.compress.data import Data, make_data
-from rmtkd_edge.config.recipe import Compress, parse_recipe
+from rmtkd_edge.config.recipe import Compress
+from rmtkd_edge.config.recipes import parse_recipe
 from rmtkd_edge.tasks.base import find_task
 
 

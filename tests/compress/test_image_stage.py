@@ -9,7 +9,8 @@ import torch
 from rmtkd_edge.compress.latency import measure_ms
 from rmtkd_edge.compress.stage import compress_run, prepare
 from rmtkd_edge.config.hardware import load_profile
-from rmtkd_edge.config.recipe import Export, parse_recipe
+from rmtkd_edge.config.recipe import Export
+from rmtkd_edge.config.recipes import parse_recipe
 from rmtkd_edge.errors import RecipeError
 from rmtkd_edge.families.base import family_of, find_family, ranks_of
 from rmtkd_edge.families.store import load_model

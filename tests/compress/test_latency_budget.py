@@ -16,7 +16,8 @@ from rmtkd_edge.compress.loop import ordered_sites
 from rmtkd_edge.compress.ranks.order import cheapest_first, price
 from rmtkd_edge.compress.stage import compress_run
 from rmtkd_edge.config.hardware import HardwareProfile, curve_macs, load_profile
-from rmtkd_edge.config.recipe import Export, Recipe, parse_recipe
+from rmtkd_edge.config.recipe import Export, Recipe
+from rmtkd_edge.config.recipes import parse_recipe
 from rmtkd_edge.errors import UserError
 from rmtkd_edge.families.base import Family, find_family
 from rmtkd_edge.families.encoder.spec import EncoderSpec, LayerSpec

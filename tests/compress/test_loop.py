@@ -13,7 +13,7 @@ from rmtkd_edge.compress.context import Context, State
 from rmtkd_edge.compress.cycle import Decision, too_few_samples
 from rmtkd_edge.compress.parallel import make_accelerator
 from rmtkd_edge.compress.ranks.edge import check_site_names
-from rmtkd_edge.config.recipe import parse_recipe
+from rmtkd_edge.config.recipes import parse_recipe
 from rmtkd_edge.errors import RecipeError
 from rmtkd_edge.families.base import list_sites
 from rmtkd_edge.families.encoder.spec import EncoderSpec, LayerSpec

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from rmtkd_edge.compress.stage import compress_run
-from rmtkd_edge.config.recipe import parse_recipe
+from rmtkd_edge.config.recipes import parse_recipe
 from rmtkd_edge.errors import DataError, UserError
 from rmtkd_edge.families.base import family_of, ranks_of
 from rmtkd_edge.families.store import load_model

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rmtkd_edge.config.recipe import (
-    Recipe,
+from rmtkd_edge.config.recipe import Recipe
+from rmtkd_edge.config.recipes import (
     apply_override,
     describe_keys,
     find_recipe,

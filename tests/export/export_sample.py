@@ -13,7 +13,7 @@ from families.encoder.sample import LABELS, UNEVEN, WORDS, make_encoder, make_sp
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from rmtkd_edge.config.recipe import parse_recipe
+from rmtkd_edge.config.recipes import parse_recipe
 from rmtkd_edge.export.options import ExportOptions
 from rmtkd_edge.families.base import family_of
 from rmtkd_edge.families.store import save_model

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rmtkd_edge import plugins
-from rmtkd_edge.config.recipe import parse_recipe
+from rmtkd_edge.config.recipes import parse_recipe
 from rmtkd_edge.methods.base import Seen, distillation, find_method
 from rmtkd_edge.tasks.text_classification import TASK
 
