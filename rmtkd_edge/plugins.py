@@ -12,10 +12,7 @@ from typing import Any
 from rmtkd_edge.errors import RecipeError
 
 ATTRIBUTES = {"families": "FAMILY", "tasks": "TASK", "methods": "METHOD"}
-NOT_PLUGINS = {
-    *("base", "defaults", "layers", "sampled", "spectrum", "static_int8", "store", "onnx_program"),
-    *("classification", "metrics", "reading"),
-}
+NOT_PLUGINS = {"base", "classification", "metrics", "reading"}
 
 
 @cache
@@ -52,7 +49,8 @@ def find(group: str, name: str) -> Any:
 
 def _own(group: str) -> dict[str, str]:
     package = importlib.import_module(f"rmtkd_edge.{group}")
-    found = (m.name for m in pkgutil.iter_modules(package.__path__))
+    modules = pkgutil.iter_modules(package.__path__)
+    found = (m.name for m in modules if m.ispkg or group != "families")  # a family is a folder
     return {name.replace("_", "-"): f"{package.__name__}.{name}" for name in found if name not in NOT_PLUGINS}
 
 

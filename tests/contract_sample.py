@@ -17,7 +17,7 @@ from rmtkd_edge import plugins
 from rmtkd_edge.config.recipe import Recipe
 from rmtkd_edge.config.recipes import parse_recipe
 from rmtkd_edge.families.base import Family, find_family
-from rmtkd_edge.tasks.base import tasks_of
+from rmtkd_edge.tasks.base import find_task
 
 THIRD_PARTY = {"families": ["mlp"], "tasks": ["digit-parity"], "methods": []}  # that tests/third_party brings
 SMALL = {  # model.shape of families whose usual shape is slow to test
@@ -61,7 +61,7 @@ def forget() -> None:
 def recipe_of(name: str, tokenizer: Path, **sections: Any) -> Recipe:
     """Return a recipe of a family that trains, compresses and distils in seconds."""
     family = find_family(name)
-    task: dict[str, Any] = {"name": "tiny", "kind": tasks_of(family.modality)[0].name}
+    task: dict[str, Any] = {"name": "tiny", "kind": find_task(family.default_task).name}
     model: dict[str, Any] = {"family": name, "source": "scratch", "shape": SMALL.get(name, {})}
     if family.modality == "text":
         task |= {"text": ["text"], "max_length": 24}

@@ -98,7 +98,7 @@ def test_names_and_kinds_are_those_that_a_recipe_checks(case: Case) -> None:
     assert spec.family == family.name and find_family(family.name) is family is family_of(case.teacher)
     assert {site.kind for site in spec.sites()} <= {*family.site_kinds}
     assert {*family.default_sites} <= {*family.site_kinds} and "width" in family.modes and family.samples
-    assert tasks_of(family.modality) and family.sample_keys and family.shape()
+    assert find_task(family.default_task) in tasks_of(family.modality) and family.sample_keys and family.shape()
     assert case.family.sites_to_cut(spec, Compress()) and family.describe_source(recipe_of(family.name, Path("x")))
     assert len({site.name for site in spec.sites()}) == len(spec.sites())
 
@@ -118,7 +118,7 @@ def test_every_site_makes_the_model_smaller(case: Case) -> None:
 
 
 def test_a_spec_survives_json(case: Case) -> None:
-    for spec in (case.teacher.spec, case.projected.spec, case.projected.spec.without_projections()):
+    for spec in (case.teacher.spec, case.projected.spec, case.projected.spec.with_projections({})):
         assert spec_from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
     assert {*case.projected.spec.raw} == {*case.projections}
 
@@ -165,7 +165,7 @@ def test_fold_and_unfold_are_exact(case: Case) -> None:
     assert kept.keys() == case.projections.keys()
     assert all(torch.equal(kept[name], p.to(kept[name])) for name, p in case.projections.items())
     again = case.family.fold(case.family.unfold(case.family.fold(case.projected), case.projections))
-    assert again.spec == case.projected.spec.without_projections()
+    assert again.spec == case.projected.spec.with_projections({})
     once = case.family.fold(case.projected).state_dict()
     assert all(torch.allclose(value, once[name], atol=1e-5) for name, value in again.state_dict().items())
 
@@ -176,7 +176,7 @@ def test_spectra_lead_to_a_narrow_model(case: Case, select: bool) -> None:
     family, teacher = case.family, case.teacher
     names = family.sites_to_cut(teacher.spec, Compress())
     sites = [site for site in list_sites(teacher.spec) if site.name in names]
-    task = tasks_of(family.modality)[0]
+    task = find_task(family.default_task)
     options = AnalyseOptions(Analyse(), select, 0, lambda outputs, batch: task.probe(outputs, dict(batch), 0))
     spectra = family.analyse(teacher, sites, lambda: case.batches, lambda: case.batches[:2], options)
     assert [spectrum.site for spectrum in spectra] == sites
@@ -221,7 +221,7 @@ def test_settled_widths_are_widths_of_the_same_sites(case: Case) -> None:
 
 
 def test_onnxruntime_computes_what_torch_does_in_every_shape(shipped: Shipped) -> None:
-    task = tasks_of(shipped.case.family.modality)[0]
+    task = find_task(shipped.case.family.default_task)
     shapes = task.verification_batches(shipped.case.batches, shipped.model.spec)
     proof = verify_onnx(shipped.path, shipped.model, shapes, task, threads=1)
     assert proof.relative < 1e-4 and proof.agreement == 1.0 and len(proof.shapes) >= 2
@@ -237,7 +237,7 @@ def test_int8_is_close_and_has_its_operators(shipped: Shipped, tmp_path: Path) -
     how = case.family.quantise(shipped.path, path, case.batches, QuantiseOptions(True, 1))
     assert how["reduce_range"] is True and how["calibration_rows"] == sum(len(b["index"]) for b in case.batches)
     audit_optimised(path, shipped.model.spec, Export(), "int8")
-    task = tasks_of(case.family.modality)[0]
+    task = find_task(case.family.default_task)
     assert 0 < compare_onnx(open_session(path, threads=1), shipped.model, case.batches, task).relative < 0.3
 
 
@@ -292,7 +292,7 @@ def test_a_method_starts_a_smaller_student_that_learns(case: Case, name: str, ti
     student = method.initial_student(family, case.teacher, cut, batches, batches, recipe)
     assert student.spec == case.teacher.spec.with_ranks(cut.widths) and not student.spec.raw
     assert student.spec.count_parameters() < case.teacher.spec.count_parameters()
-    task = tasks_of(family.modality)[0]
+    task = find_task(family.default_task)
     objective = method.objective(task, recipe)
 
     def seen(model: Any) -> Seen:

@@ -57,7 +57,9 @@ def test_no_module_is_a_copy_for_another_architecture() -> None:
 def test_an_architecture_is_known_in_its_own_folder_alone() -> None:
     classes = set()
     for path in (PACKAGE / "families").rglob("*.py"):
-        classes |= set(re.findall(r"^class (\w+)\((?:\w+\.)?Module\)", path.read_text(encoding="utf-8"), re.M))
+        classes |= set(
+            re.findall(r"^class (\w+)\((?:(?:\w+\.)?Module|Model)\)", path.read_text(encoding="utf-8"), re.M)
+        )
     assert {"Encoder", "ResNet"} <= classes
     names = "|".join(sorted(classes))
     for path in FILES:

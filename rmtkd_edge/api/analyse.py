@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rmtkd_edge.api.batches import Loader, first_rows, numbered, settings, task_of
 from rmtkd_edge.config.recipe import Analyse, Compress, Recipe
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from rmtkd_edge.compress.ranks.edge import SiteRank
+    from rmtkd_edge.families.model import Model
     from rmtkd_edge.families.spectrum import SiteSpectrum
 
 
@@ -66,7 +67,7 @@ class Spectra:
 
 
 def analyse(
-    model: Any,
+    model: Model,
     loader: Loader,
     *,
     sites: str | Sequence[str] | None = None,

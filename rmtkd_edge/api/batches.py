@@ -13,20 +13,22 @@ from rmtkd_edge.tasks.base import Task, find_task, tasks_of
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from rmtkd_edge.families.model import Model
+
 Batch = dict[str, "Tensor"]
 Loader = Iterable[Mapping[str, Any]]
 HINT = "give batches as dictionaries of tensors under the model's input names"
 
 
-def task_of(model: Any, kind: str | None) -> Task[Any]:
-    """Return the task of a kind; without one the first that serves the model's modality.
+def task_of(model: Model, kind: str | None) -> Task[Any]:
+    """Return the task of a kind; without one the family's default.
 
     Raises:
         UserError: the task reads something else than the model does.
     """
     family = family_of(model)
     if kind is None:
-        return tasks_of(family.modality)[0]
+        return find_task(family.default_task)
     task = find_task(kind)
     if task.modality != family.modality:
         fitting = ", ".join(known.name for known in tasks_of(family.modality))
@@ -45,7 +47,7 @@ def settings(
     return recipe
 
 
-def numbered(loader: Loader, model: Any) -> Callable[[], Iterator[Batch]]:
+def numbered(loader: Loader, model: Model) -> Callable[[], Iterator[Batch]]:
     """Return a function that starts a pass over a loader's batches, on the model's device, rows numbered in `index`.
 
     A loader that can be read once is kept in memory.
@@ -95,10 +97,9 @@ def _tensor(name: str, value: Any) -> Tensor:
 
 def need_targets(task: Task[Any], batches: Callable[[], Iterator[Batch]], rows: str, hint: str) -> None:
     """Raise DataError where a pass, of the rows that `rows` names, starts with a batch that has no targets."""
-    try:
-        task.targets(next(batches()))
-    except KeyError as err:
-        raise DataError(f"the {rows} batches have no {err}", hint) from err
+    missing = [name for name in task.target_names if name not in next(batches())]
+    if missing:
+        raise DataError(f"the {rows} batches have no `{'`, `'.join(missing)}`", hint)
 
 
 def first_rows(batches: Callable[[], Iterator[Batch]], rows: int) -> Callable[[], Iterator[Batch]]:

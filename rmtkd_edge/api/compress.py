@@ -7,7 +7,7 @@ import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rmtkd_edge.api.batches import Loader, first_rows, numbered
 from rmtkd_edge.config.hardware import HardwareProfile, load_profile
@@ -21,13 +21,14 @@ from rmtkd_edge.run.layout import MANIFEST, RECIPE
 
 if TYPE_CHECKING:
     from rmtkd_edge.api.plan import Plan
-    from rmtkd_edge.compress.latency import Latency
+    from rmtkd_edge.compress.latency import Measure
     from rmtkd_edge.families.base import Family
+    from rmtkd_edge.families.model import Model
     from rmtkd_edge.run.records.compress import CompressRecord
     from rmtkd_edge.run.reporter import Reporter
 
 
-def compress(model: Any, plan: Plan, loader: Loader) -> Any:
+def compress(model: Model, plan: Plan, loader: Loader) -> Model:
     """Return the model cut to a plan's widths, by closed form: nothing is trained.
 
     Args:
@@ -125,7 +126,7 @@ def compress_run(options: CompressOptions, reporter: Reporter) -> CompressRecord
     return stage.compress_run(run, recipe, data=options.data, reporter=reporter, measure_ms=measure, prepared=prepared)
 
 
-def latency_measure(recipe: Recipe, family: Family, profile: HardwareProfile | None) -> Latency | None:
+def latency_measure(recipe: Recipe, family: Family, profile: HardwareProfile | None) -> Measure | None:
     """Return what measures a folded model's latency in ms for the budget, or None where the recipe has none.
 
     None too where this machine is not the profile's device, and its curves, which were measured there, tell instead.

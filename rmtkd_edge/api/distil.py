@@ -18,12 +18,14 @@ if TYPE_CHECKING:
     import torch
     from accelerate import Accelerator
 
-Evaluate = Callable[[Any], float]
+    from rmtkd_edge.families.model import Model
+
+Evaluate = Callable[["Model"], float]
 
 
 def distil(
-    student: Any,
-    teacher: Any,
+    student: Model,
+    teacher: Model,
     loader: Loader,
     *,
     evaluate: Evaluate | Loader | None = None,
@@ -33,7 +35,7 @@ def distil(
     task: str | None = None,
     seed: int = 0,
     reporter: Reporter | None = None,
-) -> Any:
+) -> Model:
     """Return the student after training on alpha times the task's loss + (1 - alpha) times the divergence.
 
     Args:
@@ -86,8 +88,8 @@ def distil(
 
 
 def _validation(
-    evaluate: Evaluate | Loader | None, model: Any, task: Task[Any], accelerator: Accelerator, home: torch.device
-) -> Callable[[Any], Scores]:
+    evaluate: Evaluate | Loader | None, model: Model, task: Task[Any], accelerator: Accelerator, home: torch.device
+) -> Callable[[Model], Scores]:
     from rmtkd_edge.compress.training.evaluate import evaluate as scores_of
 
     if evaluate is None:

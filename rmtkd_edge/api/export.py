@@ -23,6 +23,8 @@ from rmtkd_edge.tasks.base import Dataset, Task
 
 if TYPE_CHECKING:
     from rmtkd_edge.export.load import Loaded
+    from rmtkd_edge.families.base import Spec
+    from rmtkd_edge.families.model import Model
 
 __all__ = ["ExportOptions", "ExportResult", "export", "export_run"]
 
@@ -72,13 +74,13 @@ class ExportResult:
 
 
 def export(
-    model: Any,
+    model: Model,
     out: str | os.PathLike[str],
     *,
     tokenizer: Any = None,
     precision: Precision | Sequence[Precision] = ("fp32", "int8"),
     loader: Loader | None = None,
-    teacher: Any = None,
+    teacher: Model | None = None,
     task: str | None = None,
     on: str | None = None,
     options: Export | None = None,
@@ -95,7 +97,7 @@ def export(
             where it has labels, is scored, and int8 that loses more than `options.max_drop` is refused. Without a
             loader random inputs prove the files, and nothing is calibrated or scored.
         teacher: the original, which the reduction is measured against.
-        task: kind of the task; the first of the model's modality when left out.
+        task: kind of the task; the default of the model's family when left out.
         on: hardware profile of the target, which int8 depends on; this machine when left out.
         options: opset, operators and tolerance: the recipe's section `export`.
         force: replace an exported folder that is there.
@@ -129,7 +131,7 @@ def export(
         options=(options or Export()).model_copy(update=wanted),
         reduce_range=saturates(on, machine.instruction_sets),
         threads=machine.usable_cores,
-        teacher_parameters=(teacher.spec.without_projections() if teacher is not None else spec).count_parameters(),
+        teacher_parameters=(teacher.spec.with_projections({}) if teacher is not None else spec).count_parameters(),
     )
     out.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:
@@ -150,9 +152,9 @@ def _check_target(out: Path, force: bool) -> None:
         raise RunDirError(f"{out} holds an export already", "force=True replaces it")
 
 
-def _preprocessing(task: Task[Any], tokenizer: Any, spec: Any) -> dict[str, bytes]:
-    """Return the files that turn raw items into inputs; a spec that reads no sequences says itself how."""
-    found = tokenizer if tokenizer is not None else spec if spec.max_length is None else None
+def _preprocessing(task: Task[Any], tokenizer: Any, spec: Spec) -> dict[str, bytes]:
+    """Return the files that turn raw items into inputs, none where nothing says how."""
+    found = task.preprocessing_of(spec, tokenizer)
     if found is None:
         return {}
     with TemporaryDirectory(prefix="rmtkd-export-") as name:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rmtkd_edge import plugins
 from rmtkd_edge.errors import UserError
@@ -13,8 +13,10 @@ from rmtkd_edge.families.base import find_family
 if TYPE_CHECKING:
     from torch import nn
 
+    from rmtkd_edge.families.model import Model
 
-def from_module(module: nn.Module, labels: Sequence[str] | None = None) -> Any:
+
+def from_module(module: nn.Module, labels: Sequence[str] | None = None) -> Model:
     """Return a model that computes what a library's module does (its weights are copied), in eval mode.
 
     Every family that is installed is asked.
@@ -43,7 +45,7 @@ def from_module(module: nn.Module, labels: Sequence[str] | None = None) -> Any:
     )
 
 
-def from_transformers(model: nn.Module, labels: Sequence[str] | None = None) -> Any:
+def from_transformers(model: nn.Module, labels: Sequence[str] | None = None) -> Model:
     """Return the encoder that computes the same logits as a transformers sequence classifier; see from_module."""
     return from_module(model, labels)
 
@@ -55,7 +57,7 @@ def from_torchvision(
     image_size: int | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
-) -> Any:
+) -> Model:
     """Return the network that computes the same logits as a torchvision classifier; see from_module.
 
     Args:
@@ -64,5 +66,6 @@ def from_torchvision(
     """
     found = from_module(model, labels)
     given = {"image_size": image_size, "mean": mean and tuple(mean), "std": std and tuple(std)}
-    found.spec = replace(found.spec, **{name: value for name, value in given.items() if value is not None})
+    settings = {name: value for name, value in given.items() if value is not None}
+    found.spec = replace(found.spec, **settings)  # type: ignore[type-var]  # specs are dataclasses
     return found

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from torch import Tensor
 
 from rmtkd_edge.compress.data import Data
-from rmtkd_edge.compress.latency import Latency, predictor
+from rmtkd_edge.compress.latency import Measure, Predict, predictor
 from rmtkd_edge.compress.training.checkpoint import Checkpoints
 from rmtkd_edge.compress.training.evaluate import evaluate
 from rmtkd_edge.config.hardware import HardwareProfile
@@ -24,6 +24,8 @@ from rmtkd_edge.tasks.base import Task
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+    from rmtkd_edge.families.model import Model
+
 Report = Callable[..., None]
 
 
@@ -34,8 +36,8 @@ class Store(Protocol):
     def put_record(self, number: int, record: CycleRecord) -> None: ...
     def get_plan(self, number: int) -> PlanRecord | None: ...
     def put_plan(self, number: int, plan: PlanRecord, spectra: dict[str, Tensor]) -> None: ...
-    def get_model(self, number: int, name: str) -> tuple[Any, dict[str, Tensor]] | None: ...
-    def put_model(self, number: int, name: str, folded: Any, projections: dict[str, Tensor]) -> None: ...
+    def get_model(self, number: int, name: str) -> tuple[Model, dict[str, Tensor]] | None: ...
+    def put_model(self, number: int, name: str, folded: Model, projections: dict[str, Tensor]) -> None: ...
     def checkpoints(self, number: int, attempt: int) -> Checkpoints: ...
     def get_prices(self) -> PricesRecord | None: ...
     def put_prices(self, prices: PricesRecord) -> None: ...
@@ -45,7 +47,7 @@ class Store(Protocol):
 class State:
     """The model between cycles: folded, the fixed projections after its producers by site, its validation scores."""
 
-    folded: Any
+    folded: Model
     projections: dict[str, Tensor]
     scores: Scores
 
@@ -54,7 +56,7 @@ class State:
         """Return the folded model's number of parameters."""
         return self.folded.spec.count_parameters()
 
-    def after(self, folded: Any, new: dict[str, Tensor], scores: Scores) -> State:
+    def after(self, folded: Model, new: dict[str, Tensor], scores: Scores) -> State:
         """Return the state after an accepted cycle; P2 P1 of two rounds has orthonormal rows again."""
         both = {name: p @ self.projections[name].to(p) if name in self.projections else p for name, p in new.items()}
         return State(folded, {**self.projections, **both}, scores)
@@ -83,7 +85,7 @@ class Context:
     teacher_parameters: int
     teacher_scores: Scores
     profile: HardwareProfile | None = None
-    measure_ms: Latency | None = None
+    measure_ms: Measure | None = None
 
     @property
     def floor(self) -> float:
@@ -101,18 +103,18 @@ class Context:
         return self.multiple if self.recipe.compress.align else 1
 
     @property
-    def predict_ms(self) -> Latency | None:
+    def predict_ms(self) -> Predict | None:
         """Return what gives the latency of a spec by the device's measured curves, None where it has none."""
         return predictor(self.family, self.profile)
 
-    def latency_ms(self, folded: Any) -> float | None:
+    def latency_ms(self, folded: Model) -> float | None:
         """Return a model's latency on the budget's device: measured where it is this machine, else predicted."""
         if self.measure_ms is not None:
             return self.measure_ms(folded)
         predict = self.predict_ms
         return None if predict is None else predict(folded.spec)
 
-    def validate(self, model: Any) -> Scores:
+    def validate(self, model: Model) -> Scores:
         """Return a model's scores on the validation split."""
         metric = self.recipe.task.metric
         return evaluate(model, self.task, self.data.validation(), self.accelerator, "validation", metric)

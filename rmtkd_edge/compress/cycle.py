@@ -6,7 +6,7 @@ import copy
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -21,6 +21,9 @@ from rmtkd_edge.compress.training.trainer import Trained, Training, train
 from rmtkd_edge.families.base import Family, list_sites
 from rmtkd_edge.methods.base import Cut, Widths
 from rmtkd_edge.run.records.cycle import CycleRecord, JobRecord, PlanRecord, SiteRecord, WidthRecord
+
+if TYPE_CHECKING:
+    from rmtkd_edge.families.model import Model
 
 ATTEMPTS = 2  # trainings of a cycle: under the floor after the first, once more
 
@@ -41,7 +44,7 @@ class Planned:
     """A cycle before its fine-tuning: the narrowed folded model and its new projections by site."""
 
     plan: PlanRecord
-    student: Any
+    student: Model
     new: dict[str, Tensor]
 
 

@@ -7,17 +7,21 @@ from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING
 
 from rmtkd_edge.config.hardware import HardwareProfile, resolve_threads
 from rmtkd_edge.config.recipe import Export
-from rmtkd_edge.families.base import Family
+from rmtkd_edge.families.base import Family, Spec
+
+if TYPE_CHECKING:
+    from rmtkd_edge.families.model import Model
 
 RUNS, SECONDS, WARMUP = 30, 1.0, 5
-Latency = Callable[[Any], float]
+Predict = Callable[[Spec], float]  # latency in ms of a shape, from curves
+Measure = Callable[["Model"], float]  # latency in ms of a folded model, on this machine
 
 
-def predictor(family: Family, profile: HardwareProfile | None) -> Latency | None:
+def predictor(family: Family, profile: HardwareProfile | None) -> Predict | None:
     """Return what gives the latency in ms of a spec at batch 1 on a device; None without its curves."""
     curves = None if profile is None else profile.calibration
     if profile is None or curves is None:
@@ -28,7 +32,7 @@ def predictor(family: Family, profile: HardwareProfile | None) -> Latency | None
     return lambda spec: family.predict_ms(spec, curves, sequence)
 
 
-def measure_ms(family: Family, folded: Any, options: Export, profile: HardwareProfile) -> float:
+def measure_ms(family: Family, folded: Model, options: Export, profile: HardwareProfile) -> float:
     """Return the median latency, in ms, of a model as it would be exported in fp32, on this machine.
 
     Batch 1, at the shortest sequence of the profile's workloads.

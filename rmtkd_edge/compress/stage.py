@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from rmtkd_edge.compress.context import Context, Report, State
 from rmtkd_edge.compress.data import Data, in_order, make_data
-from rmtkd_edge.compress.latency import Latency
+from rmtkd_edge.compress.latency import Measure
 from rmtkd_edge.compress.loop import run_loop
 from rmtkd_edge.compress.parallel import make_accelerator
 from rmtkd_edge.compress.ranks.edge import check_site_names, multiple_for
@@ -22,7 +22,7 @@ from rmtkd_edge.compress.training.trainer import Training, train
 from rmtkd_edge.config.hardware import HardwareProfile, load_profile
 from rmtkd_edge.config.recipe import Recipe
 from rmtkd_edge.errors import RecipeError, RunDirError
-from rmtkd_edge.families.base import Family, find_family, list_sites, ranks_of
+from rmtkd_edge.families.base import Family, Spec, find_family, list_sites, ranks_of
 from rmtkd_edge.families.store import load_model, save_model
 from rmtkd_edge.methods.base import Method, Objective, find_method
 from rmtkd_edge.run import layout
@@ -36,6 +36,8 @@ from rmtkd_edge.tasks.base import Dataset, Task, find_task
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+
+    from rmtkd_edge.families.model import Model
 
 LOGGED = 50  # steps between two losses in the log
 
@@ -53,7 +55,7 @@ class Prepared:
     profile: HardwareProfile | None
     multiple: int
 
-    def score(self, model: Any, recipe: Recipe, split: str, interval: bool = False) -> Scores:
+    def score(self, model: Model, recipe: Recipe, split: str, interval: bool = False) -> Scores:
         """Return a model's scores on `validation` or `test`."""
         rows = self.dataset.validation if split == "validation" else self.dataset.test
         batches = in_order(self.task, self.dataset, rows)()
@@ -84,7 +86,7 @@ def compress_run(
     *,
     data: Path | None,
     reporter: Reporter,
-    measure_ms: Latency | None = None,
+    measure_ms: Measure | None = None,
     prepared: Prepared | None = None,
 ) -> CompressRecord:
     """Run, or continue, a recipe's compression in a run directory and return compress/result.json.
@@ -151,7 +153,7 @@ def _keep_preprocessing(run: Run, ready: Prepared) -> None:
     run.record(layout.PREPROCESSING)
 
 
-def _check_cut(spec: Any, recipe: Recipe, ready: Prepared, report: Report) -> Sequence[str]:
+def _check_cut(spec: Spec, recipe: Recipe, ready: Prepared, report: Report) -> Sequence[str]:
     """Raise RecipeError for sites that the model has not; return what the result must say of its widths."""
     options = recipe.compress
     check_site_names(spec, "compress.ranks", options.ranks)
@@ -195,11 +197,10 @@ def _teacher(run: Run, recipe: Recipe, ready: Prepared, report: Report) -> tuple
     return model.eval(), record
 
 
-def _train_teacher(run: Run, recipe: Recipe, ready: Prepared, model: Any, report: Report) -> Scores:
+def _train_teacher(run: Run, recipe: Recipe, ready: Prepared, model: Model, report: Report) -> Scores:
     task, data, size = ready.task, ready.data, recipe.train.batch_size
-    dropout = getattr(model.spec, "dropout", 0.0)
     training = Training(
-        schedule=Schedule.of_teacher(recipe.train, data.steps(size), dropout),
+        schedule=Schedule.of_teacher(recipe.train, data.steps(size), model.spec.dropout),
         objective=Objective(lambda seen, batch, _: task.loss(seen.outputs, batch), teacher=False),
         epoch=lambda epoch: data.epoch(size, recipe.seed, epoch),
         validate=lambda found: ready.score(found, recipe, "validation"),
@@ -209,7 +210,7 @@ def _train_teacher(run: Run, recipe: Recipe, ready: Prepared, model: Any, report
 
 
 def _final_scores(
-    recipe: Recipe, ready: Prepared, model: Any, teacher: TeacherRecord, state: State
+    recipe: Recipe, ready: Prepared, model: Model, teacher: TeacherRecord, state: State
 ) -> tuple[TeacherRecord, StudentRecord]:
     """Return both models with their reported scores and interval: of the test split, else of validation.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from torch import Tensor
 
@@ -12,6 +12,9 @@ from rmtkd_edge.run.directory import Run
 from rmtkd_edge.run.records.base import Document
 from rmtkd_edge.run.records.cycle import CycleRecord, PlanRecord
 from rmtkd_edge.run.records.prices import PricesRecord
+
+if TYPE_CHECKING:
+    from rmtkd_edge.families.model import Model
 
 D = TypeVar("D", bound=Document)
 
@@ -42,7 +45,7 @@ class RunStore:
         self.run.write_tensors(layout.cycle_spectra(number), spectra)
         self.run.write_record(layout.cycle_plan(number), plan)
 
-    def get_model(self, number: int, name: str) -> tuple[Any, dict[str, Tensor]] | None:
+    def get_model(self, number: int, name: str) -> tuple[Model, dict[str, Tensor]] | None:
         """Return a folded model and its projections by site, or None where they have not been written."""
         rel = f"{layout.cycle_folder(number)}/{name}"
         projections = f"{rel}/{layout.PROJECTIONS}"
@@ -50,7 +53,7 @@ class RunStore:
             return None
         return load_model(self.run, rel), self.run.read_tensors(projections)
 
-    def put_model(self, number: int, name: str, folded: Any, projections: dict[str, Tensor]) -> None:
+    def put_model(self, number: int, name: str, folded: Model, projections: dict[str, Tensor]) -> None:
         """Write a folded model and its projections by site."""
         rel = f"{layout.cycle_folder(number)}/{name}"
         save_model(self.run, rel, folded)

@@ -15,7 +15,7 @@ from rmtkd_edge.errors import Finding
 from rmtkd_edge.families.base import OpCount, Spec, find_family
 from rmtkd_edge.sessions import open_session
 
-EITHER = " or "  # joins the names of operators of which a graph may hold one or the other
+EITHER, LESS = " or ", " less "  # join the names of operators that are counted together, or as a difference
 
 
 def audit_emitted(path: Path, spec: Spec, options: Export) -> OpCount:
@@ -41,7 +41,7 @@ def count_ops(path: Path) -> Counter[str]:
 
 def check_ops(what: str, counts: Mapping[str, int], expected: Mapping[str, int]) -> OpCount:
     """Return expected and found counts; raise Finding with both where they differ."""
-    found = {names: sum(counts.get(name, 0) for name in names.split(EITHER)) for names in expected}
+    found = {names: _count(counts, names) for names in expected}
     wrong = [name for name, count in expected.items() if count != found[name]]
     if wrong:
         rows = [
@@ -54,3 +54,8 @@ def check_ops(what: str, counts: Mapping[str, int], expected: Mapping[str, int])
             [["operator", "expected", "found", ""], *rows],
         )
     return OpCount(dict(expected), found)
+
+
+def _count(counts: Mapping[str, int], names: str) -> int:
+    first, *others = (sum(counts.get(name, 0) for name in part.split(EITHER)) for part in names.split(LESS))
+    return first - sum(others)

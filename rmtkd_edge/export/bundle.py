@@ -8,10 +8,9 @@ import platform
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safetensors.torch import save
-from torch import nn
 
 from rmtkd_edge.errors import RunDirError
 from rmtkd_edge.families.base import Spec, family_of, find_family
@@ -23,18 +22,21 @@ from rmtkd_edge.run.records.base import from_json, read_json_file, to_json
 from rmtkd_edge.run.records.export import ExportRecord
 from rmtkd_edge.run.records.model import ModelRecord
 
+if TYPE_CHECKING:
+    from rmtkd_edge.families.model import Model
+
 AGAIN = "export again: rmtkd-edge export RUN --force"
 PACKAGES = ("torch", "onnx", "onnxruntime", "transformers")
 
 
-def write_folder(folder: Path, shipped: nn.Module, task: str, preprocessing: Mapping[str, bytes]) -> None:
+def write_folder(folder: Path, shipped: Model, task: str, preprocessing: Mapping[str, bytes]) -> None:
     """Write config.json, the weights and the files that turn raw items into inputs.
 
     Args:
         task: name of the data set.
         preprocessing: content of the tokenizer's or the image processor's files by name.
     """
-    spec: Any = shipped.spec
+    spec = shipped.spec
     family = family_of(spec)
     config = family.config(spec, task)
     ours = {"schema": ModelRecord.SCHEMA, "spec": spec.to_dict(), "task": task, "version": package_version()}
@@ -80,7 +82,7 @@ def read_spec(folder: Path) -> Spec:
     return spec_of(ours.get("spec", {}), folder / CONFIG, AGAIN)
 
 
-def read_model(folder: Path, sha256: str | None) -> nn.Module:
+def read_model(folder: Path, sha256: str | None) -> Model:
     """Return the folded model of an exported folder, in eval mode; raise RunDirError naming a file at fault."""
     spec = read_spec(folder)
     tensors = read_weights(folder / WEIGHTS, sha256, AGAIN)

@@ -6,13 +6,17 @@ import copy
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from rmtkd_edge.errors import DataError, Finding
 from rmtkd_edge.families.base import call, family_of
 from rmtkd_edge.families.onnx_program import OUTPUT
+
+if TYPE_CHECKING:
+    from rmtkd_edge.families.model import Model
 
 FLOAT64_TOLERANCE = 1e-9
 FLOAT32_TOLERANCE = 1e-4
@@ -46,7 +50,7 @@ class SiteDifference:
 
 
 @torch.no_grad()
-def fold_with_proof(model: nn.Module, batches: Iterable[Batch]) -> tuple[nn.Module, FoldProof]:
+def fold_with_proof(model: Model, batches: Iterable[Batch]) -> tuple[Model, FoldProof]:
     """Fold the projections of a model and prove it on held-out batches of its inputs.
 
     Returns:
@@ -60,7 +64,7 @@ def fold_with_proof(model: nn.Module, batches: Iterable[Batch]) -> tuple[nn.Modu
 
 
 @torch.no_grad()
-def check_fold(projected: nn.Module, folded: nn.Module, batches: Iterable[Batch]) -> tuple[nn.Module, FoldProof]:
+def check_fold(projected: Model, folded: Model, batches: Iterable[Batch]) -> tuple[Model, FoldProof]:
     """Return `folded` and the proof that it computes what `projected` does; see `fold_with_proof`.
 
     The float64 pair is folded in float64, so that it tests the algebra; the float32 pair tests what ships.
@@ -84,7 +88,7 @@ def check_fold(projected: nn.Module, folded: nn.Module, batches: Iterable[Batch]
 
 
 @torch.no_grad()
-def prove_same(folded: nn.Module, shipped: nn.Module, batches: Iterable[Batch]) -> float:
+def prove_same(folded: Model, shipped: Model, batches: Iterable[Batch]) -> float:
     """Return the largest relative difference of two models' outputs; raise Finding beyond the float32 tolerance."""
     difference = _largest(folded, shipped, list(batches))
     if not difference <= FLOAT32_TOLERANCE:
@@ -95,7 +99,7 @@ def prove_same(folded: nn.Module, shipped: nn.Module, batches: Iterable[Batch]) 
     return difference
 
 
-def run_torch(model: nn.Module, batch: Batch, taps: dict[str, Tensor] | None = None) -> Tensor:
+def run_torch(model: Model, batch: Batch, taps: dict[str, Tensor] | None = None) -> Tensor:
     """Return the outputs of a batch, cast to the model's dtype; `taps` is filled with every site's activations."""
     kind = next(model.parameters()).dtype
     cast = {name: value.to(kind) if value.is_floating_point() else value for name, value in batch.items()}
@@ -114,7 +118,7 @@ def relative_difference(found: Tensor, reference: Tensor) -> float:
 
 
 @torch.no_grad()
-def compare_taps(reference: nn.Module, other: nn.Module, batch: Batch) -> list[SiteDifference]:
+def compare_taps(reference: Model, other: Model, batch: Batch) -> list[SiteDifference]:
     """Return the difference at every tap, in the order of computation, valid tokens only; the outputs come last."""
     a: dict[str, Tensor] = {}
     b: dict[str, Tensor] = {}
@@ -123,7 +127,7 @@ def compare_taps(reference: nn.Module, other: nn.Module, batch: Batch) -> list[S
 
 
 def site_differences(
-    model: nn.Module, reference: Mapping[str, Tensor], found: Mapping[str, Tensor], batch: Batch
+    model: Model, reference: Mapping[str, Tensor], found: Mapping[str, Tensor], batch: Batch
 ) -> list[SiteDifference]:
     """Return the difference at every tap of a model that both saw in the same shape, padding left out."""
     family, differences = family_of(model), []
@@ -154,7 +158,7 @@ def first_site(differences: Sequence[SiteDifference], tolerance: float) -> str:
     return "none that a tap sees: the last layers"
 
 
-def _largest(a: nn.Module, b: nn.Module, batches: Sequence[Batch]) -> float:
+def _largest(a: Model, b: Model, batches: Sequence[Batch]) -> float:
     difference, scale = 0.0, 0.0
     for batch in batches:
         reference, found = run_torch(a, batch), run_torch(b, batch)

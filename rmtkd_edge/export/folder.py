@@ -7,9 +7,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
-
-from torch import nn
+from typing import TYPE_CHECKING, Any
 
 from rmtkd_edge.config.recipe import Export
 from rmtkd_edge.export.audit import audit_emitted, audit_optimised
@@ -32,6 +30,9 @@ from rmtkd_edge.run.records.export import (
 from rmtkd_edge.run.reporter import Reporter
 from rmtkd_edge.sessions import open_session
 from rmtkd_edge.tasks.base import Task
+
+if TYPE_CHECKING:
+    from rmtkd_edge.families.model import Model
 
 ROUNDING = 1e-9  # 0.90 - 0.89 is more than 0.01 in floating point
 
@@ -60,7 +61,7 @@ class Job:
     teacher_parameters: int
 
 
-def export_folder(folder: Path, model_id: str, model: nn.Module, job: Job, reporter: Reporter) -> ExportRecord:
+def export_folder(folder: Path, model_id: str, model: Model, job: Job, reporter: Reporter) -> ExportRecord:
     """Export a model, projected or folded, into an empty folder and return its record.
 
     Raises:
@@ -129,7 +130,7 @@ def _makers(family: Family, job: Job) -> dict[str, Maker]:
 
 
 def _judged(
-    target: Path, quantisation: dict[str, Any] | None, shipped: nn.Module, fp32: VariantRecord, job: Job
+    target: Path, quantisation: dict[str, Any] | None, shipped: Model, fp32: VariantRecord, job: Job
 ) -> VariantRecord:
     """Return what is recorded of a file made from the fp32 one; it is removed where it loses more than is allowed."""
     proof = compare_onnx(open_session(target, threads=job.threads), shipped, job.rows.shapes, job.task)

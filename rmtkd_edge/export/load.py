@@ -6,11 +6,10 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
-from torch import nn
 
 from rmtkd_edge.errors import RunDirError, UserError
 from rmtkd_edge.export.bundle import check_file, read_model, read_record, read_spec
@@ -20,6 +19,9 @@ from rmtkd_edge.run.layout import EXPORT_RECORD, PRECISIONS, ROLES, WEIGHTS
 from rmtkd_edge.run.records.export import ExportRecord, VariantRecord
 from rmtkd_edge.sessions import CPU, open_session, run_session
 from rmtkd_edge.tasks.base import Batch, Prediction, Predictor, find_task
+
+if TYPE_CHECKING:
+    from rmtkd_edge.families.model import Model
 
 READ_UNASKED = (".json", ".txt", ".model", ".jinja")  # endings of files that a tokenizer reads where they are there
 
@@ -38,7 +40,7 @@ class Loaded:
     record: ExportRecord
     spec: Spec
     predictor: Predictor
-    model: nn.Module | None
+    model: Model | None
 
     def predict(self, items: Sequence[Any], batch_size: int = 32) -> Prediction:
         """Return outputs and predictions for items (texts, pairs, images); an empty list gives no rows."""
@@ -93,7 +95,7 @@ def _refuse_unlisted(folder: Path, record: ExportRecord) -> None:
         raise RunDirError(f"{folder} holds {', '.join(odd)}, which {EXPORT_RECORD} does not list", "remove it")
 
 
-def _model(folder: Path, record: ExportRecord, precision: str, provider: str, threads: int) -> nn.Module:
+def _model(folder: Path, record: ExportRecord, precision: str, provider: str, threads: int) -> Model:
     if precision != "fp32":
         raise UserError(f"the backend torch runs fp32, not {precision}", "backend='onnx'")
     if provider != CPU or threads != 1:
@@ -102,7 +104,7 @@ def _model(folder: Path, record: ExportRecord, precision: str, provider: str, th
     return read_model(folder, record.files.get(WEIGHTS))
 
 
-def _torch(model: nn.Module) -> Run:
+def _torch(model: Model) -> Run:
     @torch.no_grad()
     def run(batch: Batch) -> np.ndarray:
         device = next(model.parameters()).device

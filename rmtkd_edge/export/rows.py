@@ -81,7 +81,9 @@ def rows_of_loader(task: Task[Any], loader: Iterable[Batch] | None, spec: Spec) 
     check_inputs(held_out, spec, "give the model's inputs by name: loader=[{...}]")
     shapes = task.verification_batches(held_out, spec)
     rest = list(batches)
-    return Rows(held_out, shapes, held_out, rest if rest and _labelled(task, rest[0]) else [], [])
+    return Rows(
+        held_out, shapes, held_out, rest if rest and all(name in rest[0] for name in task.target_names) else [], []
+    )
 
 
 def check_inputs(batches: Sequence[Batch], spec: Spec, hint: str) -> None:
@@ -101,11 +103,3 @@ def _first(batches: Iterator[Batch], rows: int) -> Iterator[Batch]:
         rows -= rows_of(batch)
         if rows <= 0:
             return
-
-
-def _labelled(task: Task[Any], batch: Batch) -> bool:
-    try:
-        task.targets(dict(batch))
-    except KeyError:
-        return False
-    return True

@@ -6,12 +6,13 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
 import onnxruntime as ort
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from rmtkd_edge.errors import Finding
 from rmtkd_edge.export.fold_proof import (
@@ -28,6 +29,9 @@ from rmtkd_edge.families.onnx_program import OUTPUT
 from rmtkd_edge.run.records.scores import Scores
 from rmtkd_edge.sessions import open_session, run_session, session_options
 from rmtkd_edge.tasks.base import Task, score
+
+if TYPE_CHECKING:
+    from rmtkd_edge.families.model import Model
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,7 @@ class OnnxProof:
 
 
 @torch.no_grad()
-def compare_onnx(session: ort.InferenceSession, folded: nn.Module, batches: Sequence[Batch], task: Task) -> OnnxProof:
+def compare_onnx(session: ort.InferenceSession, folded: Model, batches: Sequence[Batch], task: Task) -> OnnxProof:
     """Return how far a session's outputs are from torch's."""
     difference, scale, same, rows = 0.0, 0.0, 0.0, 0
     for batch in batches:
@@ -64,7 +68,7 @@ def compare_onnx(session: ort.InferenceSession, folded: nn.Module, batches: Sequ
 
 def verify_onnx(
     path: Path,
-    folded: nn.Module,
+    folded: Model,
     batches: Sequence[Batch],
     task: Task,
     *,
@@ -84,17 +88,18 @@ def verify_onnx(
     each = [compare_onnx(session, folded, [batch], task) for batch in batches]
     worst = max(range(len(batches)), key=lambda i: each[i].relative)
     sites = bisect(path, folded, batches[worst], threads=threads)
+    tip = family_of(folded).parity_hint
     raise Finding(
         f"{path.name} differs from folded torch by {proof.relative:.1e} of the largest output (allowed "
         f"{tolerance:.0e}), worst at (batch, size) {each[worst].shapes[0]}; "
         f"the first site that differs is {first_site(sites, tolerance)}",
-        "report the table with the run's recipe.toml; --set export.attention=plain may help a text model",
+        "report the table with the run's recipe.toml" + (f"; {tip} may help" if tip else ""),
         difference_table(sites, tolerance),
     )
 
 
 @torch.no_grad()
-def bisect(path: Path, folded: nn.Module, batch: Batch, *, threads: int) -> list[SiteDifference]:
+def bisect(path: Path, folded: Model, batch: Batch, *, threads: int) -> list[SiteDifference]:
     """Return the difference between torch and the file at every place that both know, in the order of computation.
 
     Works on the file itself: the value that the family knows for each tap becomes an output.

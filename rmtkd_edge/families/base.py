@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import onnx
     from torch import Tensor, nn
 
+    from rmtkd_edge.families.model import Model
     from rmtkd_edge.families.spectrum import SiteSpectrum
 
 Basis = Literal["axes", "eigen"]
@@ -84,6 +85,10 @@ class Spec(Protocol):
         """Return the longest sequence in tokens, None for a model that reads no sequences."""
 
     @property
+    def dropout(self) -> float:
+        """Return the probability that a teacher is trained with."""
+
+    @property
     def inputs(self) -> tuple[Input, ...]: ...
     def example_inputs(self, batch: int, sequence: int | None, seed: int) -> dict[str, np.ndarray]:
         """Return random valid inputs by name, as latency is measured on."""
@@ -94,23 +99,17 @@ class Spec(Protocol):
     def with_ranks(self, ranks: Mapping[str, int]) -> Self:
         """Return the spec with every named site set to its rank (of a head for sites with heads)."""
 
-    def without_projections(self) -> Self:
-        """Return the spec of the folded model."""
+    def with_projections(self, raw: Mapping[str, int]) -> Self:
+        """Return the spec with projections after producers, by site the width before them; {} for a folded model."""
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Return the spec that `to_dict` wrote."""
 
     def count_parameters(self) -> int:
         """Return the number of trained parameters of the folded model."""
 
     def to_dict(self) -> dict[str, Any]: ...
-
-
-class Model(Protocol):
-    """A torch module of a family: called with its spec's inputs in their order, and `tap=` to see activations."""
-
-    spec: Any
-
-    def set_dropout(self, p: float) -> None: ...
-
-    def state_dict(self) -> Mapping[str, Tensor]: ...
 
 
 @dataclass(frozen=True)
@@ -138,7 +137,10 @@ class NarrowOptions:
 
 @dataclass(frozen=True)
 class OpCount:
-    """Number of nodes by operator, expected and found; a name may be several, joined by ` or `, counted together."""
+    """Number of nodes by operator, expected and found.
+
+    A name may be several: `A or B` are counted together, of `A less B` the difference counts.
+    """
 
     expected: dict[str, int]
     found: dict[str, int]
@@ -152,11 +154,16 @@ class QuantiseOptions:
     threads: int
 
 
-class Family(Protocol):
+S = TypeVar("S", bound=Spec)
+M = TypeVar("M", bound="Model")
+
+
+class Family(Protocol[S, M]):
     """What the package needs of an architecture. Models are the family's own torch modules, specs its own."""
 
     name: str
     modality: str  # of the tasks that it can serve: "text" or "image"
+    default_task: str  # name of the task of a model that comes without a recipe
     curve: Literal["gemm", "conv"]  # the measured curve, and the alignment, that its widths follow
     samples: tuple[str, ...]  # values of analyse.sample, the default first
     sample_keys: str  # the recipe's keys that bring more samples, for messages
@@ -164,19 +171,20 @@ class Family(Protocol):
     default_sites: tuple[str, ...]
     modes: tuple[str, ...]  # values of compress.mode
     shape: type[Section]  # settings of `model.shape`
+    parity_hint: str  # a setting to try where an exported file differs from torch, empty where there is none
 
     # shapes and modules
-    def spec_from_dict(self, data: Mapping[str, Any]) -> Spec: ...
-    def build(self, spec: Any) -> Any:
+    def spec_from_dict(self, data: Mapping[str, Any]) -> S: ...
+    def build(self, spec: S) -> M:
         """Return an untrained model of a shape (its weights are not set)."""
 
-    def initialise(self, model: Any, seed: int) -> Any:
+    def initialise(self, model: M, seed: int) -> M:
         """Set random weights, in place, and return the model."""
 
-    def load(self, recipe: Recipe, labels: Sequence[str], preprocessing: Any) -> tuple[Any, bool]:
+    def load(self, recipe: Recipe, labels: Sequence[str], preprocessing: Any) -> tuple[M, bool]:
         """Return the teacher that a recipe names and whether its classifier is trained already."""
 
-    def from_module(self, module: nn.Module, labels: Sequence[str] | None = None) -> Any | None:
+    def from_module(self, module: nn.Module, labels: Sequence[str] | None = None) -> M | None:
         """Return a model that computes what a library's module does; None for a module that is none of this family."""
 
     def source_normalisation(self, source: str) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
@@ -186,52 +194,52 @@ class Family(Protocol):
         """Return a short name of the model that a recipe starts from."""
 
     # cutting
-    def sites_to_cut(self, spec: Any, options: Compress) -> list[str]: ...
+    def sites_to_cut(self, spec: S, options: Compress) -> list[str]: ...
     def analyse(
-        self, model: Any, sites: Sequence[Site], batches: Batches, effect: Batches | None, options: AnalyseOptions
+        self, model: M, sites: Sequence[Site], batches: Batches, effect: Batches | None, options: AnalyseOptions
     ) -> list[SiteSpectrum]: ...
     def settle(
-        self, spec: Any, options: Compress, latency: Callable[[Any], float] | None, multiple: int
+        self, spec: S, options: Compress, latency: Callable[[S], float] | None, multiple: int
     ) -> Callable[[dict[str, int]], dict[str, int]]:
         """Return what corrects chosen widths by site: latent sites that save nothing stay as they are."""
 
     def narrow(
-        self, model: Any, projections: Mapping[str, Tensor], batches: Batches, effect: Batches, options: NarrowOptions
-    ) -> Any:
+        self, model: M, projections: Mapping[str, Tensor], batches: Batches, effect: Batches, options: NarrowOptions
+    ) -> M:
         """Return the narrowed folded model for new projections by site, by closed form."""
 
-    def fold(self, model: Any) -> Any:
+    def fold(self, model: M) -> M:
         """Return the plain narrow model that `model` equals exactly."""
 
-    def unfold(self, folded: Any, projections: Mapping[str, Tensor]) -> Any:
+    def unfold(self, folded: M, projections: Mapping[str, Tensor]) -> M:
         """Return `folded` with fixed projections by site put back after its producers."""
 
-    def projections(self, model: Any) -> dict[str, Tensor]:
+    def projections(self, model: M) -> dict[str, Tensor]:
         """Return the fixed projections by site."""
 
-    def predict_ms(self, spec: Any, curves: Calibration, sequence: int) -> float:
+    def predict_ms(self, spec: S, curves: Calibration, sequence: int) -> float:
         """Return the predicted latency in ms of one input of a folded model, from measured curves."""
 
     # export
-    def standardise(self, folded: Any) -> Any:
+    def standardise(self, folded: M) -> M:
         """Return the same function in the form that other loaders of its config.json expect."""
 
-    def config(self, spec: Any, task: str) -> dict[str, Any]:
+    def config(self, spec: S, task: str) -> dict[str, Any]:
         """Return config.json's own keys of the model type (this package's own keys are added under `rmtkd`)."""
 
-    def tensors(self, model: Any) -> dict[str, Tensor]:
+    def tensors(self, model: M) -> dict[str, Tensor]:
         """Return the weights under the names that ship."""
 
-    def from_tensors(self, spec: Any, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def from_tensors(self, spec: S, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return a state dict from the names that ship."""
 
-    def export(self, folded: Any, path: Path, options: Export, metadata: Mapping[str, str]) -> list[Path]:
+    def export(self, folded: M, path: Path, options: Export, metadata: Mapping[str, str]) -> list[Path]:
         """Write a folded model as ONNX and return the files."""
 
-    def expected_ops(self, spec: Any, options: Export, stage: Literal["emitted", "fp32", "int8"]) -> dict[str, int]:
+    def expected_ops(self, spec: S, options: Export, stage: Literal["emitted", "fp32", "int8"]) -> dict[str, int]:
         """Return the op counts of the graph as emitted, or as onnxruntime runs it in a precision."""
 
-    def graph_values(self, model: onnx.ModelProto, spec: Any) -> dict[str, str]:
+    def graph_values(self, model: onnx.ModelProto, spec: S) -> dict[str, str]:
         """Return the graph's value for each tap, to find the first site where an export differs."""
 
     def site_of(self, tap: str) -> str:
@@ -244,9 +252,6 @@ class Family(Protocol):
         self, source: Path, target: Path, calibration: Sequence[Mapping[str, Tensor]], options: QuantiseOptions
     ) -> dict[str, Any]:
         """Write the int8 file of an fp32 one and return how it was made."""
-
-
-S = TypeVar("S", bound=Spec)
 
 
 def find_family(name: str) -> Family:
@@ -290,7 +295,7 @@ def raw_from(spec: Spec, projections: Mapping[str, Tensor]) -> dict[str, int]:
     return {s.name: projections[s.name].shape[1] // s.heads for s in list_sites(spec) if s.name in projections}
 
 
-def call(model: Any, batch: Mapping[str, Tensor], tap: Tap | None = None, spec: Spec | None = None) -> Tensor:
+def call(model: Model, batch: Mapping[str, Tensor], tap: Tap | None = None, spec: Spec | None = None) -> Tensor:
     """Return the outputs of a model, or of what wraps one (its `spec` is given then), for a batch."""
     inputs = [batch.get(item.name) for item in (spec or model.spec).inputs]
     return model(*inputs) if tap is None else model(*inputs, tap=tap)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Self, cast
 
 import numpy as np
 
 from rmtkd_edge.config.recipe import Compress, Export, Recipe
-from rmtkd_edge.families.base import Input, QuantiseOptions, list_sites, raw_from
+from rmtkd_edge.families.base import Input, M, QuantiseOptions, S, list_sites, raw_from
 
 if TYPE_CHECKING:
     import onnx
@@ -26,6 +26,11 @@ class SpecDefaults:
     def model_type(self) -> str:
         """Return the type that config.json names."""
         return self.family
+
+    @property
+    def dropout(self) -> float:
+        """Return 0: there is no dropout."""
+        return 0.0
 
     @property
     def max_length(self) -> int | None:
@@ -46,9 +51,9 @@ class SpecDefaults:
             found[item.name] = rng.standard_normal(shape, dtype=np.float32)
         return found
 
-    def without_projections(self) -> Self:
-        """Return the spec of the folded model."""
-        return replace(self, raw={})  # type: ignore[type-var]
+    def with_projections(self, raw: Mapping[str, int]) -> Self:
+        """Return the spec with projections after producers, by site the width before them."""
+        return replace(self, raw=raw)  # type: ignore[type-var]
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON types."""
@@ -62,30 +67,31 @@ class SpecDefaults:
         return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in own.items()})
 
 
-class FamilyDefaults:
+class FamilyDefaults(Generic[S, M]):
     """A family whose model is traced as it is, whose int8 is static, and whose sites have taps of their names."""
 
     modes: tuple[str, ...] = ("width",)
     default_sites: tuple[str, ...]
     samples: tuple[str, ...]
     sample_keys = "analyse.calibration"
+    parity_hint = ""
     quantised: tuple[str, ...] = ("Gemm", "MatMul", "Conv")  # operators that int8 runs on
 
-    spec: type[Any]  # with `from_dict`, as SpecDefaults has it
+    spec: type[S]  # with `from_dict`, as SpecDefaults has it
 
-    def spec_from_dict(self, data: Mapping[str, Any]) -> Any:
+    def spec_from_dict(self, data: Mapping[str, Any]) -> S:
         """Return the spec that `to_dict` wrote."""
         return self.spec.from_dict(data)
 
-    def build(self, spec: Any) -> Any:
+    def build(self, spec: S) -> M:
         """Return an untrained model of a shape."""
         raise NotImplementedError
 
-    def producers(self, model: Any) -> Mapping[str, Sequence[nn.Module]]:
+    def producers(self, model: M) -> Mapping[str, Sequence[nn.Module]]:
         """Return, by site, the layers with a `projection` whose output lives in it."""
         raise NotImplementedError
 
-    def from_module(self, module: nn.Module, labels: Sequence[str] | None = None) -> Any | None:
+    def from_module(self, module: nn.Module, labels: Sequence[str] | None = None) -> M | None:
         """Return None: no library's module is one of this family."""
 
     def source_normalisation(self, source: str) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
@@ -96,40 +102,40 @@ class FamilyDefaults:
         return f"{recipe.model.family}-{recipe.model.source.split(':', 1)[-1].rstrip('/').rsplit('/', 1)[-1]}"
 
     # cutting
-    def sites_to_cut(self, spec: Any, options: Compress) -> list[str]:
+    def sites_to_cut(self, spec: S, options: Compress) -> list[str]:
         """Return the names of the sites of the recipe's kinds, shallow to deep."""
         return [site.name for site in list_sites(spec, options.sites or self.default_sites)]
 
     def settle(
-        self, spec: Any, options: Compress, latency: Callable[[Any], float] | None, multiple: int
+        self, spec: S, options: Compress, latency: Callable[[S], float] | None, multiple: int
     ) -> Callable[[dict[str, int]], dict[str, int]]:
         """Every chosen width stands."""
         return lambda widths: widths
 
-    def fold(self, model: Any) -> Any:
+    def fold(self, model: M) -> M:
         """Return the plain narrow model that `model` equals exactly: P W in place of W and P."""
         from rmtkd_edge.families.layers import folded_state, with_state
 
-        return with_state(self.build(model.spec.without_projections()), folded_state(model), model)
+        return with_state(self.build(cast("S", model.spec.with_projections({}))), folded_state(model), model)
 
-    def unfold(self, folded: Any, projections: Mapping[str, Tensor]) -> Any:
+    def unfold(self, folded: M, projections: Mapping[str, Tensor]) -> M:
         """Return `folded` with the fixed projections put back after its producers: P^T W', since P P^T = I."""
         from rmtkd_edge.families.layers import unfolded_state, with_state
 
-        wide = self.build(replace(folded.spec, raw=raw_from(folded.spec, projections)))
+        wide = self.build(cast("S", folded.spec.with_projections(raw_from(folded.spec, projections))))
         return with_state(wide, unfolded_state(folded, wide, self.producers(wide), projections), folded)
 
-    def projections(self, model: Any) -> dict[str, Tensor]:
+    def projections(self, model: M) -> dict[str, Tensor]:
         """Return the fixed projections by site; all producers of a site share one."""
         first = {site: layers[0].projection for site, layers in self.producers(model).items() if layers}
         return {site: p for site, p in first.items() if p is not None}  # type: ignore[misc]
 
     # export
-    def standardise(self, folded: Any) -> Any:
+    def standardise(self, folded: M) -> M:
         """Return the model as it is: no other loader expects another form."""
         return folded
 
-    def config(self, spec: Any, task: str) -> dict[str, Any]:
+    def config(self, spec: S, task: str) -> dict[str, Any]:
         """Return the model type and the labels."""
         return {
             "model_type": spec.model_type,
@@ -137,19 +143,19 @@ class FamilyDefaults:
             "label2id": {name: i for i, name in enumerate(spec.labels)},
         }
 
-    def tensors(self, model: Any) -> dict[str, Tensor]:
+    def tensors(self, model: M) -> dict[str, Tensor]:
         """Return the weights under this package's own names: no other library has widths like these."""
         return dict(model.state_dict())
 
-    def from_tensors(self, spec: Any, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def from_tensors(self, spec: S, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return a state dict from the names that ship."""
         return dict(tensors)
 
-    def traced(self, folded: Any) -> nn.Module:
+    def traced(self, folded: M) -> nn.Module:
         """Return the module that is traced for ONNX, called with the spec's inputs."""
         return folded
 
-    def export(self, folded: Any, path: Path, options: Export, metadata: Mapping[str, str]) -> list[Path]:
+    def export(self, folded: M, path: Path, options: Export, metadata: Mapping[str, str]) -> list[Path]:
         """Trace a folded model, the named sizes of its inputs dynamic, and return the files."""
         import torch
 
@@ -161,7 +167,7 @@ class FamilyDefaults:
         module = self.traced(folded.eval()).eval()
         return export_module(module, path, sample, axes, opset=options.opset, metadata=metadata)
 
-    def graph_values(self, model: onnx.ModelProto, spec: Any) -> dict[str, str]:
+    def graph_values(self, model: onnx.ModelProto, spec: S) -> dict[str, str]:
         """Return nothing: a wrong export shows in its outputs alone."""
         return {}
 
@@ -173,7 +179,7 @@ class FamilyDefaults:
         """Return both whole: nothing is padded."""
         return reference, found
 
-    def expected_ops(self, spec: Any, options: Export, stage: Literal["emitted", "fp32", "int8"]) -> dict[str, int]:
+    def expected_ops(self, spec: S, options: Export, stage: Literal["emitted", "fp32", "int8"]) -> dict[str, int]:
         """Return nothing: no operators are counted."""
         return {}
 

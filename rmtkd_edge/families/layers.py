@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from rmtkd_edge.families.base import M
 
 
 class ProjectedLinear(nn.Module):
@@ -66,18 +67,11 @@ def unfolded_state(
     return state
 
 
-def with_state(model: Any, state: Mapping[str, Tensor], like: nn.Module) -> Any:
+def with_state(model: M, state: Mapping[str, Tensor], like: nn.Module) -> M:
     """Return `model` with a copy of a state, in the dtype, on the device and in the mode of another model."""
     model = model.to(next(like.parameters()))
     model.load_state_dict({name: value.clone() for name, value in state.items()})
     return model.train(like.training)
-
-
-def set_dropout(model: nn.Module, p: float) -> None:
-    """Set the probability of every dropout layer of a model."""
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = p
 
 
 def copy_fitting(teacher: nn.Module, student: nn.Module) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
@@ -20,6 +20,9 @@ from rmtkd_edge.families.spectrum import (
     independent_share,
 )
 from rmtkd_edge.spectral import Moments, eigh_descending, norm_scaled, sign_flipped, weighted_spectrum
+
+if TYPE_CHECKING:
+    from rmtkd_edge.families.model import Model
 
 Rows = tuple[Tensor, Tensor, np.ndarray]
 """Samples (n, d) as a layer gives them, as the next one reads them, and the number of the row that each is of."""
@@ -70,7 +73,7 @@ class SiteMoments:
 
 
 def analyse_samples(
-    model: Any,
+    model: Model,
     places: Places,
     sites: Sequence[Site],
     batches: Batches,
@@ -116,7 +119,7 @@ def _empty(site: Site, options: AnalyseOptions) -> SiteMoments:
 
 @torch.no_grad()
 def _collect(
-    model: Any, places: Places, moments: Sequence[SiteMoments], batches: Batches, options: AnalyseOptions
+    model: Model, places: Places, moments: Sequence[SiteMoments], batches: Batches, options: AnalyseOptions
 ) -> None:
     for batch in batches():
         taps = Kept(places, moments)
@@ -134,7 +137,7 @@ def _collect(
 
 
 def _collect_effect(
-    model: Any, places: Places, moments: Sequence[SiteMoments], batches: Batches, options: AnalyseOptions
+    model: Model, places: Places, moments: Sequence[SiteMoments], batches: Batches, options: AnalyseOptions
 ) -> None:
     """Add up the second moment of the gradient of the task's probe."""
     for batch in batches():

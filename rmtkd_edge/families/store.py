@@ -14,7 +14,8 @@ from safetensors.torch import save as safetensors_save
 from torch import Tensor
 
 from rmtkd_edge.errors import RunDirError, UserError
-from rmtkd_edge.families.base import Model, Spec, find_family, spec_from_dict
+from rmtkd_edge.families.base import Spec, find_family, spec_from_dict
+from rmtkd_edge.families.model import Model
 from rmtkd_edge.hashing import sha256_file
 from rmtkd_edge.run.directory import atomic_write_bytes
 from rmtkd_edge.run.layout import SHAPE, WEIGHTS
@@ -35,7 +36,7 @@ def save_model(run: Run, rel_dir: str, model: Model) -> None:
     run.write_record(f"{rel_dir}/{SHAPE}", ModelRecord(model.spec.to_dict(), sha256))
 
 
-def load_model(run: Run, rel_dir: str) -> Any:
+def load_model(run: Run, rel_dir: str) -> Model:
     """Return the model of a folder of the run, in eval mode, after its hashes were checked.
 
     Raises RunDirError naming the file that is missing, altered, or does not fit the shape.
@@ -53,7 +54,7 @@ def save_folder(path: Path, model: Model) -> None:
     atomic_write_bytes(path / SHAPE, json.dumps(to_json(record), indent=1).encode())
 
 
-def load_folder(path: Path) -> Any:
+def load_folder(path: Path) -> Model:
     """Return the model that `save_folder` or `save_model` wrote, in eval mode; the hash of its weights is checked.
 
     Raises RunDirError naming the file that is missing, truncated, altered, or does not fit the shape.
@@ -88,7 +89,7 @@ def spec_of(described: Mapping[str, Any], path: Path, hint: str = AGAIN) -> Spec
         raise RunDirError(f"{path} describes no model: {err!r}", hint) from err
 
 
-def assemble(spec: Spec, tensors: Mapping[str, Tensor], path: Path | str, hint: str = AGAIN) -> Any:
+def assemble(spec: Spec, tensors: Mapping[str, Tensor], path: Path | str, hint: str = AGAIN) -> Model:
     """Return a model in eval mode that owns `tensors` (no weight is initialised first, none copied).
 
     Raises RunDirError naming `path` and every tensor that is missing, left over, or of another shape or dtype.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from rmtkd_edge import plugins
 from rmtkd_edge.config.recipe import Compress, Recipe
@@ -14,6 +14,7 @@ from rmtkd_edge.families.base import Batches, Family, Site, Spec
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from rmtkd_edge.families.model import Model
     from rmtkd_edge.tasks.base import Batch, Task
 
 
@@ -75,12 +76,12 @@ class Method(Protocol):
     def check(self, recipe: Recipe) -> None:
         """Raise RecipeError for settings that the method cannot follow."""
 
-    def widths(self, spec: Any, family: Family, recipe: Recipe, multiple: int) -> Widths | None:
+    def widths(self, spec: Spec, family: Family, recipe: Recipe, multiple: int) -> Widths | None:
         """Return the width of every site to cut, rounded up to `multiple`; None where the spectra decide."""
 
     def initial_student(
-        self, family: Family, teacher: Any, cut: Cut, warm: Batches, effect: Batches, recipe: Recipe
-    ) -> Any:
+        self, family: Family, teacher: Model, cut: Cut, warm: Batches, effect: Batches, recipe: Recipe
+    ) -> Model:
         """Return the folded student that training starts from; `warm` and `effect` are calibration batches."""
 
     def objective(self, task: Task, recipe: Recipe) -> Objective: ...

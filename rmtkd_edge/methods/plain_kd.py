@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rmtkd_edge.config.recipe import Recipe
 from rmtkd_edge.errors import RecipeError
-from rmtkd_edge.families.base import Batches, Family, Site, list_sites
+from rmtkd_edge.families.base import Batches, Family, Site, Spec, list_sites
 from rmtkd_edge.methods.base import Cut, Method, Objective, Widths, align, distillation, fixed_rank, reduction
 
 if TYPE_CHECKING:
+    from rmtkd_edge.families.model import Model
     from rmtkd_edge.tasks.base import Task
 
 BISECTIONS = 20
@@ -42,7 +43,7 @@ class PlainKd:
                 "--set stop.target_reduction=0.8",
             )
 
-    def widths(self, spec: Any, family: Family, recipe: Recipe, multiple: int) -> Widths:
+    def widths(self, spec: Spec, family: Family, recipe: Recipe, multiple: int) -> Widths:
         """Return the recipe's `compress.ranks`, else every site scaled by the one factor that meets the target."""
         names = family.sites_to_cut(spec, recipe.compress)
         sites = [site for site in list_sites(spec) if site.name in names]
@@ -66,8 +67,8 @@ class PlainKd:
         return Widths(scaled(factor), f"{self.name}: every width scaled by {factor:.3f} to meet stop.target_reduction")
 
     def initial_student(
-        self, family: Family, teacher: Any, cut: Cut, warm: Batches, effect: Batches, recipe: Recipe
-    ) -> Any:
+        self, family: Family, teacher: Model, cut: Cut, warm: Batches, effect: Batches, recipe: Recipe
+    ) -> Model:
         """Return a model of the narrower shape with random weights."""
         return family.initialise(family.build(teacher.spec.with_ranks(cut.widths)), recipe.seed)
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rmtkd_edge.config.recipe import Recipe
-from rmtkd_edge.families.base import Batches, Family, NarrowOptions
+from rmtkd_edge.families.base import Batches, Family, NarrowOptions, Spec
 from rmtkd_edge.methods.base import Cut, Method, Objective, distillation
 
 if TYPE_CHECKING:
+    from rmtkd_edge.families.model import Model
     from rmtkd_edge.tasks.base import Task
 
 
@@ -22,12 +23,12 @@ class RmtKd:
     def check(self, recipe: Recipe) -> None:
         """Accept every recipe."""
 
-    def widths(self, spec: Any, family: Family, recipe: Recipe, multiple: int) -> None:
+    def widths(self, spec: Spec, family: Family, recipe: Recipe, multiple: int) -> None:
         """Leave the widths to the spectra."""
 
     def initial_student(
-        self, family: Family, teacher: Any, cut: Cut, warm: Batches, effect: Batches, recipe: Recipe
-    ) -> Any:
+        self, family: Family, teacher: Model, cut: Cut, warm: Batches, effect: Batches, recipe: Recipe
+    ) -> Model:
         """Return the family's closed form of the projected teacher."""
         return family.narrow(teacher, cut.projections, warm, effect, NarrowOptions(recipe.compress, recipe.seed))
 

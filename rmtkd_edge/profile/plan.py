@@ -22,6 +22,7 @@ from rmtkd_edge.profile.meter_files import third_party_files
 from rmtkd_edge.profile.models import Exported, ModelFile
 from rmtkd_edge.profile.options import MeasureOptions
 from rmtkd_edge.profile.workload import Effort, Workload, choose_effort, choose_workloads
+from rmtkd_edge.tasks.base import find_task
 
 TRAVELS = ("runner.py", "limits.py", "measuring/*.py", "meters/*.py")  # what measures, on any device
 TOLERANCE = {"CPUExecutionProvider": 1e-4, "WasmExecutionProvider": 1e-4}  # relative, of fp32 between two machines
@@ -77,6 +78,7 @@ def build_bundle(folder: Path, measurement: Measurement, copy: bool = False) -> 
     settings = {
         "models": [_bring(model, folder, copy) for model in models],
         "tolerance_int8": TOLERANCE_INT8,
+        "prediction": find_task(models[0].facts.kind).prediction,
         "emulated": m.profile.emulated,
         "workloads": [workload.to_dict() for workload in m.workloads],
         **asdict(m.effort),

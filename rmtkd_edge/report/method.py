@@ -64,7 +64,8 @@ def cycle_table(c: Compression, metric: str) -> TableBlock:
         rows.append(_model_row("Student", c.student.parameters, less, *scores, stop, took))
     caption = f"{text.title(metric)} before the cycle, in closed form and after it, on validation, in torch"
     if c.floor is not None:
-        caption += f"; floor {text.percent(c.floor)} (teacher minus {c.teacher.validation.value - c.floor:g})"
+        below = c.teacher.validation.value - c.floor
+        caption += f"; floor {text.metric(c.floor, c.teacher.validation)} (teacher minus {below:g})"
     scored = ("Before", "Closed form", "After")
     columns = ("Cycle", "Sites, width before → after", "Parameters", *scored, "Decision", "Time")
     return TableBlock(caption + ".", columns, tuple(rows), frozenset({1, 6}))
@@ -74,7 +75,7 @@ def _model_row(
     name: str, parameters: int, less: str, validation: Scores, test: Scores | None, stop: str, took: str
 ) -> Row:
     found = score_cell(validation, None)
-    tested = (f"test {text.percent(test.value)}",) if test else ()
+    tested = (f"test {text.score(test)}",) if test else ()
     size = Cell(text.count(parameters), (less,) if less else ())
     blank = Cell("")
     after = Cell(found.text, (*found.sub, *tested))
@@ -91,8 +92,8 @@ def _cycle_row(k: CycleRecord, c: Compression) -> Row:
         Cell(str(k.index), (f"round {k.round}",)),
         Cell(sites[0] if sites else "no site", tuple(sites[1:])),
         Cell(text.count(k.parameters_after), (text.percent(k.parameters_after / c.teacher.parameters - 1),)),
-        Cell(text.percent(k.before.value)),
-        Cell(text.percent(k.closed_form.value)),
+        Cell(text.score(k.before)),
+        Cell(text.score(k.closed_form)),
         score_cell(k.after, None),
         accepted,
         Cell(text.seconds(sum(k.seconds.values())), parts if len(parts) > 1 else ()),

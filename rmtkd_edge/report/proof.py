@@ -80,7 +80,7 @@ def file_table(run: RunFacts) -> TableBlock:
 
 
 def _scored(scores: Scores) -> Cell:
-    return Cell(text.percent(scores.value, 2), (f"{text.count(scores.rows)} rows",))
+    return Cell(text.score(scores, 2), (f"{text.count(scores.rows)} rows",))
 
 
 def fusion_section(run: RunFacts, prefix: str) -> Section:

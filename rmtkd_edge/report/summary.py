@@ -148,9 +148,9 @@ def _score_row(run: RunFacts, columns: Sequence[Model], foot: Footnotes) -> Row:
 
 def score_cell(scores: Scores, reference: Scores | None) -> Cell:
     """Return the primary metric with its interval, and its distance from a reference."""
-    sub = [text.share_interval(*scores.interval)] if scores.interval else []
-    sub += [text.points(scores.value - reference.value)] if reference else []
-    return Cell(text.percent(scores.value), tuple(sub))
+    sub = [text.score_interval(scores, *scores.interval)] if scores.interval else []
+    sub += [text.change(scores, reference)] if reference else []
+    return Cell(text.score(scores), tuple(sub))
 
 
 def _parameter_row(columns: Sequence[Model], foot: Footnotes) -> Row:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+from rmtkd_edge.run.records.scores import Scores
+
 NBSP = "\u00a0"
 MINUS = "\u2212"
 
@@ -52,9 +54,35 @@ def points(difference: float, decimals: int = 1) -> str:
     return f"{sign}{abs(value):.{decimals}f}{NBSP}points"
 
 
-def share_interval(low: float, high: float) -> str:
-    """Return an interval of shares in percent: 79.5 to 84.6 %."""
-    return f"{low * 100:.1f} to {percent(high)}"
+def metric(value: float, like: Scores, decimals: int = 1) -> str:
+    """Return a value of the primary metric of `like`: 82.2 %, or 0.639 where it is no share."""
+    return percent(value, decimals) if like.percent else f"{value:.{decimals + 2}f}".replace("-", MINUS)
+
+
+def score(scores: Scores, decimals: int = 1) -> str:
+    """Return the primary metric: 82.2 %, or 0.639 where it is no share."""
+    return metric(scores.value, scores, decimals)
+
+
+def change(after: Scores, before: Scores) -> str:
+    """Return the signed difference of a primary metric: −0.3 points, or −0.003 where it is no share."""
+    difference = after.value - before.value
+    if after.percent:
+        return points(difference)
+    return f"{difference + 0.0:+.3f}".replace("-", MINUS)
+
+
+def half_interval(scores: Scores, low: float, high: float) -> str:
+    """Return half the width of an interval of a primary metric: ±1.2 points, or ±0.012 where it is no share."""
+    half = (high - low) / 2
+    return f"±{half * 100:.1f}{NBSP}points" if scores.percent else f"±{half:.3f}"
+
+
+def score_interval(scores: Scores, low: float, high: float) -> str:
+    """Return an interval of a primary metric: 79.5 to 84.6 %, or 0.612 to 0.664 where it is no share."""
+    return (
+        f"{low * 100:.1f} to {percent(high)}" if scores.percent else f"{metric(low, scores)} to {metric(high, scores)}"
+    )
 
 
 def megabytes(size_bytes: float) -> str:

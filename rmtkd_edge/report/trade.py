@@ -50,7 +50,7 @@ class Path:
         c = self.compression
         steps = [(f"cycle {k.index}", k.parameters_after, k.after) for k in c.cycles]
         steps = [self.points[0], *steps] if steps else self.points
-        said = (f"{name}: {text.short_count(n)} parameters, {text.percent(s.value)}" for name, n, s in steps)
+        said = (f"{name}: {text.short_count(n)} parameters, {text.score(s)}" for name, n, s in steps)
         return ", ".join(said)
 
 
@@ -87,21 +87,22 @@ def _draw_trade(items: Sequence[Path], metric: str, narrow: bool) -> Figure:
         if not several:
             _name_points(axes, item, grid.panel_width(narrow))
             _name_rolled_back(axes, item)
-    floors = {item.compression.floor for item in items} - {None}
-    if len(floors) == 1:
-        _draw_floor(axes, floors.pop() or 0.0, metric)
+    floors = {item.compression.floor for item in items}
+    like = items[0].compression.teacher.validation
+    if len(floors) == 1 and (floor := floors.pop()) is not None:
+        _draw_floor(axes, f"{metric} floor {text.metric(floor, like)}", floor)
     low, high = axes.get_ylim()
     axes.set_ylim(low - 0.04 * (high - low), high + 0.04 * (high - low))
-    _dress(axes, metric, grid.panel_width(narrow), narrow)
+    _dress(axes, metric, like, grid.panel_width(narrow), narrow)
     if several:
         axes.legend(loc="upper left", bbox_to_anchor=(0, -34 / grid.height), ncols=1, borderaxespad=0, labelspacing=0.4)
     return figure
 
 
-def _draw_floor(axes: Axes, floor: float, metric: str) -> None:
+def _draw_floor(axes: Axes, label: str, floor: float) -> None:
     axes.axhline(floor, color=ink("limit"), linestyle=(0, (4, 3)), linewidth=1.1)
     axes.annotate(
-        f"{metric} floor {text.percent(floor)}",
+        label,
         (0.62, floor),
         (0, -4),
         xycoords=("axes fraction", "data"),
@@ -113,14 +114,14 @@ def _draw_floor(axes: Axes, floor: float, metric: str) -> None:
     )
 
 
-def _dress(axes: Axes, metric: str, width: float, narrow: bool) -> None:
+def _dress(axes: Axes, metric: str, like: Scores, width: float, narrow: bool) -> None:
     def millions(value: float, _: int) -> str:
         return f"{value / 1e6:g}{text.NBSP}M" if value >= 1e6 else text.short_count(value)
 
     axes.xaxis.set_major_locator(MaxNLocator(5 if narrow else 8))
     axes.xaxis.set_major_formatter(FuncFormatter(millions))
     axes.yaxis.set_major_locator(MaxNLocator(6))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v * 100:g}{text.NBSP}%"))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v * 100:g}{text.NBSP}%" if like.percent else f"{v:g}"))
     axes.set_xlabel("parameters")
     axes.yaxis.set_label_coords(-33 / width, 0.5)
     axes.set_ylabel(f"{metric}, validation")

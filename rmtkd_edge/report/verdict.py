@@ -68,9 +68,8 @@ def _score_in_torch(run: RunFacts, c: Compression) -> str:
     before, after = reported(c.teacher), reported(c.student)
     if before.split != after.split:  # of an unfinished run
         before, after = c.teacher.validation, c.student.validation
-    change = text.points(after.value - before.value)
     name = f"{after.split} {metric_of(run)}"
-    return f"{name} {text.percent(after.value)} against {text.percent(before.value)} of the teacher ({change})"
+    return f"{name} {text.score(after)} against {text.score(before)} of the teacher ({text.change(after, before)})"
 
 
 def _disk(run: RunFacts, chosen: Model) -> str:
@@ -94,15 +93,15 @@ def _score(run: RunFacts, chosen: Model) -> str:
     if after is None:
         return f"its {name} was not measured"
     if before is None:
-        return f"its {after.split} {name} is {text.percent(after.value)}, that of {BASELINE} was not measured"
-    change = after.value - before.value
-    said = f"{after.split} {name} is {text.percent(after.value)} against {text.percent(before.value)}"
+        return f"its {after.split} {name} is {text.score(after)}, that of {BASELINE} was not measured"
+    change = text.change(after, before)
+    said = f"{after.split} {name} is {text.score(after)} against {text.score(before)}"
     if after.interval is None:
-        return f"{said} ({text.points(change)})"
+        return f"{said} ({change})"
     half = (after.interval[1] - after.interval[0]) / 2
-    sense = "within" if abs(change) <= half else "beyond"
-    resolved = f"±{half * 100:.1f}{text.NBSP}points that {text.count(after.rows)} rows resolve"
-    return f"{said} ({text.points(change)}, {sense} the {resolved})"
+    sense = "within" if abs(after.value - before.value) <= half else "beyond"
+    resolved = f"{text.half_interval(after, *after.interval)} that {text.count(after.rows)} rows resolve"
+    return f"{said} ({change}, {sense} the {resolved})"
 
 
 def tiles(run: RunFacts) -> tuple[Tile, ...]:
@@ -131,8 +130,8 @@ def _score_tile(run: RunFacts) -> Tile:
         after, before, against = c.student.validation, c.teacher.validation, "the teacher, in torch"
     else:
         return _absent(name, c.why if isinstance(c, Missing) else "no cycle was accepted yet")
-    detail = f"{text.points(after.value - before.value)} against {against}" if before else ""
-    return Tile(f"{name}, {after.split}", text.percent(after.value), detail)
+    detail = f"{text.change(after, before)} against {against}" if before else ""
+    return Tile(f"{name}, {after.split}", text.score(after), detail)
 
 
 def _disk_tile(run: RunFacts) -> Tile:
@@ -208,5 +207,5 @@ def doubts(run: RunFacts) -> tuple[NoteBlock, ...]:
 def _floor_note(run: RunFacts, c: Compression) -> str:
     if c.student is None or c.floor is None or c.student.validation.value >= c.floor:
         return ""
-    value, floor = text.percent(c.student.validation.value), text.percent(c.floor)
+    value, floor = text.score(c.student.validation), text.metric(c.floor, c.student.validation)
     return f"The student's {metric_of(run)} on validation, {value}, is under the recipe's floor of {floor}."

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, Self, TypeVar, runtime_checkable
 
 import numpy as np
 
@@ -19,6 +19,8 @@ from rmtkd_edge.run.records.scores import Scores
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from rmtkd_edge.families.base import Spec
 
 Batch = dict[str, "Tensor"]
 """Model inputs by name, `index` (int64 (B,): the row's number in its split), and targets under names of the task."""
@@ -111,6 +113,17 @@ class Task(Protocol[S]):
         """Return the names of the metrics, the default one first."""
 
     @property
+    def percent_metrics(self) -> tuple[str, ...]:
+        """Return those that are shares of one, written in percent and compared in points."""
+
+    @property
+    def prediction(self) -> Literal["argmax", "sign", "none"]:
+        """Return how an output predicts along its last axis: by its largest value, by those above zero, or not at all.
+
+        For the stand-alone runner, which compares the predictions of two processors without this package.
+        """
+
+    @property
     def required_keys(self) -> Mapping[str, str]:
         """Return the keys of a recipe's section `task` that must not be empty, each with an example in TOML."""
 
@@ -144,6 +157,9 @@ class Task(Protocol[S]):
     def subsets(self, dataset: Dataset[S], recipe: Recipe) -> Subsets:
         """Return the rows of train that spectra and closed forms look at, drawn under the recipe's seed."""
 
+    def preprocessing_of(self, spec: Spec, tokenizer: Any) -> Any | None:
+        """Return what `save_preprocessing` writes for a model without a data set, None where nothing says it."""
+
     def save_preprocessing(self, dataset: Dataset[S], folder: Path) -> None:
         """Write what turns raw items into model inputs, under the names that other loaders look for."""
 
@@ -163,6 +179,10 @@ class Task(Protocol[S]):
         """Return the scalar whose gradient at a site shows the site's effect on the outputs."""
 
     # figures
+    @property
+    def target_names(self) -> tuple[str, ...]:
+        """Return the names of a batch's targets."""
+
     def targets(self, batch: Batch) -> np.ndarray:
         """Return what `metrics` compares the outputs of a batch with."""
 
@@ -182,7 +202,7 @@ class Task(Protocol[S]):
 
     # export
     def verification_batches(
-        self, batches: Iterable[Mapping[str, Tensor]], spec: Any, max_length: int | None = None
+        self, batches: Iterable[Mapping[str, Tensor]], spec: Spec, max_length: int | None = None
     ) -> list[Batch]:
         """Return held-out batches and, made of their rows, those shapes where exports break.
 
@@ -201,10 +221,9 @@ def find_task(name: str) -> Task[Any]:
 
 
 def tasks_of(modality: str) -> list[Task[Any]]:
-    """Return the tasks of a modality, classification first."""
+    """Return the tasks of a modality by name."""
     found = [find_task(name) for name in plugins.names("tasks")]
-    first = f"{modality}-classification"
-    return sorted((task for task in found if task.modality == modality), key=lambda task: task.name != first)
+    return sorted((task for task in found if task.modality == modality), key=lambda task: task.name)
 
 
 def steps(split: Split, batch_size: int) -> int:
@@ -243,7 +262,7 @@ def score(
             f"--set task.metric=NAME with one of {', '.join(values)}, or bring another {split} split",
         )
     found = task.interval(primary, outputs, targets) if interval else None
-    return Scores(split, rows, primary, values, found)
+    return Scores(split, rows, primary, values, found, primary in task.percent_metrics)
 
 
 def draw_subsets(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -21,6 +21,9 @@ class Classification:
     """Loss, metrics and predictions of a classifier; targets are `labels`, int64 (B,)."""
 
     known_metrics = metrics.KNOWN
+    percent_metrics = metrics.SHARES
+    prediction: Literal["argmax"] = "argmax"
+    target_names = ("labels",)
 
     def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
         """Return the mean cross entropy."""

@@ -20,6 +20,8 @@ from rmtkd_edge.tasks.reading.splits import Source, share_out
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from rmtkd_edge.families.base import Spec
+
 SHIFT = 8  # random crops move an image by up to 1/8 of its side
 TRIAL_IMAGES = 512  # fitted on where closed forms are only compared
 
@@ -123,12 +125,16 @@ class ImageClassification(Classification):
         images = recipe.compress.warm_start_images
         return draw_subsets(len(dataset.train), recipe, lambda order: (images, min(images, TRIAL_IMAGES)))
 
+    def preprocessing_of(self, spec: Spec, tokenizer: Any) -> ImagePreprocessing:
+        """Return the size and normalisation that the spec names."""
+        return ImagePreprocessing.of(spec)
+
     def save_preprocessing(self, dataset: Dataset[ImageSplit], folder: Path) -> None:
         """Write preprocessor_config.json."""
         ImagePreprocessing.of(dataset.preprocessing).save(folder)
 
     def verification_batches(
-        self, batches: Iterable[Mapping[str, Tensor]], spec: Any, max_length: int | None = None
+        self, batches: Iterable[Mapping[str, Tensor]], spec: Spec, max_length: int | None = None
     ) -> list[Batch]:
         """Return held-out batches, and one image alone, with the inputs of the spec."""
         names = [item.name for item in spec.inputs]

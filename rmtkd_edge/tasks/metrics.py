@@ -8,6 +8,7 @@ from statistics import NormalDist
 import numpy as np
 
 KNOWN = ("accuracy", "f1", "f1_macro", "matthews_corrcoef", "roc_auc")
+SHARES = ("accuracy", "f1", "f1_macro", "roc_auc")
 RESAMPLES = 1000
 LEAST_RESAMPLES = 200
 WORK = 50_000_000  # rows times classes times resamples that an interval of an AUC may take: half a second

@@ -31,6 +31,8 @@ from rmtkd_edge.tasks.reading.tokenizers import load_tokenizer
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from rmtkd_edge.families.base import Spec
+
 TRIAL_TOKENS = 8192  # fitted on where closed forms are only compared
 
 Texts = Sequence[str] | Sequence[tuple[str, str]]
@@ -126,6 +128,10 @@ class TextClassification(Classification):
         most = max(recipe.analyse.maximum_rows, recipe.analyse.minimum_rows)
         return draw_subsets(len(rows), recipe, fitted, most)
 
+    def preprocessing_of(self, spec: Spec, tokenizer: Any) -> Any | None:
+        """Return the tokenizer."""
+        return tokenizer
+
     def save_preprocessing(self, dataset: Dataset[TextSplit], folder: Path) -> None:
         """Write the tokenizer's files."""
         try:
@@ -137,7 +143,7 @@ class TextClassification(Classification):
             ) from err
 
     def verification_batches(
-        self, batches: Iterable[Mapping[str, Tensor]], spec: Any, max_length: int | None = None
+        self, batches: Iterable[Mapping[str, Tensor]], spec: Spec, max_length: int | None = None
     ) -> list[Batch]:
         """Return `variations` of held-out batches, with the inputs of the spec."""
         longest = min(n for n in (max_length, spec.max_length) if n is not None)

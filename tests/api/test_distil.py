@@ -126,10 +126,10 @@ def test_what_cannot_be_trained_is_refused(bert: Own, cut: Cut) -> None:
     def distil(loader: Any = bert.batches, **options: Any) -> Any:
         return rk.distil(cut[1], bert.model, loader, **{"steps": 2, **options})
 
-    with pytest.raises(DataError, match=r"training batches have no 'labels'") as caught:
+    with pytest.raises(DataError, match=r"training batches have no `labels`") as caught:
         distil(unlabelled)
     assert "alpha=0" in caught.value.hint
-    with pytest.raises(DataError, match=r"validation batches have no 'labels'"):
+    with pytest.raises(DataError, match=r"validation batches have no `labels`"):
         distil(evaluate=unlabelled)
     with pytest.raises(DataError, match="no batch"):
         distil([])

@@ -80,7 +80,7 @@ def make_image_run(path: Path, **sections: Any) -> ExportOptions:
         np.savez(data / f"{split}.npz", images=images, labels=labels)
     task = {"name": "noise", "kind": "image-classification", "labels": list(net.spec.labels)}
     run = _run(path, data, {"model": {"family": "resnet", "source": "scratch"}, "task": task, **sections})
-    family, wide = family_of(net), net.spec.without_projections().with_ranks(net.spec.raw)
+    family, wide = family_of(net), net.spec.with_projections({}).with_ranks(net.spec.raw)
     save_model(run, layout.TEACHER, family.initialise(family.build(wide), 0).eval())
     save_model(run, layout.BEST, net)
     ImagePreprocessing((0.5, 0.5, 0.5), (0.25, 0.25, 0.25), net.spec.image_size).save(run.path_of(layout.PREPROCESSING))

@@ -12,7 +12,7 @@ from rmtkd_edge.export.audit import audit_emitted, check_ops, count_ops
 from rmtkd_edge.export.fold_proof import fold_with_proof
 from rmtkd_edge.export.verify import verify_onnx
 from rmtkd_edge.families.base import family_of
-from rmtkd_edge.tasks.base import tasks_of
+from rmtkd_edge.tasks.base import find_task
 
 
 @pytest.fixture(scope="module", params=["encoder", "resnet"])
@@ -25,7 +25,7 @@ def case(request, tmp_path_factory):
     shipped = family.standardise(folded)
     path = tmp_path_factory.mktemp(request.param) / "model.onnx"
     family.export(shipped, path, Export(), {"rmtkd_task": "toy"})
-    task = tasks_of(family.modality)[0]
+    task = find_task(family.default_task)
     return SimpleNamespace(family=family, shipped=shipped, path=path, batches=batches, task=task)
 
 
@@ -61,7 +61,7 @@ def test_a_file_that_differs_names_the_site(tmp_path, name, part, site):
             item.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(item) + 1, item.name))
     onnx.save(graph, str(path))
     with pytest.raises(Finding, match=site.replace(".", r"\.")) as caught:
-        verify_onnx(path, shipped, batches, tasks_of(family.modality)[0], threads=1)
+        verify_onnx(path, shipped, batches, find_task(family.default_task), threads=1)
     assert next(row for row in caught.value.table if row[3] == "FIRST")[1] == site
 
 

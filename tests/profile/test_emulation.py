@@ -214,9 +214,9 @@ def test_a_run_agrees_under_real_emulation(tmp_path: Path, emulated: HardwarePro
         profile_run(run, asked(run, load_profile("local-cpu"), ARM), SilentReporter())
 
 
-@pytest.mark.parametrize(("columns", "same"), [(1, None), (3, 0.5)])
-def test_labels_are_compared_where_outputs_are_scores(columns: int, same: float | None) -> None:
-    there = {"logits": np.zeros((2, columns), np.float32)}
-    here = {"logits": np.zeros((2, columns), np.float32)}
+@pytest.mark.parametrize(("prediction", "same"), [("none", None), ("argmax", 0.5), ("sign", 0.5)])
+def test_labels_are_compared_as_the_task_predicts(prediction: str, same: float | None) -> None:
+    there = {"logits": np.zeros((2, 3), np.float32)}
+    here = {"logits": np.zeros((2, 3), np.float32)}
     here["logits"][1, -1] = 1.0
-    assert same_file({"label": "a", "precision": "int8"}, here, there, 1e-3)["same_labels"] == same
+    assert same_file({"label": "a", "precision": "int8"}, here, there, 1e-3, prediction)["same_labels"] == same

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rmtkd_edge.report import text
+from rmtkd_edge.run.records.scores import Scores
 
 
 def read_back(shown: str) -> float:
@@ -54,3 +55,22 @@ def test_a_gain_that_cannot_be_is_not_shown(factor):
 @pytest.mark.parametrize(("value", "shown"), [(0.003, "+0.3"), (-0.0034, "−0.3"), (0.0001, "±0.0"), (-0.0001, "±0.0")])
 def test_points_carry_their_sign(value, shown):
     assert text.points(value).startswith(shown)
+
+
+@pytest.mark.parametrize(
+    ("percent", "shown", "moved", "ends"),
+    [
+        (True, f"63.9{text.NBSP}%", f"+3.7{text.NBSP}points", f"60.0 to 66.0{text.NBSP}%"),
+        (False, "0.639", "+0.037", "0.600 to 0.660"),
+    ],
+)
+def test_only_shares_are_written_in_percent(percent: bool, shown: str, moved: str, ends: str) -> None:
+    before, after = (Scores("test", 10, "m", {"m": value}, percent=percent) for value in (0.602, 0.639))
+    assert (text.score(after), text.change(after, before)) == (shown, moved)
+    assert text.score_interval(after, 0.6, 0.66) == ends
+    assert text.change(before, before).lstrip("±+").startswith("0.0")
+
+
+def test_a_negative_correlation_has_a_minus_sign() -> None:
+    low = Scores("test", 10, "matthews_corrcoef", {"matthews_corrcoef": -0.25}, percent=False)
+    assert text.score(low) == f"{text.MINUS}0.250"

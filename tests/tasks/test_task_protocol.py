@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -55,6 +55,9 @@ class Sketch:
     name, modality, evaluation_batch = "sketch", "text", 4
     required_keys: Mapping[str, str] = {}
     known_metrics: tuple[str, ...] = ()
+    percent_metrics: tuple[str, ...] = ()
+    prediction: Literal["argmax", "sign", "none"] = "none"
+    target_names = ("wanted",)
     labels: tuple[str, ...] = ("a", "b", "c")
 
     def draw(self, ids: np.ndarray) -> np.ndarray:
@@ -91,6 +94,9 @@ class Sketch:
 
     def subsets(self, dataset: Dataset[Rows], recipe: Recipe) -> Subsets:
         return draw_subsets(len(dataset.train), recipe, lambda order: (8, 4))
+
+    def preprocessing_of(self, spec: Any, tokenizer: Any) -> Any | None:
+        return tokenizer
 
     def save_preprocessing(self, dataset: Dataset[Rows], folder: Path) -> None:
         (folder / "sketch.txt").write_text("ids", encoding="utf-8")
@@ -130,6 +136,7 @@ class MultiLabel(Sketch):
     """Any number of labels a row: outputs and targets (B, C)."""
 
     name, known_metrics, labels = "multi-label", ("f1_micro",), ("one", "two", "three")
+    percent_metrics, prediction = ("f1_micro",), "sign"
 
     def draw(self, ids: np.ndarray) -> np.ndarray:
         return np.stack([(ids == word).any(1) for word in (1, 2, 3)], 1).astype(np.float32)
@@ -186,6 +193,7 @@ class TokenClassification(Sketch):
     """A label a token: outputs (B, T, C), targets (B, T) with -100 where a token does not count."""
 
     name, known_metrics = "token-classification", ("accuracy",)
+    percent_metrics, prediction = ("accuracy",), "argmax"
 
     def draw(self, ids: np.ndarray) -> np.ndarray:
         return np.where(ids > 0, ids % 3, IGNORED)

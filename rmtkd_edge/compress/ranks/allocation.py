@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 from rmtkd_edge.compress.context import Context
 from rmtkd_edge.compress.ranks.cut import divergence, narrowed, outputs_of, projected
@@ -19,12 +19,15 @@ from rmtkd_edge.config.recipe import Compress
 from rmtkd_edge.families.base import Site
 from rmtkd_edge.methods.base import fixed_rank, reduction
 
+if TYPE_CHECKING:
+    from rmtkd_edge.families.model import Model
+
 STEPS = (2.0, 1.0)  # log-odds by which a kind's quantile is moved, coarse to fine
 LEAST_GAIN = 0.005  # of the divergence, else a move is noise
 SLACK = 0.002  # of the parameters, by which an allocation may miss the share
 
 
-def allocated(context: Context, folded: Any, choose: Choose, picked: list[SiteRank]) -> list[SiteRank]:
+def allocated(context: Context, folded: Model, choose: Choose, picked: list[SiteRank]) -> list[SiteRank]:
     """Return ranks that remove as many parameters as those in `picked` and move the outputs least.
 
     Sites with ranks of their own in the recipe keep them; with fewer than two kinds left there is nothing to weigh.
@@ -41,7 +44,7 @@ class _Trials:
     """Closed forms at the share of parameters that `picked` removes, each compared once."""
 
     def __init__(
-        self, context: Context, folded: Any, choose: Choose, picked: list[SiteRank], kinds: Sequence[str]
+        self, context: Context, folded: Model, choose: Choose, picked: list[SiteRank], kinds: Sequence[str]
     ) -> None:
         self.context, self.folded, self.choose, self.kinds = context, folded, choose, kinds
         self.share = self.removed(picked)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -14,12 +14,15 @@ from rmtkd_edge.compress.data import Batches
 from rmtkd_edge.compress.parallel import agreed, own_rows
 from rmtkd_edge.compress.ranks.edge import Choose, SiteRank, choose_ranks
 from rmtkd_edge.compress.ranks.projection import projection
-from rmtkd_edge.families.base import AnalyseOptions, call, list_sites, ranks_of
+from rmtkd_edge.families.base import AnalyseOptions, Spec, call, list_sites, ranks_of
 from rmtkd_edge.families.spectrum import SiteSpectrum
 from rmtkd_edge.methods.base import Cut
 
+if TYPE_CHECKING:
+    from rmtkd_edge.families.model import Model
 
-def spectra_of(context: Context, folded: Any, names: Collection[str]) -> list[SiteSpectrum]:
+
+def spectra_of(context: Context, folded: Model, names: Collection[str]) -> list[SiteSpectrum]:
     """Return the spectra of the named sites of a folded model, shallow to deep."""
     recipe, task, data = context.recipe, context.task, context.data
     sites = [site for site in list_sites(folded.spec) if site.name in names]
@@ -33,7 +36,7 @@ def spectra_of(context: Context, folded: Any, names: Collection[str]) -> list[Si
     return context.family.analyse(model, sites, _own(context, data.analysis), _own(context, data.effect), options)
 
 
-def chooser(context: Context, spec: Any, spectra: Sequence[SiteSpectrum]) -> Choose:
+def chooser(context: Context, spec: Spec, spectra: Sequence[SiteSpectrum]) -> Choose:
     """Return what gives the ranks of sites at a quantile, as the family settles them."""
     recipe = context.recipe
     settle = context.family.settle(spec, recipe.compress, context.predict_ms, context.multiple)
@@ -47,7 +50,7 @@ def projected(chosen: Sequence[SiteRank], context: Context) -> Cut:
     return Cut({c.name: c.width_after for c in cut}, projections)
 
 
-def narrowed(context: Context, folded: Any, cut: Cut) -> tuple[Any, dict[str, Tensor]]:
+def narrowed(context: Context, folded: Model, cut: Cut) -> tuple[Model, dict[str, Tensor]]:
     """Return the narrowed folded model that the method starts from, and its new projections by site."""
     data, recipe = context.data, context.recipe
     teacher = folded.to(context.accelerator.device)
@@ -59,7 +62,7 @@ def narrowed(context: Context, folded: Any, cut: Cut) -> tuple[Any, dict[str, Te
 
 
 @torch.no_grad()
-def outputs_of(context: Context, model: Any) -> list[Tensor]:
+def outputs_of(context: Context, model: Model) -> list[Tensor]:
     """Return a model's outputs on the rows that effects are measured on, float64, batch by batch."""
     model = model.to(context.accelerator.device).eval()
     return [call(model, batch).double().cpu() for batch in own_rows(context.data.effect(), context.accelerator)]

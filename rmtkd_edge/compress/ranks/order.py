@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 from rmtkd_edge.compress.context import Context
-from rmtkd_edge.compress.latency import Latency
+from rmtkd_edge.compress.latency import Predict
 from rmtkd_edge.compress.ranks.cut import divergence, narrowed, outputs_of, projected, spectra_of
 from rmtkd_edge.compress.ranks.edge import choose_ranks
 from rmtkd_edge.run.records.prices import SitePrice
+
+if TYPE_CHECKING:
+    from rmtkd_edge.families.model import Model
 
 LEAST_SAVED_MS = 1e-9  # a site that saves less comes last, whatever it loses
 
@@ -32,7 +35,7 @@ def cheapest_first(prices: Sequence[SitePrice]) -> tuple[SitePrice, ...]:
     return tuple(sorted(prices, key=lambda p: math.inf if p.kl_per_ms is None else p.kl_per_ms))
 
 
-def prices(context: Context, folded: Any, names: Sequence[str], predict: Latency) -> tuple[SitePrice, ...]:
+def prices(context: Context, folded: Model, names: Sequence[str], predict: Predict) -> tuple[SitePrice, ...]:
     """Return the price of every site of `names`, cheapest first."""
     spectra = spectra_of(context, folded, names)
     chosen = choose_ranks(spectra, context.recipe, context.recipe.analyse.quantile, context.step)

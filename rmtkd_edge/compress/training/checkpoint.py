@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
@@ -13,6 +13,8 @@ from rmtkd_edge.run.records.scores import Scores
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+
+    from rmtkd_edge.families.model import Model
 
 FACTS = "facts"  # the tensor that holds JSON as bytes
 
@@ -50,7 +52,7 @@ class Progress:
     history: list[tuple[int, float]] = field(default_factory=list)
     seconds: float = 0.0
 
-    def take(self, step: int, scores: Scores, model: Any) -> None:
+    def take(self, step: int, scores: Scores, model: Model) -> None:
         """Note a validation; a model at least as good as the best one takes its place."""
         self.history.append((step, scores.value))
         if self.best is None or scores.value >= self.best.value:
@@ -59,7 +61,7 @@ class Progress:
 
 
 def snapshot(
-    model: Any, optimizer: torch.optim.Optimizer, progress: Progress, accelerator: Accelerator
+    model: Model, optimizer: torch.optim.Optimizer, progress: Progress, accelerator: Accelerator
 ) -> dict[str, Tensor]:
     """Return all that the next step depends on, on the CPU."""
     tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
@@ -82,7 +84,7 @@ def snapshot(
 
 
 def restore(
-    model: Any, optimizer: torch.optim.Optimizer, saved: dict[str, Tensor], accelerator: Accelerator
+    model: Model, optimizer: torch.optim.Optimizer, saved: dict[str, Tensor], accelerator: Accelerator
 ) -> Progress:
     """Set model and optimiser to what `snapshot` kept, and return how far the training is."""
     model.load_state_dict(_under("model.", saved))

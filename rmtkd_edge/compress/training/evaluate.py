@@ -16,10 +16,12 @@ from rmtkd_edge.tasks.base import Batch, Task, score
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+    from rmtkd_edge.families.model import Model
+
 
 @torch.no_grad()
 def evaluate(
-    model: Any,
+    model: Model,
     task: Task[Any],
     batches: Iterable[Batch],
     accelerator: Accelerator,

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from rmtkd_edge.families.base import call
+from rmtkd_edge.families.base import Spec, call
 from rmtkd_edge.methods.base import Seen
 from rmtkd_edge.tasks.base import Batch
 
+if TYPE_CHECKING:
+    from rmtkd_edge.families.model import Model
 
-def seen(model: Any, batch: Batch, taps: tuple[str, ...], spec: Any) -> Seen:
+
+def seen(model: Model, batch: Batch, taps: tuple[str, ...], spec: Spec) -> Seen:
     """Return a model's outputs for a batch and the activations at `taps`; `model` may wrap the one of `spec`."""
     if not taps:
         return Seen(call(model, batch, spec=spec))
@@ -32,7 +35,7 @@ class TeacherOutputs:
     outputs of more than (B, C), or of every token, whose shape depends on the batch.
     """
 
-    def __init__(self, teacher: Any, rows: int, fresh: bool = False, taps: tuple[str, ...] = ()) -> None:
+    def __init__(self, teacher: Model, rows: int, fresh: bool = False, taps: tuple[str, ...] = ()) -> None:
         self.teacher, self.taps = teacher.eval(), taps
         self.fresh = fresh or bool(taps)
         self.known = torch.zeros(rows, dtype=torch.bool)

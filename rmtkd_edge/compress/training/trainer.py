@@ -27,6 +27,8 @@ from rmtkd_edge.tasks.base import Batch
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+    from rmtkd_edge.families.model import Model
+
 LOG_EVERY = 10  # steps between two reports of the loss
 
 
@@ -43,7 +45,7 @@ class Training:
     schedule: Schedule
     objective: Objective
     epoch: Callable[[int], Iterable[Batch]]
-    validate: Callable[[Any], Scores]
+    validate: Callable[[Model], Scores]
     seed: int
     teacher: TeacherOutputs | None = None
 
@@ -66,7 +68,7 @@ def silent(event: str, /, **facts: Any) -> None:
 
 
 def train(
-    model: Any,
+    model: Model,
     training: Training,
     accelerator: Accelerator,
     checkpoints: Checkpoints | None = None,
@@ -123,7 +125,7 @@ class _Step:
     """One optimiser step after the other, on this process's rows."""
 
     def __init__(
-        self, model: Any, optimizer: torch.optim.Optimizer, training: Training, accelerator: Accelerator
+        self, model: Model, optimizer: torch.optim.Optimizer, training: Training, accelerator: Accelerator
     ) -> None:
         self.model, self.training, self.accelerator = model, training, accelerator
         self.wrapped, self.optimizer = accelerator.prepare(model, optimizer)

@@ -24,11 +24,13 @@ if TYPE_CHECKING:
 WEIGHED = 4  # every fourth row of the effect batches tells what tokens count: three kinds of token need few
 
 
-class EncoderFamily(FamilyDefaults):
+class EncoderFamily(FamilyDefaults[EncoderSpec, "Encoder"]):
     """The family `encoder`; see families.base.Family."""
 
     name = "encoder"
     modality = "text"
+    default_task = "text-classification"
+    parity_hint = "--set export.attention=plain"
     curve: Literal["gemm", "conv"] = "gemm"
     samples = ("token", "sequence")
     sample_keys = "analyse.maximum_rows or analyse.tokens_per_sequence"

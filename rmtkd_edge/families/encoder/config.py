@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor
 
@@ -32,7 +32,7 @@ def standardise(folded: Encoder) -> Encoder:
         for part in ("weight", "bias"):
             if old.scale != new.scale:
                 state[f"layers.{i}.query.{part}"] = state[f"layers.{i}.query.{part}"] * (old.scale / new.scale)
-    return assemble(replace(folded.spec, layers=layers), state, "the encoder in memory")
+    return cast("Encoder", assemble(replace(folded.spec, layers=layers), state, "the encoder in memory"))
 
 
 def fits_transformers(spec: EncoderSpec) -> bool:

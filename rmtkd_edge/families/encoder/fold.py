@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -38,7 +37,7 @@ def fold(encoder: Encoder) -> Encoder:
         for name in _into_sum(state):
             weight = state[name]
             state[name] = projection @ weight if "expand" in name else weight @ projection.T
-    return with_state(Encoder(encoder.spec.without_projections()), state, encoder)
+    return with_state(Encoder(encoder.spec.with_projections({})), state, encoder)
 
 
 def _into_sum(state: dict[str, Tensor]) -> list[str]:
@@ -54,7 +53,7 @@ def unfold(folded: Encoder, projections: Mapping[str, Tensor]) -> Encoder:
 
     `projections` holds, by site, P (k x d); for qk and value sites the block-diagonal one over all heads.
     """
-    wide = Encoder(replace(folded.spec, raw=raw_from(folded.spec, projections)))
+    wide = Encoder(folded.spec.with_projections(raw_from(folded.spec, projections)))
     state = unfolded_state(folded, wide, producers(wide), projections)
     if wide.embeddings.projection is not None:
         p = projections["stream"].to(next(folded.parameters()))
@@ -76,7 +75,7 @@ def embedding_projections(encoder: Encoder) -> dict[str, Tensor]:
 
 def narrow_like(encoder: Encoder, ranks: Mapping[str, int]) -> Encoder:
     """Return an untrained folded encoder of the given ranks (its weights are not set)."""
-    return Encoder(encoder.spec.without_projections().with_ranks(ranks))
+    return Encoder(encoder.spec.with_projections({}).with_ranks(ranks))
 
 
 @torch.no_grad()

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -143,7 +143,7 @@ def build(folded: Encoder, options: GraphOptions) -> Encoder:
             "the encoder still carries fixed projections", "fold it first: rmtkd_edge.families.encoder.fold.fold"
         )
     state = {name: tensor.float() for name, tensor in folded.state_dict().items()}  # no copy of what is float32 already
-    traced = assemble(folded.spec, state, "the encoder in memory")
+    traced = cast("Encoder", assemble(folded.spec, state, "the encoder in memory"))
     layers: list[EncoderLayer] = list(traced.layers)  # type: ignore[arg-type]
     traced.set_attention(fused_attention if options.attention == "fused" else plain_attention)
     if options.gelu == "fused":

@@ -15,7 +15,8 @@ from torch.nn import functional as F
 from rmtkd_edge.errors import UserError
 from rmtkd_edge.families.base import Tap
 from rmtkd_edge.families.encoder.spec import EncoderSpec, LayerSpec
-from rmtkd_edge.families.layers import ProjectedLinear, set_dropout
+from rmtkd_edge.families.layers import ProjectedLinear
+from rmtkd_edge.families.model import Model
 
 Attention = Callable[[Tensor, Tensor, Tensor, Tensor, int, float], Tensor]
 
@@ -134,8 +135,10 @@ class EncoderLayer(nn.Module):
         return self.norm2(x + self.dropout(self.down(hidden)))
 
 
-class Encoder(nn.Module):
+class Encoder(Model):
     """The classifier: embeddings, layers, a dense pooler on the first token, a linear classifier."""
+
+    spec: EncoderSpec
 
     def __init__(self, spec: EncoderSpec) -> None:
         super().__init__()
@@ -185,7 +188,3 @@ class Encoder(nn.Module):
         """Use another implementation of attention in every layer (export emits one fused op)."""
         for layer in self.layers:
             layer.attention = attention
-
-    def set_dropout(self, p: float) -> None:
-        """Set the dropout probability everywhere."""
-        set_dropout(self, p)

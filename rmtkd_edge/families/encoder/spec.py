@@ -80,8 +80,8 @@ class EncoderSpec:
         """Return plain JSON types."""
         return asdict(self)
 
-    @staticmethod
-    def from_dict(data: Mapping[str, Any]) -> EncoderSpec:
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> EncoderSpec:
         """Return the spec that `to_dict` wrote."""
         layers = tuple(LayerSpec(**layer) for layer in data["layers"])
         return EncoderSpec(**{**data, "layers": layers, "labels": tuple(data["labels"]), "raw": dict(data["raw"])})
@@ -117,9 +117,9 @@ class EncoderSpec:
         table = table if table is not None and table < (self.embedding_size or width) else None
         return replace(self, layers=layers, width=width, pooler_width=pooler, embedding_rank=table)
 
-    def without_projections(self) -> EncoderSpec:
-        """Return the spec of the folded model."""
-        return replace(self, raw={})
+    def with_projections(self, raw: Mapping[str, int]) -> EncoderSpec:
+        """Return the spec with projections after producers, by site the width before them."""
+        return replace(self, raw=raw)
 
     def count_parameters(self) -> int:
         """Return the number of trained parameters of the folded model, embeddings and position table counted."""

@@ -34,11 +34,12 @@ class ResNetShape(Section):
     stem: Literal["cifar", "imagenet"] = Field("cifar", description="3x3 stride 1, or 7x7 stride 2 and max-pool")
 
 
-class ResNetFamily(FamilyDefaults):
+class ResNetFamily(FamilyDefaults[ResNetSpec, "ResNet"]):
     """The family `resnet`; see families/base.py for what each member is for."""
 
     name = "resnet"
     modality = "image"
+    default_task = "image-classification"
     curve: Literal["gemm", "conv"] = "conv"
     samples: tuple[str, ...] = ("pixel", "image")
     site_kinds: tuple[str, ...] = ("stream", "inner", "factor")
@@ -108,7 +109,7 @@ class ResNetFamily(FamilyDefaults):
         return analyse_samples(model, Pixels(model, options), sites, batches, effect, options)
 
     def settle(
-        self, spec: ResNetSpec, options: Compress, latency: Callable[[Any], float] | None, multiple: int
+        self, spec: ResNetSpec, options: Compress, latency: Callable[[ResNetSpec], float] | None, multiple: int
     ) -> Callable[[dict[str, int]], dict[str, int]]:
         """Return what leaves factors that save nothing uncut, and decides between width and factors."""
         return settle(spec, options, latency, multiple)

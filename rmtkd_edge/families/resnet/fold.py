@@ -28,7 +28,7 @@ def producers(net: ResNet) -> dict[str, list[ProjectedConv]]:
 
 def narrow_like(net: ResNet, ranks: Mapping[str, int]) -> ResNet:
     """Return an untrained folded net of the given ranks (its weights are not set)."""
-    return ResNet(net.spec.without_projections().with_ranks(ranks))
+    return ResNet(net.spec.with_projections({}).with_ranks(ranks))
 
 
 @torch.no_grad()

@@ -9,7 +9,6 @@ approximated by the multiply-accumulates of widths rounded up to the alignment.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 from rmtkd_edge.config.recipe import Compress
 from rmtkd_edge.errors import RecipeError
@@ -17,7 +16,7 @@ from rmtkd_edge.families.base import Site, list_sites
 from rmtkd_edge.families.resnet.spec import CHANNELS, FACTOR, ResNetSpec
 
 DEFAULT_SITES = ("stream", "inner")
-Latency = Callable[[Any], float]
+Latency = Callable[[ResNetSpec], float]
 
 
 def mode_of(site: Site, options: Compress) -> str:

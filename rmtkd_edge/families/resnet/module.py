@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from rmtkd_edge.families.base import Tap
 from rmtkd_edge.families.layers import ProjectedLinear
+from rmtkd_edge.families.model import Model
 from rmtkd_edge.families.resnet.spec import CHANNELS, FACTOR, BlockSpec, ResNetSpec
 
 MOMENTUM = 0.1  # torch's default
@@ -132,8 +133,10 @@ class Block(nn.Module):
         return F.relu(total)
 
 
-class ResNet(nn.Module):
+class ResNet(Model):
     """The classifier: stem, stages of residual blocks, mean over the pixels, a linear classifier."""
+
+    spec: ResNetSpec
 
     def __init__(self, spec: ResNetSpec) -> None:
         super().__init__()
@@ -166,6 +169,3 @@ class ResNet(nn.Module):
         if tap is not None:
             tap("pooled", pooled)
         return self.classifier(pooled)
-
-    def set_dropout(self, p: float) -> None:
-        """Do nothing: a ResNet has no dropout."""

@@ -253,7 +253,7 @@ def verified_feeds(plan: Json, folder: Path, workload: Json, sessions: list, sto
             reference = arrays_of(folder / plan["reference"], role, needed=False)
         if reference:
             limit = plan.get("tolerance_int8", plan.get("tolerance", 1e-4))
-            verified.update(same_file(model, outputs, reference, limit))
+            verified.update(same_file(model, outputs, reference, limit, plan.get("prediction", "none")))
         store.cell(model, workload)["verification"] = verified
         found.append(feed)
     return found

@@ -114,12 +114,20 @@ def verify_outputs(
     return {"max_abs_diff": worst, "max_rel_diff": relative, "tolerance": limit, "outputs": sorted(reference)}
 
 
-def same_file(model: Json, outputs: dict[str, np.ndarray], there: dict[str, np.ndarray], tolerance: float) -> Json:
-    """Return how far outputs are from those of the same file on the host, and the share of rows with the same label."""
+def same_file(
+    model: Json, outputs: dict[str, np.ndarray], there: dict[str, np.ndarray], tolerance: float, prediction: str
+) -> Json:
+    """Return how far outputs are from those of the same file on the host, and the share of rows with the same label.
+
+    `prediction` is the task's: `argmax` or `sign` along the last axis; no labels are compared under any other.
+    """
     found = verify_outputs({**model, "precision": "any"}, outputs, there, tolerance)
-    scores = [name for name in there if there[name].ndim > 1 and there[name].shape[-1] > 1]  # one value has no label
-    rows = [(outputs[name].argmax(-1) == there[name].argmax(-1)).mean() for name in scores]
-    out = {"same_labels": float(min(rows)) if rows else None}
+    pairs = [(outputs[name], there[name]) for name in there]
+    same = {
+        "argmax": [(a.argmax(-1) == b.argmax(-1)).mean() for a, b in pairs],
+        "sign": [((a > 0) == (b > 0)).all(-1).mean() for a, b in pairs],
+    }.get(prediction, [])
+    out = {"same_labels": float(min(same)) if same else None}
     if model["precision"] != "fp32":
         out.update(same_file_max_abs_diff=found["max_abs_diff"], same_file_max_rel_diff=found["max_rel_diff"])
         out["same_file_tolerance"] = tolerance

@@ -15,6 +15,7 @@ class Scores:
         primary: the metric that decides.
         values: every metric by name; higher is better.
         interval: 95 % interval of the primary metric, None where it was not computed.
+        percent: the primary metric is a share of one, so that it is written in percent and compared in points.
     """
 
     split: str
@@ -22,6 +23,7 @@ class Scores:
     primary: str
     values: dict[str, float]
     interval: tuple[float, float] | None = None
+    percent: bool = True
 
     def __post_init__(self) -> None:
         if self.primary not in self.values:

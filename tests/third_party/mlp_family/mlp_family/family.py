@@ -55,6 +55,7 @@ class MlpFamily(FamilyDefaults):
 
     name = "mlp"
     modality = "image"
+    default_task = "image-classification"
     curve: Literal["gemm", "conv"] = "gemm"
     samples = ("image",)
     site_kinds = default_sites = ("hidden",)

@@ -12,10 +12,11 @@ from torch.nn import functional as F
 
 from rmtkd_edge.families.base import Batches, Tap, ranks_from
 from rmtkd_edge.families.layers import ProjectedLinear
+from rmtkd_edge.families.model import Model
 from rmtkd_edge.spectral import CrossMoments
 
 
-class Mlp(nn.Module):
+class Mlp(Model):
     """Linear layers with a ReLU between them; `tap` sees what every hidden layer gives before its ReLU."""
 
     def __init__(self, spec: Any) -> None:
@@ -31,9 +32,6 @@ class Mlp(nn.Module):
             tap(f"hidden.{i}", x)
             x = F.relu(x)
         return self.layers[-1](x)
-
-    def set_dropout(self, p: float) -> None:
-        """Do nothing: there is no dropout."""
 
 
 def initialise(model: Mlp, seed: int) -> Mlp:
