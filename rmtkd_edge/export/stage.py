@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from rmtkd_edge.config.hardware import load_profile
 from rmtkd_edge.config.recipe import Recipe
-from rmtkd_edge.errors import Finding, RunDirError, UserError
+from rmtkd_edge.errors import RunDirError, UserError
 from rmtkd_edge.export.folder import Job, export_folder
 from rmtkd_edge.export.options import ExportOptions
 from rmtkd_edge.export.rows import rows_of_dataset
@@ -38,7 +39,7 @@ def export_run(
 
     Raises:
         RunDirError: compress has not finished, or an export exists and `force` is not set.
-        Finding: a proof or an audit fails; that folder is removed then, so that nobody takes its files for good ones.
+        Finding: a proof or an audit fails; nothing of that folder is written then.
     """
     run, reporter = Run.open(options.run), reporter or SilentReporter()
     _check_ready(run, options.force)
@@ -50,12 +51,10 @@ def export_run(
         reporter.event("stage", name=role.folder)
         run.remove(role.folder)
         model = teacher if name == "baseline" else load_model(run, role.checkpoint)
-        try:
-            records[name] = export_folder(run.path_of(role.folder), model_id(recipe, name), model, job, reporter)
-        except Finding:
-            run.remove(role.folder)
-            raise
-        run.record(role.folder)
+        with TemporaryDirectory(dir=run.path, prefix=f".{role.folder}.") as temporary:
+            built = Path(temporary) / role.folder
+            records[name] = export_folder(built, model_id(recipe, name), model, job, reporter)
+            run.install(role.folder, built)
     run.mark("export", "done", seconds=round(time.monotonic() - start, 1), threads=job.threads)
     return records["candidate"]
 

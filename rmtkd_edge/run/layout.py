@@ -15,9 +15,11 @@ if TYPE_CHECKING:
     from rmtkd_edge.run.directory import Run
 
 MANIFEST = "run.json"
+LOCK = "run.lock"  # there while a process writes
 RECIPE = "recipe.toml"
 
 RESULT = "compress/result.json"
+DEVICE = "compress/device.toml"  # the hardware profile that the recipe names by its file
 LOG = "compress/log.jsonl"
 PRICES = "compress/prices.json"
 PREPROCESSING = "compress/preprocessing"
@@ -29,7 +31,7 @@ CYCLES = "compress/cycles"
 BUNDLES = "bundles"
 PROFILES = "profile"
 REPORT = "report"
-OWNED = ("compress", "export", "baseline", PROFILES, BUNDLES, REPORT, RECIPE, MANIFEST)  # all that --force may remove
+OWNED = ("compress", "export", "baseline", PROFILES, BUNDLES, REPORT)  # folders that a run writes to
 
 SHAPE, WEIGHTS, PROJECTIONS = "model.json", "model.safetensors", "projections.safetensors"  # of a model's folder
 EXPORT_RECORD, CONFIG = "rmtkd.json", "config.json"  # of an exported folder
