@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rmtkd_edge.config.hardware import load_profile
 from rmtkd_edge.errors import Finding, RunDirError, UserError
 from rmtkd_edge.profile.budget import RecipeBudget, missed_budgets
 from rmtkd_edge.profile.identity import refuse_device
@@ -18,7 +17,7 @@ from rmtkd_edge.profile.several import profile_several
 from rmtkd_edge.profile.stage import profile_exported
 from rmtkd_edge.run.directory import Run
 from rmtkd_edge.run.freshness import stale_profiles
-from rmtkd_edge.run.layout import MANIFEST, profile_record, read_recipe
+from rmtkd_edge.run.layout import MANIFEST, profile_record, read_device, read_recipe
 from rmtkd_edge.run.lock import open_to_write
 from rmtkd_edge.run.records.profile import MeasurementRecord, ProfileRecord
 from rmtkd_edge.run.reporter import Reporter, SilentReporter
@@ -154,7 +153,6 @@ def refuse_unexported(run: Run) -> None:
 
 def recipe_budget(run: Run) -> RecipeBudget | None:
     """Return what the run's recipe demands of its device, None where it names none."""
-    stop = read_recipe(run).stop
-    if stop.profile is None:
-        return None
-    return RecipeBudget(load_profile(stop.profile).name, stop.latency_ms, stop.disk_mb)
+    recipe = read_recipe(run)
+    device = read_device(run, recipe)
+    return None if device is None else RecipeBudget(device.name, recipe.stop.latency_ms, recipe.stop.disk_mb)

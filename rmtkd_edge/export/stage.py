@@ -8,7 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from rmtkd_edge.config.hardware import load_profile
+from rmtkd_edge.config.hardware import HardwareProfile, load_profile
 from rmtkd_edge.config.recipe import Recipe
 from rmtkd_edge.errors import RunDirError, UserError
 from rmtkd_edge.export.folder import Job, export_folder
@@ -18,7 +18,7 @@ from rmtkd_edge.families.base import Spec, find_family
 from rmtkd_edge.families.store import load_model
 from rmtkd_edge.machine import detect_machine
 from rmtkd_edge.run.directory import Run
-from rmtkd_edge.run.layout import PREPROCESSING, ROLES, read_recipe
+from rmtkd_edge.run.layout import PREPROCESSING, ROLES, read_device, read_recipe
 from rmtkd_edge.run.records.export import ExportRecord
 from rmtkd_edge.run.reporter import Reporter, SilentReporter
 from rmtkd_edge.tasks.base import Dataset, find_task
@@ -89,20 +89,21 @@ def _job(run: Run, recipe: Recipe, options: ExportOptions, spec: Spec, dataset: 
         rows=rows_of_dataset(task, dataset, recipe, spec),
         preprocessing=preprocessing,
         options=section,
-        reduce_range=saturates(recipe.stop.profile, machine.instruction_sets),
+        reduce_range=saturates(read_device(run, recipe), machine.instruction_sets),
         threads=options.threads or machine.usable_cores,
         teacher_parameters=spec.count_parameters(),
     )
 
 
-def saturates(profile: str | None, here: Sequence[str]) -> bool:
+def saturates(profile: str | HardwareProfile | None, here: Sequence[str]) -> bool:
     """Return whether int8 sums saturate on a target.
 
     Args:
-        profile: name of its hardware profile, None for this machine.
+        profile: its hardware profile, or the name of one; None for this machine.
         here: this machine's instruction sets.
     """
-    return not SUMS_IN_32_BITS & set(load_profile(profile).instruction_sets if profile else here)
+    known = load_profile(profile) if isinstance(profile, str) else profile
+    return not SUMS_IN_32_BITS & set(known.instruction_sets if known else here)
 
 
 def model_id(recipe: Recipe, role: str) -> str:

@@ -228,20 +228,32 @@ class Run:
     def remove(self, rel: str) -> None:
         """Remove a file, or all files of a folder, from the run; what others put there stays."""
         self.path_of(rel)
-        if self.read_only:
-            return
         with self._lock:
             gone = [name for name in self.manifest["files"] if name == rel or name.startswith(f"{rel}/")]
             for name in gone:
                 del self.manifest["files"][name]
             self._save()
-        remove_files(self.path, gone)
+        if not self.read_only:
+            remove_files(self.path, gone)
 
     def verify(self, rel_prefix: str = "") -> None:
         """Check the hash of every recorded file under a prefix; raise RunDirError for the first that differs."""
         for rel in sorted(self.manifest["files"]):
             if rel.startswith(rel_prefix):
                 self.read_bytes(rel)
+
+    def damaged(self, rel_prefix: str = "") -> dict[str, str]:
+        """Return what is wrong with every recorded file under a prefix that is not what was written, by its path."""
+        found = {}
+        for rel in sorted(self.manifest["files"]):
+            try:
+                if rel.startswith(rel_prefix) and sha256_file(self.path_of(rel)) != self.manifest["files"][rel]:
+                    found[rel] = "was changed or cut off"
+            except FileNotFoundError:
+                found[rel] = "is missing"
+            except (OSError, RunDirError) as err:
+                found[rel] = f"cannot be read: {getattr(err, 'strerror', None) or err}"
+        return found
 
     def stage(self, name: str) -> dict[str, Any]:
         """Return what is known of a stage ({} if it has not run)."""
