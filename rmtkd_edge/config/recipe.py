@@ -206,6 +206,9 @@ class Distil(Section):
 
     alpha: Fraction = 0.5
     temperature: Rate = 2.0
+    match: Annotated[float, Field(ge=0)] = Field(
+        0.0, description="Weight of matching the residual stream, decoded by a fixed map, with the teacher's; 0: none"
+    )
     epochs: Positive = 1
     steps: Positive | None = Field(None, description="Optimiser steps a cycle; overrides `epochs`")
     learning_rate: Rate = 3e-4

@@ -245,6 +245,12 @@ class Family(Protocol[S, M]):
     def site_of(self, tap: str) -> str:
         """Return the site whose producers make what a tap sees."""
 
+    def stream_taps(self, spec: S) -> tuple[str, ...]:
+        """Return the taps of the residual stream, shallow to deep, that a student can be matched at; () for none."""
+
+    def rows(self, activation: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
+        """Return an activation as rows (n, channels): of what is no padding, one a token or a pixel."""
+
     def comparable(self, reference: Tensor, found: Tensor, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Return the parts of two activations of one tap that must agree: padding, for one, is left out."""
 

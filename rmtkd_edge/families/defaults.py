@@ -175,6 +175,14 @@ class FamilyDefaults(Generic[S, M]):
         """Return the tap: it is named after its site."""
         return tap
 
+    def stream_taps(self, spec: S) -> tuple[str, ...]:
+        """Return nothing: there is no residual stream."""
+        return ()
+
+    def rows(self, activation: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
+        """Return the activation (B, channels) as it is."""
+        return activation
+
     def comparable(self, reference: Tensor, found: Tensor, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Return both whole: nothing is padded."""
         return reference, found

@@ -178,6 +178,14 @@ class EncoderFamily(FamilyDefaults[EncoderSpec, "Encoder"]):
 
         return site_of(tap)
 
+    def stream_taps(self, spec: EncoderSpec) -> tuple[str, ...]:
+        """Return the stream after the embeddings and after every layer."""
+        return tuple(f"stream.{i}" for i in range(len(spec.layers) + 1))
+
+    def rows(self, activation: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
+        """Return activations (B, T, d) at valid tokens."""
+        return activation[batch["attention_mask"].bool()]
+
     def comparable(self, reference: Tensor, found: Tensor, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Return activations (B, T, d) at valid tokens alone; what was found may hold the first tokens only."""
         if not reference.ndim == found.ndim == 3:

@@ -162,6 +162,16 @@ class ResNetFamily(FamilyDefaults[ResNetSpec, "ResNet"]):
 
         return graph_values(model, spec)
 
+    def stream_taps(self, spec: ResNetSpec) -> tuple[str, ...]:
+        """Return the sum of every block, before its ReLU."""
+        return tuple(
+            f"layer.{i}.block.{j}.sum" for i, stage in enumerate(spec.stages, 1) for j in range(len(stage.blocks))
+        )
+
+    def rows(self, activation: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
+        """Return activations (B, C, H, W) as one row a pixel."""
+        return activation.permute(0, 2, 3, 1).flatten(0, 2)
+
     def site_of(self, tap: str) -> str:
         """Return the site whose producers make what a tap sees: of a sum its stage's stream."""
         if not tap.endswith(".sum"):
