@@ -175,10 +175,10 @@ class Compress(Section):
     warm_start: Literal["least-squares", "fold"] = "least-squares"
     warm_start_tokens: Positive | None = Field(
         None,
-        description="Text: rows of the calibration subset are fitted on until they hold that many tokens; without it "
+        description="Text: rows are fitted on, the calibration subset's first, until they hold that many tokens; unset: "
         f"{ONE_SHOT_TOKENS} where nothing is trained afterwards (one_shot), {LOOP_TOKENS} in the loop",
     )
-    warm_start_images: Positive = Field(1024, description="Images of the calibration subset that are fitted on")
+    warm_start_images: Positive = Field(1024, description="Images that are fitted on")
     ridge: Rate = 1e-4
     align: bool = Field(True, description="Round ranks up to the multiples of the hardware profile")
     minimum_rank: Positive = 4

@@ -268,11 +268,11 @@ def score(
 def draw_subsets(
     rows: int, recipe: Recipe, fitted: Callable[[np.ndarray], tuple[int, int]], analysed: int | None = None
 ) -> Subsets:
-    """Return row numbers drawn out of one calibration subset, under the recipe's seed.
+    """Return row numbers drawn under the recipe's seed: of a calibration subset, closed forms of the rest of train too.
 
     Args:
         rows: of train.
-        fitted: takes shuffled row numbers and returns how many of them, from the first on, closed forms and trials of
+        fitted: takes shuffled row numbers, the subset's first, and returns how many of them closed forms and trials of
             closed forms are fitted on.
         analysed: rows that spectra take at most.
     """
@@ -281,6 +281,8 @@ def draw_subsets(
     subset = np.sort(np.random.default_rng([seed, 3]).permutation(rows)[:count])
     rng = np.random.default_rng([seed, 1])
     order = rng.permutation(subset)
-    warm, trial = (np.sort(order[:n]) for n in fitted(order))
+    rest = np.random.default_rng([seed, 4]).permutation(np.setdiff1d(np.arange(rows), subset))
+    longer = np.concatenate([order, rest])
+    warm, trial = (np.sort(longer[:n]) for n in fitted(longer))
     order = rng.permutation(subset)
     return Subsets(np.sort(order[:analysed]), np.sort(order[: analyse.weighting_rows]), warm, trial)
