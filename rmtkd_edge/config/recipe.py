@@ -175,7 +175,7 @@ class Compress(Section):
     warm_start: Literal["least-squares", "fold"] = "least-squares"
     warm_start_tokens: Positive | None = Field(
         None,
-        description="Text: rows are fitted on, the calibration subset's first, until they hold that many tokens; unset: "
+        description="Text: rows are fitted on, the calibration subset's first, until they hold so many tokens; unset: "
         f"{ONE_SHOT_TOKENS} where nothing is trained afterwards (one_shot), {LOOP_TOKENS} in the loop",
     )
     warm_start_images: Positive = Field(1024, description="Images that are fitted on")
