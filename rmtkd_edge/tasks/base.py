@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 Batch = dict[str, "Tensor"]
 """Model inputs by name, `index` (int64 (B,): the row's number in its split), and targets under names of the task."""
 
+JUDGED_ROWS = 2048  # a divergence is a mean of few large values: fewer rows tell 10 % apart by chance
+
 Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
 """Mean and standard deviation per channel, of pixels as shares of 255."""
 
@@ -42,12 +44,21 @@ S = TypeVar("S", bound=Split)
 
 @dataclass(frozen=True)
 class Subsets:
-    """Sorted row numbers of train, drawn once: for spectra, effect weights, closed forms, and closed-form trials."""
+    """Sorted row numbers of train, drawn once.
+
+    Attributes:
+        analysis: spectra are taken from them.
+        effect: effects on the outputs are measured on them.
+        warm: closed forms are fitted on them.
+        trial: closed forms that are only compared are fitted on them.
+        judged: such closed forms are compared on them; none of `trial`, where train has others.
+    """
 
     analysis: np.ndarray
     effect: np.ndarray
     warm: np.ndarray
     trial: np.ndarray
+    judged: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -285,4 +296,6 @@ def draw_subsets(
     longer = np.concatenate([order, rest])
     warm, trial = (np.sort(longer[:n]) for n in fitted(longer))
     order = rng.permutation(subset)
-    return Subsets(np.sort(order[:analysed]), np.sort(order[: analyse.weighting_rows]), warm, trial)
+    others = longer[len(trial) : len(trial) + JUDGED_ROWS]
+    judged = np.sort(others) if len(others) else trial
+    return Subsets(np.sort(order[:analysed]), np.sort(order[: analyse.weighting_rows]), warm, trial, judged)

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from rmtkd_edge.families.base import Spec
 
-TRIAL_TOKENS = 8192  # fitted on where closed forms are only compared
+TRIAL_TOKENS = 24_576  # fitted on where closed forms are only compared
 
 Texts = Sequence[str] | Sequence[tuple[str, str]]
 

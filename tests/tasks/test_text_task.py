@@ -116,6 +116,7 @@ def test_the_calibration_subset_is_seeded_sorted_and_large_enough(rows, fraction
     assert set(drawn.trial) <= set(drawn.warm) and set(drawn.effect) <= set(found)
     assert set(drawn.warm) <= set(found) or set(found) < set(drawn.warm)  # the rest of train comes after the subset
     assert len(drawn.effect) == min(5, len(found))
+    assert not set(drawn.judged) & set(drawn.trial) or rows <= 3
     assert (len(drawn.warm), len(drawn.trial)) == tuple(min(n, rows) for n in (7, 3))
 
 

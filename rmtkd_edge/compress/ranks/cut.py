@@ -65,9 +65,9 @@ def narrowed(context: Context, folded: Model, cut: Cut) -> tuple[Model, dict[str
 
 @torch.no_grad()
 def outputs_of(context: Context, model: Model) -> list[Tensor]:
-    """Return a model's outputs on the rows that effects are measured on, float64, batch by batch."""
+    """Return a model's outputs on the rows that closed forms are compared on, float64, batch by batch."""
     model = model.to(context.accelerator.device).eval()
-    return [call(model, batch).double().cpu() for batch in own_rows(context.data.effect(), context.accelerator)]
+    return [call(model, batch).double().cpu() for batch in own_rows(context.data.judged(), context.accelerator)]
 
 
 def divergence(context: Context, before: Sequence[Tensor], after: Sequence[Tensor]) -> float:
@@ -75,7 +75,7 @@ def divergence(context: Context, before: Sequence[Tensor], after: Sequence[Tenso
 
     Roundoff below zero counts as zero; a model whose outputs are not finite is infinitely far.
     """
-    batches = own_rows(context.data.effect(), context.accelerator)
+    batches = own_rows(context.data.judged(), context.accelerator)
     total = sum(
         float(context.task.divergence(old, new, batch={k: v.cpu() for k, v in batch.items()})) * len(old)
         for old, new, batch in zip(before, after, batches, strict=True)
