@@ -24,7 +24,7 @@ from rmtkd_edge.methods.base import fixed_rank, reduction
 if TYPE_CHECKING:
     from rmtkd_edge.families.model import Model
 
-TRIALS = 45  # closed forms that are compared at most
+TRIALS = 30  # closed forms that are compared at most
 FIRST_STEP, LEAST_STEP = 1.0, 0.3  # of log-odds
 LONGER, SHORTER = 1.3, 0.5  # what a step is multiplied by after it gained, and after it did not
 LEAST_GAIN = 0.002  # of the divergence, else a move is noise
