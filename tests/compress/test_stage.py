@@ -201,6 +201,8 @@ CHOICES = [
     {"compress__channels": "project"},
     {"compress__warm_start": "fold"},
     {"distil__through_projection": True},
+    {"distil__match": 1.0, "distil__alpha": 0.0},
+    {"distil__match": 1.0, "distil__through_projection": True, "distil__alpha": 1.0},
     {"analyse__effective_samples": True},
     {"analyse__center": True},
     {"analyse__scale_columns": True, "analyse__margin": 0.95},
