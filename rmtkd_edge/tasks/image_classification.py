@@ -13,8 +13,9 @@ from rmtkd_edge.config.recipe import Recipe
 from rmtkd_edge.errors import DataError, UserError
 from rmtkd_edge.tasks.base import Batch, Dataset, Exported, Normalisation, Prediction, Subsets, Task, draw_subsets
 from rmtkd_edge.tasks.classification import Classification, check_metric, named
-from rmtkd_edge.tasks.reading.images import ImagePreprocessing, load_pixels, read_picture
+from rmtkd_edge.tasks.reading.images import ImagePreprocessing, load_pixels
 from rmtkd_edge.tasks.reading.labels import label_names, label_numbers
+from rmtkd_edge.tasks.reading.pictures import read_picture
 from rmtkd_edge.tasks.reading.splits import Source, share_out
 
 if TYPE_CHECKING:
@@ -85,7 +86,8 @@ class ImageClassification(Classification):
         else:
             own = (task.mean, task.std) if task.mean is not None and task.std is not None else None
             mean, std = own or source_normalisation or moments(splits["train"].images)
-            preprocessing = ImagePreprocessing(tuple(mean), tuple(std), splits["train"].images.shape[1])
+            side = splits["train"].images.shape[1]
+            preprocessing = ImagePreprocessing(tuple(mean), tuple(std), side, task.pixel_range)
         return Dataset(
             task.name,
             tuple(names),
@@ -131,7 +133,7 @@ class ImageClassification(Classification):
 
     def save_preprocessing(self, dataset: Dataset[ImageSplit], folder: Path) -> None:
         """Write preprocessor_config.json."""
-        ImagePreprocessing.of(dataset.preprocessing).save(folder)
+        dataset.preprocessing.save(folder)
 
     def verification_batches(
         self, batches: Iterable[Mapping[str, Tensor]], spec: Spec, max_length: int | None = None
@@ -162,7 +164,8 @@ class ImagePredictor:
             raise UserError("predict takes a list of images", "predict([image])")
         parts = []
         for start in range(0, len(items), batch_size):
-            taken = [read_picture(item, self.preprocessing.image_size) for item in items[start : start + batch_size]]
+            part, how = items[start : start + batch_size], self.preprocessing
+            taken = [read_picture(item, how.image_size, how.pixel_range) for item in part]
             parts.append(self.run({"pixel_values": normalised(np.stack(taken), self.preprocessing)}))
         return named(parts, self.labels)
 

@@ -5,7 +5,7 @@ Validation chooses (checkpoints, acceptance, stopping), test is only reported.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, Protocol, Self, TypeVar
@@ -17,7 +17,11 @@ from rmtkd_edge.config.settings import did_you_mean
 from rmtkd_edge.errors import DataError
 
 ROLES = ("train", "validation", "test")
-SYNONYMS = {"validation": ("valid", "val", "dev"), "test": ()}
+SYNONYMS = {  # those of the `datasets` library, in the order of preference
+    "train": ("training",),
+    "validation": ("valid", "val", "dev"),
+    "test": ("testing", "eval", "evaluation"),
+}
 SHOWN = 8  # names in a message
 SHOWN_UNUSED = 3
 
@@ -55,6 +59,30 @@ def split_name(task: Task, role: str) -> str:
     return str(getattr(task, f"{role}_split"))
 
 
+def is_split_name(task: Task, name: str) -> bool:
+    """Return whether a name is one of a split: the recipe's, or one that is known."""
+    set_names = [split_name(task, role) for role in ROLES]
+    return name in set_names or name.lower() in {*ROLES, *(n for others in SYNONYMS.values() for n in others)}
+
+
+def hidden(name: str) -> bool:
+    """Return whether a file or folder is one that systems and editors keep for themselves."""
+    return name.startswith(".") or name == "__MACOSX"
+
+
+def find_split(task: Task, role: str, names: Sequence[str]) -> str | None:
+    """Return which of a source's split names serves a role: the recipe's, or where it sets none, one that is known."""
+    wanted = split_name(task, role)
+    if wanted in names:
+        return wanted
+    lower = {name.lower(): name for name in reversed(names)} if _is_default(wanted, role) else {}
+    return next((lower[name] for name in (role, *SYNONYMS[role]) if name in lower), None)
+
+
+def _is_default(name: str, role: str) -> bool:
+    return bool(name == Task.model_fields[f"{role}_split"].default)
+
+
 def choose(task: Task, names: Iterable[str], where: str, there: Sequence[str] = ()) -> dict[str, str]:
     """Return which of a source's split names serves which role; a role that nothing serves is left out.
 
@@ -78,25 +106,38 @@ def choose(task: Task, names: Iterable[str], where: str, there: Sequence[str] = 
         name = split_name(task, role)
         if role in chosen or not name:
             continue
-        if role == "train":
+        other = find_split(task, role, [n for n in known if n not in chosen.values()])
+        if other is not None:
+            chosen[role] = other
+        elif role == "train":
             raise DataError(f"{where} has no split `{name}` (it has {shown})", "rename it, or set task.train_split")
-        if name != Task.model_fields[f"{role}_split"].default:
+        elif not _is_default(name, role):
             raise DataError(
                 f"{where} has no split `{name}`{did_you_mean(name, known)} (it has {shown})",
                 f'set task.{role}_split to one of them, or --set task.{role}_split="" holds a share of train out',
             )
-        other = next((n for n in SYNONYMS[role] if n in known and n not in chosen.values()), None)
-        if other is not None:
-            chosen[role] = other
     return chosen
 
 
-def choose_paths(task: Task, entries: Mapping[str, Path], folder: Path) -> tuple[dict[str, Path], str]:
-    """Return the path of a folder that serves each role, of its entries by split name, and what is not used."""
-    there = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
-    chosen = {role: entries[name] for role, name in choose(task, entries, str(folder), there).items()}
+def choose_paths(task: Task, entries: Sequence[tuple[str, Path]], folder: Path) -> tuple[dict[str, Path], list[str]]:
+    """Return the path of a folder that serves each role, and the names of what is there and serves none.
+
+    Args:
+        entries: split names, and the paths in the folder that have them.
+
+    Raises:
+        DataError: as `choose`, and where two paths claim one split.
+    """
+    there = sorted(path.name for path in folder.iterdir() if not hidden(path.name))
+    chosen = {}
+    for role, name in choose(task, [name for name, _ in entries], str(folder), there).items():
+        path, *others = [path for known, path in entries if known == name]
+        if others:
+            both = ", ".join(p.name for p in (path, *others))
+            raise DataError(f"{folder} holds the split `{name}` more than once: {both}", "keep one of them there")
+        chosen[role] = path
     used = {path.name for path in chosen.values()}
-    return chosen, not_used(folder.name, [name for name in there if name not in used])
+    return chosen, [name for name in there if name not in used]
 
 
 def not_used(where: str, names: Sequence[str]) -> str:
