@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -87,6 +87,13 @@ def check_metric(task: Task, labels: Sequence[str], split: str, numbers: np.ndar
             f"task.metric = {task.metric} cannot be computed on the {split} split: {why} (labels: {', '.join(labels)})",
             f"--set task.metric=f1_macro, or bring another {split} split",
         )
+
+
+def absent(labels: Sequence[str], numbers: Mapping[str, np.ndarray]) -> tuple[str, ...]:
+    """Return lines on labels that a split has no rows of; `numbers` are those of its rows' labels, by split."""
+    counts = {split: np.bincount(found, minlength=len(labels)) for split, found in numbers.items()}
+    missing = {split: [labels[i] for i in np.flatnonzero(found == 0).tolist()] for split, found in counts.items()}
+    return tuple(f"{split} has no rows of the labels {', '.join(names)}" for split, names in missing.items() if names)
 
 
 def named(outputs: Sequence[np.ndarray], labels: Sequence[str]) -> Prediction:

@@ -12,7 +12,7 @@ import numpy as np
 from rmtkd_edge.config.recipe import Recipe
 from rmtkd_edge.errors import DataError, UserError
 from rmtkd_edge.tasks.base import Batch, Dataset, Exported, Normalisation, Prediction, Subsets, Task, draw_subsets
-from rmtkd_edge.tasks.classification import Classification, check_metric, named
+from rmtkd_edge.tasks.classification import Classification, absent, check_metric, named
 from rmtkd_edge.tasks.reading.images import ImagePreprocessing, load_pixels
 from rmtkd_edge.tasks.reading.labels import label_names, label_numbers
 from rmtkd_edge.tasks.reading.pictures import read_picture
@@ -76,7 +76,8 @@ class ImageClassification(Classification):
             role: ImageSplit(pixels.images, label_numbers(task, pixels.table, role, names))
             for role, pixels in source.parts.items()
         }
-        shares = share_out(task, Source(parts, source.origins, source.unused), recipe.seed)
+        classes = np.array(names)[parts["train"].labels]
+        shares = share_out(task, Source(parts, source.origins, source.unused), recipe.seed, classes)
         splits = shares.parts
         _check_sizes(splits)
         for role in splits.keys() - {"train"}:
@@ -95,7 +96,11 @@ class ImageClassification(Classification):
             splits["validation"],
             splits.get("test"),
             preprocessing,
-            (*shares.notes, *(note for pixels in source.parts.values() for note in pixels.notes)),
+            (
+                *shares.notes,
+                *(note for pixels in source.parts.values() for note in pixels.notes),
+                *absent(names, {role: split.labels for role, split in splits.items()}),
+            ),
             augmented=task.augment != "none",
         )
 

@@ -12,7 +12,7 @@ import numpy as np
 from rmtkd_edge.config.recipe import Recipe
 from rmtkd_edge.errors import RunDirError, UserError
 from rmtkd_edge.tasks.base import Batch, Dataset, Exported, Normalisation, Prediction, Subsets, Task, draw_subsets
-from rmtkd_edge.tasks.classification import Classification, check_metric, named
+from rmtkd_edge.tasks.classification import Classification, absent, check_metric, named
 from rmtkd_edge.tasks.reading.labels import label_names, label_numbers
 from rmtkd_edge.tasks.reading.sequences import (
     Ids,
@@ -83,7 +83,8 @@ class TextClassification(Classification):
         for role, table in source.parts.items():
             check_table(task, table, role)
         names = label_names(task, source.parts["train"])
-        shares = share_out(task, source, recipe.seed)
+        classes = np.array(names)[label_numbers(task, source.parts["train"], "train", names)]
+        shares = share_out(task, source, recipe.seed, classes)
         splits = {}
         for role, table in shares.parts.items():
             numbers = label_numbers(task, table, role, names)
@@ -97,7 +98,7 @@ class TextClassification(Classification):
             splits["validation"],
             splits.get("test"),
             tokenizer,
-            shares.notes,
+            (*shares.notes, *absent(names, {role: split.labels for role, split in splits.items()})),
             max_length=task.max_length,
         )
 

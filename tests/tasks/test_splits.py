@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 import pytest
+from pydantic import ValidationError
 from tasks.tasks_sample import recipe_of
 
 from rmtkd_edge.config.recipe import Task
@@ -134,6 +135,82 @@ def test_an_empty_side_is_refused(keys: dict[str, Any], rows: int, role: str) ->
     with pytest.raises(DataError, match=f"no {role} split, and .* leaves a side empty") as caught:
         shares(changed(**keys), train=rows)
     assert f"task.{role}_fraction" in caught.value.hint
+
+
+def classes_of(found: dict[str, list[int]], classes: np.ndarray) -> dict[str, list[str]]:
+    return {role: sorted(set(classes[rows].tolist())) for role, rows in found.items()}
+
+
+def shared(classes: np.ndarray, seed: int, **keys: Any) -> dict[str, list[int]]:
+    source = Source({"train": pa.table({"row": range(len(classes))})}, {"train": "train.csv"})
+    parts = share_out(changed(**keys), source, seed, classes).parts
+    return {role: table["row"].to_pylist() for role, table in parts.items()}
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_small_classes_are_on_every_side(seed: int) -> None:
+    classes = np.array(["a"] * 80 + ["b"] * 10 + ["c"] * 10)
+    found = shared(classes, seed)
+    assert classes_of(found, classes) == {role: ["a", "b", "c"] for role in ("train", "validation", "test")}
+    assert sorted(row for rows in found.values() for row in rows) == list(range(100))
+    assert [len(found[role]) for role in ("train", "validation", "test")] == [80, 10, 10]
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_the_smallest_class_that_is_shared_out_stays_in_train(seed: int) -> None:
+    classes = np.array(["a"] * 97 + ["b"] * 3)
+    assert classes_of(shared(classes, seed), classes)["train"] == ["a", "b"]
+
+
+def test_large_classes_are_drawn_as_rows_without_classes_are() -> None:
+    classes = np.array(["a"] * 700 + ["b"] * 300)
+    assert shared(classes, 5) == shares(TASK, 5, train=1000)[0]
+
+
+@pytest.mark.parametrize(
+    ("classes", "keys", "says"),
+    [
+        (["a"] * 50 + ["b"] * 49 + ["c"], {}, r"in 3 ways, and these labels have fewer rows: c \(1\)"),
+        (["a"] * 50 + ["b"] * 48 + ["c"] * 2, {}, r"c \(2\)"),
+        (
+            ["a"] * 50 + ["b"] * 49 + ["c"],
+            {"test_fraction": 0},
+            r"in 2 ways, and these labels have fewer rows: c \(1\)",
+        ),
+        (
+            [f"{i % 25:02d}" for i in range(100)],
+            {},
+            "10 rows of 100 that are held out as validation cannot hold all 25",
+        ),
+    ],
+)
+def test_labels_that_are_too_few_to_split_are_refused(classes: list[str], keys: dict[str, Any], says: str) -> None:
+    for seed in range(4):
+        with pytest.raises(DataError, match=says) as caught:
+            shared(np.array(classes), seed, **keys)
+    assert "split" in caught.value.hint
+
+
+def test_what_is_held_out_holds_every_label_of_a_file(tmp_path: Path, tiny_tokenizer: Path) -> None:
+    rows = [{"text": "a film", "label": "rare" if i < 4 else f"often-{i % 2}"} for i in range(60)]
+    pyarrow.csv.write_csv(pa.Table.from_pylist(rows), tmp_path / "train.csv")
+    for seed in range(6):
+        found = text.TASK.load(recipe_of(changed(test_fraction=0), str(tiny_tokenizer), seed), tmp_path)
+        assert 2 in found.train.labels
+    pyarrow.csv.write_csv(pa.Table.from_pylist(rows[3:]), tmp_path / "train.csv")
+    with pytest.raises(DataError, match=r"fewer rows: rare \(1\)"):
+        text.TASK.load(recipe_of(changed(test_fraction=0), str(tiny_tokenizer)), tmp_path)
+
+
+def test_labels_without_rows_are_told_and_labels_named_twice_are_refused(tmp_path: Path, tiny_tokenizer: Path) -> None:
+    write(tmp_path, train=40, val=8, test=6)
+    task = changed(labels=["0", "1", "2"])
+    found = text.TASK.load(recipe_of(task, str(tiny_tokenizer)), tmp_path)
+    assert [note for note in found.notes if "no rows" in note] == [
+        f"{role} has no rows of the labels 2" for role in ("train", "validation", "test")
+    ]
+    with pytest.raises(ValidationError, match=r"task\.labels names 1 more than once"):
+        changed(labels=["0", "1", "1"])
 
 
 # --- folders ---

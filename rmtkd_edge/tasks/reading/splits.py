@@ -5,7 +5,8 @@ Validation chooses (checkpoints, acceptance, stopping), test is only reported.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, Protocol, Self, TypeVar
@@ -24,6 +25,7 @@ SYNONYMS = {  # those of the `datasets` library, in the order of preference
 }
 SHOWN = 8  # names in a message
 SHOWN_UNUSED = 3
+EXPECTED = 10  # rows of the smallest class in what is held out: with fewer, chance could leave it out
 
 
 class Rows(Protocol):
@@ -148,16 +150,19 @@ def not_used(where: str, names: Sequence[str]) -> str:
     return f"not used of {where}: {len(names)} ({', '.join(names[:SHOWN_UNUSED])}{more})"
 
 
-def share_out(task: Task, source: Source[R], seed: int) -> Shares[R]:
+def share_out(task: Task, source: Source[R], seed: int, classes: np.ndarray | None = None) -> Shares[R]:
     """Return the rows of each role: those of the source, what is held out of train, then no more than the limits.
 
     One permutation of train, under the seed, gives validation its first rows and test its next, where either is
-    missing.
+    missing. Where a class is so small that such a draw could leave it out, every class gives the same share instead.
+
+    Args:
+        classes: the class (n,) of every row of train, None where rows have none.
 
     Raises:
-        DataError: a side of what is held out would be empty.
+        DataError: a side of what is held out would be empty, or a class has too few rows for all sides.
     """
-    rows = _held_out(task, source, seed)
+    rows = _held_out(task, source, seed, classes)
     rng = np.random.default_rng([seed, 2])
     parts: dict[str, R] = {}
     told = []
@@ -175,7 +180,7 @@ def share_out(task: Task, source: Source[R], seed: int) -> Shares[R]:
     return Shares(parts, tuple(note for note in ("; ".join(told), source.unused) if note))
 
 
-def _held_out(task: Task, source: Source[R], seed: int) -> dict[str, np.ndarray | None]:
+def _held_out(task: Task, source: Source[R], seed: int, classes: np.ndarray | None) -> dict[str, np.ndarray | None]:
     """Return the sorted row numbers of each role in its part of the source, or in train; None for the whole part."""
     whole: dict[str, np.ndarray | None] = {role: None for role in ROLES if role in source.parts}
     missing = [role for role in ROLES if role not in source.parts]
@@ -183,17 +188,65 @@ def _held_out(task: Task, source: Source[R], seed: int) -> dict[str, np.ndarray 
         missing.remove("test")
     if not missing:
         return whole
-    count = len(source.parts["train"])
-    order, start = np.random.default_rng(seed).permutation(count), 0
+    sizes = _sizes(task, missing, len(source.parts["train"]))
+    order = _order(sizes, len(source.parts["train"]), seed, classes)
+    start = 0
+    for role, size in sizes.items():
+        whole[role] = np.sort(order[start : start + size])
+        start += size
+    return {role: np.sort(order[start:]) if role == "train" else whole[role] for role in ROLES if role in whole}
+
+
+def _sizes(task: Task, missing: Sequence[str], count: int) -> dict[str, int]:
+    """Return how many of the rows of train each missing role takes; raise DataError where a side would be empty."""
+    sizes: dict[str, int] = {}
     for role in missing:
         fraction = getattr(task, f"{role}_fraction")
-        size = round(fraction * count)
-        if not 0 < size < count - start:
+        sizes[role] = round(fraction * count)
+        if not sizes[role] > 0 or sum(sizes.values()) >= count:
             way_out = ", or task.test_fraction=0: validation is reported" if role == "test" else ""
             raise DataError(
                 f"no {role} split, and {fraction:g} of {count} rows leaves a side empty",
                 f"bring a {role} split, or set task.{role}_fraction{way_out}",
             )
-        whole[role] = np.sort(order[start : start + size])
-        start += size
-    return {role: np.sort(order[start:]) if role == "train" else whole[role] for role in ROLES if role in whole}
+    return sizes
+
+
+def _order(sizes: Mapping[str, int], count: int, seed: int, classes: np.ndarray | None) -> np.ndarray:
+    """Return the rows of train in the order in which the roles of `sizes` take theirs; the rest remains train's."""
+    order: np.ndarray = np.random.default_rng(seed).permutation(count)
+    if classes is None:
+        return order
+    names, counts = np.unique(classes, return_counts=True)
+    if counts.min() * min(sizes.values()) >= EXPECTED * count:
+        return order
+    sides = len(sizes) + 1
+    if few := [f"{name} ({n})" for name, n in zip(names, counts, strict=True) if n < sides]:
+        more = f" and {len(few) - SHOWN} more" if len(few) > SHOWN else ""
+        raise DataError(
+            f"train is shared out in {sides} ways, and these labels have fewer rows: {', '.join(few[:SHOWN])}{more}",
+            f"drop or merge these labels, or bring a split of your own for {' and '.join(sizes)}",
+        )
+    for role, size in sizes.items():
+        if size < len(names):
+            raise DataError(
+                f"{size} rows of {count} that are held out as {role} cannot hold all {len(names)} labels",
+                f"--set task.{role}_fraction={math.ceil(100 * len(names) / count) / 100:g}, or bring a {role} split",
+            )
+    return _stratified(sizes.values(), seed, classes)
+
+
+def _stratified(sizes: Iterable[int], seed: int, classes: np.ndarray) -> np.ndarray:
+    from sklearn.model_selection import train_test_split
+
+    rest, taken = np.arange(len(classes)), []
+    for size in sizes:
+        try:
+            rest, held_out = train_test_split(rest, test_size=size, random_state=seed, stratify=classes[rest])
+        except ValueError as err:
+            raise DataError(
+                f"train cannot be shared out so that all labels are everywhere: {err}",
+                "bring splits of your own, or set task.validation_fraction and task.test_fraction",
+            ) from err
+        taken.append(held_out)
+    return np.concatenate([*taken, rest])
