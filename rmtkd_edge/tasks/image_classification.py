@@ -11,6 +11,7 @@ import numpy as np
 
 from rmtkd_edge.config.recipe import Recipe
 from rmtkd_edge.errors import DataError, UserError
+from rmtkd_edge.run.records.data import SourceSummary
 from rmtkd_edge.tasks.base import Batch, Dataset, Exported, Normalisation, Prediction, Subsets, Task, draw_subsets
 from rmtkd_edge.tasks.classification import Classification, absent, check_metric, named
 from rmtkd_edge.tasks.reading.images import ImagePreprocessing, load_pixels
@@ -101,7 +102,22 @@ class ImageClassification(Classification):
                 *(note for pixels in source.parts.values() for note in pixels.notes),
                 *absent(names, {role: split.labels for role, split in splits.items()}),
             ),
+            sources=tuple(
+                SourceSummary(role, source.origins[role], len(found.images), found.seen.by_size, dict(found.seen.modes))
+                for role, found in source.parts.items()
+            ),
+            not_used=source.unused,
             augmented=task.augment != "none",
+        )
+
+    def seen(self, dataset: Dataset[ImageSplit], row: int) -> str:
+        """Return the size of an image of train, and the moments of its pixels before and after normalisation."""
+        image, how = dataset.train.images[row], dataset.preprocessing
+        shares = image.astype(np.float64) / 255
+        values = (shares - how.mean) / how.std
+        return (
+            f"{image.shape[1]}x{image.shape[0]} pixels of mean {shares.mean():.3f} and std {shares.std():.3f}, "
+            f"normalised {values.mean():.3f} and {values.std():.3f}"
         )
 
     def batches(

@@ -11,6 +11,7 @@ import numpy as np
 
 from rmtkd_edge.config.recipe import Recipe
 from rmtkd_edge.errors import RunDirError, UserError
+from rmtkd_edge.run.records.data import SourceSummary
 from rmtkd_edge.tasks.base import Batch, Dataset, Exported, Normalisation, Prediction, Subsets, Task, draw_subsets
 from rmtkd_edge.tasks.classification import Classification, absent, check_metric, named
 from rmtkd_edge.tasks.reading.labels import label_names, label_numbers
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
     from rmtkd_edge.families.base import Spec
 
+SHOWN = 200  # characters of a text in a summary
 TRIAL_TOKENS = 8192  # fitted on where closed forms are only compared
 
 Texts = Sequence[str] | Sequence[tuple[str, str]]
@@ -99,8 +101,23 @@ class TextClassification(Classification):
             splits.get("test"),
             tokenizer,
             (*shares.notes, *absent(names, {role: split.labels for role, split in splits.items()})),
+            sources=tuple(
+                SourceSummary(role, source.origins[role], len(table), {}, {}) for role, table in source.parts.items()
+            ),
+            not_used=source.unused,
             max_length=task.max_length,
         )
+
+    def cut(self, dataset: Dataset[TextSplit], split: TextSplit) -> int | None:
+        """Return how many texts fill the longest length."""
+        longest = dataset.max_length
+        return None if longest is None else sum(len(ids) >= longest for ids in split.ids)
+
+    def seen(self, dataset: Dataset[TextSplit], row: int) -> str:
+        """Return the tokens of a text of train as a model sees them, special ones included."""
+        ids = list(dataset.train.ids[row])
+        text = " ".join(dataset.preprocessing.decode(ids).split())
+        return f"{text[:SHOWN]}{'...' if len(text) > SHOWN else ''} ({len(ids)} tokens)"
 
     def batches(
         self, dataset: Dataset[TextSplit], split: TextSplit, batch_size: int, seed: int | None

@@ -22,6 +22,7 @@ from rmtkd_edge.families.store import load_model
 from rmtkd_edge.run import layout
 from rmtkd_edge.run.directory import Run
 from rmtkd_edge.run.records.compress import CompressRecord
+from rmtkd_edge.run.records.data import DataSummary, describe
 from rmtkd_edge.run.reporter import SilentReporter
 from rmtkd_edge.tasks.text_classification import TextClassification
 
@@ -84,6 +85,30 @@ def test_cycles_keep_the_spectra_that_their_ranks_come_from(finished):
             values = spectra[f"{site.name}.eigenvalues"]
             assert (values[:-1] >= values[1:]).all() and (values >= 0).all() and site.n > 0
             assert site.weighting == ("none" if site.kind == "ffn" else "effect")
+
+
+def test_a_run_keeps_what_was_read_and_logs_it(finished, tiny_data):
+    path, result = finished
+    summary = Run.open(path).read_record(DataSummary, layout.DATA)
+    assert [(s.name, s.role, s.rows) for s in summary.sources] == [
+        ("train.csv", "train", 600),
+        ("validation.csv", "validation", 150),
+    ]
+    assert {role: split.rows for role, split in summary.splits.items()} == {
+        "train": result.task.train_rows,
+        "validation": result.task.validation_rows,
+        "test": result.task.test_rows,
+    }
+    assert all(sum(split.labels.values()) == split.rows for split in summary.splits.values())
+    assert summary.splits["train"].cut == 0 and summary.max_length == 24
+    with (tiny_data / "train.csv").open(encoding="utf-8") as lines:
+        texts = {line.rpartition(",")[0] for line in lines}
+    for row in summary.first_rows:
+        seen = row.seen.partition(" (")[0]
+        assert seen.startswith("[CLS] ") and seen[6:-6] in texts and row.label in ("negative", "positive")
+    logged = [json.loads(line) for line in (path / layout.LOG).read_text(encoding="utf-8").splitlines()]
+    said = [event["text"] for event in logged if event["event"] == "data"]
+    assert said == describe(summary) and any("train.csv: 600 rows" in line for line in said)
 
 
 def test_the_test_split_is_read_once_at_the_end(tiny_recipe_dict, tiny_data, tmp_path, monkeypatch):

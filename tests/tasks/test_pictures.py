@@ -13,6 +13,8 @@ from tasks.tasks_sample import recipe_of
 
 from rmtkd_edge.config.recipe import Task
 from rmtkd_edge.errors import DataError
+from rmtkd_edge.run.records.base import from_json, to_json
+from rmtkd_edge.run.records.data import DataSummary, describe
 from rmtkd_edge.tasks import image_classification as image
 from rmtkd_edge.tasks.base import Dataset
 from rmtkd_edge.tasks.image_classification import ImageSplit
@@ -161,6 +163,25 @@ def test_the_first_frame_is_read_and_it_is_said(tmp_path: Path) -> None:
     found = loaded(folders(tmp_path, content, "tif"))
     assert np.array_equal(found.train.images[0], COLOURS)
     assert any("12 images hold several frames" in note for note in found.notes)
+
+
+def test_a_summary_tells_sizes_modes_labels_and_the_first_rows(tmp_path: Path) -> None:
+    folders(tmp_path, file(COLOURS))
+    (tmp_path / "train/class-0/big.png").write_bytes(file(np.zeros((4, 16), np.uint8)))
+    (tmp_path / "train/readme.txt").write_text("read me", encoding="utf-8")
+    dataset = loaded(tmp_path, image_size=8, mean=[0.5, 0.5, 0.5], std=[0.5, 0.5, 0.5])
+    found = image.TASK.summary(dataset)
+    assert found == from_json(DataSummary, to_json(found), "here") and found.notes == dataset.notes
+    (source,) = found.sources
+    assert (source.name, source.role, source.rows) == ("train/", "train", 13)
+    assert source.sizes == {"8x8": 12, "16x4": 1} and source.modes == {"RGB": 12, "L": 1}
+    assert "train/readme.txt" in found.not_used
+    assert found.splits["train"].labels["class-0"] + found.splits["validation"].labels["class-0"] == 7
+    first, shares = found.first_rows[0], dataset.train.images[0] / 255
+    assert first.label == "class-0" and f"8x8 pixels of mean {shares.mean():.3f}" in first.seen
+    assert f"normalised {2 * shares.mean() - 1:.3f} and {2 * shares.std():.3f}" in first.seen
+    lines = describe(found)
+    assert "read train/: 13 rows as train; sizes 8x8 12, 16x4 1; modes RGB 12, L 1" in lines
 
 
 @pytest.mark.parametrize("form", ["folders", "npz"])

@@ -22,6 +22,7 @@ from rmtkd_edge.tasks.reading.splits import Source
 
 IN_MEMORY = 1_500_000_000  # bytes of decoded images; more lie in a temporary file that is mapped into memory
 PREPROCESSOR = "preprocessor_config.json"
+SIZES = 9  # that a summary names
 SHOWN = 3  # names of unreadable files in a message
 LEAST_USED = 1 / 8  # of the depth of deep images: below, 8 bits keep fewer than 5
 
@@ -141,6 +142,14 @@ class Seen:
     changes: Counter[str] = field(default_factory=Counter)
     used: float = 0.0  # the largest value as a share of what the depth allows
     limit: float = 0.0
+
+    @property
+    def by_size(self) -> dict[str, int]:
+        """Return how many images have each size, the most frequent ones first; of many, the rest together."""
+        most = self.sizes.most_common(SIZES)
+        rest = self.sizes.total() - sum(count for _, count in most)
+        found = {f"{width}x{height}": count for (width, height), count in most}
+        return {**found, "other": rest} if rest else found
 
     def add(self, picture: Picture) -> None:
         """Count an image."""
