@@ -76,7 +76,7 @@ def prepare(recipe: Recipe, data: Path | None) -> Prepared:
         )
     profile = None if recipe.stop.profile is None else load_profile(recipe.stop.profile)
     accelerator = make_accelerator(recipe.train.precision)
-    normalisation = family.source_normalisation(recipe.model.source)
+    normalisation = family.source_normalisation(recipe)
     dataset = task.load(recipe, data, source_normalisation=normalisation)
     batches = make_data(task, dataset, recipe)
     return Prepared(family, task, method, dataset, batches, accelerator, profile, multiple_for(family, profile))

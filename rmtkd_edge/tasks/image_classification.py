@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from rmtkd_edge.config.recipe import Recipe
+from rmtkd_edge.config.recipe import Task as TaskSettings
 from rmtkd_edge.errors import DataError, UserError
 from rmtkd_edge.run.records.data import SourceSummary
 from rmtkd_edge.tasks.base import Batch, Dataset, Exported, Normalisation, Prediction, Subsets, Task, draw_subsets
@@ -83,13 +84,7 @@ class ImageClassification(Classification):
         _check_sizes(splits)
         for role in splits.keys() - {"train"}:
             check_metric(task, names, role, splits[role].labels)
-        if kept is not None:
-            preprocessing = ImagePreprocessing.read(kept)
-        else:
-            own = (task.mean, task.std) if task.mean is not None and task.std is not None else None
-            mean, std = own or source_normalisation or moments(splits["train"].images)
-            side = splits["train"].images.shape[1]
-            preprocessing = ImagePreprocessing(tuple(mean), tuple(std), side, task.pixel_range)
+        preprocessing, whose = _preprocessing(task, splits["train"].images, kept, source_normalisation)
         return Dataset(
             task.name,
             tuple(names),
@@ -100,6 +95,8 @@ class ImageClassification(Classification):
             (
                 *shares.notes,
                 *(note for pixels in source.parts.values() for note in pixels.notes),
+                f"images are normalised by mean {_rounded(preprocessing.mean)} and std {_rounded(preprocessing.std)}, "
+                f"{whose}",
                 *absent(names, {role: split.labels for role, split in splits.items()}),
             ),
             sources=tuple(
@@ -189,6 +186,26 @@ class ImagePredictor:
             taken = [read_picture(item, how.image_size, how.pixel_range) for item in part]
             parts.append(self.run({"pixel_values": normalised(np.stack(taken), self.preprocessing)}))
         return named(parts, self.labels)
+
+
+def _preprocessing(
+    task: TaskSettings, train: np.ndarray, kept: Path | None, source: Normalisation | None
+) -> tuple[ImagePreprocessing, str]:
+    """Return how images become inputs, and whose mean and std they are."""
+    if kept is not None:
+        return ImagePreprocessing.read(kept), "as in training"
+    if task.mean is not None and task.std is not None:
+        found: Normalisation = (task.mean, task.std)
+        whose = "as the recipe says"
+    elif source is not None:
+        found, whose = source, "with which the model's weights were trained"
+    else:
+        found, whose = moments(train), "those of the training images"
+    return ImagePreprocessing(tuple(found[0]), tuple(found[1]), train.shape[1], task.pixel_range), whose
+
+
+def _rounded(values: Sequence[float]) -> str:
+    return "(" + ", ".join(f"{value:.3f}" for value in values) + ")"
 
 
 def _check_sizes(splits: Mapping[str, ImageSplit]) -> None:

@@ -43,10 +43,11 @@ def test_images_follow_the_same_rules(tmp_path: Path, form: str) -> None:
     recipe = recipe_of(IMAGES)
     full = image.TASK.load(recipe, pictures(tmp_path / "full", form, train=20, val=6, test=4, extra=2))
     assert full.test is not None and [len(s) for s in (full.train, full.validation, full.test)] == [20, 6, 4]
-    assert full.notes == (
+    assert full.notes[:2] == (
         f"train 20 rows of train{end}; validation 6 rows of val{end}; test 4 rows of test{end}",
         f"not used of full: 1 (extra{end.strip('/')})",
     )
+    assert len(full.notes) == 3 and full.notes[2].endswith("those of the training images")
     less = image.TASK.load(recipe, pictures(tmp_path / "less", form, train=20, test=4))
     assert less.test is not None and [len(s) for s in (less.train, less.validation, less.test)] == [18, 2, 4]
     alone = image.TASK.load(recipe, pictures(tmp_path / "alone", form, train=20))
