@@ -126,6 +126,14 @@ def test_transparent_parts_become_white_and_it_is_said(mode: str, tmp_path: Path
     assert np.array_equal(read_picture(Image.open(io.BytesIO(drawing(mode))), 8), found.train.images[0])
 
 
+def test_images_that_show_nothing_are_counted(tmp_path: Path) -> None:
+    clear = np.zeros((8, 8, 4), np.uint8)
+    clear[..., :3] = COLOURS  # whatever is under it, it is transparent everywhere
+    folders(tmp_path, file(clear))
+    (tmp_path / "train/class-0/seen.png").write_bytes(file(COLOURS))
+    assert any("12 images are of one colour" in note for note in loaded(tmp_path).notes)
+
+
 def test_an_alpha_channel_without_transparent_parts_changes_nothing() -> None:
     opaque = open_picture(file(Image.fromarray(COLOURS).convert("RGBA")))
     assert np.array_equal(np.asarray(opaque.image), COLOURS) and not opaque.changes

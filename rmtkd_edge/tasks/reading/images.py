@@ -140,6 +140,7 @@ class Seen:
     modes: Counter[str] = field(default_factory=Counter)
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter)  # width, height
     changes: Counter[str] = field(default_factory=Counter)
+    plain: int = 0  # images of one colour
     used: float = 0.0  # the largest value as a share of what the depth allows
     limit: float = 0.0
 
@@ -156,6 +157,7 @@ class Seen:
         self.modes[picture.mode] += 1
         self.sizes[picture.image.size] += 1
         self.changes.update(picture.changes)
+        self.plain += picture.image.getcolors(1) is not None
         self.used, self.limit = max(self.used, picture.used), max(self.limit, picture.limit)
 
     def check(self, split: str) -> None:
@@ -171,6 +173,8 @@ class Seen:
     def notes(self, split: str, side: int | None) -> list[str]:
         """Return what was done to the images, in lines for the user."""
         lines = [f"{split}: {count} images {change}" for change, count in sorted(self.changes.items())]
+        if self.plain:
+            lines.append(f"{split}: {self.plain} images are of one colour")
         if set(self.modes) != {"RGB"}:
             lines.append(f"{split}: images of modes {', '.join(sorted(self.modes))} were turned into RGB")
         others = sum(count for size, count in self.sizes.items() if size != (side, side))
