@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from rmtkd_edge.families.base import Family
     from rmtkd_edge.families.model import Model
     from rmtkd_edge.run.records.compress import CompressRecord
+    from rmtkd_edge.run.records.data import DataSummary
     from rmtkd_edge.run.reporter import Reporter
 
 
@@ -124,6 +125,19 @@ def compress_run(options: CompressOptions, reporter: Reporter) -> CompressRecord
     measure = latency_measure(recipe, prepared.family, prepared.profile)
     run = open_or_create(recipe, path, options.force)
     return stage.compress_run(run, recipe, data=options.data, reporter=reporter, measure_ms=measure, prepared=prepared)
+
+
+def read_data(options: CompressOptions) -> DataSummary:
+    """Return what a compression would read, and the first rows as its model would see them; nothing is written.
+
+    Raises:
+        RecipeError: the recipe cannot be used.
+        DataError: the data cannot be used.
+    """
+    from rmtkd_edge.compress import stage
+
+    ready = stage.prepare(resolve_recipe(options), options.data)
+    return ready.task.summary(ready.dataset)
 
 
 def latency_measure(recipe: Recipe, family: Family, profile: HardwareProfile | None) -> Measure | None:

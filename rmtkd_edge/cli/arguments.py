@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Run directory, as written by compress.")]
-OutOption = Annotated[Path, typer.Option("--out", "--output", "-o", help="Run directory to write.")]
+OutOption = Annotated[Path | None, typer.Option("--out", "--output", "-o", help="Run directory to write.")]
 DataOption = Annotated[
     Path | None, typer.Option(help="Folder (train.*, validation.*, test.*) or file; overrides the hub.")
 ]

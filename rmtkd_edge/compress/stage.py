@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from rmtkd_edge.compress.context import Context, Report, State
 from rmtkd_edge.compress.data import Data, in_order, make_data
 from rmtkd_edge.compress.latency import Measure
+from rmtkd_edge.compress.learnt import blind_value, check_loaded, check_trained
 from rmtkd_edge.compress.loop import run_loop
 from rmtkd_edge.compress.parallel import make_accelerator
 from rmtkd_edge.compress.ranks.edge import check_site_names, multiple_for
@@ -29,6 +30,7 @@ from rmtkd_edge.run import layout
 from rmtkd_edge.run.directory import Run
 from rmtkd_edge.run.records.compress import CompressRecord, StudentRecord, TaskRecord
 from rmtkd_edge.run.records.cycle import CycleRecord
+from rmtkd_edge.run.records.data import describe
 from rmtkd_edge.run.records.scores import Scores
 from rmtkd_edge.run.records.teacher import TeacherRecord
 from rmtkd_edge.run.reporter import Reporter
@@ -74,7 +76,7 @@ def prepare(recipe: Recipe, data: Path | None) -> Prepared:
         )
     profile = None if recipe.stop.profile is None else load_profile(recipe.stop.profile)
     accelerator = make_accelerator(recipe.train.precision)
-    normalisation = family.source_normalisation(recipe.model.source)
+    normalisation = family.source_normalisation(recipe)
     dataset = task.load(recipe, data, source_normalisation=normalisation)
     batches = make_data(task, dataset, recipe)
     return Prepared(family, task, method, dataset, batches, accelerator, profile, multiple_for(family, profile))
@@ -104,8 +106,7 @@ def compress_run(
     run.read_only = not ready.accelerator.is_main_process
     report = _logger(run, reporter)
     run.mark("compress", "running", data=str(data.resolve()) if data else None)
-    for note in ready.dataset.notes:
-        report("note", text=note)
+    _keep_summary(run, ready, report)
     _keep_preprocessing(run, ready)
     model, teacher = _teacher(run, recipe, ready, report)
     notes = [*ready.dataset.notes, *_check_cut(model.spec, recipe, ready, report)]
@@ -139,6 +140,17 @@ def compress_run(
     facts = {"metric": state.scores.primary, "value": state.scores.value, "parameters": state.parameters}
     run.mark("compress", "done", stop=stop, **facts)
     return result
+
+
+def _keep_summary(run: Run, ready: Prepared, report: Report) -> None:
+    """Say what was read, and write it once."""
+    summary = ready.task.summary(ready.dataset)
+    for line in describe(summary):
+        report("data", text=line)
+    for note in summary.notes:
+        report("note", text=note)
+    if not run.has(layout.DATA):
+        run.write_record(layout.DATA, summary)
 
 
 def _keep_preprocessing(run: Run, ready: Prepared) -> None:
@@ -177,9 +189,13 @@ def _teacher(run: Run, recipe: Recipe, ready: Prepared, report: Report) -> tuple
     model, trained_already = ready.family.load(recipe, ready.dataset.labels, ready.dataset.preprocessing)
     model = model.to(ready.accelerator.device)
     scores = ready.score(model, recipe, "validation")
+    blind = blind_value(ready.task, ready.data.validation(), len(ready.dataset.labels), scores.primary)
+    if trained_already:
+        check_loaded(recipe.model.source, scores, blind)
     trained = not trained_already or scores.value < recipe.train.threshold
     if trained:
         scores = _train_teacher(run, recipe, ready, model, report)
+        check_trained(scores, blind)
         if scores.value < recipe.train.threshold:
             what = f"the teacher reaches {scores.primary} {scores.value:.4f}"
             report("note", text=f"{what}, under the threshold {recipe.train.threshold:.4f}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from typing import Annotated, Any, Literal
 
 import tomli_w
@@ -62,6 +64,9 @@ class Task(Section):
         None, description="Of the pixels as shares of 255; the training images' (torchvision's weights: ImageNet's)"
     )
     std: tuple[Rate, Rate, Rate] | None = Field(None, description="As `mean`; give both or none")
+    pixel_range: tuple[float, float] | None = Field(
+        None, description="Values of 16- or 32-bit images that become black and white; float images need it"
+    )
     unreadable: Literal["stop", "skip"] = Field("stop", description="What to do about images that cannot be decoded")
     label: str = "label"
     labels: list[str] | None = Field(None, description="Names in label order; read from the data when left out")
@@ -84,6 +89,14 @@ class Task(Section):
     def _keys_agree(self) -> Task:
         if (self.mean is None) != (self.std is None):
             raise ValueError("task.mean and task.std go together")
+        if self.pixel_range is not None and not (
+            all(map(math.isfinite, self.pixel_range)) and self.pixel_range[0] < self.pixel_range[1]
+        ):
+            raise ValueError(
+                f"task.pixel_range = {list(self.pixel_range)}: give the black value, then a larger white one"
+            )
+        if twice := [name for name, count in Counter(self.labels or ()).items() if count > 1]:
+            raise ValueError(f"task.labels names {', '.join(twice)} more than once")
         task = named("tasks", "task.kind", self.kind)
         if self.metric is not None and self.metric not in task.known_metrics:
             guess = did_you_mean(self.metric, task.known_metrics)

@@ -187,8 +187,11 @@ class Family(Protocol[S, M]):
     def from_module(self, module: nn.Module, labels: Sequence[str] | None = None) -> M | None:
         """Return a model that computes what a library's module does; None for a module that is none of this family."""
 
-    def source_normalisation(self, source: str) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
-        """Return the mean and standard deviation that a checkpoint was trained with, None where it says nothing."""
+    def source_normalisation(self, recipe: Recipe) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+        """Return the mean and standard deviation that a recipe's checkpoint was trained with, None where there is none.
+
+        Raises UserError for a trained checkpoint where neither it nor the recipe says them.
+        """
 
     def describe_source(self, recipe: Recipe) -> str:
         """Return a short name of the model that a recipe starts from."""

@@ -94,7 +94,7 @@ class FamilyDefaults(Generic[S, M]):
     def from_module(self, module: nn.Module, labels: Sequence[str] | None = None) -> M | None:
         """Return None: no library's module is one of this family."""
 
-    def source_normalisation(self, source: str) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    def source_normalisation(self, recipe: Recipe) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
         """Return None: checkpoints say nothing about it."""
 
     def describe_source(self, recipe: Recipe) -> str:

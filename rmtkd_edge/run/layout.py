@@ -19,6 +19,7 @@ RECIPE = "recipe.toml"
 
 RESULT = "compress/result.json"
 LOG = "compress/log.jsonl"
+DATA = "compress/data.json"
 PRICES = "compress/prices.json"
 PREPROCESSING = "compress/preprocessing"
 TEACHER = "compress/teacher"

@@ -15,6 +15,7 @@ import numpy as np
 from rmtkd_edge import plugins
 from rmtkd_edge.config.recipe import Recipe
 from rmtkd_edge.errors import DataError
+from rmtkd_edge.run.records.data import DataSummary, SourceSummary
 from rmtkd_edge.run.records.scores import Scores
 
 if TYPE_CHECKING:
@@ -70,6 +71,8 @@ class Dataset(Generic[S]):
         test: rows that are only reported, None where `task.test_fraction` is 0 and there is no test split.
         preprocessing: all that a family sees of the data: a text task's tokenizer, an image task's ImagePreprocessing.
         notes: which file or split became what, and what was done about odd rows; lines for the user.
+        sources: what was read, before anything was held out.
+        not_used: a line on what was there and was not read.
         augmented: shuffled batches differ from epoch to epoch in more than their order.
         max_length: tokens that a sequence is cut off at, None for data that are no sequences.
     """
@@ -81,8 +84,16 @@ class Dataset(Generic[S]):
     test: S | None
     preprocessing: Any
     notes: tuple[str, ...] = ()
+    sources: tuple[SourceSummary, ...] = ()
+    not_used: str = ""
     augmented: bool = False
     max_length: int | None = None
+
+    @property
+    def splits(self) -> dict[str, S]:
+        """Return the rows by role, in the order train, validation, test."""
+        found = {"train": self.train, "validation": self.validation}
+        return found if self.test is None else {**found, "test": self.test}
 
 
 @dataclass(frozen=True)
@@ -162,6 +173,9 @@ class Task(Protocol[S]):
             DataError: for rows that cannot be used, and for a metric that they do not allow.
         """
 
+    def summary(self, dataset: Dataset[S]) -> DataSummary:
+        """Return what was read, and the first rows as a model sees them."""
+
     def batches(self, dataset: Dataset[S], split: S, batch_size: int, seed: int | None) -> Iterator[Batch]:
         """Yield every row once: shuffled under a seed (and augmented where the data are), else in a fixed order."""
 
@@ -199,6 +213,16 @@ class Task(Protocol[S]):
 
     def metrics(self, outputs: Sequence[np.ndarray], targets: Sequence[np.ndarray]) -> dict[str, float]:
         """Return every metric that these batches allow; higher is better."""
+
+    def baseline(self, targets: Sequence[np.ndarray], outputs: int) -> dict[str, float]:
+        """Return the metrics of a model that looks at no input, such as of always answering the most frequent label.
+
+        A model that is no better has learnt nothing. Metrics that such a model reaches in full are left out.
+
+        Args:
+            targets: of all rows of a split.
+            outputs: values a row that models of the task give.
+        """
 
     def why_missing(self, metric: str, outputs: Sequence[np.ndarray], targets: Sequence[np.ndarray]) -> str:
         """Return why `metrics` leaves a known metric out for these batches."""

@@ -11,8 +11,9 @@ import numpy as np
 
 from rmtkd_edge.config.recipe import Recipe
 from rmtkd_edge.errors import RunDirError, UserError
+from rmtkd_edge.run.records.data import SourceSummary
 from rmtkd_edge.tasks.base import Batch, Dataset, Exported, Normalisation, Prediction, Subsets, Task, draw_subsets
-from rmtkd_edge.tasks.classification import Classification, check_metric, named
+from rmtkd_edge.tasks.classification import Classification, absent, check_metric, named
 from rmtkd_edge.tasks.reading.labels import label_names, label_numbers
 from rmtkd_edge.tasks.reading.sequences import (
     Ids,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
     from rmtkd_edge.families.base import Spec
 
+SHOWN = 200  # characters of a text in a summary
 TRIAL_TOKENS = 24_576  # fitted on where closed forms are only compared
 
 Texts = Sequence[str] | Sequence[tuple[str, str]]
@@ -83,7 +85,8 @@ class TextClassification(Classification):
         for role, table in source.parts.items():
             check_table(task, table, role)
         names = label_names(task, source.parts["train"])
-        shares = share_out(task, source, recipe.seed)
+        classes = np.array(names)[label_numbers(task, source.parts["train"], "train", names)]
+        shares = share_out(task, source, recipe.seed, classes)
         splits = {}
         for role, table in shares.parts.items():
             numbers = label_numbers(task, table, role, names)
@@ -97,9 +100,24 @@ class TextClassification(Classification):
             splits["validation"],
             splits.get("test"),
             tokenizer,
-            shares.notes,
+            (*shares.notes, *absent(names, {role: split.labels for role, split in splits.items()})),
+            sources=tuple(
+                SourceSummary(role, source.origins[role], len(table), {}, {}) for role, table in source.parts.items()
+            ),
+            not_used=source.unused,
             max_length=task.max_length,
         )
+
+    def cut(self, dataset: Dataset[TextSplit], split: TextSplit) -> int | None:
+        """Return how many texts fill the longest length."""
+        longest = dataset.max_length
+        return None if longest is None else sum(len(ids) >= longest for ids in split.ids)
+
+    def seen(self, dataset: Dataset[TextSplit], row: int) -> str:
+        """Return the tokens of a text of train as a model sees them, special ones included."""
+        ids = list(dataset.train.ids[row])
+        text = " ".join(dataset.preprocessing.decode(ids).split())
+        return f"{text[:SHOWN]}{'...' if len(text) > SHOWN else ''} ({len(ids)} tokens)"
 
     def batches(
         self, dataset: Dataset[TextSplit], split: TextSplit, batch_size: int, seed: int | None

@@ -167,9 +167,12 @@ def test_normalisation_is_the_kept_one_the_recipe_s_the_source_s_or_the_data_s(t
     assert own.mean == image.moments(loaded(tmp_path / "data").train.images)[0]
     given = IMAGE.load(recipe_of(TASK), tmp_path / "data", source_normalisation=source)
     assert (given.preprocessing.mean, given.preprocessing.std) == source
+    told = "images are normalised by mean (0.100, 0.200, 0.300) and std (0.400, 0.500, 0.600), with which"
+    assert any(note.startswith(told) for note in given.notes)
     named = TASK.model_copy(update={"mean": (0.7,) * 3, "std": (0.2,) * 3})
     asked = IMAGE.load(recipe_of(named), tmp_path / "data", source_normalisation=source)
     assert asked.preprocessing == ImagePreprocessing((0.7,) * 3, (0.2,) * 3, 8)
+    assert any(note.endswith("as the recipe says") for note in asked.notes)
     IMAGE.save_preprocessing(given, tmp_path / "kept")
     again = IMAGE.load(recipe_of(named), tmp_path / "data", kept=tmp_path / "kept")
     assert again.preprocessing == given.preprocessing

@@ -18,7 +18,7 @@ from rmtkd_edge.config.recipe import Task
 from rmtkd_edge.errors import DataError
 from rmtkd_edge.hashing import sha256_file
 from rmtkd_edge.tasks.reading.labels import with_names
-from rmtkd_edge.tasks.reading.splits import Source, choose, choose_paths, not_used
+from rmtkd_edge.tasks.reading.splits import Source, choose, choose_paths, hidden, not_used
 
 READERS: dict[str, Callable[[Path], pa.Table]] = {
     ".parquet": pyarrow.parquet.read_table,
@@ -64,9 +64,10 @@ def from_files(task: Task, data: Path) -> Source[pa.Table]:
         )
     if data.is_file():
         return only_train(task, _read(data), data.name)
-    files = {p.stem: p for ending in reversed(READERS) for p in sorted(data.glob(f"*{ending}")) if p.is_file()}
-    chosen, unused = choose_paths(task, files, data)
-    return Source({r: _read(p) for r, p in chosen.items()}, {r: p.name for r, p in chosen.items()}, unused)
+    there = [p for p in sorted(data.iterdir()) if p.suffix in READERS and p.is_file() and not hidden(p.name)]
+    chosen, unused = choose_paths(task, [(p.stem, p) for p in there], data)
+    origins = {r: p.name for r, p in chosen.items()}
+    return Source({r: _read(p) for r, p in chosen.items()}, origins, not_used(data.name, unused))
 
 
 def _read(path: Path) -> pa.Table:
