@@ -6,7 +6,7 @@ Everything that knows what a label is lives in that task's file; the rest of the
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, Self, TypeVar, runtime_checkable
 
@@ -61,6 +61,7 @@ class Dataset(Generic[S]):
         notes: which file or split became what, and what was done about odd rows; lines for the user.
         augmented: shuffled batches differ from epoch to epoch in more than their order.
         max_length: tokens that a sequence is cut off at, None for data that are no sequences.
+        digests: a hash of the rows by split, by which a run knows its data again; empty where the task gives none.
     """
 
     name: str
@@ -72,6 +73,7 @@ class Dataset(Generic[S]):
     notes: tuple[str, ...] = ()
     augmented: bool = False
     max_length: int | None = None
+    digests: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

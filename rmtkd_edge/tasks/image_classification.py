@@ -13,8 +13,9 @@ from rmtkd_edge.config.recipe import Recipe
 from rmtkd_edge.errors import DataError, UserError
 from rmtkd_edge.tasks.base import Batch, Dataset, Exported, Normalisation, Prediction, Subsets, Task, draw_subsets
 from rmtkd_edge.tasks.classification import Classification, check_metric, named
+from rmtkd_edge.tasks.reading.digests import rows_digest
 from rmtkd_edge.tasks.reading.images import ImagePreprocessing, load_pixels, read_picture
-from rmtkd_edge.tasks.reading.labels import label_names, label_numbers
+from rmtkd_edge.tasks.reading.labels import label_names, label_notes, label_numbers
 from rmtkd_edge.tasks.reading.splits import Source, share_out
 
 if TYPE_CHECKING:
@@ -93,8 +94,13 @@ class ImageClassification(Classification):
             splits["validation"],
             splits.get("test"),
             preprocessing,
-            (*shares.notes, *(note for pixels in source.parts.values() for note in pixels.notes)),
+            (
+                *shares.notes,
+                *label_notes(task, source.parts["train"].table, names),
+                *(note for pixels in source.parts.values() for note in pixels.notes),
+            ),
             augmented=task.augment != "none",
+            digests={role: rows_digest(names, split.images, split.labels) for role, split in splits.items()},
         )
 
     def batches(

@@ -13,7 +13,8 @@ from rmtkd_edge.config.recipe import Recipe
 from rmtkd_edge.errors import RunDirError, UserError
 from rmtkd_edge.tasks.base import Batch, Dataset, Exported, Normalisation, Prediction, Subsets, Task, draw_subsets
 from rmtkd_edge.tasks.classification import Classification, check_metric, named
-from rmtkd_edge.tasks.reading.labels import label_names, label_numbers
+from rmtkd_edge.tasks.reading.digests import rows_digest
+from rmtkd_edge.tasks.reading.labels import label_names, label_notes, label_numbers
 from rmtkd_edge.tasks.reading.sequences import (
     Ids,
     Special,
@@ -54,6 +55,10 @@ class TextSplit:
         types = None if self.type_ids is None else [self.type_ids[i] for i in indices]
         return TextSplit([self.ids[i] for i in indices], types, self.labels[indices])
 
+    def digest(self, names: Sequence[str]) -> str:
+        """Return a hash of the rows and of the labels' names."""
+        return rows_digest(names, self.ids, self.type_ids or [], self.labels)
+
 
 class TextClassification(Classification):
     """One label for a text, or for a pair of texts."""
@@ -84,12 +89,14 @@ class TextClassification(Classification):
             check_table(task, table, role)
         names = label_names(task, source.parts["train"])
         shares = share_out(task, source, recipe.seed)
-        splits = {}
-        for role, table in shares.parts.items():
-            numbers = label_numbers(task, table, role, names)
-            if role != "train":
-                check_metric(task, names, role, numbers)
-            splits[role] = TextSplit(*table_ids(task, table, role, tokenizer), numbers)
+        notes = (*shares.notes, *label_notes(task, source.parts["train"], names))
+        numbers = {role: label_numbers(task, table, role, names) for role, table in shares.parts.items()}
+        for role in numbers.keys() - {"train"}:
+            check_metric(task, names, role, numbers[role])
+        splits = {
+            role: TextSplit(*table_ids(task, table, role, tokenizer), numbers[role])
+            for role, table in shares.parts.items()
+        }
         return Dataset(
             task.name,
             tuple(names),
@@ -97,8 +104,9 @@ class TextClassification(Classification):
             splits["validation"],
             splits.get("test"),
             tokenizer,
-            shares.notes,
+            notes,
             max_length=task.max_length,
+            digests={role: split.digest(names) for role, split in splits.items()},
         )
 
     def batches(

@@ -16,6 +16,7 @@ from PIL import Image, UnidentifiedImageError
 
 from rmtkd_edge.config.recipe import Task
 from rmtkd_edge.errors import DataError, RunDirError
+from rmtkd_edge.tasks.reading.places import columns
 from rmtkd_edge.tasks.reading.splits import Source, choose_paths
 from rmtkd_edge.tasks.reading.tables import PACKAGE, from_package_file, load_tables, only_train
 
@@ -177,7 +178,7 @@ def _column(task: Task, table: pa.Table, split: str) -> list[Item]:
     missing = [name for name in (task.image, task.label) if name not in table.column_names]
     if missing:
         raise DataError(
-            f"{split} has no column {', '.join(missing)}; it has {', '.join(table.column_names)}",
+            f"{split} has no column {', '.join(missing)}; it has {', '.join(columns(table))}",
             "set task.image and task.label in the recipe",
         )
     values = table[task.image].to_pylist()

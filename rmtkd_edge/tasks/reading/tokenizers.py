@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from rmtkd_edge.errors import UserError
+from rmtkd_edge.errors import UserError, reason
 from rmtkd_edge.packaged import resolve_source
 
 
@@ -20,9 +20,8 @@ def load_tokenizer(source: str) -> Any:
     try:
         tokenizer = AutoTokenizer.from_pretrained(where)
     except Exception as err:  # transformers raises OS, value and hub errors of many kinds
-        reason = str(err).splitlines()[0] if str(err) else type(err).__name__
         raise UserError(
-            f"no tokenizer can be loaded from `{source}`: {reason}", "give a local folder as model.tokenizer"
+            f"no tokenizer can be loaded from `{source}`: {reason(err)}", "give a local folder as model.tokenizer"
         ) from err
     if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):  # transformers makes one up for a known model
         raise UserError(f"`{source}` holds no tokenizer", "export with tokenizer=..., or set model.tokenizer")
