@@ -41,7 +41,7 @@ Texts = Sequence[str] | Sequence[tuple[str, str]]
 
 @dataclass(frozen=True)
 class TextSplit:
-    """Rows of one split: token ids with special tokens (truncated), type ids or None, labels (n,) int64."""
+    """Rows of one split: token ids with special tokens (truncated), type ids of pairs, labels (n,) int64."""
 
     ids: Ids
     type_ids: Ids | None

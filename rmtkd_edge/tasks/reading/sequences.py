@@ -13,6 +13,7 @@ from rmtkd_edge.config.recipe import Task
 from rmtkd_edge.config.settings import did_you_mean
 from rmtkd_edge.errors import DataError, some
 from rmtkd_edge.tasks.base import Batch
+from rmtkd_edge.tasks.reading.pairs import encode_pairs
 from rmtkd_edge.tasks.reading.places import columns, place
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def check_table(task: Task, table: pa.Table, where: str) -> None:
 
 
 def table_ids(task: Task, table: pa.Table, where: str, tokenizer: Any) -> tuple[Ids, Ids | None]:
-    """Return token ids and type ids (None where all are zero) of the text columns of a table."""
+    """Return token ids and type ids (None for single texts) of the text columns of a table."""
     texts = table_texts(task, table, where)
     ids, types = encode(tokenizer, texts, task.max_length)
     empty = [i for i, row in enumerate(ids) if not row]
@@ -73,10 +74,10 @@ def table_texts(task: Task, table: pa.Table, where: str) -> list[list[str]]:
 
 
 def encode(tokenizer: Any, columns: Sequence[Sequence[str]], max_length: int | None) -> tuple[Ids, Ids | None]:
-    """Return token ids, truncated and not padded, and type ids (None where all are zero) of texts or pairs of texts."""
-    encoded = tokenizer(*[list(column) for column in columns], truncation=True, max_length=max_length)
-    types = encoded.get("token_type_ids") if len(columns) > 1 else None
-    return encoded["input_ids"], types
+    """Return token ids, truncated and not padded, of texts or pairs of texts, and type ids, None for single texts."""
+    if len(columns) > 1:
+        return encode_pairs(tokenizer, columns[0], columns[1], max_length)
+    return tokenizer(list(columns[0]), truncation=True, max_length=max_length)["input_ids"], None
 
 
 def _texts(table: pa.Table, column: str, where: str) -> list[str]:
