@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 import pytest
+import transformers
 from tasks.tasks_sample import recipe_of
 
 from rmtkd_edge import packaged
@@ -194,3 +195,25 @@ def test_real_data_sets_are_read(name: str, text: list[str], split: str, rows: i
     names = label_names(task, tables["train"])
     labels = label_numbers(task, tables[split], split, names)
     assert len(labels) == rows and set(labels.tolist()) == set(range(len(names)))
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta", "xlm-roberta", "camembert", "distilbert", "electra"])
+def test_a_checkpoint_without_a_tokenizer_is_refused_at_once(tmp_path: Path, kind: str):
+    transformers.AutoConfig.for_model(kind).save_pretrained(tmp_path)
+    with pytest.raises(UserError) as caught:
+        load_tokenizer(str(tmp_path))
+    assert "model.tokenizer" in caught.value.hint
+
+
+def test_another_library_s_error_is_shown_whole(monkeypatch):
+    import datasets
+
+    def refuse(*_, **__):
+        raise OSError("There was a problem; look at the report below.\n\nDisk quota exceeded\n" + "x" * 5000)
+
+    monkeypatch.setattr(datasets, "load_dataset", refuse)
+    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", refuse)
+    for load in (lambda: load_tables(Task(name="t", hub="a/b", text=["text"]), None), lambda: load_tokenizer("a/b")):
+        with pytest.raises(UserError, match="report below\\.\nDisk quota exceeded") as caught:
+            load()
+        assert len(caught.value.message) < 2500
