@@ -28,6 +28,7 @@ from rmtkd_edge.families.store import load_model, save_model
 from rmtkd_edge.methods.base import Method, Objective, find_method
 from rmtkd_edge.run import layout
 from rmtkd_edge.run.directory import Run
+from rmtkd_edge.run.freshness import refuse_other_rows
 from rmtkd_edge.run.records.compress import CompressRecord, StudentRecord, TaskRecord
 from rmtkd_edge.run.records.cycle import CycleRecord
 from rmtkd_edge.run.records.data import describe
@@ -100,12 +101,16 @@ def compress_run(
 
     Raises:
         DataError, UserError, TrainingError
+        RunDirError: the rows are not those that the run was begun with.
     """
     start = time.monotonic()
     ready = prepared or prepare(recipe, data)
+    again = f"restore the data, or add --force to begin again ({run.path})"
+    refuse_other_rows(run, ready.dataset.digests, "; ".join(ready.dataset.notes[:1]), again)
     run.read_only = not ready.accelerator.is_main_process
     report = _logger(run, reporter)
-    run.mark("compress", "running", data=str(data.resolve()) if data else None)
+    source = str(data.resolve()) if data else None
+    run.mark("compress", "running", data=source, rows=dict(ready.dataset.digests))
     _keep_summary(run, ready, report)
     _keep_preprocessing(run, ready)
     model, teacher = _teacher(run, recipe, ready, report)

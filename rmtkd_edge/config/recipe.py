@@ -27,6 +27,16 @@ def named(group: str, key: str, name: str) -> Any:
         raise ValueError(f"{key}: {err.message} ({err.hint})") from err
 
 
+def _check_encoding(name: str) -> None:
+    """Raise ValueError for a name that is no text encoding of Python's."""
+    try:
+        "".encode(name)
+    except LookupError as err:
+        raise ValueError(
+            f"task.encoding: no encoding `{name}` (known are cp1252, latin-1, utf-16, shift_jis, ...)"
+        ) from err
+
+
 class Model(Section):
     """Where the teacher comes from."""
 
@@ -57,6 +67,12 @@ class Task(Section):
     hub: str | None = Field(None, description="Data set id for `datasets.load_dataset`; `--data` overrides it")
     hub_config: str | None = None
     text: list[str] = Field([], max_length=2, description="Columns of a text task, one or two")
+    encoding: str | None = Field(
+        None, description="Of text files that are not UTF-8, such as cp1252; their byte order mark says it when there"
+    )
+    delimiter: Annotated[str, Field(min_length=1, max_length=1)] | None = Field(
+        None, description="Between the cells of a CSV file; found in its header when left out"
+    )
     image: str = Field("image", description="Column of an image task")
     image_size: Positive | None = Field(None, description="Pixels a side, resized to; as they are when left out")
     augment: Literal["none", "crop", "crop-flip"] = Field("none", description="Random shifts by 1/8, flipped or not")
@@ -70,6 +86,7 @@ class Task(Section):
     unreadable: Literal["stop", "skip"] = Field("stop", description="What to do about images that cannot be decoded")
     label: str = "label"
     labels: list[str] | None = Field(None, description="Names in label order; read from the data when left out")
+    strip_labels: bool = Field(False, description="Leave out spaces around labels")
     train_split: str = "train"
     validation_split: str = Field("validation", description='Split that chooses; "" holds a share of train out')
     test_split: str = Field("test", description='Split that is only reported; "" holds a share of train out')
@@ -87,6 +104,8 @@ class Task(Section):
 
     @model_validator(mode="after")
     def _keys_agree(self) -> Task:
+        if self.encoding is not None:
+            _check_encoding(self.encoding)
         if (self.mean is None) != (self.std is None):
             raise ValueError("task.mean and task.std go together")
         if self.pixel_range is not None and not (

@@ -6,7 +6,7 @@ Everything that knows what a label is lives in that task's file; the rest of the
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, Self, TypeVar, runtime_checkable
 
@@ -75,6 +75,7 @@ class Dataset(Generic[S]):
         not_used: a line on what was there and was not read.
         augmented: shuffled batches differ from epoch to epoch in more than their order.
         max_length: tokens that a sequence is cut off at, None for data that are no sequences.
+        digests: a hash of the rows by split, by which a run knows its data again; empty where the task gives none.
     """
 
     name: str
@@ -88,6 +89,7 @@ class Dataset(Generic[S]):
     not_used: str = ""
     augmented: bool = False
     max_length: int | None = None
+    digests: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def splits(self) -> dict[str, S]:

@@ -15,8 +15,9 @@ from rmtkd_edge.errors import DataError, UserError
 from rmtkd_edge.run.records.data import SourceSummary
 from rmtkd_edge.tasks.base import Batch, Dataset, Exported, Normalisation, Prediction, Subsets, Task, draw_subsets
 from rmtkd_edge.tasks.classification import Classification, absent, check_metric, named
+from rmtkd_edge.tasks.reading.digests import rows_digest
 from rmtkd_edge.tasks.reading.images import ImagePreprocessing, load_pixels
-from rmtkd_edge.tasks.reading.labels import label_names, label_numbers
+from rmtkd_edge.tasks.reading.labels import label_names, label_notes, label_numbers
 from rmtkd_edge.tasks.reading.pictures import read_picture
 from rmtkd_edge.tasks.reading.splits import Source, share_out
 
@@ -94,6 +95,7 @@ class ImageClassification(Classification):
             preprocessing,
             (
                 *shares.notes,
+                *label_notes(task, source.parts["train"].table, names),
                 *(note for pixels in source.parts.values() for note in pixels.notes),
                 f"images are normalised by mean {_rounded(preprocessing.mean)} and std {_rounded(preprocessing.std)}, "
                 f"{whose}",
@@ -105,6 +107,7 @@ class ImageClassification(Classification):
             ),
             not_used=source.unused,
             augmented=task.augment != "none",
+            digests={role: rows_digest(names, split.images, split.labels) for role, split in splits.items()},
         )
 
     def seen(self, dataset: Dataset[ImageSplit], row: int) -> str:

@@ -14,7 +14,8 @@ from rmtkd_edge.errors import RunDirError, UserError
 from rmtkd_edge.run.records.data import SourceSummary
 from rmtkd_edge.tasks.base import Batch, Dataset, Exported, Normalisation, Prediction, Subsets, Task, draw_subsets
 from rmtkd_edge.tasks.classification import Classification, absent, check_metric, named
-from rmtkd_edge.tasks.reading.labels import label_names, label_numbers
+from rmtkd_edge.tasks.reading.digests import rows_digest
+from rmtkd_edge.tasks.reading.labels import label_names, label_notes, label_numbers
 from rmtkd_edge.tasks.reading.sequences import (
     Ids,
     Special,
@@ -42,7 +43,7 @@ Texts = Sequence[str] | Sequence[tuple[str, str]]
 
 @dataclass(frozen=True)
 class TextSplit:
-    """Rows of one split: token ids with special tokens (truncated), type ids or None, labels (n,) int64."""
+    """Rows of one split: token ids with special tokens (truncated), type ids of pairs, labels (n,) int64."""
 
     ids: Ids
     type_ids: Ids | None
@@ -55,6 +56,10 @@ class TextSplit:
         """Return the rows of the given numbers, in their order."""
         types = None if self.type_ids is None else [self.type_ids[i] for i in indices]
         return TextSplit([self.ids[i] for i in indices], types, self.labels[indices])
+
+    def digest(self, names: Sequence[str]) -> str:
+        """Return a hash of the rows and of the labels' names."""
+        return rows_digest(names, self.ids, self.type_ids or [], self.labels)
 
 
 class TextClassification(Classification):
@@ -87,12 +92,13 @@ class TextClassification(Classification):
         names = label_names(task, source.parts["train"])
         classes = np.array(names)[label_numbers(task, source.parts["train"], "train", names)]
         shares = share_out(task, source, recipe.seed, classes)
-        splits = {}
-        for role, table in shares.parts.items():
-            numbers = label_numbers(task, table, role, names)
-            if role != "train":
-                check_metric(task, names, role, numbers)
-            splits[role] = TextSplit(*table_ids(task, table, role, tokenizer), numbers)
+        numbers = {role: label_numbers(task, table, role, names) for role, table in shares.parts.items()}
+        for role in numbers.keys() - {"train"}:
+            check_metric(task, names, role, numbers[role])
+        splits = {
+            role: TextSplit(*table_ids(task, table, role, tokenizer), numbers[role])
+            for role, table in shares.parts.items()
+        }
         return Dataset(
             task.name,
             tuple(names),
@@ -100,12 +106,13 @@ class TextClassification(Classification):
             splits["validation"],
             splits.get("test"),
             tokenizer,
-            (*shares.notes, *absent(names, {role: split.labels for role, split in splits.items()})),
+            (*shares.notes, *label_notes(task, source.parts["train"], names), *absent(names, numbers)),
             sources=tuple(
                 SourceSummary(role, source.origins[role], len(table), {}, {}) for role, table in source.parts.items()
             ),
             not_used=source.unused,
             max_length=task.max_length,
+            digests={role: split.digest(names) for role, split in splits.items()},
         )
 
     def cut(self, dataset: Dataset[TextSplit], split: TextSplit) -> int | None:

@@ -16,7 +16,7 @@ import torch
 
 from rmtkd_edge.compress.stage import compress_run
 from rmtkd_edge.config.recipes import parse_recipe
-from rmtkd_edge.errors import DataError, UserError
+from rmtkd_edge.errors import DataError, RunDirError, UserError
 from rmtkd_edge.families.base import family_of, ranks_of
 from rmtkd_edge.families.store import load_model
 from rmtkd_edge.run import layout
@@ -140,6 +140,27 @@ def test_another_metric_decides_where_the_recipe_names_it(tiny_recipe_dict, tiny
     assert result.floor == result.teacher.validation.values["matthews_corrcoef"] - recipe.stop.max_drop
     refused = [cycle for cycle in result.cycles if not cycle.accepted]
     assert all("matthews_corrcoef" in cycle.reason for cycle in refused)
+
+
+class Killed(SilentReporter):
+    """Ends the process's work where the teacher would begin."""
+
+    def event(self, event, /, **facts):
+        if event == "stage":
+            raise KeyboardInterrupt
+
+
+def test_a_run_is_not_continued_on_other_rows(tiny_recipe_dict, tiny_data, tmp_path):
+    data, recipe = shutil.copytree(tiny_data, tmp_path / "data"), recipe_of(tiny_recipe_dict)
+    begun = Run.create(tmp_path / "r", recipe.to_toml(), recipe.seed)
+    for _ in range(2):  # the same rows are no other rows
+        with pytest.raises(KeyboardInterrupt):
+            compress_run(begun, recipe, data=data, reporter=Killed())
+    lines = (data / "validation.csv").read_text(encoding="utf-8").splitlines(keepends=True)
+    (data / "validation.csv").write_text("".join(lines[:-1]), encoding="utf-8")
+    with pytest.raises(RunDirError, match=r"validation changed .*validation\.csv") as caught:
+        compress_run(Run.open(begun.path), recipe, data=data, reporter=Killed())
+    assert "--force" in caught.value.hint
 
 
 def environment():

@@ -53,6 +53,15 @@ def test_both_folders_are_whole(made):
     assert run.stage("export")["state"] == "done"
 
 
+def test_other_rows_than_compress_read_are_refused(made, tmp_path):
+    options = copied(made, tmp_path / "run", force=True)
+    run = Run.open(options.run)
+    run.mark("compress", "done", rows={"train": "of another day"})
+    with pytest.raises(RunDirError, match="train and validation and test changed") as caught:
+        export_run(options)
+    assert "--data" in caught.value.hint and run.has("export/rmtkd.json")
+
+
 def test_config_and_metadata_name_the_model(made):
     shape = made.run.read_json("export/config.json")["rmtkd"]
     assert shape["spec"]["family"] == made.record.family and shape["task"] == made.record.task

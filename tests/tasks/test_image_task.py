@@ -71,6 +71,16 @@ def test_parquet_folders_and_arrays_give_the_same_pixels(tmp_path: Path) -> None
                 assert LABELS[[np.array_equal(pixels, p) for p in IMAGES].index(True)] == label
 
 
+def test_a_changed_pixel_or_label_changes_the_digest(tmp_path: Path) -> None:
+    np.savez(tmp_path / "train.npz", images=IMAGES, labels=LABELS)
+    first = loaded(tmp_path).digests
+    assert first.keys() == {"train", "validation"} and loaded(tmp_path).digests == first
+    changed = IMAGES.copy()
+    changed[:, 0, 0, 0] ^= 1
+    np.savez(tmp_path / "train.npz", images=changed, labels=LABELS)
+    assert all(digest != first[role] for role, digest in loaded(tmp_path).digests.items())
+
+
 def test_a_validation_folder_is_taken(tmp_path: Path) -> None:
     class_folders(class_folders(tmp_path), "val")
     assert (len(loaded(tmp_path).train), len(loaded(tmp_path).validation)) == (24, 24)

@@ -168,6 +168,17 @@ def test_a_held_out_split_is_seeded_and_disjoint(tmp_path, tokenizer):
     assert load(tmp_path, tokenizer, rows, seed=1).validation.ids != found.validation.ids
 
 
+def test_digests_follow_texts_labels_and_names(tmp_path, tokenizer):
+    first = load(tmp_path, tokenizer, ROWS, ROWS[:6]).digests
+    assert first.keys() == {"train", "validation"}
+    assert load(tmp_path, tokenizer, ROWS, ROWS[:6]).digests == first
+    changed = load(tmp_path, tokenizer, ROWS, [{**ROWS[0], "text": "plot"}, *ROWS[1:6]]).digests
+    assert changed["train"] == first["train"] and changed["validation"] != first["validation"]
+    for update in ({"labels": ["no", "yes"]}, {"max_length": 6}):
+        other = load(tmp_path, tokenizer, ROWS, ROWS[:6], TASK.model_copy(update=update)).digests
+        assert all(other[role] != first[role] for role in first)
+
+
 def test_ids_have_special_tokens_and_are_cut_off(tmp_path, tokenizer):
     found = load(tmp_path, tokenizer, ROWS, ROWS[:6])
     for ids in found.train.ids:
@@ -237,7 +248,10 @@ def changed(**kw):
         (changed(label=lambda i: -1), "hidden"),
         (changed(label=lambda i: None if i == 3 else i % 2), "None"),
         (changed(label=lambda i: None), "fewer than two classes"),
-        (changed(label=lambda i: float("nan") if i == 3 else float(i % 2)), r"not finite: row \d+ has nan"),
+        (
+            changed(label=lambda i: float("nan") if i == 3 else float(i % 2)),
+            r"not finite: \S+ row 3 has nan",
+        ),
         (changed(label=lambda i: [i % 2]), "a label is one text or number|holds list"),
         (changed(text=lambda i: None if i % 2 else "fine"), r"20 of|15 of|are no text"),
         (changed(text=lambda i: i), "is a int"),

@@ -1,4 +1,4 @@
-"""BERT-like encoders: BERT and MiniLM, RoBERTa, DistilBERT, ELECTRA."""
+"""BERT-like encoders: BERT and MiniLM, RoBERTa (also as XLM-R and CamemBERT), DistilBERT, ELECTRA."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class EncoderFamily(FamilyDefaults[EncoderSpec, "Encoder"]):
 
     def from_module(self, module: nn.Module, labels: Sequence[str] | None = None) -> Encoder | None:
         """Return an encoder that computes what a transformers classifier does; None for another library's module."""
-        from rmtkd_edge.families.encoder.sources import from_transformers
+        from rmtkd_edge.families.encoder.checkpoints import from_transformers
 
         return from_transformers(module, labels) if hasattr(module, "config") else None
 

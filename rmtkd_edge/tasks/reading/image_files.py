@@ -14,6 +14,7 @@ from PIL import Image
 
 from rmtkd_edge.config.recipe import Task
 from rmtkd_edge.errors import DataError
+from rmtkd_edge.tasks.reading.places import columns
 from rmtkd_edge.tasks.reading.splits import Source, choose_paths, find_split, hidden, is_split_name, not_used
 from rmtkd_edge.tasks.reading.tables import PACKAGE, from_package_file, load_tables, only_train
 
@@ -158,7 +159,7 @@ def _column(task: Task, table: pa.Table, split: str) -> list[Item]:
     if missing:
         way_out = f"; {IGNORE_TEST}" if split == "test" else ""
         raise DataError(
-            f"{split} has no column {', '.join(missing)}; it has {', '.join(table.column_names)}",
+            f"{split} has no column {', '.join(missing)}; it has {', '.join(columns(table))}",
             f"set task.image and task.label in the recipe{way_out}",
         )
     values = table[task.image].to_pylist()
