@@ -95,7 +95,7 @@ class ImageClassification(Classification):
             preprocessing,
             (
                 *shares.notes,
-                *label_notes(task, source.parts["train"].table, names),
+                *label_notes(task, source.parts["train"].table),
                 *(note for pixels in source.parts.values() for note in pixels.notes),
                 f"images are normalised by mean {_rounded(preprocessing.mean)} and std {_rounded(preprocessing.std)}, "
                 f"{whose}",

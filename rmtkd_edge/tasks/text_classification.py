@@ -106,7 +106,7 @@ class TextClassification(Classification):
             splits["validation"],
             splits.get("test"),
             tokenizer,
-            (*shares.notes, *label_notes(task, source.parts["train"], names), *absent(names, numbers)),
+            (*shares.notes, *label_notes(task, source.parts["train"]), *absent(names, numbers)),
             sources=tuple(
                 SourceSummary(role, source.origins[role], len(table), {}, {}) for role, table in source.parts.items()
             ),

@@ -108,22 +108,17 @@ def label_values(task: Task, table: pa.Table, where: str) -> list[Any]:
     return [int(v) if isinstance(v, float) and v.is_integer() else v for v in values]
 
 
-def label_notes(task: Task, train: pa.Table, names: Sequence[str]) -> tuple[str, ...]:
-    """Return lines for the user on labels that differ in nothing but spaces and case, and on names that no row has."""
+def label_notes(task: Task, train: pa.Table) -> tuple[str, ...]:
+    """Return a line for the user on labels that differ in nothing but spaces and case, none where there are no such."""
     counts = Counter(str(v) for v in label_values(task, train, "train") if v is not None)
     groups: dict[str, list[str]] = defaultdict(list)
     for name in counts:
         groups[name.strip().casefold()].append(name)
     alike = [f"{name!r} ({counts[name]})" for group in groups.values() if len(group) > 1 for name in sorted(group)]
-    notes = []
-    if alike:
-        strip = "" if task.strip_labels else "; --set task.strip_labels=true leaves the spaces out"
-        notes.append(f"labels that differ in spaces or case alone are classes of their own: {some(alike)}{strip}")
-    found = set(label_numbers(task, train, "train", names).tolist())
-    empty = [name for i, name in enumerate(names) if i not in found]
-    if empty:
-        notes.append(f"no row of train has the label {some(empty)}")
-    return tuple(notes)
+    if not alike:
+        return ()
+    strip = "" if task.strip_labels else "; --set task.strip_labels=true leaves the spaces out"
+    return (f"labels that differ in spaces or case alone are classes of their own: {some(alike)}{strip}",)
 
 
 def stored_names(table: pa.Table, column: str) -> list[str] | None:

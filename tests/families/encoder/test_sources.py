@@ -213,7 +213,7 @@ def test_pickled_weights_are_refused_with_how_to_convert_them(tmp_path):
     model.save_pretrained(tmp_path)
     torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
     (tmp_path / "model.safetensors").unlink()
-    with pytest.raises(UserError, match="pickled .bin files") as caught:
+    with pytest.raises(UserError, match=r"pickled \.bin files") as caught:
         build(str(tmp_path), LABELS)
     assert "save_pretrained" in caught.value.hint
 
