@@ -57,7 +57,6 @@ def test_named_classes_are_believed():
 
 def test_labels_that_are_nearly_the_same_are_told_and_stripped_on_request():
     rows = table(["yes ", " yes", "Yes", "yes", "yes", "no"])
-    names = label_names(TASK, rows)
     (note,) = label_notes(TASK, rows)
     assert "'yes' (2)" in note and "' yes' (1)" in note and "task.strip_labels=true" in note
     task = TASK.model_copy(update={"strip_labels": True})
