@@ -25,7 +25,7 @@ from rmtkd_edge.tasks.reading.sequences import (
     table_ids,
     variations,
 )
-from rmtkd_edge.tasks.reading.splits import share_out
+from rmtkd_edge.tasks.reading.splits import Classes, share_out
 from rmtkd_edge.tasks.reading.tables import load_tables
 from rmtkd_edge.tasks.reading.tokenizers import load_tokenizer
 
@@ -85,7 +85,7 @@ class TextClassification(Classification):
         for role, table in source.parts.items():
             check_table(task, table, role)
         names = label_names(task, source.parts["train"])
-        classes = np.array(names)[label_numbers(task, source.parts["train"], "train", names)]
+        classes = Classes(names, label_numbers(task, source.parts["train"], "train", names))
         shares = share_out(task, source, recipe.seed, classes)
         splits = {}
         for role, table in shares.parts.items():
