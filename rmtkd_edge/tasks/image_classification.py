@@ -12,14 +12,13 @@ import numpy as np
 from rmtkd_edge.config.recipe import Recipe
 from rmtkd_edge.config.recipe import Task as TaskSettings
 from rmtkd_edge.errors import DataError, UserError
-from rmtkd_edge.run.records.data import SourceSummary
 from rmtkd_edge.tasks.base import Batch, Dataset, Exported, Normalisation, Prediction, Subsets, Task, draw_subsets
 from rmtkd_edge.tasks.classification import Classification, absent, check_metric, named
 from rmtkd_edge.tasks.reading.digests import rows_digest
-from rmtkd_edge.tasks.reading.images import ImagePreprocessing, load_pixels
+from rmtkd_edge.tasks.reading.images import ImagePreprocessing, load_pixels, summaries
 from rmtkd_edge.tasks.reading.labels import label_names, label_notes, label_numbers
 from rmtkd_edge.tasks.reading.pictures import read_picture
-from rmtkd_edge.tasks.reading.splits import Source, share_out
+from rmtkd_edge.tasks.reading.splits import Classes, Source, share_out
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -79,7 +78,7 @@ class ImageClassification(Classification):
             role: ImageSplit(pixels.images, label_numbers(task, pixels.table, role, names))
             for role, pixels in source.parts.items()
         }
-        classes = np.array(names)[parts["train"].labels]
+        classes = Classes(names, parts["train"].labels)
         shares = share_out(task, Source(parts, source.origins, source.unused), recipe.seed, classes)
         splits = shares.parts
         _check_sizes(splits)
@@ -97,14 +96,10 @@ class ImageClassification(Classification):
                 *shares.notes,
                 *label_notes(task, source.parts["train"].table),
                 *(note for pixels in source.parts.values() for note in pixels.notes),
-                f"images are normalised by mean {_rounded(preprocessing.mean)} and std {_rounded(preprocessing.std)}, "
-                f"{whose}",
+                whose,
                 *absent(names, {role: split.labels for role, split in splits.items()}),
             ),
-            sources=tuple(
-                SourceSummary(role, source.origins[role], len(found.images), found.seen.by_size, dict(found.seen.modes))
-                for role, found in source.parts.items()
-            ),
+            sources=summaries(source),
             not_used=source.unused,
             augmented=task.augment != "none",
             digests={role: rows_digest(names, split.images, split.labels) for role, split in splits.items()},
@@ -194,9 +189,9 @@ class ImagePredictor:
 def _preprocessing(
     task: TaskSettings, train: np.ndarray, kept: Path | None, source: Normalisation | None
 ) -> tuple[ImagePreprocessing, str]:
-    """Return how images become inputs, and whose mean and std they are."""
+    """Return how images become inputs, and a line on whose mean and std they are."""
     if kept is not None:
-        return ImagePreprocessing.read(kept), "as in training"
+        return ImagePreprocessing.read(kept), "images are normalised as in training"
     if task.mean is not None and task.std is not None:
         found: Normalisation = (task.mean, task.std)
         whose = "as the recipe says"
@@ -204,7 +199,9 @@ def _preprocessing(
         found, whose = source, "with which the model's weights were trained"
     else:
         found, whose = moments(train), "those of the training images"
-    return ImagePreprocessing(tuple(found[0]), tuple(found[1]), train.shape[1], task.pixel_range), whose
+    return ImagePreprocessing(tuple(found[0]), tuple(found[1]), train.shape[1], task.pixel_range), (
+        f"images are normalised by mean {_rounded(found[0])} and std {_rounded(found[1])}, {whose}"
+    )
 
 
 def _rounded(values: Sequence[float]) -> str:

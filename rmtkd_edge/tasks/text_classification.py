@@ -26,7 +26,7 @@ from rmtkd_edge.tasks.reading.sequences import (
     table_ids,
     variations,
 )
-from rmtkd_edge.tasks.reading.splits import share_out
+from rmtkd_edge.tasks.reading.splits import Classes, share_out
 from rmtkd_edge.tasks.reading.tables import load_tables
 from rmtkd_edge.tasks.reading.tokenizers import load_tokenizer
 
@@ -90,7 +90,7 @@ class TextClassification(Classification):
         for role, table in source.parts.items():
             check_table(task, table, role)
         names = label_names(task, source.parts["train"])
-        classes = np.array(names)[label_numbers(task, source.parts["train"], "train", names)]
+        classes = Classes(names, label_numbers(task, source.parts["train"], "train", names))
         shares = share_out(task, source, recipe.seed, classes)
         numbers = {role: label_numbers(task, table, role, names) for role, table in shares.parts.items()}
         for role in numbers.keys() - {"train"}:

@@ -70,7 +70,7 @@ def test_a_dry_run_says_what_it_reads_and_writes_nothing(
     assert code == 0 and "read train.csv: 600 rows as train" in out and "labels negative" in out
     assert "fill the 8 tokens" in out and "row 2 of train" in out and "[CLS]" in out and "held out of train" in out
     code, out, _ = call(capsys, *argv, "--json")
-    assert code == 0 and json.loads(out)["schema"] == "rmtkd-edge/data@1"
+    assert code == 0 and json.loads(out)["schema"] == "rmtkd-edge/data@2"
     code, _, err = call(capsys, *argv, "--set", "task.label=nothing")
     assert code == 2 and "nothing" in err
     assert sorted(tmp_path.iterdir()) == before

@@ -15,7 +15,7 @@ from tasks.tasks_sample import recipe_of
 from rmtkd_edge.config.recipe import Task
 from rmtkd_edge.errors import DataError
 from rmtkd_edge.tasks import text_classification as text
-from rmtkd_edge.tasks.reading.splits import Source, choose, share_out
+from rmtkd_edge.tasks.reading.splits import Classes, Source, choose, share_out
 from rmtkd_edge.tasks.reading.tables import load_tables
 
 TASK = Task(name="t", text=["text"])
@@ -143,7 +143,8 @@ def classes_of(found: dict[str, list[int]], classes: np.ndarray) -> dict[str, li
 
 def shared(classes: np.ndarray, seed: int, **keys: Any) -> dict[str, list[int]]:
     source = Source({"train": pa.table({"row": range(len(classes))})}, {"train": "train.csv"})
-    parts = share_out(changed(**keys), source, seed, classes).parts
+    names, numbers = np.unique(classes, return_inverse=True)
+    parts = share_out(changed(**keys), source, seed, Classes(names.tolist(), numbers)).parts
     return {role: table["row"].to_pylist() for role, table in parts.items()}
 
 

@@ -63,7 +63,7 @@ class DataSummary(Document):
         notes: what was done about odd rows.
     """
 
-    SCHEMA: ClassVar[str] = "rmtkd-edge/data@1"
+    SCHEMA: ClassVar[str] = "rmtkd-edge/data@2"
 
     name: str
     kind: str

@@ -16,6 +16,7 @@ from PIL import Image
 
 from rmtkd_edge.config.recipe import Task
 from rmtkd_edge.errors import DataError, RunDirError
+from rmtkd_edge.run.records.data import SourceSummary
 from rmtkd_edge.tasks.reading.image_files import Item, encoded
 from rmtkd_edge.tasks.reading.pictures import Picture, Range, open_picture, resized
 from rmtkd_edge.tasks.reading.splits import Source
@@ -103,6 +104,14 @@ def load_pixels(task: Task, data: Path | None) -> Source[Pixels]:
     return Source(parts, found.origins, found.unused)
 
 
+def summaries(source: Source[Pixels]) -> tuple[SourceSummary, ...]:
+    """Return what was read, by role."""
+    return tuple(
+        SourceSummary(role, source.origins[role], len(found.images), found.seen.by_size, dict(found.seen.modes))
+        for role, found in source.parts.items()
+    )
+
+
 def decode(task: Task, items: Sequence[Item], table: pa.Table, split: str) -> Pixels:
     """Return the images as one array; see load_pixels."""
     if not items:
@@ -141,8 +150,8 @@ class Seen:
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter)  # width, height
     changes: Counter[str] = field(default_factory=Counter)
     plain: int = 0  # images of one colour
-    used: float = 0.0  # the largest value as a share of what the depth allows
-    limit: float = 0.0
+    largest: float = 0.0  # value of deep images whose range nobody said
+    limit: float = 0.0  # the value that became white
 
     @property
     def by_size(self) -> dict[str, int]:
@@ -158,16 +167,16 @@ class Seen:
         self.sizes[picture.image.size] += 1
         self.changes.update(picture.changes)
         self.plain += picture.image.getcolors(1) is not None
-        self.used, self.limit = max(self.used, picture.used), max(self.limit, picture.limit)
+        if picture.largest is not None and picture.limit is not None:
+            self.largest, self.limit = max(self.largest, picture.largest), max(self.limit, picture.limit)
 
     def check(self, split: str) -> None:
         """Raise DataError where deep images use so little of their depth that 8 bits would be nearly black."""
-        if self.used < LEAST_USED:
-            largest = self.used * self.limit
+        if self.largest < LEAST_USED * self.limit:
             raise DataError(
-                f"the images of {split} have values up to {largest:.0f} of {self.limit:.0f} that their bits can hold: "
-                "scaled to 8 bits they are nearly black",
-                f"say which become black and white: --set task.pixel_range=[0,{largest:.0f}]",
+                f"the deep images of {split} have values up to {self.largest:.0f} of {self.limit:.0f} that their bits "
+                "can hold: scaled to 8 bits they are nearly black",
+                f"say which become black and white: --set task.pixel_range=[0,{max(1.0, self.largest):.0f}]",
             )
 
     def notes(self, split: str, side: int | None) -> list[str]:

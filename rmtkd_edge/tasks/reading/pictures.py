@@ -34,15 +34,15 @@ class Picture:
     Attributes:
         mode: Pillow's, of the file.
         changes: what was done to it, of the constants above.
-        used: of deep images the largest value as a share of what their depth allows; 1.0 for others.
-        limit: of deep images the value that became white.
+        largest: of deep images, where nobody said their range, the largest value.
+        limit: of them, the value that became white.
     """
 
     image: Image.Image
     mode: str
     changes: tuple[str, ...] = ()
-    used: float = 1.0
-    limit: float = 255.0
+    largest: float | None = None
+    limit: float | None = None
 
 
 def open_picture(found: bytes | np.ndarray | Image.Image, pixel_range: Range | None = None) -> Picture:
@@ -61,9 +61,10 @@ def open_picture(found: bytes | np.ndarray | Image.Image, pixel_range: Range | N
     mode, changes = image.mode, []
     if getattr(image, "is_animated", False):
         changes.append(FIRST_FRAME)
-    clear, used, limit = _transparent_value(image), 1.0, 255.0
+    largest: float | None = None
+    limit: float | None = None
     if mode == "F" or mode.startswith("I"):
-        image, used, limit = _shallow(image, pixel_range, clear)
+        image, largest, limit = _shallow(image, pixel_range)
         changes.append(SCALED)
     if image.getexif().get(ORIENTATION, 1) not in (0, 1):
         image = ImageOps.exif_transpose(image)
@@ -73,7 +74,7 @@ def open_picture(found: bytes | np.ndarray | Image.Image, pixel_range: Range | N
         if np.asarray(image)[..., 3].min() < 255:
             changes.append(COMPOSITED)
         image = Image.alpha_composite(Image.new("RGBA", image.size, (*BACKGROUND, 255)), image)
-    return Picture(image.convert("RGB"), mode, tuple(changes), used, limit)
+    return Picture(image.convert("RGB"), mode, tuple(changes), largest, limit)
 
 
 def read_picture(found: Any, side: int, pixel_range: Range | None = None) -> np.ndarray:
@@ -108,8 +109,8 @@ def _transparent_value(image: Image.Image) -> int | None:
     return value if isinstance(value, int) else None
 
 
-def _shallow(image: Image.Image, pixel_range: Range | None, clear: int | None) -> tuple[Image.Image, float, float]:
-    """Return a deep image in 8 bits, the share of its depth that its values use, and the value that became white."""
+def _shallow(image: Image.Image, pixel_range: Range | None) -> tuple[Image.Image, float | None, float | None]:
+    """Return a deep image in 8 bits and, where no range is given, its largest value and the one that became white."""
     values, depth = np.asarray(image).astype(np.float64), _depth(image)
     if not np.isfinite(values).all():
         raise ValueError("it holds values that are not finite")
@@ -122,12 +123,12 @@ def _shallow(image: Image.Image, pixel_range: Range | None, clear: int | None) -
     low, high = pixel_range or (0.0, depth or 1.0)
     shares = ((values - low) / (high - low)).clip(0, 1)
     grey = Image.fromarray(np.rint(shares * 255).astype(np.uint8))
-    if clear is not None:
+    if (clear := _transparent_value(image)) is not None:
         grey.putalpha(Image.fromarray(np.where(values == clear, 0, 255).astype(np.uint8)))
     exif = image.getexif()
     if exif.get(ORIENTATION):
         grey.getexif()[ORIENTATION] = exif[ORIENTATION]
-    return grey, 1.0 if pixel_range else float(values.max() / high), high
+    return (grey, None, None) if pixel_range else (grey, float(values.max()), float(high))
 
 
 def _depth(image: Image.Image) -> int | None:

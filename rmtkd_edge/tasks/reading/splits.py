@@ -49,6 +49,14 @@ class Source(Generic[P]):
 
 
 @dataclass(frozen=True)
+class Classes:
+    """The class of every row of train, as its number (n,) among `names`."""
+
+    names: Sequence[str]
+    numbers: np.ndarray
+
+
+@dataclass(frozen=True)
 class Shares(Generic[R]):
     """Rows by role, train and validation always, and lines that say where they come from."""
 
@@ -150,14 +158,14 @@ def not_used(where: str, names: Sequence[str]) -> str:
     return f"not used of {where}: {len(names)} ({', '.join(names[:SHOWN_UNUSED])}{more})"
 
 
-def share_out(task: Task, source: Source[R], seed: int, classes: np.ndarray | None = None) -> Shares[R]:
+def share_out(task: Task, source: Source[R], seed: int, classes: Classes | None = None) -> Shares[R]:
     """Return the rows of each role: those of the source, what is held out of train, then no more than the limits.
 
     One permutation of train, under the seed, gives validation its first rows and test its next, where either is
     missing. Where a class is so small that such a draw could leave it out, every class gives the same share instead.
 
     Args:
-        classes: the class (n,) of every row of train, None where rows have none.
+        classes: those of train, None where rows have none.
 
     Raises:
         DataError: a side of what is held out would be empty, or a class has too few rows for all sides.
@@ -180,7 +188,7 @@ def share_out(task: Task, source: Source[R], seed: int, classes: np.ndarray | No
     return Shares(parts, tuple(note for note in ("; ".join(told), source.unused) if note))
 
 
-def _held_out(task: Task, source: Source[R], seed: int, classes: np.ndarray | None) -> dict[str, np.ndarray | None]:
+def _held_out(task: Task, source: Source[R], seed: int, classes: Classes | None) -> dict[str, np.ndarray | None]:
     """Return the sorted row numbers of each role in its part of the source, or in train; None for the whole part."""
     whole: dict[str, np.ndarray | None] = {role: None for role in ROLES if role in source.parts}
     missing = [role for role in ROLES if role not in source.parts]
@@ -212,28 +220,28 @@ def _sizes(task: Task, missing: Sequence[str], count: int) -> dict[str, int]:
     return sizes
 
 
-def _order(sizes: Mapping[str, int], count: int, seed: int, classes: np.ndarray | None) -> np.ndarray:
+def _order(sizes: Mapping[str, int], count: int, seed: int, classes: Classes | None) -> np.ndarray:
     """Return the rows of train in the order in which the roles of `sizes` take theirs; the rest remains train's."""
     order: np.ndarray = np.random.default_rng(seed).permutation(count)
     if classes is None:
         return order
-    names, counts = np.unique(classes, return_counts=True)
-    if counts.min() * min(sizes.values()) >= EXPECTED * count:
+    counts = {name: int(n) for name, n in zip(classes.names, np.bincount(classes.numbers), strict=False) if n}
+    if min(counts.values()) * min(sizes.values()) >= EXPECTED * count:
         return order
     sides = len(sizes) + 1
-    if few := [f"{name} ({n})" for name, n in zip(names, counts, strict=True) if n < sides]:
+    if few := [f"{name} ({n})" for name, n in counts.items() if n < sides]:
         more = f" and {len(few) - SHOWN} more" if len(few) > SHOWN else ""
         raise DataError(
             f"train is shared out in {sides} ways, and these labels have fewer rows: {', '.join(few[:SHOWN])}{more}",
             f"drop or merge these labels, or bring a split of your own for {' and '.join(sizes)}",
         )
     for role, size in sizes.items():
-        if size < len(names):
+        if size < len(counts):
             raise DataError(
-                f"{size} rows of {count} that are held out as {role} cannot hold all {len(names)} labels",
-                f"--set task.{role}_fraction={math.ceil(100 * len(names) / count) / 100:g}, or bring a {role} split",
+                f"{size} rows of {count} that are held out as {role} cannot hold all {len(counts)} labels",
+                f"--set task.{role}_fraction={math.ceil(100 * len(counts) / count) / 100:g}, or bring a {role} split",
             )
-    return _stratified(sizes.values(), seed, classes)
+    return _stratified(sizes.values(), seed, classes.numbers)
 
 
 def _stratified(sizes: Iterable[int], seed: int, classes: np.ndarray) -> np.ndarray:
