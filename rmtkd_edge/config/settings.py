@@ -23,9 +23,13 @@ def shipped_folder(kind: str) -> Path:
 
 
 def did_you_mean(name: str, known: Sequence[str], cutoff: float = 0.6) -> str:
-    """Return `; did you mean ...?` for the nearest of `known`, or an empty text where none is near."""
-    near = difflib.get_close_matches(name, known, n=1, cutoff=cutoff)
-    return f"; did you mean `{near[0]}`?" if near else ""
+    """Return `; did you mean ...?` for the nearest of `known`, or an empty text where none is near.
+
+    Case and surrounding spaces do not count.
+    """
+    plain = {other.strip().casefold(): other for other in reversed(known)}
+    near = difflib.get_close_matches(name.strip().casefold(), plain, n=1, cutoff=cutoff)
+    return f"; did you mean `{plain[near[0]]}`?" if near else ""
 
 
 def describe_faults(err: ValidationError, root: type[BaseModel], prefix: str = "") -> str:

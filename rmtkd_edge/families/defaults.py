@@ -151,6 +151,10 @@ class FamilyDefaults(Generic[S, M]):
         """Return a state dict from the names that ship."""
         return dict(tensors)
 
+    def fit_preprocessing(self, spec: S, files: Mapping[str, bytes]) -> dict[str, bytes]:
+        """Return the files as they are."""
+        return dict(files)
+
     def traced(self, folded: M) -> nn.Module:
         """Return the module that is traced for ONNX, called with the spec's inputs."""
         return folded

@@ -15,7 +15,7 @@ from rmtkd_edge.config.recipe import Task
 from rmtkd_edge.errors import DataError
 from rmtkd_edge.tasks.reading.labels import label_names
 from rmtkd_edge.tasks.reading.places import columns, place
-from rmtkd_edge.tasks.reading.sequences import table_texts
+from rmtkd_edge.tasks.reading.sequences import check_table, table_texts
 from rmtkd_edge.tasks.reading.tables import load_tables
 from rmtkd_edge.tasks.reading.text_files import COMPRESSIONS
 
@@ -158,3 +158,18 @@ def test_a_message_lists_ten_and_a_count():
     with pytest.raises(DataError, match="and 490 more") as caught:
         label_names(TASK, table)
     assert len(caught.value.message) < 400
+
+
+def test_views_and_categories_of_parquet_are_read(tmp_path: Path):
+    texts = pa.array([row["text"] for row in TEXT_ROWS], pa.string_view())
+    labels = pa.array([row["label"] for row in TEXT_ROWS]).dictionary_encode()
+    pyarrow.parquet.write_table(pa.table({"text": texts, "label": labels}), tmp_path / "train.parquet")
+    assert plain(read(tmp_path).take([1, 0])) == TEXT_ROWS[::-1]
+
+
+@pytest.mark.parametrize("header", ["TEXT,Label", " text, label", "Texts,labels"])
+def test_a_header_that_is_nearly_right_is_offered(tmp_path: Path, header: str):
+    (tmp_path / "train.csv").write_text(f"{header}\na,b\n", encoding="utf-8")
+    with pytest.raises(DataError) as caught:
+        check_table(TASK, read(tmp_path), "train")
+    assert all(f"did you mean `{name}`" in caught.value.message for name in header.split(","))

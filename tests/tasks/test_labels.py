@@ -89,3 +89,13 @@ def test_the_line_of_a_label_is_named():
     rows = with_places(table(["no", "maybe"]), "train.csv", [2, 5], "line")
     with pytest.raises(DataError, match=r"train\.csv line 5 has 'maybe'"):
         label_numbers(TASK, rows, "train", ["no", "yes"])
+
+
+@pytest.mark.parametrize("stored", [b"{", b"[]", b'{"info": []}', b'{"info": {"features": {"label": {"names": [1]}}}}'])
+def test_metadata_that_cannot_be_read_are_refused_unless_the_recipe_names_the_labels(stored):
+    rows = table([0, 1]).replace_schema_metadata({b"huggingface": stored})
+    with pytest.raises(DataError, match="`huggingface`") as caught:
+        label_names(TASK, rows)
+    assert "task.labels" in caught.value.hint
+    task = TASK.model_copy(update={"labels": ["no", "yes"]})
+    assert label_numbers(task, rows, "train", label_names(task, rows)).tolist() == [0, 1]

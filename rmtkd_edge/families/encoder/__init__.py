@@ -150,6 +150,12 @@ class EncoderFamily(FamilyDefaults[EncoderSpec, "Encoder"]):
 
         return from_tensors(spec, tensors)
 
+    def fit_preprocessing(self, spec: EncoderSpec, files: Mapping[str, bytes]) -> dict[str, bytes]:
+        """Return a tokenizer's files that give the inputs which the model reads."""
+        from rmtkd_edge.families.encoder.tokenizer_files import fit_tokenizer
+
+        return fit_tokenizer(spec, files)
+
     def export(self, folded: Encoder, path: Path, options: Export, metadata: Mapping[str, str]) -> list[Path]:
         """Write a folded encoder as ONNX."""
         from rmtkd_edge.families.encoder.graph import GraphOptions, export

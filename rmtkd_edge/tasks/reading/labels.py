@@ -20,6 +20,10 @@ HIDDEN_HINT = (
     '--set task.test_split="" holds a share of train out; for data like GLUE --set task.test_split=validation '
     '--set task.validation_split="" reports the validation split and selects on a share of train'
 )
+UNCLASSED_HINT = (
+    "set task.label to a column of classes, or task.kind to a task that predicts numbers; where these are classes, "
+    "name them: task.labels = [...]"
+)
 FEW = 10  # classes that are always believed; of more, fewer than half the rows must be a class of their own
 
 
@@ -75,13 +79,13 @@ def _refuse_unclassed(task: Task, values: Sequence[Any], rows: int) -> None:
         raise DataError(
             f"the label column `{task.label}` holds numbers with fractions ({some(values)}): that looks like a "
             "regression, and this task gives one of several labels",
-            "set task.label to a column of classes; where these are classes, name them: task.labels = [...]",
+            UNCLASSED_HINT,
         )
     if len(values) > FEW and len(values) > rows / 2:
         raise DataError(
             f"the label column `{task.label}` holds {len(values):,} different values in {rows:,} rows "
             f"({some(values)}): that looks like row numbers, texts or a regression",
-            "set task.label to a column of classes; where these are classes, name them: task.labels = [...]",
+            UNCLASSED_HINT,
         )
 
 
@@ -122,12 +126,24 @@ def label_notes(task: Task, train: pa.Table) -> tuple[str, ...]:
 
 
 def stored_names(table: pa.Table, column: str) -> list[str] | None:
-    """Return the names that `datasets` keeps in the metadata of a Parquet file, or None."""
+    """Return the names that `datasets` keeps in the metadata of a Parquet file, or None.
+
+    Raises DataError for metadata that cannot be read: without them the order of the labels would be guessed.
+    """
     raw = (table.schema.metadata or {}).get(b"huggingface")
     if raw is None:
         return None
-    feature = json.loads(raw).get("info", {}).get("features", {}).get(column, {})
-    return feature.get("names") if isinstance(feature, dict) else None
+    try:
+        names = json.loads(raw).get("info", {}).get("features", {}).get(column, {}).get("names")
+        if names is None or (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+            return names
+        told = f"names = {names!r}"
+    except (ValueError, AttributeError, RecursionError) as err:
+        told = str(err)
+    raise DataError(
+        f"the metadata `huggingface` of the Parquet file, which names its labels, cannot be read: {told[:200]}",
+        "name them in the recipe: task.labels = [...], or write the file again",
+    )
 
 
 def with_names(table: pa.Table, column: str, names: list[str]) -> pa.Table:

@@ -22,7 +22,7 @@ from rmtkd_edge.tasks.reading.splits import Source, choose, choose_paths, hidden
 from rmtkd_edge.tasks.reading.text_files import COMPRESSIONS, kind_of, stem_of
 
 READERS: dict[str, Callable[[Task, Path], pa.Table]] = {
-    ".parquet": lambda task, path: with_places(pyarrow.parquet.read_table(path), path.name),
+    ".parquet": lambda task, path: with_places(_without_views(pyarrow.parquet.read_table(path)), path.name),
     ".csv": read_delimited,
     ".tsv": read_delimited,
     ".json": read_objects,
@@ -84,6 +84,13 @@ def _read(task: Task, path: Path) -> pa.Table:
         raise DataError(
             f"{path} cannot be read: {reason(err)}", "is it complete, and of the kind its name says?"
         ) from err
+
+
+def _without_views(table: pa.Table) -> pa.Table:
+    """Return a table whose texts and bytes can be taken by row, which pyarrow's views of them cannot."""
+    plain = {pa.string_view(): pa.large_string(), pa.binary_view(): pa.large_binary()}
+    fields = [field.with_type(plain.get(field.type, field.type)) for field in table.schema]
+    return table.cast(pa.schema(fields, table.schema.metadata))
 
 
 def from_package(name: str) -> pa.Table:
