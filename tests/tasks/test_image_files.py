@@ -198,6 +198,7 @@ def test_files_that_are_no_npz_are_refused(tmp_path: Path, kind: str) -> None:
         notes(tmp_path)
 
 
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
 @pytest.mark.parametrize(
     "value", [b"GIF89a", b"\x89PNG\r\n\x1a\n" + b"\0" * 40, b"II*\0\xff\xff\xff\xff", b"P6\n9 9\n255\n"]
 )
