@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from rmtkd_edge.api.profile import open_exported
+from rmtkd_edge.api.profile import refuse_unexported
 from rmtkd_edge.profile.bundle import Bundle, write_bundle
 from rmtkd_edge.profile.options import BundleOptions
+from rmtkd_edge.run.lock import open_to_write
 
 __all__ = ["Bundle", "BundleOptions", "bundle_run"]
 
@@ -16,4 +17,6 @@ def bundle_run(options: BundleOptions) -> Bundle:
         UserError: the profile leaves the number of threads to the machine, or needs no bundle.
         RunDirError: nothing was exported, or the folder is there already and `force` is not set.
     """
-    return write_bundle(open_exported(options.run), options)
+    with open_to_write(options.run) as run:
+        refuse_unexported(run)
+        return write_bundle(run, options)

@@ -8,7 +8,7 @@ from pathlib import Path
 from rmtkd_edge.api.profile import ProfileResult, recipe_budget
 from rmtkd_edge.profile.budget import missed_budgets
 from rmtkd_edge.profile.bundle import collect
-from rmtkd_edge.run.directory import Run
+from rmtkd_edge.run.lock import open_to_write
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +27,7 @@ def collect_run(options: CollectOptions) -> ProfileResult:
         UserError: the file is unreadable, unfinished, altered, of another bundle or of another machine.
         RunDirError: the device was measured already and `force` is not set.
     """
-    run = Run.open(options.run)
-    budget = recipe_budget(run)
-    record = collect(run, options.results, options.force)
+    with open_to_write(options.run) as run:
+        budget = recipe_budget(run)
+        record = collect(run, options.results, options.force)
     return ProfileResult((record,), missed_budgets(run.path, [record], budget))

@@ -18,6 +18,8 @@ from rmtkd_edge.families.base import NarrowOptions, family_of
 from rmtkd_edge.machine import detect_machine
 from rmtkd_edge.run.directory import Run
 from rmtkd_edge.run.layout import MANIFEST, RECIPE
+from rmtkd_edge.run.leftovers import sweep
+from rmtkd_edge.run.lock import RunLock
 
 if TYPE_CHECKING:
     from rmtkd_edge.api.plan import Plan
@@ -117,14 +119,29 @@ def compress_run(options: CompressOptions, reporter: Reporter) -> CompressRecord
     Settings and data are read before a run directory is made, and before `force` replaces one.
     """
     recipe, path = resolve_recipe(options), options.out
-    if not options.force and (path / MANIFEST).is_file():
-        refuse_other_run(open_or_create(recipe, path, False), options.data)
-    from rmtkd_edge.compress import stage
+    with RunLock(path) as lock:
+        if (path / MANIFEST).is_file():
+            _prepare_to_write(lock)
+            if not options.force:
+                refuse_other_run(open_or_create(recipe, path, False), options.data)
+        from rmtkd_edge.compress import stage
 
-    prepared = stage.prepare(recipe, options.data)
-    measure = latency_measure(recipe, prepared.family, prepared.profile)
-    run = open_or_create(recipe, path, options.force)
-    return stage.compress_run(run, recipe, data=options.data, reporter=reporter, measure_ms=measure, prepared=prepared)
+        prepared = stage.prepare(recipe, options.data)
+        measure = latency_measure(recipe, prepared.family, prepared.profile)
+        _prepare_to_write(lock)
+        run = open_or_create(recipe, path, options.force)
+        if not options.force:
+            refuse_other_run(run, options.data)
+        return stage.compress_run(
+            run, recipe, data=options.data, reporter=reporter, measure_ms=measure, prepared=prepared
+        )
+
+
+def _prepare_to_write(lock: RunLock) -> None:
+    """Take the lock of the run directory, in the main process alone, and sweep what killed processes left there."""
+    if is_main_process():
+        lock.take()
+        sweep(lock.path)
 
 
 def read_data(options: CompressOptions) -> DataSummary:
@@ -206,6 +223,8 @@ def open_or_create(recipe: Recipe, path: Path, force: bool) -> Run:
             f"{path} holds a run of another recipe (its own is in {path / RECIPE})",
             "choose another --out, or add --force to replace it",
         )
+    if not run.has(RECIPE):  # killed before it was there
+        run.write_text(RECIPE, text)
     return run
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import html
 import os
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,9 @@ from rmtkd_edge.api.batches import Loader, numbered, task_of
 from rmtkd_edge.config.recipe import Export
 from rmtkd_edge.errors import RunDirError, UserError
 from rmtkd_edge.export.options import ExportOptions
+from rmtkd_edge.run.folders import replace_folder, sweep_builds
 from rmtkd_edge.run.layout import EXPORT_RECORD, PRECISIONS
+from rmtkd_edge.run.lock import open_to_write
 from rmtkd_edge.run.records.export import ExportRecord, VariantRecord
 from rmtkd_edge.run.reporter import Reporter, SilentReporter
 from rmtkd_edge.tasks.base import Dataset, Task
@@ -40,7 +41,8 @@ def export_run(options: ExportOptions, reporter: Reporter | None = None) -> Expo
     """
     from rmtkd_edge.export.stage import export_run as stage
 
-    return stage(options, reporter)
+    with open_to_write(options.run):
+        return stage(options, reporter)
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,7 @@ def export(
     from rmtkd_edge.machine import detect_machine
 
     out = Path(out)
-    _check_target(out, force)
+    ours = _check_target(out, force)
     precisions = (precision,) if isinstance(precision, str) else precision
     if unknown := [name for name in precisions if name not in PRECISIONS]:
         raise UserError(f"there is no precision {unknown[0]!r}", f"precision: {', '.join(PRECISIONS)}")
@@ -134,22 +136,28 @@ def export(
         teacher_parameters=(teacher.spec.with_projections({}) if teacher is not None else spec).count_parameters(),
     )
     out.parent.mkdir(parents=True, exist_ok=True)
+    sweep_builds(out, (out.name,))
     with TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:
         record = export_folder(Path(folder) / out.name, out.name, mine, job, reporter or SilentReporter())
-        if out.is_dir():
-            shutil.rmtree(out)
-        (Path(folder) / out.name).rename(out)
+        replace_folder(Path(folder) / out.name, out, ours, EXPORT_RECORD)
     return ExportResult(out, record)
 
 
-def _check_target(out: Path, force: bool) -> None:
-    """Raise RunDirError for a folder that must not be written over: only an export is ever replaced."""
+def _check_target(out: Path, force: bool) -> tuple[str, ...]:
+    """Return the files of the export that a folder holds, all that may be removed from it.
+
+    Raises:
+        RunDirError: the folder must not be written over: only an export is ever replaced.
+    """
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return
+        return ()
     if not (out / EXPORT_RECORD).is_file():
         raise RunDirError(f"{out} is there and is no exported folder", "choose another folder")
     if not force:
         raise RunDirError(f"{out} holds an export already", "force=True replaces it")
+    from rmtkd_edge.export.bundle import read_record
+
+    return (*read_record(out).files, EXPORT_RECORD)
 
 
 def _preprocessing(task: Task[Any], tokenizer: Any, spec: Spec) -> dict[str, bytes]:

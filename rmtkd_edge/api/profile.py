@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rmtkd_edge.config.hardware import load_profile
 from rmtkd_edge.errors import Finding, RunDirError, UserError
 from rmtkd_edge.profile.budget import RecipeBudget, missed_budgets
 from rmtkd_edge.profile.identity import refuse_device
@@ -18,7 +17,8 @@ from rmtkd_edge.profile.several import profile_several
 from rmtkd_edge.profile.stage import profile_exported
 from rmtkd_edge.run.directory import Run
 from rmtkd_edge.run.freshness import stale_profiles
-from rmtkd_edge.run.layout import MANIFEST, profile_record, read_recipe
+from rmtkd_edge.run.layout import MANIFEST, profile_record, read_device, read_recipe
+from rmtkd_edge.run.lock import open_to_write
 from rmtkd_edge.run.records.profile import MeasurementRecord, ProfileRecord
 from rmtkd_edge.run.reporter import Reporter, SilentReporter
 
@@ -63,9 +63,11 @@ def profile_run(options: ProfileOptions, reporter: Reporter | None = None) -> Pr
         RunDirError: nothing was exported, or a device was measured already and `force` is not set.
         Finding: outputs differ from the host's.
     """
-    run = _open(options)
-    budget = recipe_budget(run)
-    records = profile_several(run, options, reporter or SilentReporter())
+    refuse_names(options)
+    with open_to_write(options.run) as run:
+        refuse_devices(run, options)
+        budget = recipe_budget(run)
+        records = profile_several(run, options, reporter or SilentReporter())
     return ProfileResult(tuple(records), missed_budgets(run.path, records, budget))
 
 
@@ -122,36 +124,35 @@ def profile(
     return ProfileResult(tuple(records), missed_budgets(options.run, records, None))
 
 
-def _open(options: ProfileOptions) -> Run:
-    """Return the run to measure; raise for devices that cannot be measured, before any is."""
-    profiles = options.profiles()
-    names = [device.name for device in profiles]
+def refuse_names(options: ProfileOptions) -> None:
+    """Raise UserError for devices that are named twice, or for several at one host."""
+    names = [device.name for device in options.profiles()]
     if not names or len(set(names)) < len(names):
         raise UserError(f"--on {','.join(names)!r}: every device once, and at least one", "--on local-cpu")
     if options.host is not None and len(names) > 1:
         raise UserError(
             f"--host {options.host} is one device, --on names {len(names)}", "write `host` into their profiles"
         )
-    run = open_exported(options.run)
+
+
+def refuse_devices(run: Run, options: ProfileOptions) -> None:
+    """Raise for a run without an export, and for devices that cannot be measured, before any is."""
+    refuse_unexported(run)
     stale = stale_profiles(run)
-    for device in profiles:
+    for device in options.profiles():
         refuse_device(device, options.host, options.python)
         if run.has(profile_record(device.name)) and device.name not in stale and not options.force:
             raise RunDirError(f"{run.path} was measured on {device.name} already", "add --force to measure again")
-    return run
 
 
-def open_exported(path: Path) -> Run:
-    """Return a run whose export has finished; raise RunDirError with the command to type otherwise."""
-    run = Run.open(path)
+def refuse_unexported(run: Run) -> None:
+    """Raise RunDirError, with the command to type, for a run whose export has not finished."""
     if run.stage("export").get("state") != "done":
         raise RunDirError(f"the stage export has not finished in {run.path}", f"rmtkd-edge export {run.path}")
-    return run
 
 
 def recipe_budget(run: Run) -> RecipeBudget | None:
     """Return what the run's recipe demands of its device, None where it names none."""
-    stop = read_recipe(run).stop
-    if stop.profile is None:
-        return None
-    return RecipeBudget(load_profile(stop.profile).name, stop.latency_ms, stop.disk_mb)
+    recipe = read_recipe(run)
+    device = read_device(run, recipe)
+    return None if device is None else RecipeBudget(device.name, recipe.stop.latency_ms, recipe.stop.disk_mb)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rmtkd_edge.run.directory import Run
+from rmtkd_edge.run.lock import open_to_write
 
 if TYPE_CHECKING:
     from rmtkd_edge.report.stage import Written
@@ -22,8 +23,12 @@ def report(*runs: Path | str, out: Path | str | None = None) -> Written:
         Where the pages and figures are; in a notebook it shows the page.
 
     Raises:
-        RunDirError: a file of a run is damaged.
+        RunDirError: a file of a run is damaged; without `out`, another process writes to the first run.
     """
     from rmtkd_edge.report.stage import report_runs
 
-    return report_runs([Run.open(Path(run)) for run in runs], None if out is None else Path(out))
+    paths = [Path(run) for run in runs]
+    if out is not None or not paths:
+        return report_runs([Run.open(path) for path in paths], None if out is None else Path(out))
+    with open_to_write(paths[0]) as first:
+        return report_runs([first, *(Run.open(path) for path in paths[1:])])

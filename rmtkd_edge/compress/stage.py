@@ -16,6 +16,7 @@ from rmtkd_edge.compress.learnt import blind_value, check_loaded, check_trained
 from rmtkd_edge.compress.loop import run_loop
 from rmtkd_edge.compress.parallel import make_accelerator
 from rmtkd_edge.compress.ranks.edge import check_site_names, multiple_for
+from rmtkd_edge.compress.resume import forget_damaged
 from rmtkd_edge.compress.store import RunCheckpoints, RunStore
 from rmtkd_edge.compress.training.evaluate import evaluate
 from rmtkd_edge.compress.training.schedule import Schedule
@@ -111,7 +112,10 @@ def compress_run(
     report = _logger(run, reporter)
     source = str(data.resolve()) if data else None
     run.mark("compress", "running", data=source, rows=dict(ready.dataset.digests))
+    for note in forget_damaged(run):
+        report("note", text=note)
     _keep_summary(run, ready, report)
+    layout.keep_device(run, recipe)
     _keep_preprocessing(run, ready)
     model, teacher = _teacher(run, recipe, ready, report)
     notes = [*ready.dataset.notes, *_check_cut(model.spec, recipe, ready, report)]
@@ -143,6 +147,8 @@ def compress_run(
     save_model(run, layout.BEST, best)
     run.write_record(layout.RESULT, result)
     facts = {"metric": state.scores.primary, "value": state.scores.value, "parameters": state.parameters}
+    if not run.read_only:
+        run.record(layout.LOG)
     run.mark("compress", "done", stop=stop, **facts)
     return result
 

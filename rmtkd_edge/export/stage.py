@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-from rmtkd_edge.config.hardware import load_profile
+from rmtkd_edge.config.hardware import HardwareProfile, load_profile
 from rmtkd_edge.config.recipe import Recipe
-from rmtkd_edge.errors import Finding, RunDirError, UserError
+from rmtkd_edge.errors import RunDirError, UserError
 from rmtkd_edge.export.folder import Job, export_folder
 from rmtkd_edge.export.options import ExportOptions
 from rmtkd_edge.export.rows import rows_of_dataset
@@ -18,7 +19,7 @@ from rmtkd_edge.families.store import load_model
 from rmtkd_edge.machine import detect_machine
 from rmtkd_edge.run.directory import Run
 from rmtkd_edge.run.freshness import refuse_other_rows
-from rmtkd_edge.run.layout import PREPROCESSING, ROLES, read_recipe
+from rmtkd_edge.run.layout import PREPROCESSING, ROLES, read_device, read_recipe
 from rmtkd_edge.run.records.export import ExportRecord
 from rmtkd_edge.run.reporter import Reporter, SilentReporter
 from rmtkd_edge.tasks.base import Dataset, find_task
@@ -39,7 +40,7 @@ def export_run(
 
     Raises:
         RunDirError: compress has not finished, or an export exists and `force` is not set.
-        Finding: a proof or an audit fails; that folder is removed then, so that nobody takes its files for good ones.
+        Finding: a proof or an audit fails; nothing of that folder is written then.
     """
     run, reporter = Run.open(options.run), reporter or SilentReporter()
     _check_ready(run, options.force)
@@ -51,12 +52,10 @@ def export_run(
         reporter.event("stage", name=role.folder)
         run.remove(role.folder)
         model = teacher if name == "baseline" else load_model(run, role.checkpoint)
-        try:
-            records[name] = export_folder(run.path_of(role.folder), model_id(recipe, name), model, job, reporter)
-        except Finding:
-            run.remove(role.folder)
-            raise
-        run.record(role.folder)
+        with TemporaryDirectory(dir=run.path, prefix=f".{role.folder}.") as temporary:
+            built = Path(temporary) / role.folder
+            records[name] = export_folder(built, model_id(recipe, name), model, job, reporter)
+            run.install(role.folder, built)
     run.mark("export", "done", seconds=round(time.monotonic() - start, 1), threads=job.threads)
     return records["candidate"]
 
@@ -93,20 +92,21 @@ def _job(run: Run, recipe: Recipe, options: ExportOptions, spec: Spec, dataset: 
         rows=rows_of_dataset(task, dataset, recipe, spec),
         preprocessing=preprocessing,
         options=section,
-        reduce_range=saturates(recipe.stop.profile, machine.instruction_sets),
+        reduce_range=saturates(read_device(run, recipe), machine.instruction_sets),
         threads=options.threads or machine.usable_cores,
         teacher_parameters=spec.count_parameters(),
     )
 
 
-def saturates(profile: str | None, here: Sequence[str]) -> bool:
+def saturates(profile: str | HardwareProfile | None, here: Sequence[str]) -> bool:
     """Return whether int8 sums saturate on a target.
 
     Args:
-        profile: name of its hardware profile, None for this machine.
+        profile: its hardware profile, or the name of one; None for this machine.
         here: this machine's instruction sets.
     """
-    return not SUMS_IN_32_BITS & set(load_profile(profile).instruction_sets if profile else here)
+    known = load_profile(profile) if isinstance(profile, str) else profile
+    return not SUMS_IN_32_BITS & set(known.instruction_sets if known else here)
 
 
 def model_id(recipe: Recipe, role: str) -> str:

@@ -8,7 +8,6 @@ rmtkd-edge collect RUN results.json           ->  profile/raspberry-pi-5.json in
 from __future__ import annotations
 
 import json
-import shutil
 import tarfile
 import tempfile
 from collections.abc import Mapping
@@ -20,6 +19,7 @@ from rmtkd_edge.config.hardware import HardwareProfile
 from rmtkd_edge.errors import RunDirError, UserError
 from rmtkd_edge.hashing import sha256_file
 from rmtkd_edge.profile.assemble import assemble
+from rmtkd_edge.profile.bundle_place import LIST, read_list, refuse_place, write_list
 from rmtkd_edge.profile.document import read_document
 from rmtkd_edge.profile.identity import refuse_other_machine, refuse_runtime, refuse_unknown_threads
 from rmtkd_edge.profile.measuring.basics import RESULTS_SCHEMA, workload_key
@@ -29,6 +29,7 @@ from rmtkd_edge.profile.options import BundleOptions, profile_of
 from rmtkd_edge.profile.plan import Measurement, build_bundle, prepare
 from rmtkd_edge.profile.workload import Effort, Workload
 from rmtkd_edge.run.directory import Run
+from rmtkd_edge.run.folders import replace_folder, sweep_builds
 from rmtkd_edge.run.layout import bundle_record, profile_record
 from rmtkd_edge.run.records.bundle import BundleRecord
 from rmtkd_edge.run.records.profile import ProfileRecord
@@ -68,18 +69,33 @@ def write_bundle(run: Run, options: BundleOptions) -> Bundle:
     """
     profile = profile_of(options.on, options.threads)
     _refuse_profile(run, profile)
-    out = options.out or run.path.with_name(f"{run.path.name}-{profile.name}")
+    here = run.path.resolve()
+    out = options.out or here.with_name(f"{here.name}-{profile.name}")
+    if out.name in ("", ".."):
+        raise RunDirError(f"{out} names no folder for a bundle", f"--out {here.name}-{profile.name}")
+    try:
+        return _write(run, options, profile, out)
+    except OSError as err:
+        where = err.filename or out
+        raise RunDirError(
+            f"cannot write {where}: {err.strerror or err}", "free space, or choose another --out"
+        ) from err
+
+
+def _write(run: Run, options: BundleOptions, profile: HardwareProfile, out: Path) -> Bundle:
     archive = out.with_name(out.name + ".tar.gz")
-    _refuse_place(out, archive, options.force)
+    refuse_place(out, archive, options.force)
     measurement = prepare(find_models(run), profile, options, run.manifest["seed"])
     models = tuple(model.label for model in measurement.exported.models)
     out.parent.mkdir(parents=True, exist_ok=True)
+    sweep_builds(out, (out.name, archive.name))
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as temporary:
         folder = Path(temporary) / out.name
         folder.mkdir()
         plan = build_bundle(folder, measurement, copy=True)
         text = README.format(models=", ".join(models), run=run.path)
         (folder / "README.txt").write_text(text, encoding="utf-8")
+        write_list(folder)
         packed = Path(temporary) / archive.name
         with tarfile.open(packed, "w:gz") as tar:
             tar.add(folder, arcname=out.name, filter=_anonymous)
@@ -90,9 +106,7 @@ def write_bundle(run: Run, options: BundleOptions) -> Bundle:
             plan_sha256=sha256_file(plan),
             plan=json.loads(plan.read_text(encoding="utf-8")),
         )
-        if out.exists():
-            shutil.rmtree(out)
-        folder.rename(out)
+        replace_folder(folder, out, read_list(out), LIST)
         packed.replace(archive)
     run.write_record(bundle_record(profile.name), record)
     return Bundle(out, archive, archive.stat().st_size, profile.name, models)
@@ -105,14 +119,6 @@ def _refuse_profile(run: Run, profile: HardwareProfile) -> None:
         raise UserError(
             f"{profile.name} is emulated on this machine and needs no bundle", f"rmtkd-edge profile {run.path}"
         )
-
-
-def _refuse_place(out: Path, archive: Path, force: bool) -> None:
-    for path in (out, archive):
-        if path.exists() and not force:
-            raise RunDirError(f"{path} is there already", "add --force to replace it, or choose another --out")
-    if out.is_symlink() or (out.exists() and not (out / "plan.json").is_file()):
-        raise RunDirError(f"{out} is no bundle, and is not replaced", "choose another --out")
 
 
 def _anonymous(member: tarfile.TarInfo) -> tarfile.TarInfo:

@@ -11,6 +11,8 @@ import onnx
 
 from rmtkd_edge.errors import RecipeError, RunDirError
 from rmtkd_edge.families.base import Spec, spec_from_dict
+from rmtkd_edge.hashing import sha256_file
+from rmtkd_edge.run.folders import inside
 from rmtkd_edge.run.layout import CONFIG, DEFAULT_METHOD, EXPORT_RECORD, PRECISIONS, ROLES, label, read_recipe
 from rmtkd_edge.run.records.base import from_json, read_json_file
 from rmtkd_edge.run.records.export import ExportRecord
@@ -85,6 +87,15 @@ class _Folder:
             return self.run.read_json(f"{self.path.name}/{name}")
         return read_json_file(self.path / name, self.again)
 
+    def check(self, name: str, sha256: str) -> None:
+        path = inside(self.path, name)
+        if not path.is_file():
+            raise RunDirError(f"{path} is missing", self.again)
+        if (found := sha256_file(path)) != sha256:
+            raise RunDirError(
+                f"{path} was altered or cut off: its sha256 is {found}, {EXPORT_RECORD} says {sha256}", self.again
+            )
+
     def spec(self) -> Spec:
         config = self.read(CONFIG)
         try:
@@ -128,6 +139,7 @@ def _model_file(folder: _Folder, role: str, precision: str, name: str, facts: Ex
     recorded = facts.files.get(rel) if variant is None else variant.sha256
     if recorded is None:
         raise RunDirError(f"nothing records the sha256 of {folder.path / rel}", folder.again)
+    folder.check(rel, recorded)
     return ModelFile(name, role, precision, folder.path / rel, recorded, tuple(_weights(folder, rel, facts)), facts)
 
 
@@ -136,6 +148,7 @@ def _weights(folder: _Folder, rel: str, facts: ExportRecord) -> Iterator[tuple[P
         part = (Path(rel).parent / location).as_posix()
         if part not in facts.files:
             raise RunDirError(f"nothing records the sha256 of {folder.path / part}", folder.again)
+        folder.check(part, facts.files[part])
         yield folder.path / part, facts.files[part]
 
 

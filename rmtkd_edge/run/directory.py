@@ -10,7 +10,6 @@ import contextlib
 import hashlib
 import json
 import os
-import shutil
 import tempfile
 import threading
 from collections.abc import Mapping
@@ -21,14 +20,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from rmtkd_edge.errors import RunDirError
 from rmtkd_edge.hashing import sha256_file
-from rmtkd_edge.run.layout import MANIFEST, OWNED, RECIPE
-from rmtkd_edge.run.records.base import Document, check_size, from_json, parse_json, read_json_file, to_json
+from rmtkd_edge.run.folders import files_of, inside, move_files, refuse_foreign, remove_files
+from rmtkd_edge.run.layout import MANIFEST, RECIPE
+from rmtkd_edge.run.leftovers import make_room
+from rmtkd_edge.run.records.base import Document, check_size, from_json, parse_json, to_json
+from rmtkd_edge.run.records.manifest import SCHEMA, read_manifest
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-SCHEMA = "rmtkd-edge/run@2"
 D = TypeVar("D", bound=Document)
 
 
@@ -81,12 +82,7 @@ class Run:
         if path.exists() and not path.is_dir():
             raise RunDirError(f"{path} is a file, not a folder", "choose another --out")
         if path.is_dir() and any(path.iterdir()):
-            if not (path / MANIFEST).is_file():
-                raise RunDirError(f"{path} is not empty and no run directory", "choose another --out")
-            if not force:
-                raise RunDirError(f"{path} holds a run already", "choose another --out, or add --force to replace it")
-            for name in OWNED:
-                _delete(path / name)
+            make_room(path, recipe_text, force)
         manifest = {
             "schema": SCHEMA,
             "version": package_version(),
@@ -97,6 +93,7 @@ class Run:
             "stages": {},
         }
         run = Run(path, manifest)
+        run._save()  # first of all, so that a folder with anything of a run in it is known for one
         run.write_text(RECIPE, recipe_text)
         return run
 
@@ -109,27 +106,11 @@ class Run:
             raise RunDirError(
                 f"{path} is no run directory (it has no {MANIFEST})", "rmtkd-edge compress RECIPE --out DIR makes one"
             )
-        manifest = read_json_file(file, "restore it, or start again with --force")
-        if not isinstance(manifest, dict):
-            raise RunDirError(f"{file} holds no JSON object", "restore it, or start again with --force")
-        if manifest.get("schema") != SCHEMA:
-            raise RunDirError(
-                f"{file} has schema {manifest.get('schema')!r}, this version reads {SCHEMA!r}",
-                f"use the version that made it ({manifest.get('version', '?')}), or compress again with --force",
-            )
-        stages = manifest.get("stages")
-        tables = isinstance(stages, dict) and all(isinstance(stage, dict) for stage in stages.values())
-        if not (tables and isinstance(manifest.get("files"), dict) and isinstance(manifest.get("seed"), int)):
-            raise RunDirError(f"{file} lacks files, stages or seed", "restore it, or start again with --force")
-        return Run(path, manifest)
+        return Run(path, read_manifest(file))
 
     def path_of(self, rel: str) -> Path:
         """Return the full path of a file in the run; raise RunDirError for one that would lie outside."""
-        root = self.path.resolve()
-        path = (root / rel).resolve()
-        if path != root and root not in path.parents:
-            raise RunDirError(f"{rel!r} points outside of the run directory {self.path}")
-        return path
+        return inside(self.path, rel)
 
     def has(self, rel: str) -> bool:
         """Return whether a file is recorded in the manifest."""
@@ -231,21 +212,48 @@ class Run:
             self.manifest["files"].update(hashes)
             self._save()
 
+    def install(self, rel: str, built: Path) -> None:
+        """Put a folder that was filled elsewhere on this file system into the run, in the place of an earlier one."""
+        self.remove(rel)
+        target = self.path_of(rel)
+        refuse_foreign(built, target, ())
+        with self._lock:  # listed before they are there, so that nothing of the run is ever taken for somebody's file
+            self.manifest["files"].update({f"{rel}/{name}": sha256_file(built / name) for name in files_of(built)})
+            self._save()
+        try:
+            move_files(built, target, files_of(built))
+        except OSError as err:
+            raise RunDirError(f"cannot write {target}: {err.strerror or err}", "check its permissions") from err
+
     def remove(self, rel: str) -> None:
-        """Remove a file, or a folder and all in it, from the run."""
-        if self.read_only:
-            return
+        """Remove a file, or all files of a folder, from the run; what others put there stays."""
+        self.path_of(rel)
         with self._lock:
-            for name in [f for f in self.manifest["files"] if f == rel or f.startswith(f"{rel}/")]:
+            gone = [name for name in self.manifest["files"] if name == rel or name.startswith(f"{rel}/")]
+            for name in gone:
                 del self.manifest["files"][name]
             self._save()
-        _delete(self.path_of(rel))
+        if not self.read_only:
+            remove_files(self.path, gone)
 
     def verify(self, rel_prefix: str = "") -> None:
         """Check the hash of every recorded file under a prefix; raise RunDirError for the first that differs."""
         for rel in sorted(self.manifest["files"]):
             if rel.startswith(rel_prefix):
                 self.read_bytes(rel)
+
+    def damaged(self, rel_prefix: str = "") -> dict[str, str]:
+        """Return what is wrong with every recorded file under a prefix that is not what was written, by its path."""
+        found = {}
+        for rel in sorted(self.manifest["files"]):
+            try:
+                if rel.startswith(rel_prefix) and sha256_file(self.path_of(rel)) != self.manifest["files"][rel]:
+                    found[rel] = "was changed or cut off"
+            except FileNotFoundError:
+                found[rel] = "is missing"
+            except (OSError, RunDirError) as err:
+                found[rel] = f"cannot be read: {getattr(err, 'strerror', None) or err}"
+        return found
 
     def stage(self, name: str) -> dict[str, Any]:
         """Return what is known of a stage ({} if it has not run)."""
@@ -264,14 +272,3 @@ class Run:
         if self.read_only:
             return
         atomic_write_bytes(self.path / MANIFEST, (json.dumps(self.manifest, indent=1) + "\n").encode())
-
-
-def _delete(path: Path) -> None:
-    """Remove a file, or a folder and all in it, not following links."""
-    try:
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
-    except OSError as err:
-        raise RunDirError(f"cannot remove {path}: {err.strerror or err}", "check its permissions") from err

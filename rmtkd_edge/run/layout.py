@@ -11,13 +11,16 @@ from typing import TYPE_CHECKING
 from rmtkd_edge.errors import RunDirError
 
 if TYPE_CHECKING:
+    from rmtkd_edge.config.hardware import HardwareProfile
     from rmtkd_edge.config.recipe import Recipe
     from rmtkd_edge.run.directory import Run
 
 MANIFEST = "run.json"
+LOCK = "run.lock"  # there while a process writes
 RECIPE = "recipe.toml"
 
 RESULT = "compress/result.json"
+DEVICE = "compress/device.toml"  # the hardware profile that the recipe names by its file
 LOG = "compress/log.jsonl"
 DATA = "compress/data.json"
 PRICES = "compress/prices.json"
@@ -30,7 +33,7 @@ CYCLES = "compress/cycles"
 BUNDLES = "bundles"
 PROFILES = "profile"
 REPORT = "report"
-OWNED = ("compress", "export", "baseline", PROFILES, BUNDLES, REPORT, RECIPE, MANIFEST)  # all that --force may remove
+OWNED = ("compress", "export", "baseline", PROFILES, BUNDLES, REPORT)  # folders that a run writes to
 
 SHAPE, WEIGHTS, PROJECTIONS = "model.json", "model.safetensors", "projections.safetensors"  # of a model's folder
 EXPORT_RECORD, CONFIG = "rmtkd.json", "config.json"  # of an exported folder
@@ -148,3 +151,32 @@ def read_recipe(run: Run) -> Recipe:
     except tomllib.TOMLDecodeError as err:
         raise RunDirError(f"{where} is not valid TOML: {err}", "restore it, or compress again with --force") from err
     return parse_recipe(data, where)
+
+
+def keep_device(run: Run, recipe: Recipe) -> None:
+    """Keep the hardware profile of a recipe that names it by its file, for stages that run elsewhere or later.
+
+    Raises:
+        RunDirError: the run was begun with another content of that file.
+    """
+    from rmtkd_edge.config.hardware import find_profile
+
+    name = recipe.stop.profile
+    if name is None or not name.endswith(".toml"):
+        return
+    text = find_profile(name).read_text(encoding="utf-8")
+    if not run.has(DEVICE):
+        run.write_text(DEVICE, text)
+    elif run.read_text(DEVICE) != text:
+        raise RunDirError(f"{name} was changed since {run.path} was begun with it", "--force begins again")
+
+
+def read_device(run: Run, recipe: Recipe) -> HardwareProfile | None:
+    """Return the hardware profile that a run's recipe names, None where it names none."""
+    from rmtkd_edge.config.hardware import load_profile, parse_profile
+
+    if recipe.stop.profile is None:
+        return None
+    if not run.has(DEVICE):
+        return load_profile(recipe.stop.profile)
+    return parse_profile(tomllib.loads(run.read_text(DEVICE)), str(run.path / DEVICE))

@@ -75,9 +75,7 @@ def from_json(cls: type[D], data: Any, where: Path | str, version: str = "") -> 
         found: D = _adapter(kind).validate_json(json.dumps(body, allow_nan=False))
         return found
     except ValidationError as err:
-        faults = [_fault(fault) for fault in err.errors(include_url=False, include_input=False)]
-        more = f"; and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
-        raise RunDirError(f"{where}: {'; '.join(faults[:SHOWN])}{more}", AGAIN) from err
+        raise RunDirError(f"{where}: {describe(err)}", AGAIN) from err
     except (ValueError, RecursionError) as err:
         what = "it is nested too deep" if isinstance(err, RecursionError) else "a figure is not finite"
         raise RunDirError(f"{where}: {what}", AGAIN) from err
@@ -86,6 +84,13 @@ def from_json(cls: type[D], data: Any, where: Path | str, version: str = "") -> 
 @cache
 def _adapter(cls: Any) -> TypeAdapter[Any]:
     return TypeAdapter(cls)
+
+
+def describe(err: ValidationError) -> str:
+    """Return the first faults of a document, each after its place, and how many there are besides."""
+    faults = [_fault(fault) for fault in err.errors(include_url=False, include_input=False)]
+    more = f"; and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
+    return f"{'; '.join(faults[:SHOWN])}{more}"
 
 
 def _fault(fault: Any) -> str:

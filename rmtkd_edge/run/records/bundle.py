@@ -1,4 +1,4 @@
-"""bundles/NAME.json: what `collect` must know of a bundle that was taken to a device."""
+"""bundles/NAME.json: what `collect` must know of a bundle that was taken to a device; and the bundle's own list."""
 
 from __future__ import annotations
 
@@ -19,3 +19,12 @@ class BundleRecord(Document):
     notes: tuple[str, ...]
     plan_sha256: str
     plan: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class BundleFiles(Document):
+    """bundle.json in the folder of a bundle: its files, which is all that may be removed to replace it."""
+
+    SCHEMA: ClassVar[str] = "rmtkd-edge/bundle-files@2"
+
+    files: tuple[str, ...]
