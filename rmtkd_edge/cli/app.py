@@ -6,7 +6,12 @@ of this program; 130 interrupted.
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import os
+import signal
 import sys
+import threading
 import traceback
 from typing import Annotated
 
@@ -30,6 +35,12 @@ from rmtkd_edge.cli.output import complain, explain, say
 from rmtkd_edge.errors import RmtkdError
 
 INTERRUPTED = 130
+# what the machine refuses, and no fault of this program: space, rights, names that are too long
+SURROUNDINGS = {
+    getattr(errno, name)
+    for name in ("ENOSPC", "EDQUOT", "EROFS", "EACCES", "EPERM", "EFBIG", "EIO", "ENAMETOOLONG", "ENOTDIR", "EPIPE")
+    if hasattr(errno, name)
+}
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -75,20 +86,52 @@ def options(
 
 def main(argv: list[str] | None = None) -> None:
     """Run the command line (on sys.argv when `argv` is None) and leave with its exit code."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does: locks and folders are released
+    code = _run(argv)
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        code = _unwritable(error)
+    sys.exit(code)
+
+
+def _run(argv: list[str] | None) -> int:
+    """Run the command line and return its exit code, whatever happens."""
     try:
         code = app(args=argv, standalone_mode=False)
     except RmtkdError as error:
         explain(error)
-        sys.exit(error.exit_code)
+        return error.exit_code
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
+    except OSError as error:
+        if error.errno not in SURROUNDINGS:
+            return _fault()
+        return _unwritable(error)
     except Exception as error:
         if hasattr(error, "format_message") and hasattr(error, "show"):  # typer's own: a wrong option or argument
             error.show()
-            sys.exit(getattr(error, "exit_code", 2))
-        traceback.print_exc()
-        complain("this is a fault of rmtkd-edge; please report it with the lines above")
-        sys.exit(3)
+            return int(getattr(error, "exit_code", 2))
+        return _fault()
     if code == INTERRUPTED:  # typer turns the signal into this code
         complain("interrupted; run the same command again to resume")
-    sys.exit(code if isinstance(code, int) else 0)
+    return code if isinstance(code, int) else 0
+
+
+def _fault() -> int:
+    traceback.print_exc()
+    complain("this is a fault of rmtkd-edge; please report it with the lines above")
+    return 3
+
+
+def _unwritable(error: OSError) -> int:
+    """Explain what the machine refused, and return the exit code."""
+    if error.filename is None:  # standard output: Python would try once more, and fail, when it ends
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if error.errno == errno.EPIPE:  # whoever read the output has seen enough
+        return 1
+    what = "the output" if error.filename is None else error.filename
+    complain(f"error: cannot write {what}: {error.strerror or error}\ntry: free space, or write to another place")
+    return 2

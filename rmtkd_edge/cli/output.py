@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -26,8 +26,9 @@ def say(*lines: str) -> None:
 
 
 def complain(text: str) -> None:
-    """Print a line to standard error."""
-    print(text, file=sys.stderr)
+    """Print a line to standard error, where that can be written."""
+    with suppress(OSError):
+        print(text, file=sys.stderr)
 
 
 def show(table: Table) -> None:

@@ -15,9 +15,10 @@ import numpy as np
 
 from rmtkd_edge.errors import UserError
 from rmtkd_edge.profile.comparison import excludes_equality
-from rmtkd_edge.profile.document import read_document
+from rmtkd_edge.profile.foreign import check_measurement
 from rmtkd_edge.profile.measuring.basics import RESULTS_SCHEMA, workload_key
 from rmtkd_edge.profile.ratios import ratio_of_sessions
+from rmtkd_edge.run.records.base import read_json_file
 from rmtkd_edge.run.records.profile import ProfileRecord
 
 # What must be the same for a ratio to be of the models, or of the change that was made, alone.
@@ -66,14 +67,15 @@ class SessionComparison:
 
 def read_measurement(file: Path) -> list[dict[str, Any]]:
     """Return the results of a profile's JSON or of a runner's results.json; raise UserError naming the file."""
-    document = read_document(file, HINT)
+    document = read_json_file(file, HINT)
     schema = document.get("schema") if isinstance(document, dict) else None
     if schema not in (ProfileRecord.SCHEMA, RESULTS_SCHEMA):
         known = f"{ProfileRecord.SCHEMA} and {RESULTS_SCHEMA}"
         raise UserError(f"{file} holds no finished measurement: its schema is {schema}, {known} are read", HINT)
     if not isinstance(document.get("results"), list) or not document["results"]:
         raise UserError(f"{file} holds no finished measurement", HINT)
-    if any((result.get("quality") or {}).get("verdict") == "emulated" for result in document["results"]):
+    check_measurement(document, file, HINT)
+    if any(result["quality"]["verdict"] == "emulated" for result in document["results"]):
         raise UserError(
             f"{file} was measured under emulation: its times are compared with nothing", "give another file"
         )

@@ -20,7 +20,7 @@ from rmtkd_edge.errors import RunDirError, UserError
 from rmtkd_edge.hashing import sha256_file
 from rmtkd_edge.profile.assemble import assemble
 from rmtkd_edge.profile.bundle_place import LIST, read_list, refuse_place, write_list
-from rmtkd_edge.profile.document import read_document
+from rmtkd_edge.profile.foreign import check_measurement
 from rmtkd_edge.profile.identity import refuse_other_machine, refuse_runtime, refuse_unknown_threads
 from rmtkd_edge.profile.measuring.basics import RESULTS_SCHEMA, workload_key
 from rmtkd_edge.profile.measuring.store import digest_of
@@ -31,6 +31,7 @@ from rmtkd_edge.profile.workload import Effort, Workload
 from rmtkd_edge.run.directory import Run
 from rmtkd_edge.run.folders import replace_folder, sweep_builds
 from rmtkd_edge.run.layout import bundle_record, profile_record
+from rmtkd_edge.run.records.base import read_json_file
 from rmtkd_edge.run.records.bundle import BundleRecord
 from rmtkd_edge.run.records.profile import ProfileRecord
 
@@ -176,7 +177,7 @@ def _measurement(known: BundleRecord, profile: HardwareProfile, exported: Export
 
 def read_results(file: Path) -> dict[str, Any]:
     """Return the runner's finished document; raise UserError naming the file and what is wrong with it."""
-    document = read_document(file, "give the results.json of a bundle, copied whole from the device")
+    document = read_json_file(file, "give the results.json of a bundle, copied whole from the device")
     if not isinstance(document, dict) or document.get("schema") != RESULTS_SCHEMA:
         found = document.get("schema") if isinstance(document, dict) else None
         why = f" (schema {found}, {RESULTS_SCHEMA} is read)" if found else ""
@@ -187,6 +188,7 @@ def read_results(file: Path) -> dict[str, Any]:
         raise UserError(f"{file} is not finished{why}", "python3 runner.py on the device continues where it stopped")
     if document.get("digest") != digest_of(document):
         raise UserError(f"{file} was altered after it was measured: its digest does not fit", "copy it again")
+    check_measurement(document, file, "measure again on the device with the bundle, unchanged", finished=True)
     return document
 
 

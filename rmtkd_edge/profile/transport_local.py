@@ -16,6 +16,7 @@ from typing import IO, Any
 
 from rmtkd_edge.errors import Finding, ProviderError, RmtkdError, RunDirError, UserError
 from rmtkd_edge.profile.emulation import find_python
+from rmtkd_edge.run.records.base import read_json_file
 from rmtkd_edge.run.reporter import Reporter
 
 Progress = Callable[[dict[str, Any]], None]
@@ -130,8 +131,8 @@ def _stop(process: subprocess.Popen[str]) -> None:
 def read_outcome(results: Path, code: int, stderr: str) -> dict[str, Any]:
     """Return the finished document at `results`; raise the error of the runner's refusal or exit code."""
     try:
-        document = json.loads(results.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        document = read_json_file(results)
+    except RunDirError:
         document = {}
     refused = document.get("error") if isinstance(document, dict) else None
     if code == 0 and isinstance(document, dict) and document.get("complete"):

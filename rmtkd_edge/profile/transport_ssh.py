@@ -21,10 +21,11 @@ from typing import Any
 
 from rmtkd_edge.errors import ProviderError, UserError
 from rmtkd_edge.hashing import sha256_file
-from rmtkd_edge.profile.document import LARGEST
+from rmtkd_edge.profile.foreign import check_measurement
 from rmtkd_edge.profile.measuring.store import digest_of
 from rmtkd_edge.profile.transport_local import Progress, event_of, read_outcome
 from rmtkd_edge.run.directory import atomic_write_bytes
+from rmtkd_edge.run.records.base import LARGEST
 
 FOLDER, IN_HOME = ".cache/rmtkd-edge", 'cd "$HOME" || exit 1\n'
 CONNECT_S, PATIENCE_S, POLL_S = 15, 120.0, 2.0  # to connect; without any connection; between looks at the runner
@@ -114,6 +115,7 @@ def run_over_ssh(
     stderr = again(lambda: target.run(f"tail -c 4000 {FOLDER}/{job}/stderr.txt 2>/dev/null || true"))
     document = read_outcome(results, code, stderr.decode(errors="replace"))
     refuse_altered(document, target.host)
+    check_measurement(document, f"the results of {target.host}", "measure again", finished=True)
     old = f"find {FOLDER}/jobs -mindepth 1 -maxdepth 1 -mtime +7 -exec rm -rf {{}} +"
     again(lambda: target.run(f"rm -rf {FOLDER}/{job}; find {FOLDER}/store -type f -mtime +7 -delete; {old}"))
     return document

@@ -92,7 +92,7 @@ def test_files_are_matched_by_model_and_load(tmp_path: Path) -> None:
     ("text", "says"),
     [
         (None, "cannot be read"),
-        ("{", "no whole JSON"),
+        ("{", "not valid JSON"),
         ("[]", "no finished"),
         ('{"schema": "rmtkd-edge/profile@2"}', "no"),
     ],

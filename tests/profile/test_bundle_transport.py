@@ -98,7 +98,7 @@ def test_half_a_file_is_refused_and_so_is_a_run_that_was_exported_again(measured
     run, file = measured
     half = file.with_name("half.json")
     half.write_text(file.read_text()[:-100])
-    for odd, says in ((half, "no whole JSON"), (file.with_name("none.json"), "cannot be read")):
+    for odd, says in ((half, "not valid JSON"), (file.with_name("none.json"), "cannot be read")):
         with pytest.raises(UserError, match=says):
             collect(run, odd)
     described = run.read_json("export/rmtkd.json")

@@ -80,6 +80,25 @@ def test_another_schema_names_both_versions(run: Run):
         '{"schema": "rmtkd-edge/run@2"}',
         '{"schema": "rmtkd-edge/run@1", "version": "0.1.0", "files": {}, "stages": {}, "seed": 0}',
         "\x00",
+        *[
+            json.dumps({"schema": SCHEMA, "files": {}, "stages": {}, "seed": 0, **odd})
+            for odd in (
+                {"seed": -1},
+                {"seed": 2**32},
+                {"seed": True},
+                {"seed": 1.5},
+                {"files": {"a": 5}},
+                {"files": {"a": "short"}},
+                {"files": []},
+                {"stages": {"compress": 5}},
+                {"stages": {"compress": {"state": "done", "data": 5}}},
+                {"stages": {"compress": {"state": "eaten"}}},
+                {"recipe_sha256": 5},
+                {"version": ["0.2"]},
+            )
+        ],
+        '{"schema": "rmtkd-edge/run@2", "files": {}, "stages": {"export": {"seconds": NaN}}, "seed": 0}',
+        '{"schema": "rmtkd-edge/run@2", "files": {}, "seed": 0, "stages": {"a": {"b":' + "[" * 900 + "]" * 900 + "}}}",
     ],
 )
 def test_a_manifest_that_is_none_is_the_users_error(run: Run, text: str):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from functools import cache
@@ -14,6 +15,8 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from rmtkd_edge.errors import RunDirError
 
 LARGEST = 256 * 2**20  # bytes of a JSON file that is read
+DEEPEST = 64  # levels of nesting
+LONGEST_INT = 19  # digits: what fits in 64 bits
 SHOWN = 5  # faults that an error lists
 AGAIN = "run the stage that wrote it again with --force"
 
@@ -102,13 +105,38 @@ def _fault(fault: Any) -> str:
 
 
 def parse_json(data: bytes, where: Path | str, hint: str = AGAIN) -> Any:
-    """Return what a JSON text holds; raise RunDirError naming `where` for one that is none, or nested too deep."""
+    """Return what a JSON text holds.
+
+    Raises:
+        RunDirError: naming `where` for a text that is no JSON, is nested too deep, or has a figure that is not finite
+            or a whole number that no record has.
+    """
     try:
-        return json.loads(data)
-    except ValueError as err:
-        raise RunDirError(f"{where} is not valid JSON: {err}", hint) from err
+        found = json.loads(data, parse_constant=_finite, parse_float=_finite, parse_int=_whole)
     except RecursionError as err:
         raise RunDirError(f"{where} is nested too deep", hint) from err
+    except ValueError as err:
+        raise RunDirError(f"{where} is not valid JSON: {err}", hint) from err
+    level = [found] if isinstance(found, (dict, list)) else []
+    for _ in range(DEEPEST):
+        level = [item for part in level for item in (part.values() if isinstance(part, dict) else part)]
+        level = [item for item in level if isinstance(item, (dict, list))]
+        if not level:
+            return found
+    raise RunDirError(f"{where} is nested too deep", hint)
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text[:20]} is no finite figure")
+    return value
+
+
+def _whole(text: str) -> int:
+    if len(text) > LONGEST_INT:
+        raise ValueError(f"a whole number of {len(text)} digits")
+    return int(text)
 
 
 def read_json_file(path: Path, hint: str = AGAIN, largest: int = LARGEST) -> Any:
