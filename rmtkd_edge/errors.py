@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+LONGEST_REASON = 2000  # characters of another library's error
+SHOWN = 10  # entries of a list in a message
+
 
 class RmtkdError(Exception):
     """A fault that the command line shows as a message, a hint and an exit code.
@@ -53,3 +56,16 @@ class Finding(RmtkdError):
     def __init__(self, message: str, hint: str = "", table: Sequence[Sequence[str]] = ()) -> None:
         super().__init__(message, hint)
         self.table = [list(row) for row in table]
+
+
+def reason(err: BaseException) -> str:
+    """Return what another library's error says: all its lines, for the first often only points to the others."""
+    lines = [line.rstrip() for line in str(err).splitlines() if line.strip()]
+    text = "\n".join(lines) or type(err).__name__
+    return text if len(text) <= LONGEST_REASON else f"{text[:LONGEST_REASON]} ..."
+
+
+def some(items: Sequence[object]) -> str:
+    """Return a list for a message: its first ten entries, and how many there are more."""
+    more = f" and {len(items) - SHOWN:,} more" if len(items) > SHOWN else ""
+    return ", ".join(str(item) for item in items[:SHOWN]) + more

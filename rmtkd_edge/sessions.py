@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
-from rmtkd_edge.errors import ProviderError, RunDirError, UserError
+from rmtkd_edge.errors import ProviderError, RunDirError, UserError, reason
 
 CPU = "CPUExecutionProvider"
 
@@ -35,9 +35,7 @@ def open_session(
     try:
         session = ort.InferenceSession(str(path), options, providers=[provider])
     except Exception as err:  # onnxruntime's own exceptions share no base class but Exception
-        raise RunDirError(
-            f"onnxruntime cannot load {path}: {str(err).splitlines()[0]}", "export again with --force"
-        ) from err
+        raise RunDirError(f"onnxruntime cannot load {path}: {reason(err)}", "export again with --force") from err
     if session.get_providers()[0] != provider:
         raise ProviderError(
             f"{provider} was asked for, onnxruntime took {session.get_providers()[0]}",

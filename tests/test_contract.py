@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import subprocess
@@ -21,7 +22,9 @@ from torch import Tensor
 
 from rmtkd_edge.compress.ranks.projection import projection
 from rmtkd_edge.compress.stage import compress_run
+from rmtkd_edge.compress.training.teacher_outputs import seen
 from rmtkd_edge.config.recipe import Analyse, Compress, Export, Recipe
+from rmtkd_edge.errors import RecipeError
 from rmtkd_edge.export.audit import audit_emitted, audit_optimised
 from rmtkd_edge.export.fold_proof import fold_with_proof
 from rmtkd_edge.export.verify import bisect, compare_onnx, verify_onnx
@@ -39,7 +42,8 @@ from rmtkd_edge.families.base import (
     spec_from_dict,
 )
 from rmtkd_edge.families.store import load_folder, save_folder
-from rmtkd_edge.methods.base import Cut, Seen, find_method, reduction
+from rmtkd_edge.methods.base import Cut, Objective, Pair, Seen, find_method, reduction
+from rmtkd_edge.methods.matching import matching
 from rmtkd_edge.run import layout
 from rmtkd_edge.run.directory import Run
 from rmtkd_edge.run.records.compress import CompressRecord
@@ -293,7 +297,7 @@ def test_a_method_starts_a_smaller_student_that_learns(case: Case, name: str, ti
     assert student.spec == case.teacher.spec.with_ranks(cut.widths) and not student.spec.raw
     assert student.spec.count_parameters() < case.teacher.spec.count_parameters()
     task = find_task(family.default_task)
-    objective = method.objective(task, recipe)
+    objective = method.objective(task, recipe, Pair(family, case.teacher, student, batches))
 
     def seen(model: Any) -> Seen:
         taps: dict[str, Tensor] = {}
@@ -375,3 +379,27 @@ def test_a_task_has_families_and_a_scorer(name: str) -> None:
     task = find_task(name)
     assert task.name == name and task.evaluation_batch > 0
     assert any(find_family(family).modality == task.modality for family in found("families"))
+
+
+def test_matching_sees_what_a_projection_loses(case: Case) -> None:
+    family, teacher, batch = case.family, case.teacher, case.batches[0]
+    taps = family.stream_taps(teacher.spec)
+    base = Objective(lambda seen, batch, teacher: seen.outputs.sum() * 0.0, teacher=False)
+    folded = family.fold(case.projected)
+
+    def loss(student: Any) -> Tensor:
+        objective = matching(base, Pair(family, teacher, student, lambda: case.batches), 1.0)
+        assert objective.teacher and objective.taps == taps
+        return objective.loss(seen(student, batch, taps, student.spec), batch, seen(teacher, batch, taps, teacher.spec))
+
+    if not taps:
+        with pytest.raises(RecipeError, match=r"names no states to match"):
+            loss(folded)
+        return
+    rows = family.rows(seen(teacher, batch, taps, teacher.spec).taps[taps[0]], batch)
+    assert rows.ndim == 2 and len(rows) >= len(batch["index"])
+    assert loss(copy.deepcopy(teacher)) < 1e-5  # nothing is lost
+    worse = loss(folded)
+    assert worse > 1e-3 and worse.isfinite()
+    worse.backward()
+    assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in folded.parameters())

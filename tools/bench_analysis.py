@@ -34,7 +34,7 @@ from rmtkd_edge.compress.stage import Prepared, prepare
 from rmtkd_edge.config.recipe import Recipe
 from rmtkd_edge.config.recipes import load_recipe
 from rmtkd_edge.families.base import call, ranks_of
-from rmtkd_edge.methods.base import Objective, Seen
+from rmtkd_edge.methods.base import Objective, Pair, Seen
 from rmtkd_edge.run.records.scores import Scores
 from rmtkd_edge.tasks.base import Batch
 
@@ -74,7 +74,8 @@ class Bench:
         student, _ = narrowed(context, model, projected(chosen, context))
         end = self.clock()
         size = recipe.distil.batch_size
-        objective = context.method.objective(context.task, recipe)
+        pair = Pair(context.family, model, student, context.data.warm)
+        objective = context.method.objective(context.task, recipe, pair)
         timer = Steps(objective, list(context.data.epoch(size, 0, 0)), self.timed_steps, self.clock)
         step_s, old_s = timer.seconds(copy.deepcopy(student).train(), model)
         per_epoch = context.data.steps(size)

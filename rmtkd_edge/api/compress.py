@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from rmtkd_edge.families.base import Family
     from rmtkd_edge.families.model import Model
     from rmtkd_edge.run.records.compress import CompressRecord
+    from rmtkd_edge.run.records.data import DataSummary
     from rmtkd_edge.run.reporter import Reporter
 
 
@@ -141,6 +142,19 @@ def _prepare_to_write(lock: RunLock) -> None:
     if is_main_process():
         lock.take()
         sweep(lock.path)
+
+
+def read_data(options: CompressOptions) -> DataSummary:
+    """Return what a compression would read, and the first rows as its model would see them; nothing is written.
+
+    Raises:
+        RecipeError: the recipe cannot be used.
+        DataError: the data cannot be used.
+    """
+    from rmtkd_edge.compress import stage
+
+    ready = stage.prepare(resolve_recipe(options), options.data)
+    return ready.task.summary(ready.dataset)
 
 
 def latency_measure(recipe: Recipe, family: Family, profile: HardwareProfile | None) -> Measure | None:

@@ -6,10 +6,11 @@ import copy
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from rmtkd_edge.api.batches import Loader, need_targets, numbered, settings, task_of
-from rmtkd_edge.config.recipe import Distil
+from rmtkd_edge.api.batches import Loader, first_rows, need_targets, numbered, settings, task_of
+from rmtkd_edge.config.recipe import Analyse, Distil
 from rmtkd_edge.errors import UserError
-from rmtkd_edge.methods.base import find_method
+from rmtkd_edge.families.base import family_of
+from rmtkd_edge.methods.base import Pair, find_method
 from rmtkd_edge.run.records.scores import Scores
 from rmtkd_edge.run.reporter import Reporter, SilentReporter
 from rmtkd_edge.tasks.base import Task
@@ -67,10 +68,12 @@ def distil(
         raise UserError(f"steps is {steps}", "1 or more, or leave it out for the options' epochs")
     how, kind, home = options or Distil(), task_of(student, task), next(student.parameters()).device
     how = how if steps is None else how.model_copy(update={"steps": steps})
-    objective, accelerator = find_method(method).objective(kind, settings(distil=how)), make_accelerator()
-    model = copy.deepcopy(student).to(accelerator.device).train()
+    accelerator = make_accelerator()
+    model = copy.deepcopy(student).to(accelerator.device)
     teacher = copy.deepcopy(teacher).to(accelerator.device).eval()
     batches = numbered(loader, model)
+    pair = Pair(family_of(model), teacher, model, first_rows(batches, Analyse().minimum_rows))
+    objective = find_method(method).objective(kind, settings(distil=how), pair)
     if how.alpha > 0:
         need_targets(kind, batches, "training", "add them, or learn from the teacher alone: options=Distil(alpha=0)")
     shown = (reporter or SilentReporter()).event
@@ -83,7 +86,7 @@ def distil(
         # a shuffled loader gives other rows under the same numbers in every epoch, so that nothing can be cached
         teacher=TeacherOutputs(teacher, 0, fresh=True, taps=objective.taps) if objective.teacher else None,
     )
-    train(model, training, accelerator, report=shown)
+    train(model.train(), training, accelerator, report=shown)
     return model.to(home).eval()
 
 

@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
+MOST = 1_048_576  # inputs of a call, or tokens of a sequence
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Run directory, as written by compress.")]
-OutOption = Annotated[Path, typer.Option("--out", "--output", "-o", help="Run directory to write.")]
+OutOption = Annotated[Path | None, typer.Option("--out", "--output", "-o", help="Run directory to write.")]
 DataOption = Annotated[
     Path | None, typer.Option(help="Folder (train.*, validation.*, test.*) or file; overrides the hub.")
 ]
@@ -37,6 +38,6 @@ def numbers(option: str, text: str | None) -> tuple[int, ...]:
     from rmtkd_edge.errors import UserError
 
     parts = [] if text is None else [part.strip() for part in text.split(",")]
-    if not all(part.isdecimal() and int(part) > 0 for part in parts):
-        raise UserError(f"{option} {text}: must be positive whole numbers", f"for example {option} 1,8")
+    if not all(part.isdecimal() and len(part) <= 7 and 0 < int(part) <= MOST for part in parts):
+        raise UserError(f"{option} {text}: must be whole numbers from 1 to {MOST}", f"for example {option} 1,8")
     return tuple(int(part) for part in parts)

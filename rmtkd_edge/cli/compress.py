@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from rmtkd_edge.cli.arguments import DataOption, ForceOption, JsonOption, OutOption
 from rmtkd_edge.cli.output import progress, say, show_json
+from rmtkd_edge.errors import UserError
+
+if TYPE_CHECKING:
+    from rmtkd_edge.run.records.data import DataSummary
 
 
 def command(
     recipe: Annotated[str, typer.Argument(help="Recipe file, or the name of one that ships (rmtkd-edge recipes).")],
-    out: OutOption,
+    out: OutOption = None,
     data: DataOption = None,
     overrides: Annotated[
         list[str] | None, typer.Option("--set", help="Change a recipe key: --set distil.alpha=0.7 (repeatable).")
@@ -32,6 +36,9 @@ def command(
         str | None, typer.Option(metavar="PROFILE", help="Stop when the limits of this hardware profile are met.")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything random (recipe key `seed`).")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Read recipe and data, say what was read, and write nothing.")
+    ] = False,
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -39,12 +46,14 @@ def command(
 
     A run that was stopped is continued by the same command. A finished run, or one of another recipe, needs --force.
     """
-    from rmtkd_edge.api.compress import CompressOptions, compress_run, is_main_process
+    from rmtkd_edge.api.compress import CompressOptions, compress_run, is_main_process, read_data
     from rmtkd_edge.cli.tables import score_text
 
+    if out is None and not dry_run:
+        raise UserError("compress needs a run directory to write", "add --out runs/NAME, or --dry-run to only read")
     options = CompressOptions(
         recipe=recipe,
-        out=Path(out),
+        out=out or Path(),
         overrides=tuple(overrides or ()),
         data=data,
         one_shot=one_shot,
@@ -54,6 +63,9 @@ def command(
         seed=seed,
         force=force,
     )
+    if dry_run:
+        _show_data(read_data(options), as_json)
+        return
     with progress(as_json) as reporter:
         result = compress_run(options, reporter)
     if not is_main_process():  # of a distributed run, one process says it
@@ -66,3 +78,12 @@ def command(
         f"({result.reduction:.1%} fewer), {score_text(result.teacher, result.student)}",
         f"next: rmtkd-edge export {out}",
     )
+
+
+def _show_data(summary: DataSummary, as_json: bool) -> None:
+    from rmtkd_edge.run.records.data import describe
+
+    if as_json:
+        show_json(summary)
+        return
+    say(*describe(summary), *(f"note: {note}" for note in summary.notes), "nothing was trained or written")

@@ -114,6 +114,7 @@ _LINES: dict[str, Callable[[dict[str, Any]], str]] = {
     "stop": lambda f: f"stopped by: {str(f['rule']).replace('_', ' ')}",
     "verified": lambda f: f"  {f['folder']}: {str(f['what']).replace('_', ' ')} agrees to {f['relative']:.1e}",
     "variant": _variant,
+    "data": lambda f: f"  {f['text']}",
     "note": lambda f: f"  note: {f['text']}",
     "runner": lambda f: f"  {f.get('text', '')}".rstrip(),
 }

@@ -13,13 +13,13 @@ from torch import Tensor
 
 from rmtkd_edge.compress.context import Context, State
 from rmtkd_edge.compress.ranks.allocation import allocated
-from rmtkd_edge.compress.ranks.cut import chooser, narrowed, projected, spectra_of
+from rmtkd_edge.compress.ranks.cut import chooser, narrowed, own_batches, projected, spectra_of
 from rmtkd_edge.compress.ranks.edge import SiteRank, pick_ranks, shrinks
 from rmtkd_edge.compress.training.schedule import Schedule
 from rmtkd_edge.compress.training.teacher_outputs import TeacherOutputs
 from rmtkd_edge.compress.training.trainer import Trained, Training, train
 from rmtkd_edge.families.base import Family, list_sites
-from rmtkd_edge.methods.base import Cut, Widths
+from rmtkd_edge.methods.base import Cut, Pair, Widths
 from rmtkd_edge.run.records.cycle import CycleRecord, JobRecord, PlanRecord, SiteRecord, WidthRecord
 
 if TYPE_CHECKING:
@@ -158,11 +158,13 @@ def fine_tune(context: Context, state: State, planned: Planned, number: int, att
     student = planned.student
     model = family.unfold(student, planned.new) if recipe.distil.through_projection else student
     model = copy.deepcopy(student) if model is student else model
-    model = model.to(context.accelerator.device).train()
-    objective = context.method.objective(context.task, recipe)
+    model = model.to(context.accelerator.device)
+    old = state.folded.to(context.accelerator.device)
+    pair = Pair(family, old, model, own_batches(context, data.warm))
+    objective = context.method.objective(context.task, recipe, pair)
+    model.train()
     teacher = None
     if objective.teacher:
-        old = state.folded.to(context.accelerator.device)
         teacher = TeacherOutputs(old, data.rows, fresh=data.augmented, taps=objective.taps)
     seed, size = recipe.seed + 1000 * (number + 100 * attempt), recipe.distil.batch_size
     training = Training(

@@ -26,6 +26,7 @@ class Data:
         effect: rows that effects on the output are measured on.
         warm: rows that closed forms are fitted on.
         trial: a part of `warm`, for closed forms that are only compared.
+        judged: rows that these are compared on.
         augmented: rows differ from epoch to epoch.
     """
 
@@ -35,6 +36,7 @@ class Data:
     effect: Batches
     warm: Batches
     trial: Batches
+    judged: Batches
     validation: Batches
     augmented: bool = False
 
@@ -57,6 +59,7 @@ def make_data(task: Task[Any], dataset: Dataset[Any], recipe: Recipe) -> Data:
         effect=fixed(subsets.effect),
         warm=fixed(subsets.warm),
         trial=fixed(subsets.trial),
+        judged=fixed(subsets.judged),
         validation=in_order(task, dataset, dataset.validation),
         augmented=dataset.augmented,
     )

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from rmtkd_edge.compress.context import Context, Report, State
 from rmtkd_edge.compress.data import Data, in_order, make_data
 from rmtkd_edge.compress.latency import Measure
+from rmtkd_edge.compress.learnt import blind_value, check_loaded, check_trained
 from rmtkd_edge.compress.loop import run_loop
 from rmtkd_edge.compress.parallel import make_accelerator
 from rmtkd_edge.compress.ranks.edge import check_site_names, multiple_for
@@ -28,8 +29,10 @@ from rmtkd_edge.families.store import load_model, save_model
 from rmtkd_edge.methods.base import Method, Objective, find_method
 from rmtkd_edge.run import layout
 from rmtkd_edge.run.directory import Run
+from rmtkd_edge.run.freshness import refuse_other_rows
 from rmtkd_edge.run.records.compress import CompressRecord, StudentRecord, TaskRecord
 from rmtkd_edge.run.records.cycle import CycleRecord
+from rmtkd_edge.run.records.data import describe
 from rmtkd_edge.run.records.scores import Scores
 from rmtkd_edge.run.records.teacher import TeacherRecord
 from rmtkd_edge.run.reporter import Reporter
@@ -75,7 +78,7 @@ def prepare(recipe: Recipe, data: Path | None) -> Prepared:
         )
     profile = None if recipe.stop.profile is None else load_profile(recipe.stop.profile)
     accelerator = make_accelerator(recipe.train.precision)
-    normalisation = family.source_normalisation(recipe.model.source)
+    normalisation = family.source_normalisation(recipe)
     dataset = task.load(recipe, data, source_normalisation=normalisation)
     batches = make_data(task, dataset, recipe)
     return Prepared(family, task, method, dataset, batches, accelerator, profile, multiple_for(family, profile))
@@ -99,14 +102,19 @@ def compress_run(
 
     Raises:
         DataError, UserError, TrainingError
+        RunDirError: the rows are not those that the run was begun with.
     """
     start = time.monotonic()
     ready = prepared or prepare(recipe, data)
+    again = f"restore the data, or add --force to begin again ({run.path})"
+    refuse_other_rows(run, ready.dataset.digests, "; ".join(ready.dataset.notes[:1]), again)
     run.read_only = not ready.accelerator.is_main_process
     report = _logger(run, reporter)
-    run.mark("compress", "running", data=str(data.resolve()) if data else None)
-    for note in (*ready.dataset.notes, *forget_damaged(run)):
+    source = str(data.resolve()) if data else None
+    run.mark("compress", "running", data=source, rows=dict(ready.dataset.digests))
+    for note in forget_damaged(run):
         report("note", text=note)
+    _keep_summary(run, ready, report)
     layout.keep_device(run, recipe)
     _keep_preprocessing(run, ready)
     model, teacher = _teacher(run, recipe, ready, report)
@@ -145,6 +153,17 @@ def compress_run(
     return result
 
 
+def _keep_summary(run: Run, ready: Prepared, report: Report) -> None:
+    """Say what was read, and write it once."""
+    summary = ready.task.summary(ready.dataset)
+    for line in describe(summary):
+        report("data", text=line)
+    for note in summary.notes:
+        report("note", text=note)
+    if not run.has(layout.DATA):
+        run.write_record(layout.DATA, summary)
+
+
 def _keep_preprocessing(run: Run, ready: Prepared) -> None:
     if run.read_only or any(rel.startswith(f"{layout.PREPROCESSING}/") for rel in run.manifest["files"]):
         return
@@ -181,9 +200,13 @@ def _teacher(run: Run, recipe: Recipe, ready: Prepared, report: Report) -> tuple
     model, trained_already = ready.family.load(recipe, ready.dataset.labels, ready.dataset.preprocessing)
     model = model.to(ready.accelerator.device)
     scores = ready.score(model, recipe, "validation")
+    blind = blind_value(ready.task, ready.data.validation(), len(ready.dataset.labels), scores.primary)
+    if trained_already:
+        check_loaded(recipe.model.source, scores, blind)
     trained = not trained_already or scores.value < recipe.train.threshold
     if trained:
         scores = _train_teacher(run, recipe, ready, model, report)
+        check_trained(scores, blind)
         if scores.value < recipe.train.threshold:
             what = f"the teacher reaches {scores.primary} {scores.value:.4f}"
             report("note", text=f"{what}, under the threshold {recipe.train.threshold:.4f}")

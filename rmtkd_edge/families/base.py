@@ -187,8 +187,11 @@ class Family(Protocol[S, M]):
     def from_module(self, module: nn.Module, labels: Sequence[str] | None = None) -> M | None:
         """Return a model that computes what a library's module does; None for a module that is none of this family."""
 
-    def source_normalisation(self, source: str) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
-        """Return the mean and standard deviation that a checkpoint was trained with, None where it says nothing."""
+    def source_normalisation(self, recipe: Recipe) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+        """Return the mean and standard deviation that a recipe's checkpoint was trained with, None where there is none.
+
+        Raises UserError for a trained checkpoint where neither it nor the recipe says them.
+        """
 
     def describe_source(self, recipe: Recipe) -> str:
         """Return a short name of the model that a recipe starts from."""
@@ -233,6 +236,9 @@ class Family(Protocol[S, M]):
     def from_tensors(self, spec: S, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return a state dict from the names that ship."""
 
+    def fit_preprocessing(self, spec: S, files: Mapping[str, bytes]) -> dict[str, bytes]:
+        """Return the files, by name, that turn raw items into inputs, so that clients feed what the model reads."""
+
     def export(self, folded: M, path: Path, options: Export, metadata: Mapping[str, str]) -> list[Path]:
         """Write a folded model as ONNX and return the files."""
 
@@ -244,6 +250,12 @@ class Family(Protocol[S, M]):
 
     def site_of(self, tap: str) -> str:
         """Return the site whose producers make what a tap sees."""
+
+    def stream_taps(self, spec: S) -> tuple[str, ...]:
+        """Return the taps of the residual stream, shallow to deep, that a student can be matched at; () for none."""
+
+    def rows(self, activation: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
+        """Return an activation as rows (n, channels): of what is no padding, one a token or a pixel."""
 
     def comparable(self, reference: Tensor, found: Tensor, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Return the parts of two activations of one tap that must agree: padding, for one, is left out."""

@@ -94,7 +94,7 @@ class FamilyDefaults(Generic[S, M]):
     def from_module(self, module: nn.Module, labels: Sequence[str] | None = None) -> M | None:
         """Return None: no library's module is one of this family."""
 
-    def source_normalisation(self, source: str) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    def source_normalisation(self, recipe: Recipe) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
         """Return None: checkpoints say nothing about it."""
 
     def describe_source(self, recipe: Recipe) -> str:
@@ -151,6 +151,10 @@ class FamilyDefaults(Generic[S, M]):
         """Return a state dict from the names that ship."""
         return dict(tensors)
 
+    def fit_preprocessing(self, spec: S, files: Mapping[str, bytes]) -> dict[str, bytes]:
+        """Return the files as they are."""
+        return dict(files)
+
     def traced(self, folded: M) -> nn.Module:
         """Return the module that is traced for ONNX, called with the spec's inputs."""
         return folded
@@ -174,6 +178,14 @@ class FamilyDefaults(Generic[S, M]):
     def site_of(self, tap: str) -> str:
         """Return the tap: it is named after its site."""
         return tap
+
+    def stream_taps(self, spec: S) -> tuple[str, ...]:
+        """Return nothing: there is no residual stream."""
+        return ()
+
+    def rows(self, activation: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
+        """Return the activation (B, channels) as it is."""
+        return activation
 
     def comparable(self, reference: Tensor, found: Tensor, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Return both whole: nothing is padded."""

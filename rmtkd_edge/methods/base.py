@@ -61,6 +61,16 @@ class Objective:
     taps: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class Pair:
+    """A student before its training and the folded teacher that it learns from, with calibration batches for both."""
+
+    family: Family
+    teacher: Model
+    student: Model
+    warm: Batches
+
+
 class Method(Protocol):
     """How a smaller student comes from a teacher.
 
@@ -84,7 +94,8 @@ class Method(Protocol):
     ) -> Model:
         """Return the folded student that training starts from; `warm` and `effect` are calibration batches."""
 
-    def objective(self, task: Task, recipe: Recipe) -> Objective: ...
+    def objective(self, task: Task, recipe: Recipe, pair: Pair) -> Objective:
+        """Return the loss that the student of `pair` is trained on."""
 
 
 def find_method(name: str) -> Method:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from rmtkd_edge.config.recipe import Recipe
 from rmtkd_edge.errors import RecipeError
 from rmtkd_edge.families.base import Batches, Family, Site, Spec, list_sites
-from rmtkd_edge.methods.base import Cut, Method, Objective, Widths, align, distillation, fixed_rank, reduction
+from rmtkd_edge.methods.base import Cut, Method, Objective, Pair, Widths, align, distillation, fixed_rank, reduction
 
 if TYPE_CHECKING:
     from rmtkd_edge.families.model import Model
@@ -36,6 +36,11 @@ class PlainKd:
             raise RecipeError(
                 f"compress.allocation = {recipe.compress.allocation} compares closed forms, plain-kd has none",
                 "--set compress.allocation=edge",
+            )
+        if recipe.distil.match:
+            raise RecipeError(
+                "distil.match decodes a projection of the teacher's states, plain-kd starts from random weights",
+                "--set distil.match=0",
             )
         if recipe.stop.target_reduction is None and not recipe.compress.ranks:
             raise RecipeError(
@@ -72,7 +77,7 @@ class PlainKd:
         """Return a model of the narrower shape with random weights."""
         return family.initialise(family.build(teacher.spec.with_ranks(cut.widths)), recipe.seed)
 
-    def objective(self, task: Task, recipe: Recipe) -> Objective:
+    def objective(self, task: Task, recipe: Recipe, pair: Pair) -> Objective:
         """Return alpha times the task's loss + (1 - alpha) times the divergence from the teacher."""
         return distillation(task, recipe.distil.alpha, recipe.distil.temperature)
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from rmtkd_edge.config.recipe import Recipe
 from rmtkd_edge.families.base import Batches, Family, NarrowOptions, Spec
-from rmtkd_edge.methods.base import Cut, Method, Objective, distillation
+from rmtkd_edge.methods.base import Cut, Method, Objective, Pair, distillation
 
 if TYPE_CHECKING:
     from rmtkd_edge.families.model import Model
@@ -32,9 +32,17 @@ class RmtKd:
         """Return the family's closed form of the projected teacher."""
         return family.narrow(teacher, cut.projections, warm, effect, NarrowOptions(recipe.compress, recipe.seed))
 
-    def objective(self, task: Task, recipe: Recipe) -> Objective:
-        """Return alpha times the task's loss + (1 - alpha) times the divergence from the model before this cycle."""
-        return distillation(task, recipe.distil.alpha, recipe.distil.temperature)
+    def objective(self, task: Task, recipe: Recipe, pair: Pair) -> Objective:
+        """Return alpha times the task's loss + (1 - alpha) times the divergence from the model before this cycle.
+
+        Where `distil.match` says so, inner states are matched too.
+        """
+        base = distillation(task, recipe.distil.alpha, recipe.distil.temperature)
+        if not recipe.distil.match:
+            return base
+        from rmtkd_edge.methods.matching import matching
+
+        return matching(base, pair, recipe.distil.match)
 
 
 METHOD: Method = RmtKd()

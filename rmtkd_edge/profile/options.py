@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from rmtkd_edge.config.hardware import HardwareProfile, load_profile
+from rmtkd_edge.config.hardware import HardwareProfile, load_profile, parse_profile
 
 Device = str | Path | HardwareProfile  # a profile, or what load_profile finds it by
 
@@ -17,7 +17,9 @@ def profile_of(device: Device, threads: int | None = None) -> HardwareProfile:
         RecipeError: there is no such profile, or it has faults.
     """
     profile = device if isinstance(device, HardwareProfile) else load_profile(device)
-    return profile if threads is None else profile.model_copy(update={"threads": threads})
+    if threads is None:
+        return profile
+    return parse_profile({**profile.model_dump(), "detect": False, "threads": threads}, f"{profile.name}, --threads")
 
 
 @dataclass(frozen=True, kw_only=True)

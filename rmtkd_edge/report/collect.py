@@ -14,6 +14,7 @@ from rmtkd_edge.run import layout
 from rmtkd_edge.run.freshness import replaced_files, stale_profiles
 from rmtkd_edge.run.records.compress import CompressRecord
 from rmtkd_edge.run.records.cycle import CycleRecord
+from rmtkd_edge.run.records.data import DataSummary
 from rmtkd_edge.run.records.export import ExportRecord
 from rmtkd_edge.run.records.profile import ProfileRecord
 from rmtkd_edge.run.records.teacher import TeacherRecord
@@ -45,6 +46,7 @@ def _collect_one(run: Run, name: str) -> RunFacts:
         recipe_text=run.read_text(layout.RECIPE) if run.has(layout.RECIPE) else "",
         recipe_sha256=str(manifest.get("recipe_sha256", "")),
         stages={stage: dict(facts) for stage, facts in sorted(manifest["stages"].items()) if stage != "report"},
+        data=run.read_record(DataSummary, layout.DATA) if run.has(layout.DATA) else None,
         compression=compression,
         exported=_exported(run, "candidate", where),
         baseline=_exported(run, "baseline", where),

@@ -10,6 +10,7 @@ import jinja2
 from markupsafe import Markup
 
 from rmtkd_edge.report.blocks import Block, Document, NoteBlock, PictureBlock, Section, prefixes
+from rmtkd_edge.report.data import data_section
 from rmtkd_edge.report.devices import devices_section
 from rmtkd_edge.report.method import compression_section, spectra_section
 from rmtkd_edge.report.palette import properties, stylesheet
@@ -65,6 +66,7 @@ def sections(run: RunFacts, prefix: str) -> tuple[Section, ...]:
         devices_section(run, prefix),
         compression_section(run, prefix),
         spectra_section(run, prefix),
+        data_section(run, prefix),
         verification_section(run, prefix),
         fusion_section(run, prefix),
         trust_section(run, prefix),

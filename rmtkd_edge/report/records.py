@@ -9,6 +9,7 @@ from typing import Any
 from rmtkd_edge.run import layout
 from rmtkd_edge.run.records.compress import CompressRecord, StudentRecord
 from rmtkd_edge.run.records.cycle import CycleRecord
+from rmtkd_edge.run.records.data import DataSummary
 from rmtkd_edge.run.records.export import ExportRecord
 from rmtkd_edge.run.records.profile import MeasurementRecord, ProfileRecord, WorkloadRecord
 from rmtkd_edge.run.records.scores import Scores
@@ -144,6 +145,7 @@ class RunFacts:
     recipe_text: str
     recipe_sha256: str
     stages: dict[str, dict[str, Any]]
+    data: DataSummary | None
     compression: Compression | Missing
     exported: ExportRecord | Missing
     baseline: ExportRecord | Missing

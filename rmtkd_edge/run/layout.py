@@ -22,6 +22,7 @@ RECIPE = "recipe.toml"
 RESULT = "compress/result.json"
 DEVICE = "compress/device.toml"  # the hardware profile that the recipe names by its file
 LOG = "compress/log.jsonl"
+DATA = "compress/data.json"
 PRICES = "compress/prices.json"
 PREPROCESSING = "compress/preprocessing"
 TEACHER = "compress/teacher"

@@ -1,7 +1,7 @@
 """Progress events of a stage; how they are shown is up to the caller.
 
-A stage calls `reporter.event(kind, **facts)` and knows nothing about the rest. Kinds: stage, step, trial, validation,
-cycle_start, site, cycle_end, stop, verified, variant, note, runner; an unknown one is shown as it is.
+A stage calls `reporter.event(kind, **facts)` and knows nothing about the rest. Kinds: stage, data, step, trial,
+validation, cycle_start, site, cycle_end, stop, verified, variant, note, runner; an unknown one is shown as it is.
 """
 
 from __future__ import annotations

@@ -26,7 +26,9 @@ def effect_weights(gradient: Tensor, blend: float) -> Tensor:
     trace = double.diagonal(dim1=-2, dim2=-1).sum(-1)
     if not bool((torch.isfinite(trace) & (trace > 0)).all()):
         raise DataError(
-            "The gradient's second moment has no positive, finite trace: the output does not depend on the site."
+            "the outputs do not depend on this site: the second moment of their gradient has no positive, finite trace",
+            "a model that gives every row the same answer has nothing to compress: train it longer (train.epochs, "
+            "train.learning_rate), and check model.source, its tokenizer and the labels",
         )
     return (1 - blend) * d * double / trace[..., None, None] + blend * eye
 

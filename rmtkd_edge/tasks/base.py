@@ -6,7 +6,7 @@ Everything that knows what a label is lives in that task's file; the rest of the
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, Self, TypeVar, runtime_checkable
 
@@ -15,6 +15,7 @@ import numpy as np
 from rmtkd_edge import plugins
 from rmtkd_edge.config.recipe import Recipe
 from rmtkd_edge.errors import DataError
+from rmtkd_edge.run.records.data import DataSummary, SourceSummary
 from rmtkd_edge.run.records.scores import Scores
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 Batch = dict[str, "Tensor"]
 """Model inputs by name, `index` (int64 (B,): the row's number in its split), and targets under names of the task."""
+
+JUDGED_ROWS = 2048  # a divergence is a mean of few large values: fewer rows tell 10 % apart by chance
 
 Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
 """Mean and standard deviation per channel, of pixels as shares of 255."""
@@ -42,12 +45,21 @@ S = TypeVar("S", bound=Split)
 
 @dataclass(frozen=True)
 class Subsets:
-    """Sorted row numbers of train, drawn once: for spectra, effect weights, closed forms, and closed-form trials."""
+    """Sorted row numbers of train, drawn once.
+
+    Attributes:
+        analysis: spectra are taken from them.
+        effect: effects on the outputs are measured on them.
+        warm: closed forms are fitted on them.
+        trial: closed forms that are only compared are fitted on them.
+        judged: such closed forms are compared on them; none of `trial`, where train has others.
+    """
 
     analysis: np.ndarray
     effect: np.ndarray
     warm: np.ndarray
     trial: np.ndarray
+    judged: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -59,8 +71,11 @@ class Dataset(Generic[S]):
         test: rows that are only reported, None where `task.test_fraction` is 0 and there is no test split.
         preprocessing: all that a family sees of the data: a text task's tokenizer, an image task's ImagePreprocessing.
         notes: which file or split became what, and what was done about odd rows; lines for the user.
+        sources: what was read, before anything was held out.
+        not_used: a line on what was there and was not read.
         augmented: shuffled batches differ from epoch to epoch in more than their order.
         max_length: tokens that a sequence is cut off at, None for data that are no sequences.
+        digests: a hash of the rows by split, by which a run knows its data again; empty where the task gives none.
     """
 
     name: str
@@ -70,8 +85,17 @@ class Dataset(Generic[S]):
     test: S | None
     preprocessing: Any
     notes: tuple[str, ...] = ()
+    sources: tuple[SourceSummary, ...] = ()
+    not_used: str = ""
     augmented: bool = False
     max_length: int | None = None
+    digests: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def splits(self) -> dict[str, S]:
+        """Return the rows by role, in the order train, validation, test."""
+        found = {"train": self.train, "validation": self.validation}
+        return found if self.test is None else {**found, "test": self.test}
 
 
 @dataclass(frozen=True)
@@ -151,6 +175,9 @@ class Task(Protocol[S]):
             DataError: for rows that cannot be used, and for a metric that they do not allow.
         """
 
+    def summary(self, dataset: Dataset[S]) -> DataSummary:
+        """Return what was read, and the first rows as a model sees them."""
+
     def batches(self, dataset: Dataset[S], split: S, batch_size: int, seed: int | None) -> Iterator[Batch]:
         """Yield every row once: shuffled under a seed (and augmented where the data are), else in a fixed order."""
 
@@ -188,6 +215,16 @@ class Task(Protocol[S]):
 
     def metrics(self, outputs: Sequence[np.ndarray], targets: Sequence[np.ndarray]) -> dict[str, float]:
         """Return every metric that these batches allow; higher is better."""
+
+    def baseline(self, targets: Sequence[np.ndarray], outputs: int) -> dict[str, float]:
+        """Return the metrics of a model that looks at no input, such as of always answering the most frequent label.
+
+        A model that is no better has learnt nothing. Metrics that such a model reaches in full are left out.
+
+        Args:
+            targets: of all rows of a split.
+            outputs: values a row that models of the task give.
+        """
 
     def why_missing(self, metric: str, outputs: Sequence[np.ndarray], targets: Sequence[np.ndarray]) -> str:
         """Return why `metrics` leaves a known metric out for these batches."""
@@ -268,11 +305,11 @@ def score(
 def draw_subsets(
     rows: int, recipe: Recipe, fitted: Callable[[np.ndarray], tuple[int, int]], analysed: int | None = None
 ) -> Subsets:
-    """Return row numbers drawn out of one calibration subset, under the recipe's seed.
+    """Return row numbers drawn under the recipe's seed: of a calibration subset, closed forms of the rest of train too.
 
     Args:
         rows: of train.
-        fitted: takes shuffled row numbers and returns how many of them, from the first on, closed forms and trials of
+        fitted: takes shuffled row numbers, the subset's first, and returns how many of them closed forms and trials of
             closed forms are fitted on.
         analysed: rows that spectra take at most.
     """
@@ -281,6 +318,10 @@ def draw_subsets(
     subset = np.sort(np.random.default_rng([seed, 3]).permutation(rows)[:count])
     rng = np.random.default_rng([seed, 1])
     order = rng.permutation(subset)
-    warm, trial = (np.sort(order[:n]) for n in fitted(order))
+    rest = np.random.default_rng([seed, 4]).permutation(np.setdiff1d(np.arange(rows), subset))
+    longer = np.concatenate([order, rest])
+    warm, trial = (np.sort(longer[:n]) for n in fitted(longer))
     order = rng.permutation(subset)
-    return Subsets(np.sort(order[:analysed]), np.sort(order[: analyse.weighting_rows]), warm, trial)
+    others = longer[len(trial) : len(trial) + JUDGED_ROWS]
+    judged = np.sort(others) if len(others) else trial
+    return Subsets(np.sort(order[:analysed]), np.sort(order[: analyse.weighting_rows]), warm, trial, judged)

@@ -2,28 +2,60 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from rmtkd_edge.config.recipe import Task
 from rmtkd_edge.errors import DataError
+from rmtkd_edge.run.records.data import DataSummary, RowSummary, SplitSummary
 from rmtkd_edge.spectral.seeded import row_contrasts
 from rmtkd_edge.tasks import metrics
-from rmtkd_edge.tasks.base import Batch, Prediction
+from rmtkd_edge.tasks.base import Batch, Dataset, Prediction
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
+FIRST_ROWS = 2  # that a summary shows
+
+
 class Classification:
     """Loss, metrics and predictions of a classifier; targets are `labels`, int64 (B,)."""
 
+    name: str
     known_metrics = metrics.KNOWN
     percent_metrics = metrics.SHARES
     prediction: Literal["argmax"] = "argmax"
     target_names = ("labels",)
+
+    def summary(self, dataset: Dataset[Any]) -> DataSummary:
+        """Return what was read: rows by label, sequences that were cut, the first rows."""
+        first = range(min(FIRST_ROWS, len(dataset.train)))
+        return DataSummary(
+            name=dataset.name,
+            kind=self.name,
+            sources=dataset.sources,
+            splits={
+                role: SplitSummary(len(split), label_counts(dataset.labels, split.labels), self.cut(dataset, split))
+                for role, split in dataset.splits.items()
+            },
+            max_length=dataset.max_length,
+            not_used=dataset.not_used,
+            first_rows=tuple(
+                RowSummary(dataset.labels[dataset.train.labels[row]], self.seen(dataset, row)) for row in first
+            ),
+            notes=dataset.notes,
+        )
+
+    def cut(self, dataset: Dataset[Any], split: Any) -> int | None:
+        """Return how many sequences of a split fill the longest length; None for data that are no sequences."""
+        return None
+
+    def seen(self, dataset: Dataset[Any], row: int) -> str:
+        """Return in words what a model sees of a row of train."""
+        return ""
 
     def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
         """Return the mean cross entropy."""
@@ -58,6 +90,16 @@ class Classification:
         """Return every known metric that the rows allow."""
         return metrics.classification_metrics(np.concatenate(outputs), np.concatenate(targets))
 
+    def baseline(self, targets: Sequence[np.ndarray], outputs: int) -> dict[str, float]:
+        """Return the metrics of always answering the most frequent label; none where there is but one label."""
+        rows = np.concatenate(targets)
+        answer = np.bincount(rows, minlength=outputs).argmax()
+        if (rows == answer).all():
+            return {}
+        constant = np.zeros((len(rows), outputs), np.float32)
+        constant[:, answer] = 1.0
+        return metrics.classification_metrics(constant, rows)
+
     def why_missing(self, metric: str, outputs: Sequence[np.ndarray], targets: Sequence[np.ndarray]) -> str:
         """Return why `metrics` leaves a metric out, an empty text where it does not."""
         return metrics.why_missing(metric, outputs[0].shape[1], np.concatenate(targets)) or ""
@@ -87,6 +129,18 @@ def check_metric(task: Task, labels: Sequence[str], split: str, numbers: np.ndar
             f"task.metric = {task.metric} cannot be computed on the {split} split: {why} (labels: {', '.join(labels)})",
             f"--set task.metric=f1_macro, or bring another {split} split",
         )
+
+
+def label_counts(labels: Sequence[str], numbers: np.ndarray) -> dict[str, int]:
+    """Return the rows of every label by its name; `numbers` (n,) are the rows' labels."""
+    return dict(zip(labels, np.bincount(numbers, minlength=len(labels)).tolist(), strict=True))
+
+
+def absent(labels: Sequence[str], numbers: Mapping[str, np.ndarray]) -> tuple[str, ...]:
+    """Return lines on labels that a split has no rows of; `numbers` are those of its rows' labels, by split."""
+    counts = {split: label_counts(labels, found) for split, found in numbers.items()}
+    missing = {split: [name for name, count in found.items() if not count] for split, found in counts.items()}
+    return tuple(f"{split} has no rows of the labels {', '.join(names)}" for split, names in missing.items() if names)
 
 
 def named(outputs: Sequence[np.ndarray], labels: Sequence[str]) -> Prediction:

@@ -10,12 +10,15 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from rmtkd_edge.config.recipe import Recipe
+from rmtkd_edge.config.recipe import Task as TaskSettings
 from rmtkd_edge.errors import DataError, UserError
 from rmtkd_edge.tasks.base import Batch, Dataset, Exported, Normalisation, Prediction, Subsets, Task, draw_subsets
-from rmtkd_edge.tasks.classification import Classification, check_metric, named
-from rmtkd_edge.tasks.reading.images import ImagePreprocessing, load_pixels, read_picture
-from rmtkd_edge.tasks.reading.labels import label_names, label_numbers
-from rmtkd_edge.tasks.reading.splits import Source, share_out
+from rmtkd_edge.tasks.classification import Classification, absent, check_metric, named
+from rmtkd_edge.tasks.reading.digests import rows_digest
+from rmtkd_edge.tasks.reading.images import ImagePreprocessing, load_pixels, summaries
+from rmtkd_edge.tasks.reading.labels import label_names, label_notes, label_numbers
+from rmtkd_edge.tasks.reading.pictures import read_picture
+from rmtkd_edge.tasks.reading.splits import Classes, Source, share_out
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -75,17 +78,13 @@ class ImageClassification(Classification):
             role: ImageSplit(pixels.images, label_numbers(task, pixels.table, role, names))
             for role, pixels in source.parts.items()
         }
-        shares = share_out(task, Source(parts, source.origins, source.unused), recipe.seed)
+        classes = Classes(names, parts["train"].labels)
+        shares = share_out(task, Source(parts, source.origins, source.unused), recipe.seed, classes)
         splits = shares.parts
         _check_sizes(splits)
         for role in splits.keys() - {"train"}:
             check_metric(task, names, role, splits[role].labels)
-        if kept is not None:
-            preprocessing = ImagePreprocessing.read(kept)
-        else:
-            own = (task.mean, task.std) if task.mean is not None and task.std is not None else None
-            mean, std = own or source_normalisation or moments(splits["train"].images)
-            preprocessing = ImagePreprocessing(tuple(mean), tuple(std), splits["train"].images.shape[1])
+        preprocessing, whose = _preprocessing(task, splits["train"].images, kept, source_normalisation)
         return Dataset(
             task.name,
             tuple(names),
@@ -93,8 +92,27 @@ class ImageClassification(Classification):
             splits["validation"],
             splits.get("test"),
             preprocessing,
-            (*shares.notes, *(note for pixels in source.parts.values() for note in pixels.notes)),
+            (
+                *shares.notes,
+                *label_notes(task, source.parts["train"].table),
+                *(note for pixels in source.parts.values() for note in pixels.notes),
+                whose,
+                *absent(names, {role: split.labels for role, split in splits.items()}),
+            ),
+            sources=summaries(source),
+            not_used=source.unused,
             augmented=task.augment != "none",
+            digests={role: rows_digest(names, split.images, split.labels) for role, split in splits.items()},
+        )
+
+    def seen(self, dataset: Dataset[ImageSplit], row: int) -> str:
+        """Return the size of an image of train, and the moments of its pixels before and after normalisation."""
+        image, how = dataset.train.images[row], dataset.preprocessing
+        shares = image.astype(np.float64) / 255
+        values = (shares - how.mean) / how.std
+        return (
+            f"{image.shape[1]}x{image.shape[0]} pixels of mean {shares.mean():.3f} and std {shares.std():.3f}, "
+            f"normalised {values.mean():.3f} and {values.std():.3f}"
         )
 
     def batches(
@@ -131,7 +149,7 @@ class ImageClassification(Classification):
 
     def save_preprocessing(self, dataset: Dataset[ImageSplit], folder: Path) -> None:
         """Write preprocessor_config.json."""
-        ImagePreprocessing.of(dataset.preprocessing).save(folder)
+        dataset.preprocessing.save(folder)
 
     def verification_batches(
         self, batches: Iterable[Mapping[str, Tensor]], spec: Spec, max_length: int | None = None
@@ -162,9 +180,32 @@ class ImagePredictor:
             raise UserError("predict takes a list of images", "predict([image])")
         parts = []
         for start in range(0, len(items), batch_size):
-            taken = [read_picture(item, self.preprocessing.image_size) for item in items[start : start + batch_size]]
+            part, how = items[start : start + batch_size], self.preprocessing
+            taken = [read_picture(item, how.image_size, how.pixel_range) for item in part]
             parts.append(self.run({"pixel_values": normalised(np.stack(taken), self.preprocessing)}))
         return named(parts, self.labels)
+
+
+def _preprocessing(
+    task: TaskSettings, train: np.ndarray, kept: Path | None, source: Normalisation | None
+) -> tuple[ImagePreprocessing, str]:
+    """Return how images become inputs, and a line on whose mean and std they are."""
+    if kept is not None:
+        return ImagePreprocessing.read(kept), "images are normalised as in training"
+    if task.mean is not None and task.std is not None:
+        found: Normalisation = (task.mean, task.std)
+        whose = "as the recipe says"
+    elif source is not None:
+        found, whose = source, "with which the model's weights were trained"
+    else:
+        found, whose = moments(train), "those of the training images"
+    return ImagePreprocessing(tuple(found[0]), tuple(found[1]), train.shape[1], task.pixel_range), (
+        f"images are normalised by mean {_rounded(found[0])} and std {_rounded(found[1])}, {whose}"
+    )
+
+
+def _rounded(values: Sequence[float]) -> str:
+    return "(" + ", ".join(f"{value:.3f}" for value in values) + ")"
 
 
 def _check_sizes(splits: Mapping[str, ImageSplit]) -> None:

@@ -11,9 +11,11 @@ import numpy as np
 
 from rmtkd_edge.config.recipe import Recipe
 from rmtkd_edge.errors import RunDirError, UserError
+from rmtkd_edge.run.records.data import SourceSummary
 from rmtkd_edge.tasks.base import Batch, Dataset, Exported, Normalisation, Prediction, Subsets, Task, draw_subsets
-from rmtkd_edge.tasks.classification import Classification, check_metric, named
-from rmtkd_edge.tasks.reading.labels import label_names, label_numbers
+from rmtkd_edge.tasks.classification import Classification, absent, check_metric, named
+from rmtkd_edge.tasks.reading.digests import rows_digest
+from rmtkd_edge.tasks.reading.labels import label_names, label_notes, label_numbers
 from rmtkd_edge.tasks.reading.sequences import (
     Ids,
     Special,
@@ -24,7 +26,7 @@ from rmtkd_edge.tasks.reading.sequences import (
     table_ids,
     variations,
 )
-from rmtkd_edge.tasks.reading.splits import share_out
+from rmtkd_edge.tasks.reading.splits import Classes, share_out
 from rmtkd_edge.tasks.reading.tables import load_tables
 from rmtkd_edge.tasks.reading.tokenizers import load_tokenizer
 
@@ -33,14 +35,15 @@ if TYPE_CHECKING:
 
     from rmtkd_edge.families.base import Spec
 
-TRIAL_TOKENS = 8192  # fitted on where closed forms are only compared
+SHOWN = 200  # characters of a text in a summary
+TRIAL_TOKENS = 24_576  # fitted on where closed forms are only compared
 
 Texts = Sequence[str] | Sequence[tuple[str, str]]
 
 
 @dataclass(frozen=True)
 class TextSplit:
-    """Rows of one split: token ids with special tokens (truncated), type ids or None, labels (n,) int64."""
+    """Rows of one split: token ids with special tokens (truncated), type ids of pairs, labels (n,) int64."""
 
     ids: Ids
     type_ids: Ids | None
@@ -53,6 +56,10 @@ class TextSplit:
         """Return the rows of the given numbers, in their order."""
         types = None if self.type_ids is None else [self.type_ids[i] for i in indices]
         return TextSplit([self.ids[i] for i in indices], types, self.labels[indices])
+
+    def digest(self, names: Sequence[str]) -> str:
+        """Return a hash of the rows and of the labels' names."""
+        return rows_digest(names, self.ids, self.type_ids or [], self.labels)
 
 
 class TextClassification(Classification):
@@ -83,13 +90,15 @@ class TextClassification(Classification):
         for role, table in source.parts.items():
             check_table(task, table, role)
         names = label_names(task, source.parts["train"])
-        shares = share_out(task, source, recipe.seed)
-        splits = {}
-        for role, table in shares.parts.items():
-            numbers = label_numbers(task, table, role, names)
-            if role != "train":
-                check_metric(task, names, role, numbers)
-            splits[role] = TextSplit(*table_ids(task, table, role, tokenizer), numbers)
+        classes = Classes(names, label_numbers(task, source.parts["train"], "train", names))
+        shares = share_out(task, source, recipe.seed, classes)
+        numbers = {role: label_numbers(task, table, role, names) for role, table in shares.parts.items()}
+        for role in numbers.keys() - {"train"}:
+            check_metric(task, names, role, numbers[role])
+        splits = {
+            role: TextSplit(*table_ids(task, table, role, tokenizer), numbers[role])
+            for role, table in shares.parts.items()
+        }
         return Dataset(
             task.name,
             tuple(names),
@@ -97,9 +106,25 @@ class TextClassification(Classification):
             splits["validation"],
             splits.get("test"),
             tokenizer,
-            shares.notes,
+            (*shares.notes, *label_notes(task, source.parts["train"]), *absent(names, numbers)),
+            sources=tuple(
+                SourceSummary(role, source.origins[role], len(table), {}, {}) for role, table in source.parts.items()
+            ),
+            not_used=source.unused,
             max_length=task.max_length,
+            digests={role: split.digest(names) for role, split in splits.items()},
         )
+
+    def cut(self, dataset: Dataset[TextSplit], split: TextSplit) -> int | None:
+        """Return how many texts fill the longest length."""
+        longest = dataset.max_length
+        return None if longest is None else sum(len(ids) >= longest for ids in split.ids)
+
+    def seen(self, dataset: Dataset[TextSplit], row: int) -> str:
+        """Return the tokens of a text of train as a model sees them, special ones included."""
+        ids = list(dataset.train.ids[row])
+        text = " ".join(dataset.preprocessing.decode(ids).split())
+        return f"{text[:SHOWN]}{'...' if len(text) > SHOWN else ''} ({len(ids)} tokens)"
 
     def batches(
         self, dataset: Dataset[TextSplit], split: TextSplit, batch_size: int, seed: int | None

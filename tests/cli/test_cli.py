@@ -60,6 +60,22 @@ def test_lists_name_what_ships(capsys: Capture) -> None:
     assert code == 0 and "raspberry-pi-5" in out
 
 
+def test_a_dry_run_says_what_it_reads_and_writes_nothing(
+    capsys: Capture, tiny_recipe_file: Path, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.iterdir())
+    argv = ["compress", str(tiny_recipe_file), "--data", str(tiny_data), "--dry-run", "--set", "task.max_length=8"]
+    code, out, _ = call(capsys, *argv)
+    assert code == 0 and "read train.csv: 600 rows as train" in out and "labels negative" in out
+    assert "fill the 8 tokens" in out and "row 2 of train" in out and "[CLS]" in out and "held out of train" in out
+    code, out, _ = call(capsys, *argv, "--json")
+    assert code == 0 and json.loads(out)["schema"] == "rmtkd-edge/data@2"
+    code, _, err = call(capsys, *argv, "--set", "task.label=nothing")
+    assert code == 2 and "nothing" in err
+    assert sorted(tmp_path.iterdir()) == before
+
+
 @pytest.mark.parametrize(
     ("argv", "says"),
     [

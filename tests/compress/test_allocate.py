@@ -1,4 +1,4 @@
-"""Allocation by divergence: the search only ever gains, and a run keeps its share of parameters while kinds trade."""
+"""Allocation by divergence: the search only ever gains, and a run keeps its share of parameters while sites trade."""
 
 import json
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rmtkd_edge.compress.ranks.allocation import free_kinds, search
+from rmtkd_edge.compress.ranks.allocation import Move, dimensions, free_sites, offsets_of, search
 from rmtkd_edge.compress.ranks.edge import shifted
 from rmtkd_edge.compress.stage import compress_run
 from rmtkd_edge.config.recipes import parse_recipe
@@ -31,17 +31,36 @@ class Heard:
 @settings(max_examples=50)
 @given(st.lists(st.floats(-4, 4), min_size=2, max_size=5))
 def test_the_search_comes_within_a_step_of_a_bowls_bottom(bottom):
-    kinds = [f"kind{i}" for i in range(len(bottom))]
+    moves = [Move(f"kind{i}", "level") for i in range(len(bottom))]
     told = []
-    score = lambda offsets: 1.0 + sum((offsets[k] - b) ** 2 for k, b in zip(kinds, bottom, strict=True))
-    best = search(score, kinds, lambda offsets, divergence: told.append(divergence))
+    score = lambda at: 1.0 + sum((at[move] - b) ** 2 for move, b in zip(moves, bottom, strict=True))
+    best = search(score, moves, lambda at, divergence: told.append(divergence), 500)
     assert told == sorted(told, reverse=True) and score(best) == told[-1]
-    assert all(abs(best[k] - b) <= 1.0 for k, b in zip(kinds, bottom, strict=True))
+    assert all(abs(best[move] - b) <= 1.0 for move, b in zip(moves, bottom, strict=True))
+
+
+@given(st.integers(1, 20))
+def test_no_more_is_tried_than_allowed(trials):
+    seen = []
+    search(
+        lambda at: seen.append(at) or -len(seen), [Move("a", "level"), Move("b", "depth")], lambda *told: None, trials
+    )
+    assert len(seen) == trials
 
 
 def test_where_nothing_gains_nothing_moves():
-    assert search(lambda offsets: 0.0, ["a", "b"], lambda *told: None) == {"a": 0.0, "b": 0.0}
-    assert search(lambda offsets: float("inf"), ["a", "b"], lambda *told: None) == {"a": 0.0, "b": 0.0}
+    moves = [Move("a", "level"), Move("a", "depth")]
+    for value in (0.0, float("inf")):
+        assert search(lambda at, value=value: value, moves, lambda *told: None, 45) == dict.fromkeys(moves, 0.0)
+
+
+def test_kinds_trade_by_level_and_layers_by_depth():
+    sites = [Site("stream", "stream", 16), *(Site(f"layer.{i}.ffn", "ffn", 32, layer=i) for i in range(3))]
+    moves = dimensions(sites)
+    assert moves == [Move("stream", "level"), Move("ffn", "level"), Move("ffn", "depth")]
+    assert dimensions(sites[1:]) == [Move("ffn", "depth")] and dimensions(sites[:1]) == []
+    offsets = offsets_of(sites, {Move("stream", "level"): 2.0, Move("ffn", "level"): 1.0, Move("ffn", "depth"): 1.0})
+    assert offsets == {"stream": 2.0, "layer.0.ffn": 0.5, "layer.1.ffn": 1.0, "layer.2.ffn": 1.5}
 
 
 @given(st.floats(0, 1), st.floats(-6, 6), st.floats(-6, 6))
@@ -74,17 +93,17 @@ def test_outputs_move_less_for_as_many_parameters(tiny_recipe_dict, tiny_data, t
     assert len(set(quantiles.values())) > 1 or len(moved) == 1  # kinds differ wherever a move was worth it
 
 
-def test_fixed_ranks_stay_and_one_kind_alone_has_nothing_to_weigh(tiny_recipe_dict, tiny_data, tmp_path):
-    result, notes, _ = run_of(
-        tiny_recipe_dict, tiny_data, tmp_path / "a", sites=["stream", "ffn"], ranks={"stream": 16}, allocation="kl"
-    )
-    assert result.ranks["stream"] == 16 and not any("allocation" in note for note in notes)
+def test_fixed_ranks_stay_and_one_site_alone_has_nothing_to_weigh(tiny_recipe_dict, tiny_data, tmp_path):
+    ranks, sites = {"ffn": 16}, ["stream", "ffn"]
+    result, notes, _ = run_of(tiny_recipe_dict, tiny_data, tmp_path / "a", sites=sites, ranks=ranks, allocation="kl")
+    assert result.ranks["layer.0.ffn"] == 16 and not any("allocation" in note for note in notes)
 
 
-def test_free_kinds_are_those_that_no_rank_fixes(tiny_recipe_dict):
+def test_free_sites_are_those_that_no_rank_fixes(tiny_recipe_dict):
     recipe = parse_recipe(tiny_recipe_dict | {"compress": {"ranks": {"stream": 8, "layer.0.ffn": 8}}}, "test")
     names = [("stream", "stream"), ("layer.0.ffn", "ffn"), ("layer.1.ffn", "ffn"), ("layer.0.qk", "qk")]
-    assert free_kinds([Site(name, kind, 16) for name, kind in names], recipe.compress) == ["ffn", "qk"]
+    free = free_sites([Site(name, kind, 16) for name, kind in names], recipe.compress)
+    assert [site.name for site in free] == ["layer.1.ffn", "layer.0.qk"]
 
 
 @pytest.mark.parametrize("rule", ["bema", "parallel"])

@@ -20,9 +20,9 @@ from rmtkd_edge.run.records.compress import CompressRecord
 from rmtkd_edge.run.reporter import SilentReporter
 
 QUICK = (
-    "train.epochs=1",
-    "task.train_limit=64",
-    "task.validation_limit=32",
+    "train.epochs=6",
+    "task.train_limit=256",
+    "task.validation_limit=64",
     "analyse.minimum_rows=64",
     "analyse.weighting_rows=16",
     "compress.sites=['ffn']",

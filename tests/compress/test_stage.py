@@ -16,12 +16,13 @@ import torch
 
 from rmtkd_edge.compress.stage import compress_run
 from rmtkd_edge.config.recipes import parse_recipe
-from rmtkd_edge.errors import DataError, UserError
+from rmtkd_edge.errors import DataError, RunDirError, UserError
 from rmtkd_edge.families.base import family_of, ranks_of
 from rmtkd_edge.families.store import load_model
 from rmtkd_edge.run import layout
 from rmtkd_edge.run.directory import Run
 from rmtkd_edge.run.records.compress import CompressRecord
+from rmtkd_edge.run.records.data import DataSummary, describe
 from rmtkd_edge.run.reporter import SilentReporter
 from rmtkd_edge.tasks.text_classification import TextClassification
 
@@ -86,8 +87,32 @@ def test_cycles_keep_the_spectra_that_their_ranks_come_from(finished):
             assert site.weighting == ("none" if site.kind == "ffn" else "effect")
 
 
+def test_a_run_keeps_what_was_read_and_logs_it(finished, tiny_data):
+    path, result = finished
+    summary = Run.open(path).read_record(DataSummary, layout.DATA)
+    assert [(s.name, s.role, s.rows) for s in summary.sources] == [
+        ("train.csv", "train", 600),
+        ("validation.csv", "validation", 150),
+    ]
+    assert {role: split.rows for role, split in summary.splits.items()} == {
+        "train": result.task.train_rows,
+        "validation": result.task.validation_rows,
+        "test": result.task.test_rows,
+    }
+    assert all(sum(split.labels.values()) == split.rows for split in summary.splits.values())
+    assert summary.splits["train"].cut == 0 and summary.max_length == 24
+    with (tiny_data / "train.csv").open(encoding="utf-8") as lines:
+        texts = {line.rpartition(",")[0] for line in lines}
+    for row in summary.first_rows:
+        seen = row.seen.partition(" (")[0]
+        assert seen.startswith("[CLS] ") and seen[6:-6] in texts and row.label in ("negative", "positive")
+    logged = [json.loads(line) for line in (path / layout.LOG).read_text(encoding="utf-8").splitlines()]
+    said = [event["text"] for event in logged if event["event"] == "data"]
+    assert said == describe(summary) and any("train.csv: 600 rows" in line for line in said)
+
+
 def test_the_test_split_is_read_once_at_the_end(tiny_recipe_dict, tiny_data, tmp_path, monkeypatch):
-    recipe, lengths = recipe_of(tiny_recipe_dict, task__test_fraction=0.25, train__epochs=1, distil__steps=2), []
+    recipe, lengths = recipe_of(tiny_recipe_dict, task__test_fraction=0.25, distil__steps=2), []
     batches = TextClassification.batches
 
     def watched(self, dataset, split, batch_size, seed):
@@ -102,19 +127,40 @@ def test_the_test_split_is_read_once_at_the_end(tiny_recipe_dict, tiny_data, tmp
 
 
 def test_without_a_test_split_validation_is_reported_with_its_interval(tiny_recipe_dict, tiny_data, tmp_path):
-    recipe = recipe_of(tiny_recipe_dict, task__test_fraction=0.0, train__epochs=1, compress__one_shot=True)
+    recipe = recipe_of(tiny_recipe_dict, task__test_fraction=0.0, compress__one_shot=True)
     result = run(tmp_path / "r", recipe, tiny_data)
     assert result.task.test_rows is result.student.test is result.teacher.test is None
     assert result.student.validation.interval is not None and result.teacher.validation.interval is not None
 
 
 def test_another_metric_decides_where_the_recipe_names_it(tiny_recipe_dict, tiny_data, tmp_path):
-    recipe = recipe_of(tiny_recipe_dict, task__metric="matthews_corrcoef", train__epochs=1, distil__steps=2)
+    recipe = recipe_of(tiny_recipe_dict, task__metric="matthews_corrcoef", distil__steps=2)
     result = run(tmp_path / "r", recipe, tiny_data)
     assert result.task.metric == result.student.validation.primary == "matthews_corrcoef"
     assert result.floor == result.teacher.validation.values["matthews_corrcoef"] - recipe.stop.max_drop
     refused = [cycle for cycle in result.cycles if not cycle.accepted]
     assert all("matthews_corrcoef" in cycle.reason for cycle in refused)
+
+
+class Killed(SilentReporter):
+    """Ends the process's work where the teacher would begin."""
+
+    def event(self, event, /, **facts):
+        if event == "stage":
+            raise KeyboardInterrupt
+
+
+def test_a_run_is_not_continued_on_other_rows(tiny_recipe_dict, tiny_data, tmp_path):
+    data, recipe = shutil.copytree(tiny_data, tmp_path / "data"), recipe_of(tiny_recipe_dict)
+    begun = Run.create(tmp_path / "r", recipe.to_toml(), recipe.seed)
+    for _ in range(2):  # the same rows are no other rows
+        with pytest.raises(KeyboardInterrupt):
+            compress_run(begun, recipe, data=data, reporter=Killed())
+    lines = (data / "validation.csv").read_text(encoding="utf-8").splitlines(keepends=True)
+    (data / "validation.csv").write_text("".join(lines[:-1]), encoding="utf-8")
+    with pytest.raises(RunDirError, match=r"validation changed .*validation\.csv") as caught:
+        compress_run(Run.open(begun.path), recipe, data=data, reporter=Killed())
+    assert "--force" in caught.value.hint
 
 
 def environment():
@@ -186,7 +232,6 @@ def test_one_shot_under_every_edge_rule(rule, tiny_recipe_dict, tiny_data, tmp_p
     changes = {
         "compress__one_shot": True,
         "analyse__rule": rule,
-        "train__epochs": 1,
         "analyse__weighting": "none",
         "stop__target_reduction": 0.6,
     }
@@ -201,6 +246,8 @@ CHOICES = [
     {"compress__channels": "project"},
     {"compress__warm_start": "fold"},
     {"distil__through_projection": True},
+    {"distil__match": 1.0, "distil__alpha": 0.0},
+    {"distil__match": 1.0, "distil__through_projection": True, "distil__alpha": 1.0},
     {"analyse__effective_samples": True},
     {"analyse__center": True},
     {"analyse__scale_columns": True, "analyse__margin": 0.95},
@@ -210,7 +257,7 @@ CHOICES = [
 
 @pytest.mark.parametrize("change", CHOICES)
 def test_every_choice_runs(change, tiny_recipe_dict, tiny_data, tmp_path):
-    changes = {"train__epochs": 1, "compress__sites_per_cycle": 20, "distil__steps": 4, "stop__max_drop": 1.0}
+    changes = {"compress__sites_per_cycle": 20, "distil__steps": 4, "stop__max_drop": 1.0}
     result = run(tmp_path / "r", recipe_of(tiny_recipe_dict, **changes, **change), tiny_data)
     assert result.reduction > 0.3
 
@@ -226,7 +273,7 @@ def test_an_embedding_of_its_own_width_keeps_its_projection(tiny_recipe_dict, ti
 
 def test_explicit_ranks_are_kept(tiny_recipe_dict, tiny_data, tmp_path):
     ranks = {"stream": 10, "ffn": 12, "layer.1.ffn": 7}
-    recipe = recipe_of(tiny_recipe_dict, train__epochs=1, compress__one_shot=True, compress__ranks=ranks)
+    recipe = recipe_of(tiny_recipe_dict, compress__one_shot=True, compress__ranks=ranks)
     kept = {"stream": 10, "layer.0.ffn": 12, "layer.1.ffn": 7}
     assert kept.items() <= run(tmp_path / "r", recipe, tiny_data).ranks.items()
 

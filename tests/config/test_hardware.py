@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -15,11 +17,13 @@ from rmtkd_edge.config.hardware import (
     list_profiles,
     load_profile,
     parse_profile,
+    profiles_folder,
     resolve_threads,
 )
 from rmtkd_edge.errors import RecipeError
 from rmtkd_edge.machine import cgroup_quota, detect_machine, instruction_sets, physical_cores, usable_cores
 from rmtkd_edge.profile import meters
+from rmtkd_edge.profile.options import profile_of
 
 METERS = {p.stem for p in Path(meters.__file__).parent.glob("*.py")} - {"base", "__init__"}
 MINIMAL = {"name": "x", "title": "X", "transport": "local", "comparable": False, "alignment": {"gemm": 8, "conv": 8}}
@@ -169,3 +173,37 @@ def test_the_local_profile_is_this_machine() -> None:
 def test_a_table_of_an_earlier_version_is_refused_with_its_new_name() -> None:
     with pytest.raises(RecipeError, match=r"\[loads\] was renamed, it is \[workloads\] now"):
         parse_profile({**MINIMAL, "loads": {"batches": [1]}}, "here")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("threads", 10**9),
+        ("memory_bytes", 2**63),
+        ("alignment.gemm", 2**31),
+        ("limits.cores", 2**31),
+        ("limits.memory_mb", 1e300),
+        ("limits.cpu_quota", float("inf")),
+        ("workloads.batches", [2**31]),
+        ("workloads.seq", [10**400]),
+        ("budgets.latency_ms", float("inf")),
+        ("name", "x" * 300),
+    ],
+)
+def test_absurd_values_are_refused_with_their_key(key: str, value: Any) -> None:
+    data = tomllib.loads((profiles_folder() / "raspberry-pi-5.toml").read_text(encoding="utf-8"))
+    *tables, last = key.split(".")
+    table = data
+    for name in tables:
+        table = table.setdefault(name, {})
+    table[last] = value
+    with pytest.raises(RecipeError) as caught:
+        parse_profile(data, "a profile")
+    assert key in caught.value.message and len(caught.value.message) < 1000
+
+
+@pytest.mark.parametrize("threads", [0, 10**9])
+def test_threads_that_are_asked_for_are_bounded_too(threads: int) -> None:
+    assert profile_of("raspberry-pi-5", 2).threads == 2
+    with pytest.raises(RecipeError, match="threads"):
+        profile_of("raspberry-pi-5", threads)

@@ -97,6 +97,71 @@ def test_values_that_make_no_sense_are_refused(key: str, value):
         parse_recipe(data, "x")
 
 
+@pytest.mark.parametrize("value", [2**31, 2**63, 10**400, 1e30, float("inf")])
+@pytest.mark.parametrize(
+    "key",
+    [
+        "model.shape.layers",
+        "model.shape.width",
+        "model.shape.heads",
+        "model.shape.ffn",
+        "model.shape.max_positions",
+        "task.max_length",
+        "task.image_size",
+        "task.train_limit",
+        "train.epochs",
+        "train.batch_size",
+        "train.learning_rate",
+        "distil.steps",
+        "distil.match",
+        "analyse.minimum_rows",
+        "analyse.tokens_per_sequence",
+        "analyse.pixels_per_image",
+        "compress.warm_start_tokens",
+        "stop.latency_ms",
+        "export.verify_rows",
+    ],
+)
+def test_absurd_sizes_are_refused_with_their_key(key: str, value: float):
+    if isinstance(value, int) and value <= 2**63 and key in ("train.learning_rate", "distil.match", "stop.latency_ms"):
+        value = 10**20
+    data = tomllib.loads(find_recipe("minilm-sst2").read_text(encoding="utf-8"))
+    *tables, last = key.split(".")
+    table = data
+    for name in tables:
+        table = table.setdefault(name, {})
+    table[last] = value
+    with pytest.raises(RecipeError) as caught:
+        parse_recipe(data, "a recipe")
+    assert key in caught.value.message and len(caught.value.message) < 1000
+
+
+@pytest.mark.parametrize("value", [2**31, 4097, 1e30])
+def test_the_width_of_a_resnet_is_bounded(value: float):
+    data = tomllib.loads(find_recipe("demo-images").read_text(encoding="utf-8"))
+    data["model"]["shape"] = {"width": value}
+    with pytest.raises(RecipeError, match=r"model\.shape\.width"):
+        parse_recipe(data, "a recipe")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("model.source", "package:"),
+        ("model.tokenizer", "package: "),
+        ("task.hub", "package:"),
+        ("model.source", "x" * 5000),
+        ("task.name", "x" * 300),
+        ("task.name", ""),
+        ("stop.profile", "x" * 5000),
+    ],
+)
+def test_names_that_name_nothing_or_fit_no_file_are_refused(key: str, value: str):
+    with pytest.raises(RecipeError) as caught:
+        load_recipe("demo", [f'{key}="{value}"'])
+    assert key in caught.value.message and len(caught.value.message) < 1000
+
+
 def test_a_recipe_is_found_by_name_or_path_and_a_near_name_is_offered(tmp_path: Path):
     assert find_recipe("demo") == find_recipe("demo.toml") == recipes_folder() / "demo.toml"
     assert find_recipe("models/demo.toml").name == "demo.toml"

@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import pytest
 from export.export_sample import ROWS, make_text_run, text_rows
+from transformers import AutoTokenizer
 
 from rmtkd_edge.errors import DataError, Finding, RunDirError, UserError
 from rmtkd_edge.export import folder, stage
@@ -51,6 +52,20 @@ def test_both_folders_are_whole(made):
         assert variant.size_bytes == (run.path / "export" / variant.file).stat().st_size
     assert run.read_record(ExportRecord, ROLES["baseline"].record).reduction == 0
     assert run.stage("export")["state"] == "done"
+
+
+def test_other_rows_than_compress_read_are_refused(made, tmp_path):
+    options = copied(made, tmp_path / "run", force=True)
+    run = Run.open(options.run)
+    run.mark("compress", "done", rows={"train": "of another day"})
+    with pytest.raises(RunDirError, match="train and validation and test changed") as caught:
+        export_run(options)
+    assert "--data" in caught.value.hint and run.has("export/rmtkd.json")
+
+
+def test_the_tokenizer_that_ships_gives_pairs_their_types(text_run):
+    found = AutoTokenizer.from_pretrained(text_run.run.path / "export")("w0 w1", "w2")
+    assert found["token_type_ids"] == [0, 0, 0, 0, 1, 1]
 
 
 def test_config_and_metadata_name_the_model(made):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -12,6 +14,8 @@ from rmtkd_edge.config.recipes import parse_recipe
 from rmtkd_edge.methods.base import Seen, distillation, find_method
 from rmtkd_edge.tasks.text_classification import TASK
 
+NOTHING: Any = None  # of a pair of models that these settings do not look at
+
 
 @pytest.mark.parametrize("name", plugins.names("methods"))
 def test_methods_are_found_under_their_own_names(name, tiny_recipe_dict):
@@ -20,7 +24,7 @@ def test_methods_are_found_under_their_own_names(name, tiny_recipe_dict):
     assert method.name == name and method.title
     method.check(recipe)
     logits = torch.randn(4, 2, requires_grad=True)
-    objective = method.objective(TASK, recipe)
+    objective = method.objective(TASK, recipe, NOTHING)
     batch = {"labels": torch.tensor([0, 1, 1, 0]), "index": torch.arange(4)}
     taps = {tap: torch.randn(4, 3, requires_grad=True) for tap in objective.taps}
     loss = objective.loss(Seen(logits, taps), batch, Seen(torch.randn(4, 2), taps))

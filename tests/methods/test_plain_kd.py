@@ -69,8 +69,8 @@ def test_aligned_ranks_are_multiples_within_the_width(rank, width, heads, multip
 
 @pytest.mark.parametrize(
     "tables",
-    [{"compress": {"one_shot": True}}, {"compress": {"allocation": "kl"}}],
-    ids=["one shot", "allocation"],
+    [{"compress": {"one_shot": True}}, {"compress": {"allocation": "kl"}}, {"distil": {"match": 1.0}}],
+    ids=["one shot", "allocation", "matching"],
 )
 def test_what_needs_closed_forms_is_refused_before_work_starts(tables, tiny_recipe_dict, tiny_data):
     with pytest.raises(RecipeError, match="plain-kd"):

@@ -12,6 +12,7 @@ from rmtkd_edge.run import Run, layout
 from rmtkd_edge.run.records.base import from_json
 from rmtkd_edge.run.records.compress import CompressRecord, StudentRecord, TaskRecord
 from rmtkd_edge.run.records.cycle import CycleRecord, SiteRecord
+from rmtkd_edge.run.records.data import DataSummary, RowSummary, SourceSummary, SplitSummary
 from rmtkd_edge.run.records.export import ExportRecord, FusionRecord, OpCounts, VariantRecord, VerificationRecord
 from rmtkd_edge.run.records.profile import ProfileRecord
 from rmtkd_edge.run.records.scores import Scores
@@ -123,6 +124,20 @@ def cycles(scale: int) -> list[tuple[CycleRecord, dict[str, torch.Tensor]]]:
 def teacher(tested: bool = True) -> TeacherRecord:
     test = scores(0.8131, "test", interval=True) if tested else None
     return TeacherRecord(PARAMETERS[0], "scratch", True, 1312.0, scores(ACCURACY[0], interval=True), test)
+
+
+def read_data() -> DataSummary:
+    """What compress read: a row whose text would be markup, and a file that was left alone."""
+    return DataSummary(
+        name="sst2",
+        kind="text-classification",
+        sources=(SourceSummary("train", "train.csv", 7000, {}, {}),),
+        splits={"train": SplitSummary(6920, {"negative": 3310, "positive": 3610}, 173)},
+        max_length=64,
+        not_used="not used of sst2: 1 (dev.csv)",
+        first_rows=(RowSummary("negative", "[CLS] a <b>dull</b> | film [SEP] (9 tokens)"),),
+        notes=("train 6920 rows of train.csv",),
+    )
 
 
 def compress_result(
@@ -359,6 +374,7 @@ def build_run(
             run.write_tensors(layout.cycle_spectra(cycle.index), tensors)
         whole = compress_result([cycle for cycle, _ in parts], title, tested=tested)
         ranks = whole.ranks
+        run.write_record(layout.DATA, read_data())
         run.write_record(layout.TEACHER_RECORD, whole.teacher)
         run.write_record(layout.RESULT, whole)
         run.mark("compress", "done")

@@ -64,6 +64,14 @@ def plain(markdown: str) -> str:
     return unescape(re.sub(r"\\(.)", r"\1", markdown))
 
 
+def test_what_was_read_is_shown(finished):
+    page, markdown = Page(finished.html).text, plain(finished.markdown)
+    for shown in (page, markdown):
+        for part in ("train.csv", "negative 3,310, positive 3,610", "Not used of sst2: 1 (dev.csv)", "64 tokens"):
+            assert part in shown, part
+        assert "[CLS] a <b>dull</b> | film [SEP] (9 tokens)" in shown and "2.5\u00a0%" in shown
+
+
 def test_html_nests_and_ids_are_unique(finished):
     page = Page(finished.html)
     assert len(page.ids) == len(set(page.ids))

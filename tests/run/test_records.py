@@ -6,6 +6,7 @@ import dataclasses
 import importlib
 import json
 import pkgutil
+import re
 import types
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -86,7 +87,7 @@ def test_every_document_is_read_as_it_was_written(cls: type[Document], data: st.
 
 def test_documents_have_schemas_of_their_own() -> None:
     schemas = [cls.SCHEMA for cls in documents()]
-    assert len(schemas) == len(set(schemas)) >= 9 and all(schema.endswith("@2") for schema in schemas)
+    assert len(schemas) == len(set(schemas)) >= 9 and all(re.fullmatch(r"rmtkd-edge/[a-z-]+@\d+", s) for s in schemas)
     assert all(cls.__dataclass_params__.frozen for cls in documents())  # type: ignore[attr-defined]
 
 

@@ -67,3 +67,9 @@ def test_bad_gradients_are_refused():
             weighted_spectrum(second, gradient, 0.5 if gradient.isnan().any() else 0.0)
     with pytest.raises(UserError, match="blend"):
         weighted_spectrum(second, second, 1.1)
+
+
+def test_a_model_whose_outputs_never_move_is_told_apart_with_what_to_try():
+    with pytest.raises(DataError, match="outputs do not depend on this site") as caught:
+        weighted_spectrum(torch.eye(3), torch.zeros(3, 3), 0.5)
+    assert "train.epochs" in caught.value.hint and "tokenizer" in caught.value.hint

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
@@ -74,6 +75,14 @@ def test_metrics_hold_the_primary_one_and_right_outputs_score_best(task: Task[An
     assert found.interval is None or found.interval[0] <= found.value <= found.interval[1]
 
 
+def test_the_baseline_looks_at_no_input_and_right_outputs_beat_it(task: Task[Any]) -> None:
+    uneven = batch()["labels"] % 2 * (torch.arange(ROWS) % 4 == 1)
+    targets = [task.targets({**batch(), "labels": part}) for part in uneven.split(10)]
+    blind = task.baseline(targets, LABELS)
+    right = task.metrics([9.0 * F.one_hot(part, LABELS).numpy() for part in uneven.split(10)], targets)
+    assert set(blind) <= set(right) and all(right[name] > blind[name] for name in blind)
+
+
 def test_agreement_is_a_share(task: Task[Any]) -> None:
     a, b = outputs(0).numpy(), outputs(1).numpy()
     assert task.agreement(a, a) == 1.0 and 0.0 <= task.agreement(a, b, batch()) < 1.0
@@ -81,6 +90,14 @@ def test_agreement_is_a_share(task: Task[Any]) -> None:
 
 
 # --- classification ---
+
+
+@pytest.mark.parametrize("name", ["text-classification", "image-classification"])
+def test_the_baseline_of_classifiers_answers_the_most_frequent_label(name: str) -> None:
+    numbers = torch.tensor([2] * 6 + [0] * 3 + [1])
+    found = find_task(name).baseline([numbers.numpy()], LABELS)
+    assert found["accuracy"] == 0.6 and found["matthews_corrcoef"] == 0.0 and found["roc_auc"] == 0.5
+    assert find_task(name).baseline([np.zeros(4, np.int64)], LABELS) == {}
 
 
 @pytest.mark.parametrize("name", ["text-classification", "image-classification"])

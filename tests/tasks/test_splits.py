@@ -9,14 +9,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 import pytest
-from PIL import Image
+from pydantic import ValidationError
 from tasks.tasks_sample import recipe_of
 
 from rmtkd_edge.config.recipe import Task
 from rmtkd_edge.errors import DataError
-from rmtkd_edge.tasks import image_classification as image
 from rmtkd_edge.tasks import text_classification as text
-from rmtkd_edge.tasks.reading.splits import Source, choose, share_out
+from rmtkd_edge.tasks.reading.splits import Classes, Source, choose, share_out
 from rmtkd_edge.tasks.reading.tables import load_tables
 
 TASK = Task(name="t", text=["text"])
@@ -42,11 +41,21 @@ def changed(task: Task = TASK, **keys: Any) -> Task:
         (["train", "a", "b"], {"validation_split": "b", "test_split": "a"}, {"validation": "b", "test": "a"}),
         (["fit", "train"], {"train_split": "fit"}, {}),
         (["dev", "test"], {"train_split": "dev"}, {"test": "test"}),
+        (["train", "eval"], {}, {"test": "eval"}),
+        (["train", "testing", "evaluation"], {}, {"test": "testing"}),
+        (["train", "Val", "TEST"], {}, {"validation": "Val", "test": "TEST"}),
     ],
 )
 def test_every_role_finds_its_split(names: list[str], keys: dict[str, Any], wanted: dict[str, str]) -> None:
     task = changed(**keys)
     assert choose(task, names, "the data") == {"train": task.train_split, **wanted}
+
+
+@pytest.mark.parametrize("name", ["Train", "training", "TRAINING"])
+def test_train_has_other_names_too(name: str) -> None:
+    assert choose(TASK, [name, "Valid"], "the data") == {"train": name, "validation": "Valid"}
+    with pytest.raises(DataError, match="has no split `fit`"):
+        choose(changed(train_split="fit"), [name], "the data")
 
 
 @pytest.mark.parametrize(
@@ -128,6 +137,83 @@ def test_an_empty_side_is_refused(keys: dict[str, Any], rows: int, role: str) ->
     assert f"task.{role}_fraction" in caught.value.hint
 
 
+def classes_of(found: dict[str, list[int]], classes: np.ndarray) -> dict[str, list[str]]:
+    return {role: sorted(set(classes[rows].tolist())) for role, rows in found.items()}
+
+
+def shared(classes: np.ndarray, seed: int, **keys: Any) -> dict[str, list[int]]:
+    source = Source({"train": pa.table({"row": range(len(classes))})}, {"train": "train.csv"})
+    names, numbers = np.unique(classes, return_inverse=True)
+    parts = share_out(changed(**keys), source, seed, Classes(names.tolist(), numbers)).parts
+    return {role: table["row"].to_pylist() for role, table in parts.items()}
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_small_classes_are_on_every_side(seed: int) -> None:
+    classes = np.array(["a"] * 80 + ["b"] * 10 + ["c"] * 10)
+    found = shared(classes, seed)
+    assert classes_of(found, classes) == {role: ["a", "b", "c"] for role in ("train", "validation", "test")}
+    assert sorted(row for rows in found.values() for row in rows) == list(range(100))
+    assert [len(found[role]) for role in ("train", "validation", "test")] == [80, 10, 10]
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_the_smallest_class_that_is_shared_out_stays_in_train(seed: int) -> None:
+    classes = np.array(["a"] * 97 + ["b"] * 3)
+    assert classes_of(shared(classes, seed), classes)["train"] == ["a", "b"]
+
+
+def test_large_classes_are_drawn_as_rows_without_classes_are() -> None:
+    classes = np.array(["a"] * 700 + ["b"] * 300)
+    assert shared(classes, 5) == shares(TASK, 5, train=1000)[0]
+
+
+@pytest.mark.parametrize(
+    ("classes", "keys", "says"),
+    [
+        (["a"] * 50 + ["b"] * 49 + ["c"], {}, r"in 3 ways, and these labels have fewer rows: c \(1\)"),
+        (["a"] * 50 + ["b"] * 48 + ["c"] * 2, {}, r"c \(2\)"),
+        (
+            ["a"] * 50 + ["b"] * 49 + ["c"],
+            {"test_fraction": 0},
+            r"in 2 ways, and these labels have fewer rows: c \(1\)",
+        ),
+        (
+            [f"{i % 25:02d}" for i in range(100)],
+            {},
+            "10 rows of 100 that are held out as validation cannot hold all 25",
+        ),
+    ],
+)
+def test_labels_that_are_too_few_to_split_are_refused(classes: list[str], keys: dict[str, Any], says: str) -> None:
+    for seed in range(4):
+        with pytest.raises(DataError, match=says) as caught:
+            shared(np.array(classes), seed, **keys)
+    assert "split" in caught.value.hint
+
+
+def test_what_is_held_out_holds_every_label_of_a_file(tmp_path: Path, tiny_tokenizer: Path) -> None:
+    rows = [{"text": "a film", "label": "rare" if i < 4 else f"often-{i % 2}"} for i in range(60)]
+    pyarrow.csv.write_csv(pa.Table.from_pylist(rows), tmp_path / "train.csv")
+    for seed in range(6):
+        found = text.TASK.load(recipe_of(changed(test_fraction=0), str(tiny_tokenizer), seed), tmp_path)
+        assert 2 in found.train.labels
+    pyarrow.csv.write_csv(pa.Table.from_pylist(rows[3:]), tmp_path / "train.csv")
+    with pytest.raises(DataError, match=r"fewer rows: rare \(1\)"):
+        text.TASK.load(recipe_of(changed(test_fraction=0), str(tiny_tokenizer)), tmp_path)
+
+
+def test_labels_without_rows_are_told_and_labels_named_twice_are_refused(tmp_path: Path, tiny_tokenizer: Path) -> None:
+    write(tmp_path, train=40, val=8, test=6)
+    task = changed(labels=["0", "1", "2"])
+    found = text.TASK.load(recipe_of(task, str(tiny_tokenizer)), tmp_path)
+    assert [note for note in found.notes if "no rows" in note] == [
+        f"{role} has no rows of the labels 2" for role in ("train", "validation", "test")
+    ]
+    with pytest.raises(ValidationError, match=r"task\.labels names 1 more than once"):
+        changed(labels=["0", "1", "1"])
+
+
 # --- folders ---
 
 
@@ -151,11 +237,20 @@ def test_a_folder_says_what_became_what_and_what_was_not_used(tmp_path: Path, ti
     )
 
 
-def test_parquet_comes_before_csv_of_the_same_name(tmp_path: Path) -> None:
+def test_two_files_of_one_split_are_refused(tmp_path: Path) -> None:
     write(tmp_path, train=40)
     pyarrow.parquet.write_table(pa.table({"text": ["a", "b"], "label": [0, 1]}), tmp_path / "train.parquet")
+    with pytest.raises(DataError, match=r"the split `train` more than once: train\.csv, train\.parquet"):
+        load_tables(TASK, tmp_path)
+
+
+def test_hidden_files_are_no_splits_and_not_counted(tmp_path: Path) -> None:
+    write(tmp_path, train=40, val=8)
+    (tmp_path / "__MACOSX").mkdir()
+    for name in (".train.csv", "._val.csv", "__MACOSX/._train.csv"):
+        (tmp_path / name).write_text("no table", encoding="utf-8")
     source = load_tables(TASK, tmp_path)
-    assert source.origins["train"] == "train.parquet" and "train.csv" in source.unused
+    assert source.origins == {"train": "train.csv", "validation": "val.csv"} and source.unused == ""
 
 
 def test_one_file_has_no_other_split(tmp_path: Path) -> None:
@@ -176,54 +271,3 @@ def test_a_test_split_with_hidden_labels_is_refused_with_both_ways_out(tmp_path:
     glue = recipe_of(changed(validation_split="", test_split="validation"), str(tiny_tokenizer))
     found = text.TASK.load(glue, tmp_path)
     assert found.test is not None and (len(found.train), len(found.validation), len(found.test)) == (36, 4, 10)
-
-
-def pictures(folder: Path, form: str, **counts: int) -> Path:
-    rng = np.random.default_rng(0)
-    folder.mkdir(exist_ok=True)
-    for name, count in counts.items():
-        pixels, labels = rng.integers(0, 256, (count, 8, 8, 3), dtype=np.uint8), np.arange(count) % 2
-        if form == "npz":
-            np.savez(folder / f"{name}.npz", images=pixels, labels=labels)
-        for i in range(count if form == "folders" else 0):
-            place = folder / name / f"class-{labels[i]}"
-            place.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(pixels[i]).save(place / f"{i:02d}.png")
-    return folder
-
-
-@pytest.mark.parametrize("form", ["folders", "npz"])
-def test_images_follow_the_same_rules(tmp_path: Path, form: str) -> None:
-    end = "/" if form == "folders" else ".npz"
-    recipe = recipe_of(IMAGES)
-    full = image.TASK.load(recipe, pictures(tmp_path / "full", form, train=20, val=6, test=4, extra=2))
-    assert full.test is not None and [len(s) for s in (full.train, full.validation, full.test)] == [20, 6, 4]
-    assert full.notes == (
-        f"train 20 rows of train{end}; validation 6 rows of val{end}; test 4 rows of test{end}",
-        f"not used of full: 1 (extra{end.strip('/')})",
-    )
-    less = image.TASK.load(recipe, pictures(tmp_path / "less", form, train=20, test=4))
-    assert less.test is not None and [len(s) for s in (less.train, less.validation, less.test)] == [18, 2, 4]
-    alone = image.TASK.load(recipe, pictures(tmp_path / "alone", form, train=20))
-    assert alone.test is not None and [len(s) for s in (alone.train, alone.validation, alone.test)] == [16, 2, 2]
-    with pytest.raises(DataError, match="no split `valdation`"):
-        image.TASK.load(recipe_of(changed(IMAGES, validation_split="valdation")), tmp_path / "full")
-
-
-def test_class_folders_without_splits_are_train(tmp_path: Path) -> None:
-    root = pictures(tmp_path, "folders", train=20) / "train"
-    found = image.TASK.load(recipe_of(IMAGES), root)
-    assert found.labels == ("class-0", "class-1") and (len(found.train), len(found.validation)) == (16, 2)
-
-
-def test_splits_of_several_sizes_are_refused(tmp_path: Path) -> None:
-    pictures(tmp_path, "npz", train=20, validation=6)
-    np.savez(tmp_path / "test.npz", images=np.zeros((4, 6, 6, 3), np.uint8), labels=np.arange(4) % 2)
-    with pytest.raises(DataError, match="train of 8 x 8, validation of 8 x 8, test of 6 x 6"):
-        image.TASK.load(recipe_of(IMAGES), tmp_path)
-
-
-def test_a_metric_that_a_split_does_not_allow_is_refused_at_once(tmp_path: Path) -> None:
-    pictures(tmp_path, "npz", train=20, validation=1)
-    with pytest.raises(DataError, match="roc_auc cannot be computed on the validation split"):
-        image.TASK.load(recipe_of(changed(IMAGES, metric="roc_auc")), tmp_path)

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from rmtkd_edge.config.recipe import Recipe
 from rmtkd_edge.config.recipe import Task as Settings
+from rmtkd_edge.run.records.data import DataSummary, SplitSummary
 from rmtkd_edge.spectral.seeded import row_contrasts, row_uniform
 from rmtkd_edge.tasks.base import (
     Batch,
@@ -100,6 +101,13 @@ class Sketch:
 
     def save_preprocessing(self, dataset: Dataset[Rows], folder: Path) -> None:
         (folder / "sketch.txt").write_text("ids", encoding="utf-8")
+
+    def summary(self, dataset: Dataset[Rows]) -> DataSummary:
+        splits = {role: SplitSummary(len(rows), {}, None) for role, rows in dataset.splits.items()}
+        return DataSummary(self.name, self.name, (), splits, dataset.max_length, "", (), ())
+
+    def baseline(self, targets: Sequence[np.ndarray], outputs: int) -> dict[str, float]:
+        return {}
 
     def targets(self, batch: Batch) -> np.ndarray:
         return batch["wanted"].numpy()

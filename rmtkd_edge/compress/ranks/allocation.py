@@ -1,20 +1,22 @@
-"""Which kinds of sites give up how much, at as many parameters as one quantile for all would remove.
+"""Where the parameters go: which sites give up how much, at as many parameters as one quantile for all would remove.
 
 At one quantile for all, each site keeps the eigenvalues above its own edge, whatever that costs in parameters and
-however little the outputs depend on it. Here every kind has a quantile of its own (its log-odds moved), found by
-coordinate search: the model is cut in closed form, and what counts is how far its outputs move from those before the
-cycle (the task's divergence on training rows). No validation row is looked at.
+however little the outputs depend on it. Here every kind of sites has a quantile of its own, and one that changes with
+depth: its log-odds are a level plus a slope times the depth, found by coordinate search. The model is cut in closed
+form, and what counts is how far its outputs move from those before the cycle (the task's divergence), on rows of train
+that the closed form was not fitted on: on fitted rows the wider consumer always looks better. Sites are not priced one
+by one, since their errors add up and are corrected together. No validation row is looked at.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from rmtkd_edge.compress.context import Context
 from rmtkd_edge.compress.ranks.cut import divergence, narrowed, outputs_of, projected
-from rmtkd_edge.compress.ranks.edge import Choose, Offsets, SiteRank, land_on_target, widths_of
+from rmtkd_edge.compress.ranks.edge import Choose, SiteRank, land_on_target, widths_of
 from rmtkd_edge.config.recipe import Compress
 from rmtkd_edge.families.base import Site
 from rmtkd_edge.methods.base import fixed_rank, reduction
@@ -22,62 +24,100 @@ from rmtkd_edge.methods.base import fixed_rank, reduction
 if TYPE_CHECKING:
     from rmtkd_edge.families.model import Model
 
-STEPS = (2.0, 1.0)  # log-odds by which a kind's quantile is moved, coarse to fine
-LEAST_GAIN = 0.005  # of the divergence, else a move is noise
+TRIALS = 30  # closed forms that are compared at most
+FIRST_STEP, LEAST_STEP = 1.0, 0.3  # of log-odds
+LONGER, SHORTER = 1.3, 0.5  # what a step is multiplied by after it gained, and after it did not
+LEAST_GAIN = 0.002  # of the divergence, else a move is noise
 SLACK = 0.002  # of the parameters, by which an allocation may miss the share
+
+
+class Move(NamedTuple):
+    """One dimension of the search: the quantile of a kind of sites, at all depths or from shallow to deep."""
+
+    kind: str
+    along: Literal["level", "depth"]
+
+
+Moves = Mapping[Move, float]
 
 
 def allocated(context: Context, folded: Model, choose: Choose, picked: list[SiteRank]) -> list[SiteRank]:
     """Return ranks that remove as many parameters as those in `picked` and move the outputs least.
 
-    Sites with ranks of their own in the recipe keep them; with fewer than two kinds left there is nothing to weigh.
+    Sites with ranks of their own in the recipe keep them; with one site left there is nothing to weigh.
     """
-    kinds = free_kinds([c.spectrum.site for c in picked], context.recipe.compress)
-    if len(kinds) < 2:
+    free = free_sites([c.spectrum.site for c in picked], context.recipe.compress)
+    if len(free) < 2:
         return picked
-    trials = _Trials(context.trial, folded, choose, picked, kinds)
-    context.report("note", text=f"allocation: weighing {', '.join(kinds)} against each other, some dozens of trials")
-    return trials.land(search(trials.moved, kinds, trials.tell))
+    moves = dimensions(free)
+    trials = _Trials(context.trial, folded, choose, picked, free)
+    told = f"allocation: weighing {', '.join(dict.fromkeys(move.kind for move in moves))} against each other"
+    context.report("note", text=f"{told}, {TRIALS} trials at most")
+    return trials.land(search(trials.moved, moves, trials.tell, TRIALS))
 
 
 class _Trials:
     """Closed forms at the share of parameters that `picked` removes, each compared once."""
 
     def __init__(
-        self, context: Context, folded: Model, choose: Choose, picked: list[SiteRank], kinds: Sequence[str]
+        self, context: Context, folded: Model, choose: Choose, picked: list[SiteRank], free: Sequence[Site]
     ) -> None:
-        self.context, self.folded, self.choose, self.kinds = context, folded, choose, kinds
+        self.context, self.folded, self.choose, self.free = context, folded, choose, free
         self.share = self.removed(picked)
         self.before = outputs_of(context, folded)
         self.known: dict[tuple[int, ...], float] = {}
-        self.least = 1 + 2 * len(STEPS) * len(kinds)  # every gain brings more
 
     def removed(self, chosen: Sequence[SiteRank]) -> float:
         return reduction(self.folded.spec, widths_of(chosen), self.context.teacher_parameters)
 
-    def land(self, offsets: Offsets) -> list[SiteRank]:
+    def land(self, moves: Moves) -> list[SiteRank]:
+        offsets = offsets_of(self.free, moves)
         return land_on_target(lambda at: self.choose(at, offsets), self.removed, self.share, 1.0)[1]
 
-    def moved(self, offsets: Offsets) -> float:
-        """Return how far the outputs move where kinds are cut with these offsets, infinite where too little is cut."""
-        chosen = self.land(offsets)
+    def moved(self, moves: Moves) -> float:
+        """Return how far the outputs move after these moves, infinite where too little is cut."""
+        chosen = self.land(moves)
         widths = tuple(c.width_after for c in chosen)
         if widths not in self.known:
             self.known[widths] = math.inf
             if self.removed(chosen) >= self.share - SLACK:
                 student, _ = narrowed(self.context, self.folded, projected(chosen, self.context))
                 self.known[widths] = divergence(self.context, self.before, outputs_of(self.context, student))
-            self.context.report("trial", done=len(self.known), total=max(len(self.known), self.least))
+            self.context.report("trial", done=len(self.known), total=max(len(self.known), TRIALS))
         return self.known[widths]
 
-    def tell(self, offsets: Offsets, found: float) -> None:
-        widths = ", ".join(f"{kind} {mean_width(self.land(offsets), kind):.0f}" for kind in self.kinds)
+    def tell(self, moves: Moves, found: float) -> None:
+        chosen, kinds = self.land(moves), dict.fromkeys(site.kind for site in self.free)
+        widths = ", ".join(f"{kind} {mean_width(chosen, kind):.0f}" for kind in kinds)
         self.context.report("note", text=f"allocation: the outputs move by {found:.2e} nats at mean widths {widths}")
 
 
-def free_kinds(sites: Sequence[Site], options: Compress) -> list[str]:
-    """Return the kinds of the sites whose ranks the options do not fix."""
-    return list(dict.fromkeys(site.kind for site in sites if fixed_rank(options, site) is None))
+def free_sites(sites: Sequence[Site], options: Compress) -> list[Site]:
+    """Return the sites whose ranks the options do not fix."""
+    return [site for site in sites if fixed_rank(options, site) is None]
+
+
+def dimensions(sites: Sequence[Site]) -> list[Move]:
+    """Return what can be moved: the level of every kind, then the slope of every kind with several depths."""
+    depths: dict[str, set[int | None]] = {}
+    for site in sites:
+        depths.setdefault(site.kind, set()).add(site.layer)
+    levels = [Move(kind, "level") for kind in depths] if len(depths) > 1 else []
+    return [*levels, *(Move(kind, "depth") for kind, found in depths.items() if len(found) > 1)]
+
+
+def offsets_of(sites: Sequence[Site], moves: Moves) -> dict[str, float]:
+    """Return, by site, the log-odds that moves add to its quantile; depth runs from -1/2 to 1/2."""
+    layers = [site.layer for site in sites if site.layer is not None]
+    first, last = min(layers, default=0), max(layers, default=0)
+
+    def depth(site: Site) -> float:
+        return 0.0 if site.layer is None or first == last else (site.layer - first) / (last - first) - 0.5
+
+    return {
+        site.name: moves.get(Move(site.kind, "level"), 0.0) + moves.get(Move(site.kind, "depth"), 0.0) * depth(site)
+        for site in sites
+    }
 
 
 def mean_width(chosen: Sequence[SiteRank], kind: str) -> float:
@@ -87,25 +127,31 @@ def mean_width(chosen: Sequence[SiteRank], kind: str) -> float:
 
 
 def search(
-    score: Callable[[Offsets], float], kinds: Sequence[str], tell: Callable[[Offsets, float], None]
-) -> dict[str, float]:
-    """Return the offset of every kind with the lowest score that steps along one kind at a time find, from zero.
+    score: Callable[[Moves], float], moves: Sequence[Move], tell: Callable[[Moves, float], None], trials: int
+) -> dict[Move, float]:
+    """Return the moves of the lowest score that steps along one dimension at a time find, from none.
 
-    `tell` hears of every improvement, and of the start.
+    Args:
+        tell: hears of the start and of every improvement.
+        trials: scores that are looked at, at most.
     """
-    best = dict.fromkeys(kinds, 0.0)
-    lowest = score(best)
+    best, step = dict.fromkeys(moves, 0.0), dict.fromkeys(moves, FIRST_STEP)
+    lowest, left = score(best), trials - 1
     tell(best, lowest)
-    for step in STEPS:
-        improved = True
-        while improved:
-            improved = False
-            for kind in kinds:
-                for move in (step, -step):
-                    offsets = {**best, kind: best[kind] + move}
-                    found = score(offsets)
-                    if found < lowest * (1 - LEAST_GAIN):
-                        best, lowest, improved = offsets, found, True
-                        tell(best, lowest)
-                        break
+    improved = True
+    while improved or max(step.values()) >= LEAST_STEP:
+        improved = False
+        for move in moves:
+            for sign in (1.0, -1.0):
+                if left == 0:
+                    return best
+                tried = {**best, move: best[move] + sign * step[move]}
+                found, left = score(tried), left - 1
+                if found < lowest * (1 - LEAST_GAIN):
+                    best, lowest, improved = tried, found, True
+                    step[move] *= LONGER
+                    tell(best, lowest)
+                    break
+            else:
+                step[move] *= SHORTER
     return best

@@ -33,7 +33,9 @@ def spectra_of(context: Context, folded: Model, names: Collection[str]) -> list[
         probe=lambda outputs, batch: task.probe(outputs, dict(batch), recipe.seed),
     )
     model = folded.to(context.accelerator.device)
-    return context.family.analyse(model, sites, _own(context, data.analysis), _own(context, data.effect), options)
+    return context.family.analyse(
+        model, sites, own_batches(context, data.analysis), own_batches(context, data.effect), options
+    )
 
 
 def chooser(context: Context, spec: Spec, spectra: Sequence[SiteSpectrum]) -> Choose:
@@ -54,7 +56,7 @@ def narrowed(context: Context, folded: Model, cut: Cut) -> tuple[Model, dict[str
     """Return the narrowed folded model that the method starts from, and its new projections by site."""
     data, recipe = context.data, context.recipe
     teacher = folded.to(context.accelerator.device)
-    warm, effect = _own(context, data.warm), _own(context, data.effect)
+    warm, effect = own_batches(context, data.warm), own_batches(context, data.effect)
     student = context.method.initial_student(context.family, teacher, cut, warm, effect, recipe)
     there = ranks_of(student.spec)  # a factor no narrower than its site is none
     new = {name: p for name, p in cut.projections.items() if name in there}
@@ -63,9 +65,9 @@ def narrowed(context: Context, folded: Model, cut: Cut) -> tuple[Model, dict[str
 
 @torch.no_grad()
 def outputs_of(context: Context, model: Model) -> list[Tensor]:
-    """Return a model's outputs on the rows that effects are measured on, float64, batch by batch."""
+    """Return a model's outputs on the rows that closed forms are compared on, float64, batch by batch."""
     model = model.to(context.accelerator.device).eval()
-    return [call(model, batch).double().cpu() for batch in own_rows(context.data.effect(), context.accelerator)]
+    return [call(model, batch).double().cpu() for batch in own_rows(context.data.judged(), context.accelerator)]
 
 
 def divergence(context: Context, before: Sequence[Tensor], after: Sequence[Tensor]) -> float:
@@ -73,7 +75,7 @@ def divergence(context: Context, before: Sequence[Tensor], after: Sequence[Tenso
 
     Roundoff below zero counts as zero; a model whose outputs are not finite is infinitely far.
     """
-    batches = own_rows(context.data.effect(), context.accelerator)
+    batches = own_rows(context.data.judged(), context.accelerator)
     total = sum(
         float(context.task.divergence(old, new, batch={k: v.cpu() for k, v in batch.items()})) * len(old)
         for old, new, batch in zip(before, after, batches, strict=True)
@@ -82,5 +84,6 @@ def divergence(context: Context, before: Sequence[Tensor], after: Sequence[Tenso
     return agreed(max(mean, 0.0) if math.isfinite(mean) else math.inf, context.accelerator)
 
 
-def _own(context: Context, batches: Batches) -> Batches:
+def own_batches(context: Context, batches: Batches) -> Batches:
+    """Return the rows of batches that are this process's."""
     return lambda: own_rows(batches(), context.accelerator)

@@ -102,13 +102,13 @@ def choose_ranks(
 
     Args:
         multiple: ranks are rounded up to it.
-        offsets: log-odds by kind of site, by which the quantile is shifted.
+        offsets: log-odds by site, by which the quantile is shifted.
         settle: the family's correction of widths by site.
     """
     chosen = []
     for spectrum in spectra:
         site = spectrum.site
-        at = shifted(quantile, offsets.get(site.kind, 0.0))
+        at = shifted(quantile, offsets.get(site.name, 0.0))
         fits = spectrum.fit(recipe.analyse, at)
         rank = math.ceil(sum(fit.rank for fit in fits) / len(fits))
         width = fixed_rank(recipe.compress, site)

@@ -1,4 +1,4 @@
-"""BERT-like encoders: BERT and MiniLM, RoBERTa, DistilBERT, ELECTRA."""
+"""BERT-like encoders: BERT and MiniLM, RoBERTa (also as XLM-R and CamemBERT), DistilBERT, ELECTRA."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class EncoderFamily(FamilyDefaults[EncoderSpec, "Encoder"]):
 
     def from_module(self, module: nn.Module, labels: Sequence[str] | None = None) -> Encoder | None:
         """Return an encoder that computes what a transformers classifier does; None for another library's module."""
-        from rmtkd_edge.families.encoder.sources import from_transformers
+        from rmtkd_edge.families.encoder.checkpoints import from_transformers
 
         return from_transformers(module, labels) if hasattr(module, "config") else None
 
@@ -150,6 +150,12 @@ class EncoderFamily(FamilyDefaults[EncoderSpec, "Encoder"]):
 
         return from_tensors(spec, tensors)
 
+    def fit_preprocessing(self, spec: EncoderSpec, files: Mapping[str, bytes]) -> dict[str, bytes]:
+        """Return a tokenizer's files that give the inputs which the model reads."""
+        from rmtkd_edge.families.encoder.tokenizer_files import fit_tokenizer
+
+        return fit_tokenizer(spec, files)
+
     def export(self, folded: Encoder, path: Path, options: Export, metadata: Mapping[str, str]) -> list[Path]:
         """Write a folded encoder as ONNX."""
         from rmtkd_edge.families.encoder.graph import GraphOptions, export
@@ -177,6 +183,14 @@ class EncoderFamily(FamilyDefaults[EncoderSpec, "Encoder"]):
         from rmtkd_edge.families.encoder.audit import site_of
 
         return site_of(tap)
+
+    def stream_taps(self, spec: EncoderSpec) -> tuple[str, ...]:
+        """Return the stream after the embeddings and after every layer."""
+        return tuple(f"stream.{i}" for i in range(len(spec.layers) + 1))
+
+    def rows(self, activation: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
+        """Return activations (B, T, d) at valid tokens."""
+        return activation[batch["attention_mask"].bool()]
 
     def comparable(self, reference: Tensor, found: Tensor, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Return activations (B, T, d) at valid tokens alone; what was found may hold the first tokens only."""

@@ -9,11 +9,18 @@ from typing import Any, cast
 from torch import Tensor
 
 from rmtkd_edge.families.encoder.module import Encoder
-from rmtkd_edge.families.encoder.sources import names_from_transformers
+from rmtkd_edge.families.encoder.names import names_from_transformers
 from rmtkd_edge.families.encoder.spec import EncoderSpec
 from rmtkd_edge.families.store import assemble
 
-CLASSES = {"bert": "Bert", "roberta": "Roberta", "distilbert": "DistilBert", "electra": "Electra"}
+CLASSES = {
+    "bert": "Bert",
+    "roberta": "Roberta",
+    "xlm-roberta": "XLMRoberta",
+    "camembert": "Camembert",
+    "distilbert": "DistilBert",
+    "electra": "Electra",
+}
 NOTE = (
     "The widths of this model differ from layer to layer: AutoModel.from_pretrained cannot rebuild it, "
     "rmtkd_edge.load(FOLDER) and the files under onnx/ can."

@@ -1,7 +1,8 @@
 """A BERT-like sequence classifier with free widths: the one module that is trained, narrowed, folded and exported.
 
-It computes what transformers' BERT, RoBERTa, DistilBERT and ELECTRA classifiers compute (tests compare them), but a
-layer may have its own query/key, value and FFN widths, and the residual stream need not be a multiple of the heads.
+It computes what transformers' BERT, RoBERTa (XLM-R and CamemBERT too), DistilBERT and ELECTRA classifiers compute
+(tests compare them), but a layer may have its own query/key, value and FFN widths, and the residual stream need not be
+a multiple of the heads.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
     "silu": F.silu,
     "tanh": torch.tanh,
+    "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
 }
 
 

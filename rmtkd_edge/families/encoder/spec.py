@@ -10,7 +10,8 @@ import numpy as np
 
 from rmtkd_edge.families.base import Input, Site
 
-MODEL_TYPES = ("bert", "roberta", "distilbert", "electra")
+ROBERTA = ("roberta", "xlm-roberta", "camembert")  # one architecture under three names
+MODEL_TYPES = ("bert", *ROBERTA, "distilbert", "electra")
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from pydantic import Field
 from rmtkd_edge.config.hardware import Calibration
 from rmtkd_edge.config.recipe import Compress, Export, Recipe
 from rmtkd_edge.config.settings import Section
+from rmtkd_edge.errors import UserError
 from rmtkd_edge.families.base import AnalyseOptions, Batches, NarrowOptions, Site
 from rmtkd_edge.families.defaults import FamilyDefaults
 from rmtkd_edge.families.resnet import audit, config, cost
@@ -27,11 +28,15 @@ if TYPE_CHECKING:
 
 
 class ResNetShape(Section):
-    """Shape of a ResNet that is trained from random weights; of torchvision's weights only `stem` is asked."""
+    """Shape of a ResNet that is trained from random weights.
+
+    Of torchvision's weights only `stem` is asked, of a state dict `stem` and `eps`, which its weights do not tell.
+    """
 
     depth: Literal[18, 34, 50, 101] = 18
     width: Annotated[int, Field(ge=1, le=4096)] = Field(64, description="Channels of the first stage")
     stem: Literal["cifar", "imagenet"] = Field("cifar", description="3x3 stride 1, or 7x7 stride 2 and max-pool")
+    eps: Annotated[float, Field(gt=0, lt=1)] = Field(1e-5, description="Of the batch norms")
 
 
 class ResNetFamily(FamilyDefaults[ResNetSpec, "ResNet"]):
@@ -81,11 +86,24 @@ class ResNetFamily(FamilyDefaults[ResNetSpec, "ResNet"]):
 
         return from_module(module, labels)
 
-    def source_normalisation(self, source: str) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
-        """Return ImageNet's mean and standard deviation for torchvision's weights, its own for a folder of ours."""
-        from rmtkd_edge.families.resnet.sources import source_normalisation
+    def source_normalisation(self, recipe: Recipe) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+        """Return ImageNet's mean and standard deviation for torchvision's weights, else those that the source names.
 
-        return source_normalisation(source)
+        Raises:
+            UserError: neither a trained source nor the recipe says them.
+        """
+        from rmtkd_edge.families.resnet.checkpoint import is_weights_file
+        from rmtkd_edge.families.resnet.sources import IMAGENET_MEAN, IMAGENET_STD, source_normalisation
+
+        source = recipe.model.source
+        found = source_normalisation(source)
+        if found is None and is_weights_file(source) and recipe.task.mean is None:
+            raise UserError(
+                f"nothing says how images were normalised for {source}, and other moments would give wrong answers",
+                "set task.mean and task.std to those of its training; ImageNet's, as fine-tuned weights of torchvision "
+                f"mostly have: --set task.mean={list(IMAGENET_MEAN)} --set task.std={list(IMAGENET_STD)}",
+            )
+        return found
 
     def describe_source(self, recipe: Recipe) -> str:
         """Return `resnet18-64` for random weights, else the last part of the source."""
@@ -161,6 +179,16 @@ class ResNetFamily(FamilyDefaults[ResNetSpec, "ResNet"]):
         from rmtkd_edge.families.resnet.graph import graph_values
 
         return graph_values(model, spec)
+
+    def stream_taps(self, spec: ResNetSpec) -> tuple[str, ...]:
+        """Return the sum of every block, before its ReLU."""
+        return tuple(
+            f"layer.{i}.block.{j}.sum" for i, stage in enumerate(spec.stages, 1) for j in range(len(stage.blocks))
+        )
+
+    def rows(self, activation: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
+        """Return activations (B, C, H, W) as one row a pixel."""
+        return activation.permute(0, 2, 3, 1).flatten(0, 2)
 
     def site_of(self, tap: str) -> str:
         """Return the site whose producers make what a tap sees: of a sum its stage's stream."""

@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from rmtkd_edge.errors import UserError
 from rmtkd_edge.families.layers import ProjectedLinear
+from rmtkd_edge.families.resnet.checkpoint import load_checkpoint, normalisation_of
 from rmtkd_edge.families.resnet.module import ProjectedConv, ResNet
 from rmtkd_edge.families.resnet.spec import BlockSpec, Kind, ResNetSpec, StageSpec, Stem
 from rmtkd_edge.families.resnet.state_dict import filled, spec_from_state
@@ -75,24 +74,23 @@ def build(source: str, wanted: Wanted, shape: Any) -> tuple[ResNet, bool]:
     Args:
         source: `scratch`, `torchvision:resnet50` (its ImageNet weights; a network is needed once), a safetensors file
             of a state dict in torchvision's names, or a folder that this package wrote (a run's compress/teacher).
-        shape: a recipe's `model.shape`: depth, width and stem of `scratch`; of torchvision's weights `stem` is asked.
+        shape: a recipe's `model.shape`: depth, width and stem of `scratch`; of torchvision's weights `stem` is asked,
+            of a state dict `stem` and `eps`.
 
     Raises:
-        UserError: the source cannot be loaded, or knows other labels or sizes.
+        UserError: the source cannot be loaded, knows other labels or sizes, or nothing says what it computes.
         RunDirError: a folder of this package was altered.
     """
     if source == "scratch":
         spec = resnet_spec(shape.depth, wanted.labels, width=shape.width, stem=shape.stem, image_size=wanted.image_size)
-        return initialise(ResNet(spec), wanted.seed), False
+        return initialise(ResNet(replace(spec, eps=shape.eps)), wanted.seed), False
     if source.startswith(TORCHVISION):
         depth, state = _torchvision(source.removeprefix(TORCHVISION))
         spec = resnet_spec(depth, wanted.labels, stem=shape.stem, image_size=wanted.image_size)
         return filled(initialise(ResNet(spec), wanted.seed), state, source, replace_classifier=True), False
     if is_our_folder(source):
         return _own(source, wanted), True
-    state = _state_dict(Path(source))
-    spec = spec_from_state(state, wanted.labels, source, wanted.image_size)
-    return filled(ResNet(spec), state, source, replace_classifier=False), True
+    return load_checkpoint(source, wanted.labels, wanted.image_size, shape), True
 
 
 def is_our_folder(source: str) -> bool:
@@ -105,7 +103,7 @@ def source_normalisation(source: str) -> tuple[tuple[float, ...], tuple[float, .
     if source.startswith(TORCHVISION):
         return IMAGENET_MEAN, IMAGENET_STD
     if not is_our_folder(source):
-        return None
+        return normalisation_of(source)
     spec = spec_of(read_shape(Path(source)).spec, Path(source) / SHAPE)
     return (spec.mean, spec.std) if isinstance(spec, ResNetSpec) else None
 
@@ -179,20 +177,6 @@ def _prove_same(ours: ResNet, theirs: nn.Module) -> None:
             "output",
             "groups, dilation, other strides and other activations are not supported",
         )
-
-
-def _state_dict(path: Path) -> dict[str, Tensor]:
-    if path.is_dir():
-        path = path / "model.safetensors"
-    if path.suffix != ".safetensors":
-        raise UserError(
-            f"`{path}` is no safetensors file (weights are never unpickled)",
-            "safetensors.torch.save_file(model.state_dict(), 'model.safetensors')",
-        )
-    try:
-        return load_file(str(path))
-    except (OSError, SafetensorError) as err:
-        raise UserError(f"cannot load weights from `{path}`: {err}", "give a state dict as a safetensors file") from err
 
 
 def _torchvision(name: str) -> tuple[int, dict[str, Tensor]]:

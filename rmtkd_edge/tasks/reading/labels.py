@@ -4,30 +4,39 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from rmtkd_edge.config.recipe import Task
-from rmtkd_edge.errors import DataError
+from rmtkd_edge.errors import DataError, some
+from rmtkd_edge.tasks.reading.places import place
 
 HIDDEN = -1  # what data sets put in place of labels that they keep to themselves
 HIDDEN_HINT = (
     '--set task.test_split="" holds a share of train out; for data like GLUE --set task.test_split=validation '
     '--set task.validation_split="" reports the validation split and selects on a share of train'
 )
+UNCLASSED_HINT = (
+    "set task.label to a column of classes, or task.kind to a task that predicts numbers; where these are classes, "
+    "name them: task.labels = [...]"
+)
+FEW = 10  # classes that are always believed; of more, fewer than half the rows must be a class of their own
 
 
 def label_names(task: Task, train: pa.Table) -> list[str]:
     """Return the names of the labels in label order: the recipe's, else those in the file's metadata, else the values.
 
-    Numbers are taken in their order, strings in the alphabet's. Raises DataError for fewer than two classes.
+    Numbers are taken in their order, also where a file has them as text, and other texts in the alphabet's. Raises
+    DataError for fewer than two classes, and for values that look like measurements or row numbers.
     """
     everything = list(dict.fromkeys(label_values(task, train, "train")))
-    values = [v for v in everything if v is not None and (v != HIDDEN or str(v) in (task.labels or []))]
+    values = [v for v in everything if v is not None and (str(v) != str(HIDDEN) or str(v) in (task.labels or []))]
     if len(values) < 2:
-        hidden = f"; {HIDDEN} counts as hidden unless task.labels names it" if HIDDEN in everything else ""
+        hidden = f"; {HIDDEN} counts as hidden unless task.labels names it" if _any_hidden(everything) else ""
         raise DataError(
             f"the label column `{task.label}` of train holds fewer than two classes ({values}){hidden}",
             'set task.label to another column, task.train_split to a split with labels, or task.labels=["-1", "1"]',
@@ -35,12 +44,56 @@ def label_names(task: Task, train: pa.Table) -> list[str]:
     names = task.labels or stored_names(train, task.label)
     if names is not None:
         return list(names)
-    numbers = all(isinstance(v, int | float) for v in values)
-    return [str(v) for v in (sorted(values) if numbers else sorted(str(v) for v in values))]
+    _refuse_unclassed(task, values, len(train))
+    return [str(v) for v in _ordered(values)]
+
+
+def _any_hidden(values: Iterable[Any]) -> bool:
+    return any(str(v) == str(HIDDEN) for v in values)
+
+
+def _ordered(values: Sequence[Any]) -> list[Any]:
+    numbers = {v: v if isinstance(v, int | float) else _whole(v) for v in values}
+    if None in numbers.values():
+        return sorted(values, key=str)
+    return sorted(values, key=lambda v: numbers[v] or 0)
+
+
+def _whole(text: str) -> int | None:
+    """Return the number that a text is when a number is written so: not 01, +1 or 1.0."""
+    return int(text) if text.lstrip("-").isdecimal() and str(int(text)) == text else None
+
+
+def _number(text: str) -> float | None:
+    """Return the finite number that a text is, however it is written."""
+    try:
+        return float(text) if math.isfinite(float(text)) else None
+    except ValueError:
+        return None
+
+
+def _refuse_unclassed(task: Task, values: Sequence[Any], rows: int) -> None:
+    """Raise DataError for labels that are no classes: numbers with a fraction, or a value of its own for most rows."""
+    numbers = [v if isinstance(v, int | float) else _number(v) for v in values]
+    if all(n is not None for n in numbers) and any(n != math.floor(n) for n in numbers if n is not None):
+        raise DataError(
+            f"the label column `{task.label}` holds numbers with fractions ({some(values)}): that looks like a "
+            "regression, and this task gives one of several labels",
+            UNCLASSED_HINT,
+        )
+    if len(values) > FEW and len(values) > rows / 2:
+        raise DataError(
+            f"the label column `{task.label}` holds {len(values):,} different values in {rows:,} rows "
+            f"({some(values)}): that looks like row numbers, texts or a regression",
+            UNCLASSED_HINT,
+        )
 
 
 def label_values(task: Task, table: pa.Table, where: str) -> list[Any]:
-    """Return the labels of all rows; 1.0 becomes 1. Raises DataError for NaN, infinity and nested values."""
+    """Return the labels of all rows; 1.0 becomes 1, and texts lose the spaces around them where the recipe says so.
+
+    Raises DataError for NaN, infinity and nested values.
+    """
     kind = table[task.label].type
     if pa.types.is_nested(kind):
         raise DataError(
@@ -49,20 +102,48 @@ def label_values(task: Task, table: pa.Table, where: str) -> list[Any]:
     values = table[task.label].to_pylist()
     bad = [i for i, v in enumerate(values) if isinstance(v, float) and not math.isfinite(v)]
     if bad:
+        first = f"{place(table, bad[0])} has {values[bad[0]]}"
         raise DataError(
-            f"{len(bad)} of {len(values)} labels in {where} are not finite: row {bad[0]} has {values[bad[0]]}",
+            f"{len(bad)} of {len(values)} labels in {where} are not finite: {first}",
             "fill or drop these rows",
         )
+    if task.strip_labels:
+        values = [v.strip() if isinstance(v, str) else v for v in values]
     return [int(v) if isinstance(v, float) and v.is_integer() else v for v in values]
 
 
+def label_notes(task: Task, train: pa.Table) -> tuple[str, ...]:
+    """Return a line for the user on labels that differ in nothing but spaces and case, none where there are no such."""
+    counts = Counter(str(v) for v in label_values(task, train, "train") if v is not None)
+    groups: dict[str, list[str]] = defaultdict(list)
+    for name in counts:
+        groups[name.strip().casefold()].append(name)
+    alike = [f"{name!r} ({counts[name]})" for group in groups.values() if len(group) > 1 for name in sorted(group)]
+    if not alike:
+        return ()
+    strip = "" if task.strip_labels else "; --set task.strip_labels=true leaves the spaces out"
+    return (f"labels that differ in spaces or case alone are classes of their own: {some(alike)}{strip}",)
+
+
 def stored_names(table: pa.Table, column: str) -> list[str] | None:
-    """Return the names that `datasets` keeps in the metadata of a Parquet file, or None."""
+    """Return the names that `datasets` keeps in the metadata of a Parquet file, or None.
+
+    Raises DataError for metadata that cannot be read: without them the order of the labels would be guessed.
+    """
     raw = (table.schema.metadata or {}).get(b"huggingface")
     if raw is None:
         return None
-    feature = json.loads(raw).get("info", {}).get("features", {}).get(column, {})
-    return feature.get("names") if isinstance(feature, dict) else None
+    try:
+        names = json.loads(raw).get("info", {}).get("features", {}).get(column, {}).get("names")
+        if names is None or (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+            return names
+        told = f"names = {names!r}"
+    except (ValueError, AttributeError, RecursionError) as err:
+        told = str(err)
+    raise DataError(
+        f"the metadata `huggingface` of the Parquet file, which names its labels, cannot be read: {told[:200]}",
+        "name them in the recipe: task.labels = [...], or write the file again",
+    )
 
 
 def with_names(table: pa.Table, column: str, names: list[str]) -> pa.Table:
@@ -71,22 +152,40 @@ def with_names(table: pa.Table, column: str, names: list[str]) -> pa.Table:
     return table.replace_schema_metadata({**(table.schema.metadata or {}), b"huggingface": json.dumps(info).encode()})
 
 
-def label_numbers(task: Task, table: pa.Table, where: str, names: list[str]) -> np.ndarray:
+def label_numbers(task: Task, table: pa.Table, where: str, names: Sequence[str]) -> np.ndarray:
     """Return the label of every row as its place in `names`, int64 (n,).
 
-    A value is a name, or, where no name looks like a number, the place itself. Raises DataError naming the first other.
+    A value is a name, or, where no name looks like a number, a place in the recipe's or else the file's order of names.
+    Raises DataError naming the first other.
     """
     known: dict[str, int] = {name: i for i, name in enumerate(names)}
-    if not any(name.lstrip("-").isdigit() for name in names):
-        known |= {str(i): i for i in range(len(names)) if str(i) not in known}
+    if all(_number(name) is None for name in names):
+        order = task.labels or stored_names(table, task.label) or []
+        known |= {str(i): known[name] for i, name in enumerate(order) if name in known and str(i) not in known}
     values = label_values(task, table, where)
     found = [known.get(str(v), HIDDEN) for v in values]
-    bad = [i for i, place in enumerate(found) if place == HIDDEN]
+    bad = [i for i, number in enumerate(found) if number == HIDDEN]
     if bad:
-        hidden = all(v == HIDDEN for v in values)
-        raise DataError(
-            f"{len(bad)} of {len(values)} labels in {where} are none of {names}: row {bad[0]} has {values[bad[0]]!r}"
-            + (" (all are: a split whose labels are hidden)" if hidden else ""),
-            HIDDEN_HINT if hidden and where == "test" else f"set task.labels, task.label or task.{where}_split",
-        )
+        raise _unknown_label(task, table, where, names, bad, values)
     return np.array(found, dtype=np.int64)
+
+
+def _unknown_label(
+    task: Task, table: pa.Table, where: str, names: Sequence[str], bad: Sequence[int], values: Sequence[Any]
+) -> DataError:
+    """Return the error for labels that are none of the known ones, with the likely way out."""
+    first = values[bad[0]]
+    hidden = all(str(v) == str(HIDDEN) for v in values)
+    if hidden and where == "test":
+        hint = HIDDEN_HINT
+    elif str(first).strip() in names:
+        hint = "--set task.strip_labels=true leaves out the spaces around labels"
+    elif str(first) in map(str, range(len(names))):
+        hint = "where numbers are places, say in which order the names are: task.labels = [...]"
+    else:
+        hint = f"set task.labels, task.label or task.{where}_split"
+    return DataError(
+        f"{len(bad)} of {len(values)} labels in {where} are none of {some(names)}: {place(table, bad[0])} has {first!r}"
+        + (" (all are: a split whose labels are hidden)" if hidden else ""),
+        hint,
+    )

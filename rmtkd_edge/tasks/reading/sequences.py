@@ -11,8 +11,10 @@ import pyarrow as pa
 
 from rmtkd_edge.config.recipe import Task
 from rmtkd_edge.config.settings import did_you_mean
-from rmtkd_edge.errors import DataError
+from rmtkd_edge.errors import DataError, some
 from rmtkd_edge.tasks.base import Batch
+from rmtkd_edge.tasks.reading.pairs import encode_pairs
+from rmtkd_edge.tasks.reading.places import columns, place
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,10 +44,10 @@ def check_table(task: Task, table: pa.Table, where: str) -> None:
         if table.column_names.count(column) > 1:
             lines.append(f"{where} has {table.column_names.count(column)} columns `{column}`")
         if column not in table.column_names:
-            lines.append(f"{where} has no column `{column}`{did_you_mean(column, table.column_names)}")
+            lines.append(f"{where} has no column `{column}`{did_you_mean(column, columns(table))}")
     if lines:
         raise DataError(
-            "\n".join(lines) + f"\ncolumns there: {', '.join(table.column_names)}",
+            "\n".join(lines) + f"\ncolumns there: {some(columns(table))}",
             "set task.text and task.label in the recipe",
         )
     if not len(table):
@@ -53,23 +55,29 @@ def check_table(task: Task, table: pa.Table, where: str) -> None:
 
 
 def table_ids(task: Task, table: pa.Table, where: str, tokenizer: Any) -> tuple[Ids, Ids | None]:
-    """Return token ids and type ids (None where all are zero) of the text columns of a table."""
-    columns = [_texts(table, column, where) for column in task.text]
-    ids, types = encode(tokenizer, columns, task.max_length)
+    """Return token ids and type ids (None for single texts) of the text columns of a table."""
+    texts = table_texts(task, table, where)
+    ids, types = encode(tokenizer, texts, task.max_length)
     empty = [i for i, row in enumerate(ids) if not row]
     if empty:
+        told = f"{place(table, empty[0])} is {texts[0][empty[0]]!r}"
         raise DataError(
-            f"{len(empty)} of {len(ids)} rows of {where} have no tokens (row {empty[0]} is {columns[0][empty[0]]!r})",
+            f"{len(empty)} of {len(ids)} rows of {where} have no tokens ({told})",
             "drop these rows, or use a tokenizer that adds special tokens",
         )
     return ids, types
 
 
+def table_texts(task: Task, table: pa.Table, where: str) -> list[list[str]]:
+    """Return the text columns of a table; raise DataError where a value is no text."""
+    return [_texts(table, column, where) for column in task.text]
+
+
 def encode(tokenizer: Any, columns: Sequence[Sequence[str]], max_length: int | None) -> tuple[Ids, Ids | None]:
-    """Return token ids, truncated and not padded, and type ids (None where all are zero) of texts or pairs of texts."""
-    encoded = tokenizer(*[list(column) for column in columns], truncation=True, max_length=max_length)
-    types = encoded.get("token_type_ids") if len(columns) > 1 else None
-    return encoded["input_ids"], types
+    """Return token ids, truncated and not padded, of texts or pairs of texts, and type ids, None for single texts."""
+    if len(columns) > 1:
+        return encode_pairs(tokenizer, columns[0], columns[1], max_length)
+    return tokenizer(list(columns[0]), truncation=True, max_length=max_length)["input_ids"], None
 
 
 def _texts(table: pa.Table, column: str, where: str) -> list[str]:
@@ -78,7 +86,8 @@ def _texts(table: pa.Table, column: str, where: str) -> list[str]:
     if bad:
         kind = "empty" if values[bad[0]] is None else f"a {type(values[bad[0]]).__name__}"
         raise DataError(
-            f"{len(bad)} of {len(values)} values of `{column}` in {where} are no text (row {bad[0]} is {kind})",
+            f"{len(bad)} of {len(values)} values of `{column}` in {where} are no text "
+            f"({place(table, bad[0])} is {kind})",
             "fill or drop these rows",
         )
     return values

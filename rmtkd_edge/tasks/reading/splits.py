@@ -5,6 +5,7 @@ Validation chooses (checkpoints, acceptance, stopping), test is only reported.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +18,14 @@ from rmtkd_edge.config.settings import did_you_mean
 from rmtkd_edge.errors import DataError
 
 ROLES = ("train", "validation", "test")
-SYNONYMS = {"validation": ("valid", "val", "dev"), "test": ()}
+SYNONYMS = {  # those of the `datasets` library, in the order of preference
+    "train": ("training",),
+    "validation": ("valid", "val", "dev"),
+    "test": ("testing", "eval", "evaluation"),
+}
 SHOWN = 8  # names in a message
 SHOWN_UNUSED = 3
+EXPECTED = 10  # rows of the smallest class in what is held out: with fewer, chance could leave it out
 
 
 class Rows(Protocol):
@@ -43,6 +49,14 @@ class Source(Generic[P]):
 
 
 @dataclass(frozen=True)
+class Classes:
+    """The class of every row of train, as its number (n,) among `names`."""
+
+    names: Sequence[str]
+    numbers: np.ndarray
+
+
+@dataclass(frozen=True)
 class Shares(Generic[R]):
     """Rows by role, train and validation always, and lines that say where they come from."""
 
@@ -53,6 +67,30 @@ class Shares(Generic[R]):
 def split_name(task: Task, role: str) -> str:
     """Return the name that the recipe gives the split of a role."""
     return str(getattr(task, f"{role}_split"))
+
+
+def is_split_name(task: Task, name: str) -> bool:
+    """Return whether a name is one of a split: the recipe's, or one that is known."""
+    set_names = [split_name(task, role) for role in ROLES]
+    return name in set_names or name.lower() in {*ROLES, *(n for others in SYNONYMS.values() for n in others)}
+
+
+def hidden(name: str) -> bool:
+    """Return whether a file or folder is one that systems and editors keep for themselves."""
+    return name.startswith(".") or name == "__MACOSX"
+
+
+def find_split(task: Task, role: str, names: Sequence[str]) -> str | None:
+    """Return which of a source's split names serves a role: the recipe's, or where it sets none, one that is known."""
+    wanted = split_name(task, role)
+    if wanted in names:
+        return wanted
+    lower = {name.lower(): name for name in reversed(names)} if _is_default(wanted, role) else {}
+    return next((lower[name] for name in (role, *SYNONYMS[role]) if name in lower), None)
+
+
+def _is_default(name: str, role: str) -> bool:
+    return bool(name == Task.model_fields[f"{role}_split"].default)
 
 
 def choose(task: Task, names: Iterable[str], where: str, there: Sequence[str] = ()) -> dict[str, str]:
@@ -78,25 +116,38 @@ def choose(task: Task, names: Iterable[str], where: str, there: Sequence[str] = 
         name = split_name(task, role)
         if role in chosen or not name:
             continue
-        if role == "train":
+        other = find_split(task, role, [n for n in known if n not in chosen.values()])
+        if other is not None:
+            chosen[role] = other
+        elif role == "train":
             raise DataError(f"{where} has no split `{name}` (it has {shown})", "rename it, or set task.train_split")
-        if name != Task.model_fields[f"{role}_split"].default:
+        elif not _is_default(name, role):
             raise DataError(
                 f"{where} has no split `{name}`{did_you_mean(name, known)} (it has {shown})",
                 f'set task.{role}_split to one of them, or --set task.{role}_split="" holds a share of train out',
             )
-        other = next((n for n in SYNONYMS[role] if n in known and n not in chosen.values()), None)
-        if other is not None:
-            chosen[role] = other
     return chosen
 
 
-def choose_paths(task: Task, entries: Mapping[str, Path], folder: Path) -> tuple[dict[str, Path], str]:
-    """Return the path of a folder that serves each role, of its entries by split name, and what is not used."""
-    there = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
-    chosen = {role: entries[name] for role, name in choose(task, entries, str(folder), there).items()}
+def choose_paths(task: Task, entries: Sequence[tuple[str, Path]], folder: Path) -> tuple[dict[str, Path], list[str]]:
+    """Return the path of a folder that serves each role, and the names of what is there and serves none.
+
+    Args:
+        entries: split names, and the paths in the folder that have them.
+
+    Raises:
+        DataError: as `choose`, and where two paths claim one split.
+    """
+    there = sorted(path.name for path in folder.iterdir() if not hidden(path.name))
+    chosen = {}
+    for role, name in choose(task, [name for name, _ in entries], str(folder), there).items():
+        path, *others = [path for known, path in entries if known == name]
+        if others:
+            both = ", ".join(p.name for p in (path, *others))
+            raise DataError(f"{folder} holds the split `{name}` more than once: {both}", "keep one of them there")
+        chosen[role] = path
     used = {path.name for path in chosen.values()}
-    return chosen, not_used(folder.name, [name for name in there if name not in used])
+    return chosen, [name for name in there if name not in used]
 
 
 def not_used(where: str, names: Sequence[str]) -> str:
@@ -107,16 +158,19 @@ def not_used(where: str, names: Sequence[str]) -> str:
     return f"not used of {where}: {len(names)} ({', '.join(names[:SHOWN_UNUSED])}{more})"
 
 
-def share_out(task: Task, source: Source[R], seed: int) -> Shares[R]:
+def share_out(task: Task, source: Source[R], seed: int, classes: Classes | None = None) -> Shares[R]:
     """Return the rows of each role: those of the source, what is held out of train, then no more than the limits.
 
     One permutation of train, under the seed, gives validation its first rows and test its next, where either is
-    missing.
+    missing. Where a class is so small that such a draw could leave it out, every class gives the same share instead.
+
+    Args:
+        classes: those of train, None where rows have none.
 
     Raises:
-        DataError: a side of what is held out would be empty.
+        DataError: a side of what is held out would be empty, or a class has too few rows for all sides.
     """
-    rows = _held_out(task, source, seed)
+    rows = _held_out(task, source, seed, classes)
     rng = np.random.default_rng([seed, 2])
     parts: dict[str, R] = {}
     told = []
@@ -134,7 +188,7 @@ def share_out(task: Task, source: Source[R], seed: int) -> Shares[R]:
     return Shares(parts, tuple(note for note in ("; ".join(told), source.unused) if note))
 
 
-def _held_out(task: Task, source: Source[R], seed: int) -> dict[str, np.ndarray | None]:
+def _held_out(task: Task, source: Source[R], seed: int, classes: Classes | None) -> dict[str, np.ndarray | None]:
     """Return the sorted row numbers of each role in its part of the source, or in train; None for the whole part."""
     whole: dict[str, np.ndarray | None] = {role: None for role in ROLES if role in source.parts}
     missing = [role for role in ROLES if role not in source.parts]
@@ -142,17 +196,65 @@ def _held_out(task: Task, source: Source[R], seed: int) -> dict[str, np.ndarray 
         missing.remove("test")
     if not missing:
         return whole
-    count = len(source.parts["train"])
-    order, start = np.random.default_rng(seed).permutation(count), 0
+    sizes = _sizes(task, missing, len(source.parts["train"]))
+    order = _order(sizes, len(source.parts["train"]), seed, classes)
+    start = 0
+    for role, size in sizes.items():
+        whole[role] = np.sort(order[start : start + size])
+        start += size
+    return {role: np.sort(order[start:]) if role == "train" else whole[role] for role in ROLES if role in whole}
+
+
+def _sizes(task: Task, missing: Sequence[str], count: int) -> dict[str, int]:
+    """Return how many of the rows of train each missing role takes; raise DataError where a side would be empty."""
+    sizes: dict[str, int] = {}
     for role in missing:
         fraction = getattr(task, f"{role}_fraction")
-        size = round(fraction * count)
-        if not 0 < size < count - start:
+        sizes[role] = round(fraction * count)
+        if not sizes[role] > 0 or sum(sizes.values()) >= count:
             way_out = ", or task.test_fraction=0: validation is reported" if role == "test" else ""
             raise DataError(
                 f"no {role} split, and {fraction:g} of {count} rows leaves a side empty",
                 f"bring a {role} split, or set task.{role}_fraction{way_out}",
             )
-        whole[role] = np.sort(order[start : start + size])
-        start += size
-    return {role: np.sort(order[start:]) if role == "train" else whole[role] for role in ROLES if role in whole}
+    return sizes
+
+
+def _order(sizes: Mapping[str, int], count: int, seed: int, classes: Classes | None) -> np.ndarray:
+    """Return the rows of train in the order in which the roles of `sizes` take theirs; the rest remains train's."""
+    order: np.ndarray = np.random.default_rng(seed).permutation(count)
+    if classes is None:
+        return order
+    counts = {name: int(n) for name, n in zip(classes.names, np.bincount(classes.numbers), strict=False) if n}
+    if min(counts.values()) * min(sizes.values()) >= EXPECTED * count:
+        return order
+    sides = len(sizes) + 1
+    if few := [f"{name} ({n})" for name, n in counts.items() if n < sides]:
+        more = f" and {len(few) - SHOWN} more" if len(few) > SHOWN else ""
+        raise DataError(
+            f"train is shared out in {sides} ways, and these labels have fewer rows: {', '.join(few[:SHOWN])}{more}",
+            f"drop or merge these labels, or bring a split of your own for {' and '.join(sizes)}",
+        )
+    for role, size in sizes.items():
+        if size < len(counts):
+            raise DataError(
+                f"{size} rows of {count} that are held out as {role} cannot hold all {len(counts)} labels",
+                f"--set task.{role}_fraction={math.ceil(100 * len(counts) / count) / 100:g}, or bring a {role} split",
+            )
+    return _stratified(sizes.values(), seed, classes.numbers)
+
+
+def _stratified(sizes: Iterable[int], seed: int, classes: np.ndarray) -> np.ndarray:
+    from sklearn.model_selection import train_test_split
+
+    rest, taken = np.arange(len(classes)), []
+    for size in sizes:
+        try:
+            rest, held_out = train_test_split(rest, test_size=size, random_state=seed, stratify=classes[rest])
+        except ValueError as err:
+            raise DataError(
+                f"train cannot be shared out so that all labels are everywhere: {err}",
+                "bring splits of your own, or set task.validation_fraction and task.test_fraction",
+            ) from err
+        taken.append(held_out)
+    return np.concatenate([*taken, rest])

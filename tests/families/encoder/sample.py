@@ -92,3 +92,30 @@ def make_batches(model: Encoder, count: int = 2) -> list[dict[str, torch.Tensor]
         labels = torch.arange(8) % len(model.spec.labels)
         batches.append({**batch, "labels": labels, "index": torch.arange(8) + 8 * seed})
     return batches
+
+
+def tiny_classifier(kind: str, **changes):
+    """Return transformers' own classifier of a model type: 60 words, 20 positions, three labels, in eval mode."""
+    import transformers
+
+    torch.manual_seed(0)
+    common = {"vocab_size": 60, "num_labels": 3, "pad_token_id": 1, "max_position_embeddings": 20}
+    bert = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
+    distil = {"dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim": 24}
+    extra = {"embedding_size": 12} if kind == "electra" else {}
+    shape = {**common, **(distil if kind == "distilbert" else bert), **extra, **changes}
+    config = transformers.AutoConfig.for_model(kind, **shape)
+    model = transformers.AutoModelForSequenceClassification.from_config(config)
+    for p in model.parameters():  # make norms, biases and tables matter
+        p.data.add_(0.1 * torch.randn_like(p))
+    return model.eval()
+
+
+def padded_ids(batch: int = 3, length: int = 9):
+    """Return ids and mask (batch, length) for `tiny_classifier`, every row with more padding than the one before."""
+    ids = torch.randint(2, 60, (batch, length))
+    mask = torch.ones_like(ids)
+    for row in range(batch):
+        ids[row, length - row :] = 1
+        mask[row, length - row :] = 0
+    return ids, mask

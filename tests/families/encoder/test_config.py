@@ -5,12 +5,14 @@ from dataclasses import replace
 
 import pytest
 import torch
-from families.encoder.sample import LABELS, UNEVEN, make_batch, make_encoder, make_spec
+from families.encoder.sample import LABELS, UNEVEN, make_batch, make_encoder, make_spec, padded_ids, tiny_classifier
 from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from rmtkd_edge.export.fold_proof import run_torch
+from rmtkd_edge.families.encoder.checkpoints import from_transformers
 from rmtkd_edge.families.encoder.config import fits_transformers, standardise, to_config, to_tensors
+from rmtkd_edge.families.encoder.spec import MODEL_TYPES
 
 
 def write(encoder, folder) -> None:
@@ -52,3 +54,15 @@ def test_electra_cut_to_its_embedding_width_does_not_pass_for_transformers_own()
     assert all(layer.heads * layer.qk == 12 for layer in layers)
     assert not fits_transformers(spec)
     assert fits_transformers(replace(spec, embedding_size=8))
+
+
+@pytest.mark.parametrize("kind", MODEL_TYPES)
+def test_every_model_type_goes_back_to_the_class_that_it_came_from(tmp_path, kind):
+    model = tiny_classifier(kind)
+    write(from_transformers(model), tmp_path)
+    again = AutoModelForSequenceClassification.from_pretrained(tmp_path).eval()
+    ids, mask = padded_ids()
+    assert type(again) is type(model)
+    with torch.no_grad():
+        theirs, ours = (found(input_ids=ids, attention_mask=mask).logits for found in (model, again))
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from rmtkd_edge.families.base import ranks_of
 from rmtkd_edge.families.resnet import FAMILY, ResNetShape
 from rmtkd_edge.families.resnet import fold as folding
 from rmtkd_edge.families.resnet.module import ProjectedConv, ResNet
-from rmtkd_edge.families.resnet.sources import DEPTHS, IMAGENET_MEAN, Wanted, build, resnet_spec
+from rmtkd_edge.families.resnet.sources import DEPTHS, IMAGENET_MEAN, IMAGENET_STD, Wanted, build, resnet_spec
 from rmtkd_edge.families.resnet.spec import ResNetSpec
 from rmtkd_edge.families.store import save_folder
 
@@ -25,7 +26,7 @@ LABELS = tuple("abcdefghij")
 
 
 def built(source: str, labels: tuple[str, ...] = LABELS, size: int = 64) -> tuple[ResNet, bool]:
-    return build(source, Wanted(labels, size, 0), ResNetShape())
+    return build(source, Wanted(labels, size, 0), ResNetShape(stem="imagenet"))
 
 
 def torchvision_net(depth: int) -> torchvision.models.ResNet:
@@ -209,9 +210,13 @@ def test_a_resnet_that_computes_something_else_is_refused() -> None:
 def test_normalisation_comes_from_the_source(tmp_path: Path) -> None:
     net = small_resnet(18)
     save_folder(tmp_path, net)
-    assert FAMILY.source_normalisation("torchvision:resnet50") is not None
-    assert FAMILY.source_normalisation(str(tmp_path)) == (net.spec.mean, net.spec.std)
-    assert FAMILY.source_normalisation("scratch") is None
+
+    def found(source: str) -> object:
+        task = SimpleNamespace(mean=None)
+        return FAMILY.source_normalisation(SimpleNamespace(model=SimpleNamespace(source=source), task=task))
+
+    assert found("torchvision:resnet50") == (IMAGENET_MEAN, IMAGENET_STD)
+    assert found(str(tmp_path)) == (net.spec.mean, net.spec.std) and found("scratch") is None
     assert net.spec.mean == IMAGENET_MEAN
 
 

@@ -1,0 +1,136 @@
+"""What transformers calls a BERT-like classifier and its parts: from its config to a shape, and names of weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rmtkd_edge.errors import UserError
+from rmtkd_edge.families.encoder.spec import MODEL_TYPES, ROBERTA, EncoderSpec, LayerSpec
+
+_BERT_LAYER = {
+    "query": "attention.self.query",
+    "key": "attention.self.key",
+    "value": "attention.self.value",
+    "out": "attention.output.dense",
+    "norm1": "attention.output.LayerNorm",
+    "up": "intermediate.dense",
+    "down": "output.dense",
+    "norm2": "output.LayerNorm",
+}
+_DISTIL_LAYER = {
+    "query": "attention.q_lin",
+    "key": "attention.k_lin",
+    "value": "attention.v_lin",
+    "out": "attention.out_lin",
+    "norm1": "sa_layer_norm",
+    "up": "ffn.lin1",
+    "down": "ffn.lin2",
+    "norm2": "output_layer_norm",
+}
+_POOLERS = {  # (dense, classifier, activation between them)
+    "bert": ("bert.pooler.dense", "classifier", "tanh"),
+    "roberta": ("classifier.dense", "classifier.out_proj", "tanh"),
+    "electra": ("classifier.dense", "classifier.out_proj", "gelu"),
+    "distilbert": ("pre_classifier", "classifier", "relu"),
+}
+# transformers' other names for the same function
+_SAME_ACTIVATION = {
+    "swish": "silu",
+    "gelu_python": "gelu",
+    "gelu_fast": "gelu_new",
+    "gelu_accurate": "gelu_new",
+    "gelu_python_tanh": "gelu_new",
+}
+
+
+def root_of(model_type: str) -> str:
+    """Return the name under which a model type keeps its encoder; RoBERTa's copies have RoBERTa's."""
+    return "roberta" if model_type in ROBERTA else model_type
+
+
+def pooler_of(model_type: str) -> tuple[str, str, str]:
+    """Return the names of a model type's pooler and classifier, and the activation between them."""
+    return _POOLERS[root_of(model_type)]
+
+
+def spec_from_config(config: Any, labels: Sequence[str]) -> EncoderSpec:
+    """Return the shape that a transformers config describes; raise UserError for a model that is not BERT-like."""
+    kind = config.model_type
+    if kind not in MODEL_TYPES:
+        raise UserError(
+            f"model type `{kind}` is not supported by the family `encoder`", f"supported: {', '.join(MODEL_TYPES)}"
+        )
+    _refuse_variants(config)
+    distil = kind == "distilbert"
+    width = config.dim if distil else config.hidden_size
+    heads = config.n_heads if distil else config.num_attention_heads
+    if heads < 1 or width % heads:
+        raise UserError(f"a width of {width} cannot be shared by {heads} heads", "check the model's config.json")
+    head = width // heads
+    layer = LayerSpec(heads, head, head, config.hidden_dim if distil else config.intermediate_size, head**-0.5)
+    embedding = getattr(config, "embedding_size", width)
+    pad = config.pad_token_id if config.pad_token_id is not None else 0
+    activation = config.activation if distil else config.hidden_act
+    return EncoderSpec(
+        model_type=kind,
+        vocab=config.vocab_size,
+        positions=config.max_position_embeddings,
+        type_vocab=0 if distil else config.type_vocab_size,
+        width=width,
+        layers=(layer,) * (config.n_layers if distil else config.num_hidden_layers),
+        pooler_width=width,
+        labels=tuple(labels),
+        embedding_size=embedding if embedding != width else None,
+        activation=_SAME_ACTIVATION.get(activation, activation),
+        pooler_activation=pooler_of(kind)[2],
+        eps=getattr(config, "layer_norm_eps", 1e-12),
+        pad_id=pad,
+        position_offset=pad + 1 if kind in ROBERTA else 0,
+        dropout=config.dropout if distil else config.hidden_dropout_prob,
+    )
+
+
+def _refuse_variants(config: Any) -> None:
+    """Raise UserError for what a BERT-like model can be configured to be and this one cannot."""
+    kind = config.model_type
+    positions = getattr(config, "position_embedding_type", "absolute") or "absolute"
+    if positions != "absolute" or getattr(config, "is_decoder", False):
+        raise UserError(
+            f"`{kind}` with {positions} positions or as a decoder is not supported",
+            "use an encoder with absolute positions",
+        )
+    if config.problem_type not in (None, "single_label_classification"):
+        raise UserError(
+            f"the checkpoint's problem_type is {config.problem_type}, and a classification here gives one label a row",
+            "use a checkpoint with one label a row; if this is one, remove problem_type from its config.json",
+        )
+    pruned = {layer: heads for layer, heads in (getattr(config, "pruned_heads", None) or {}).items() if heads}
+    if pruned:
+        raise UserError(
+            f"heads were pruned from layers {', '.join(map(str, pruned))} of the checkpoint",
+            "use the checkpoint before its heads were pruned: compress finds its own widths",
+        )
+
+
+def names_from_transformers(spec: EncoderSpec) -> dict[str, str]:
+    """Return transformers' module name for each of ours."""
+    root, distil = root_of(spec.model_type), spec.model_type == "distilbert"
+    table = f"{root}.embeddings"
+    names = {
+        "embeddings.word": f"{table}.word_embeddings",
+        "embeddings.position": f"{table}.position_embeddings",
+        "embeddings.norm": f"{table}.LayerNorm",
+    }
+    if spec.type_vocab:
+        names["embeddings.token_type"] = f"{table}.token_type_embeddings"
+    if spec.embedding_rank is not None:
+        names["embeddings.expand"] = f"{table}.word_projection"  # no class of theirs has it
+    if spec.embedding_size is not None:
+        names["embeddings.project"] = f"{root}.embeddings_project"
+    layers = f"{root}.transformer.layer" if distil else f"{root}.encoder.layer"
+    for i in range(len(spec.layers)):
+        for ours, theirs in (_DISTIL_LAYER if distil else _BERT_LAYER).items():
+            names[f"layers.{i}.{ours}"] = f"{layers}.{i}.{theirs}"
+    names["pooler"], names["classifier"], _ = pooler_of(spec.model_type)
+    return names

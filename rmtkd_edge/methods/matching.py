@@ -1,0 +1,86 @@
+"""Matching of inner states: the student's residual stream, decoded by a fixed affine map, against the teacher's.
+
+The teacher is certain of most of its own training rows, so that its outputs alone say little about them; its inner
+states say more. A student's stream is a projection of its teacher's, so that the map back is known in closed form.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from rmtkd_edge.errors import RecipeError
+from rmtkd_edge.families.base import call
+from rmtkd_edge.methods.base import Objective, Pair, Seen
+from rmtkd_edge.spectral import CrossMoments, Moments
+
+if TYPE_CHECKING:
+    from rmtkd_edge.tasks.base import Batch
+
+RIDGE = 1e-4
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """The affine map from a narrow state (n, k) to the teacher's (n, d); `variance` is the teacher's, all channels."""
+
+    weight: Tensor
+    bias: Tensor
+    variance: float
+
+    def loss(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """Return the mean squared error of the decoded rows as a share of the variance."""
+        error = F.linear(student, self.weight, self.bias) - teacher
+        return error.square().sum(1).mean() / self.variance
+
+
+def matching(base: Objective, pair: Pair, weight: float) -> Objective:
+    """Return `base` plus `weight` times the mean share of the stream's variance that the student does not show.
+
+    Raises:
+        RecipeError: the family names no places to match.
+    """
+    taps = pair.family.stream_taps(pair.student.spec)
+    if not taps:
+        raise RecipeError(f"the family {pair.family.name} names no states to match", "--set distil.match=0")
+    decoders = fit_decoders(pair, taps)
+
+    def loss(student: Seen, batch: Batch, teacher: Seen | None) -> Tensor:
+        assert teacher is not None, "the objective asks for a teacher"
+        rows = ({tap: pair.family.rows(seen.taps[tap], batch).float() for tap in taps} for seen in (student, teacher))
+        own, other = rows
+        matched = torch.stack([decoders[tap].loss(own[tap], other[tap]) for tap in taps]).mean()
+        return base.loss(student, batch, teacher if base.teacher else None) + weight * matched
+
+    return replace(base, loss=loss, teacher=True, taps=(*base.taps, *taps))
+
+
+@torch.no_grad()
+def fit_decoders(pair: Pair, taps: tuple[str, ...]) -> dict[str, Decoder]:
+    """Return, by tap, the least-squares map from the student's states to the teacher's, on calibration batches."""
+    cross: dict[str, CrossMoments] = {}
+    spread: dict[str, Moments] = {}
+    for batch in pair.warm():
+        narrow: dict[str, Tensor] = {}
+        wide: dict[str, Tensor] = {}
+        call(pair.student.eval(), batch, narrow.__setitem__)
+        call(pair.teacher.eval(), batch, wide.__setitem__)
+        for tap in taps:
+            x, y = pair.family.rows(narrow[tap], batch), pair.family.rows(wide[tap], batch)
+            if tap not in cross:
+                cross[tap] = CrossMoments(x.shape[1], y.shape[1], name=tap)
+                spread[tap] = Moments(y.shape[1], heads=y.shape[1], name=tap)  # the diagonal alone
+            cross[tap].add(x, y)
+            spread[tap].add(y)
+    like = next(pair.student.parameters())
+    found = {}
+    for tap in taps:
+        cross[tap].all_reduce()
+        spread[tap].all_reduce()
+        weight, bias = cross[tap].solve(RIDGE)
+        found[tap] = Decoder(weight.to(like), bias.to(like), float(spread[tap].covariance().sum()))
+    return found

@@ -1,0 +1,86 @@
+"""A teacher that is no better than a model that looks at no input is refused, as it came or as it was trained."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from rmtkd_edge.compress.learnt import blind_value, check_loaded, check_trained
+from rmtkd_edge.compress.stage import compress_run
+from rmtkd_edge.config.recipe import Recipe
+from rmtkd_edge.config.recipes import parse_recipe
+from rmtkd_edge.errors import TrainingError, UserError
+from rmtkd_edge.families.base import find_family
+from rmtkd_edge.families.store import save_folder
+from rmtkd_edge.run import layout
+from rmtkd_edge.run.directory import Run
+from rmtkd_edge.run.records.scores import Scores
+from rmtkd_edge.run.reporter import SilentReporter
+from rmtkd_edge.tasks.base import find_task
+
+TASK, TASK_OF_IMAGES = find_task("text-classification"), find_task("image-classification")
+ROWS = [{"labels": torch.tensor([0] * 7)}, {"labels": torch.tensor([1] * 3)}]
+
+
+def scores(accuracy: float) -> Scores:
+    return Scores("validation", 10, "accuracy", {"accuracy": accuracy}, None)
+
+
+def compress(path: Path, recipe: Recipe, data: Path) -> Run:
+    run = Run.create(path, recipe.to_toml(), recipe.seed)
+    compress_run(run, recipe, data=data, reporter=SilentReporter())
+    return run
+
+
+@pytest.mark.parametrize("accuracy", [0.3, 0.7])
+def test_a_teacher_must_beat_the_most_frequent_label(accuracy: float) -> None:
+    blind = blind_value(TASK, ROWS, 2, "accuracy")
+    assert blind == 0.7
+    with pytest.raises(UserError, match=r"`net` came trained, .* 10 validation rows .* 0\.7000 of always answering"):
+        check_loaded("net", scores(accuracy), blind)
+    with pytest.raises(TrainingError, match="the teacher was trained"):
+        check_trained(scores(accuracy), blind)
+
+
+def test_a_better_teacher_and_rows_of_one_label_pass() -> None:
+    check_loaded("net", scores(0.8), blind_value(TASK, ROWS, 2, "accuracy"))
+    check_trained(scores(1.0), blind_value(TASK, ROWS[:1], 2, "accuracy"))
+    assert blind_value(TASK, ROWS, 2, "matthews_corrcoef") == 0.0
+
+
+def test_a_checkpoint_that_knows_nothing_of_the_data_is_refused(tmp_path: Path, tiny_images: Path) -> None:
+    def recipe(source: str) -> Recipe:
+        tables: dict[str, Any] = {
+            "model": {"family": "resnet", "source": source, "shape": {"width": 8}},
+            "task": {"name": "digits", "kind": "image-classification"},
+            "train": {"threshold": 0.5},
+        }
+        return parse_recipe(tables, "test")
+
+    family, labels = find_family("resnet"), tuple(map(str, range(10)))
+    how = TASK_OF_IMAGES.load(recipe("scratch"), tiny_images).preprocessing
+    net, _ = family.load(recipe("scratch"), labels, how)
+    with torch.no_grad():
+        net.classifier.weight.zero_()
+    save_folder(tmp_path / "net", net)
+    with pytest.raises(UserError, match="came trained") as caught:
+        compress(tmp_path / "run", recipe(str(tmp_path / "net")), tiny_images)
+    assert all(key in caught.value.hint for key in ("task.labels", "task.mean", "model.tokenizer", "model.shape.stem"))
+    assert not Run.open(tmp_path / "run").has(layout.TEACHER_RECORD)
+
+
+def test_a_teacher_that_did_not_learn_is_refused(tmp_path: Path, tiny_recipe_dict: Any, tiny_data: Path) -> None:
+    data = json.loads(json.dumps(tiny_recipe_dict))
+    data["train"] |= {"epochs": 1, "learning_rate": 1e-12}
+    with pytest.raises(TrainingError, match="is no better than") as caught:
+        compress(tmp_path / "run", parse_recipe(data, "test"), tiny_data)
+    assert "train.learning_rate" in caught.value.hint
+
+
+def test_targets_that_a_split_lacks_count_as_never_right() -> None:
+    assert TASK.baseline([np.array([0, 0, 2])], 3)["accuracy"] == pytest.approx(2 / 3)

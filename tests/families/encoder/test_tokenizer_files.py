@@ -1,0 +1,63 @@
+"""What clients make of a tokenizer that ships: the model's own types, no more tokens than it reads."""
+
+from dataclasses import replace
+
+import pytest
+from families.encoder.sample import make_spec
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from rmtkd_edge.errors import RunDirError
+from rmtkd_edge.families.encoder import FAMILY
+
+WORDS = ["<pad>", "<unk>", "<s>", "</s>", "w0", "w1"]
+SPECIAL = [("<s>", 2), ("</s>", 3)]
+JOINERS = {
+    "typed": processors.TemplateProcessing("<s> $A </s>", "<s> $A </s> $B:1 </s>:1", SPECIAL),
+    "untyped": processors.TemplateProcessing("<s> $A </s>", "<s> $A </s> $B </s>", SPECIAL),
+    "bert": processors.BertProcessing(("</s>", 3), ("<s>", 2)),
+    "roberta": processors.RobertaProcessing(("</s>", 3), ("<s>", 2)),
+    "sequence": processors.Sequence(
+        [processors.ByteLevel(), processors.TemplateProcessing("<s> $A </s>", "<s> $A </s> $B </s>", SPECIAL)]
+    ),
+}
+
+
+def files_of(joiner, folder) -> dict[str, bytes]:
+    core = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<unk>"))
+    core.pre_tokenizer, core.post_processor = pre_tokenizers.Whitespace(), joiner
+    PreTrainedTokenizerFast(tokenizer_object=core, pad_token="<pad>", unk_token="<unk>").save_pretrained(folder)
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def loaded(files: dict[str, bytes], folder):
+    folder.mkdir()
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    return AutoTokenizer.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("name", JOINERS)
+def test_a_model_with_two_types_ships_a_tokenizer_that_gives_them(tmp_path, name):
+    files = files_of(JOINERS[name], tmp_path)
+    before = loaded(files, tmp_path / "before")("w0 w1", "w1")
+    found = loaded(FAMILY.fit_preprocessing(make_spec("bert"), files), tmp_path / "after")("w0 w1", "w1")
+    second = len(found["input_ids"]) - 2
+    assert found["input_ids"] == before["input_ids"] and "token_type_ids" not in before
+    assert found["token_type_ids"] == [0] * second + [1, 1]
+
+
+def test_a_model_that_reads_no_types_ships_its_tokenizer_as_it_is_but_for_its_length(tmp_path):
+    files, spec = files_of(JOINERS["roberta"], tmp_path), make_spec("roberta")
+    fitted = FAMILY.fit_preprocessing(spec, files)
+    assert fitted["tokenizer.json"] == files["tokenizer.json"]
+    tokenizer = loaded(fitted, tmp_path / "after")
+    assert "token_type_ids" not in tokenizer("w0", "w1") and tokenizer.model_max_length == spec.max_length == 39
+    again = FAMILY.fit_preprocessing(replace(spec, positions=400), fitted)
+    assert again == fitted
+
+
+def test_files_that_are_no_json_are_refused(tmp_path):
+    for content in (b"{", b"[]"):
+        with pytest.raises(RunDirError, match=r"tokenizer\.json of the tokenizer"):
+            FAMILY.fit_preprocessing(make_spec("bert"), {"tokenizer.json": content})

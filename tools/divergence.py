@@ -1,0 +1,142 @@
+"""How far compressed models are from their teacher, by allocation and by what the distillation matches.
+
+    python tools/divergence.py --run runs/a --data DIR/sst2 --target 0.8 --allocation edge kl --match 0 3 10 --steps 250
+
+The teacher and the recipe are those of a run of `compress`. For every allocation the teacher is cut to the target in
+closed form; with --steps each of these students is then distilled for so many steps, once for every weight of
+`distil.match`. A row is printed for each: the divergence from the teacher (the task's own; of classification in nats),
+agreement and metric on validation rows, which choose nothing here. A divergence tells students apart that an accuracy
+of as many rows does not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from bench_analysis import NONE, context_of
+from shapes import this_processor
+from torch import Tensor
+
+from rmtkd_edge.compress.context import Context
+from rmtkd_edge.compress.ranks.allocation import allocated
+from rmtkd_edge.compress.ranks.cut import chooser, narrowed, projected, spectra_of
+from rmtkd_edge.compress.ranks.edge import pick_ranks, widths_of
+from rmtkd_edge.compress.stage import prepare
+from rmtkd_edge.compress.training.schedule import Schedule
+from rmtkd_edge.compress.training.teacher_outputs import TeacherOutputs
+from rmtkd_edge.compress.training.trainer import Training, train
+from rmtkd_edge.config.recipes import load_recipe
+from rmtkd_edge.families.base import call
+from rmtkd_edge.families.model import Model
+from rmtkd_edge.families.store import load_folder
+from rmtkd_edge.methods.base import Pair
+from rmtkd_edge.tasks.base import score
+
+
+@dataclass(frozen=True)
+class Judge:
+    """The teacher's outputs on the rows that students are compared on."""
+
+    context: Context
+    batches: Sequence[dict[str, Tensor]]
+    outputs: Sequence[Tensor]
+
+    @torch.no_grad()
+    def row(self, student: Model, teacher_parameters: int) -> dict[str, Any]:
+        """Return how far a student is from the teacher, and its metric."""
+        task, student = self.context.task, student.eval()
+        found = [call(student, batch).double() for batch in self.batches]
+        rows = sum(map(len, found))
+        pairs = list(zip(self.outputs, found, self.batches, strict=True))
+        scores = score(
+            task,
+            self.context.recipe.task.metric,
+            "validation",
+            [new.numpy() for new in found],
+            [task.targets(batch) for batch in self.batches],
+        )
+        return {
+            "reduction": round(1 - student.spec.count_parameters() / teacher_parameters, 4),
+            "divergence": sum(float(task.divergence(old, new, batch=b)) * len(new) for old, new, b in pairs) / rows,
+            "agreement": sum(task.agreement(a.numpy(), b.numpy(), c) * len(b) for a, b, c in pairs) / rows,
+            scores.primary: scores.value,
+            "rows": rows,
+        }
+
+
+def closed_form(context: Context, teacher: Model) -> tuple[Model, dict[str, int]]:
+    """Return the teacher cut to the recipe's target, and its widths."""
+    recipe = context.recipe
+    spectra = spectra_of(context, teacher, context.family.sites_to_cut(teacher.spec, recipe.compress))
+    choose = chooser(context, teacher.spec, spectra)
+    quantile, parameters = recipe.analyse.quantile, context.teacher_parameters
+    _, chosen = pick_ranks(choose, teacher.spec, recipe, quantile, parameters)
+    if recipe.compress.allocation == "kl":
+        chosen = allocated(context, teacher, choose, chosen)
+    return narrowed(context, teacher, projected(chosen, context))[0], widths_of(chosen)
+
+
+def distilled(context: Context, teacher: Model, student: Model, match: float, steps: int) -> Model:
+    """Return a copy of a student after that many steps with the teacher."""
+    recipe = context.recipe
+    options = recipe.distil.model_copy(update={"match": match, "steps": steps, "evaluate_every": steps})
+    recipe, model, data = recipe.model_copy(update={"distil": options}), copy.deepcopy(student), context.data
+    objective = context.method.objective(context.task, recipe, Pair(context.family, teacher, model, data.warm))
+    training = Training(
+        schedule=Schedule.of_cycle(options, data.steps(options.batch_size)),
+        objective=objective,
+        epoch=lambda epoch: data.epoch(options.batch_size, recipe.seed + 1000, epoch),
+        validate=lambda found: NONE,
+        seed=recipe.seed + 1000,
+        teacher=TeacherOutputs(teacher, data.rows, fresh=data.augmented, taps=objective.taps),
+    )
+    train(model.train(), training, context.accelerator)
+    return model
+
+
+def main() -> None:
+    """Print the machine, then a row for every closed form and every distilled student."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", type=Path, required=True, help="run of compress: its teacher and recipe")
+    parser.add_argument("--data", type=Path, help="folder or file with the rows, as compress takes it")
+    parser.add_argument("--target", type=float, required=True, help="share of the parameters to remove")
+    parser.add_argument("--allocation", nargs="+", default=["edge"], choices=["edge", "kl"])
+    parser.add_argument("--match", nargs="+", type=float, default=[], help="weights of distil.match")
+    parser.add_argument("--steps", type=int, help="of distillation; none when left out")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--set", action="append", default=[], help="a recipe's key, as for compress")
+    args = parser.parse_args()
+    print(json.dumps({"machine": this_processor(), "torch": torch.__version__, **vars(args)}, default=str), flush=True)
+    changes = [f"stop.target_reduction={args.target}", "compress.one_shot=true", f"seed={args.seed}", *args.set]
+    base = load_recipe(str(args.run / "recipe.toml"), changes)
+    ready, teacher = prepare(base, args.data), load_folder(args.run / "compress/teacher")
+    parameters = teacher.spec.count_parameters()
+    for allocation in args.allocation:
+        options = base.compress.model_copy(update={"allocation": allocation})
+        recipe = base.model_copy(update={"compress": options})
+        context = context_of(ready, recipe, parameters, ready.multiple)
+        batches = list(context.data.validation())
+        with torch.no_grad():
+            judge = Judge(context, batches, [call(teacher, batch).double() for batch in batches])
+        start = time.monotonic()
+        student, widths = closed_form(context, teacher)
+        facts = {"allocation": allocation, "seconds": round(time.monotonic() - start, 1)}
+        print(json.dumps({**facts, **judge.row(student, parameters), "widths": widths}), flush=True)
+        for match in args.match if args.steps else ():
+            start = time.monotonic()
+            trained = distilled(context, teacher, student, match, args.steps)
+            facts = {"allocation": allocation, "match": match, "steps": args.steps}
+            facts |= {"seconds": round(time.monotonic() - start, 1)}
+            print(json.dumps({**facts, **judge.row(trained, parameters)}), flush=True)
+
+
+if __name__ == "__main__":
+    main()
