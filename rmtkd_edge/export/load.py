@@ -15,7 +15,8 @@ from rmtkd_edge.errors import RunDirError, UserError
 from rmtkd_edge.export.bundle import check_file, read_model, read_record, read_spec
 from rmtkd_edge.export.fold_proof import run_torch
 from rmtkd_edge.families.base import Spec
-from rmtkd_edge.run.layout import EXPORT_RECORD, PRECISIONS, ROLES, WEIGHTS
+from rmtkd_edge.run.directory import Run as Directory
+from rmtkd_edge.run.layout import EXPORT_RECORD, MANIFEST, PRECISIONS, ROLES, WEIGHTS
 from rmtkd_edge.run.records.export import ExportRecord, VariantRecord
 from rmtkd_edge.sessions import CPU, open_session, run_session
 from rmtkd_edge.tasks.base import Batch, Prediction, Predictor, find_task
@@ -82,7 +83,12 @@ def load(
 
 def exported_folder(path: Path) -> Path:
     """Return the exported folder that a path names: itself, or export/ of a run."""
-    for folder in (path, path / ROLES["candidate"].folder):
+    role = ROLES["candidate"]
+    if (path / MANIFEST).is_file() and (path / role.record).is_file():
+        run = Directory.open(path)
+        run.read_bytes(role.record)  # it vouches for the other files, and the run for it
+        return path / role.folder
+    for folder in (path, path / role.folder):
         if (folder / EXPORT_RECORD).is_file():
             return folder
     raise RunDirError(f"{path} holds no exported model (no {EXPORT_RECORD})", f"rmtkd-edge export {path}")

@@ -18,6 +18,7 @@ from rmtkd_edge.families.base import Spec, find_family
 from rmtkd_edge.families.store import load_model
 from rmtkd_edge.machine import detect_machine
 from rmtkd_edge.run.directory import Run
+from rmtkd_edge.run.folders import files_of
 from rmtkd_edge.run.freshness import refuse_other_rows
 from rmtkd_edge.run.layout import PREPROCESSING, ROLES, read_device, read_recipe
 from rmtkd_edge.run.records.export import ExportRecord
@@ -76,6 +77,10 @@ def _job(run: Run, recipe: Recipe, options: ExportOptions, spec: Spec, dataset: 
         raise UserError(f"threads is {options.threads}", "--threads 1 or more")
     find_family(spec.family).expected_ops(spec, section, "emitted")  # refuses what no graph can be written with
     kept = [rel for rel in run.manifest["files"] if rel.startswith(f"{PREPROCESSING}/")]
+    if odd := [name for name in files_of(run.path_of(PREPROCESSING)) if f"{PREPROCESSING}/{name}" not in kept]:
+        raise RunDirError(
+            f"{run.path_of(PREPROCESSING)} holds {', '.join(odd)}, which the run did not write", "remove it"
+        )
     preprocessing = {rel.removeprefix(f"{PREPROCESSING}/"): run.read_bytes(rel) for rel in kept}
     task = find_task(recipe.task.kind)
     if dataset is None:
