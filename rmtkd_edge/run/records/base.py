@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import stat
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from functools import cache
@@ -158,10 +159,13 @@ def read_json_file(path: Path, hint: str = AGAIN, largest: int = LARGEST) -> Any
 
 
 def check_size(path: Path, hint: str = AGAIN, largest: int = LARGEST) -> None:
-    """Raise RunDirError naming a file that is absent or has more than `largest` bytes."""
+    """Raise RunDirError naming a file that is absent, a folder or a device, or has more than `largest` bytes."""
     try:
-        size = path.stat().st_size
+        found = path.stat()
     except OSError as err:
         raise RunDirError(f"{path} cannot be read: {err.strerror or err}", hint) from err
+    if not stat.S_ISREG(found.st_mode):  # a device or a pipe may never end
+        raise RunDirError(f"{path} cannot be read: it is no regular file", hint)
+    size = found.st_size
     if size > largest:
         raise RunDirError(f"{path} has {size:,} bytes, {largest:,} are read at most", hint)
