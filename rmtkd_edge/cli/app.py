@@ -92,7 +92,7 @@ def main(argv: list[str] | None = None) -> None:
     try:
         sys.stdout.flush()
     except OSError as error:
-        code = _unwritable(error)
+        code = _refused(error)
     sys.exit(code)
 
 
@@ -108,7 +108,7 @@ def _run(argv: list[str] | None) -> int:
     except OSError as error:
         if error.errno not in SURROUNDINGS:
             return _fault()
-        return _unwritable(error)
+        return _refused(error)
     except Exception as error:
         if hasattr(error, "format_message") and hasattr(error, "show"):  # typer's own: a wrong option or argument
             error.show()
@@ -125,13 +125,13 @@ def _fault() -> int:
     return 3
 
 
-def _unwritable(error: OSError) -> int:
+def _refused(error: OSError) -> int:
     """Explain what the machine refused, and return the exit code."""
     if error.filename is None:  # standard output: Python would try once more, and fail, when it ends
         with contextlib.suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     if error.errno == errno.EPIPE:  # whoever read the output has seen enough
         return 1
-    what = "the output" if error.filename is None else error.filename
-    complain(f"error: cannot write {what}: {error.strerror or error}\ntry: free space, or write to another place")
+    what = "the output cannot be written" if error.filename is None else error.filename
+    complain(f"error: {what}: {error.strerror or error}\ntry: free space, or another place or name")
     return 2

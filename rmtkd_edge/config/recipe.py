@@ -212,7 +212,7 @@ class Compress(Section):
         description="Kinds of sites that are cut (`embedding`: the word table's width); the family's",
     )
     sites_per_cycle: Positive = 4
-    rounds: Positive = 2
+    rounds: Annotated[int, Field(ge=1, le=1000)] = 2
     one_shot: bool = Field(False, description="Closed form only: analyse, project, warm start; nothing is trained")
     basis: Literal["varimax", "eigen"] = "varimax"
     channels: Literal["project", "select"] = Field(

@@ -14,6 +14,7 @@ Positive = Annotated[int, Field(ge=1, le=2**31 - 1)]
 Batch = Annotated[int, Field(ge=1, le=65_536)]
 Length = Annotated[int, Field(ge=1, le=1_048_576)]  # in tokens, or of pixels in a row
 Nonnegative = Annotated[float, Field(ge=0, le=1e12)]
+MOST_WEIGHTS = 2_000_000_000  # of a model that is trained from random weights
 Amount = Annotated[float, Field(gt=0, le=1e12)]
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from rmtkd_edge.config.settings import Section
+from rmtkd_edge.config.settings import MOST_WEIGHTS, Section
 
 Width = Annotated[int, Field(ge=1, le=65_536)]
 
@@ -23,7 +23,10 @@ class EncoderShape(Section):
     dropout: Annotated[float, Field(ge=0.0, le=1.0)] = 0.1
 
     @model_validator(mode="after")
-    def _heads_divide_width(self) -> EncoderShape:
+    def _can_be_built(self) -> EncoderShape:
         if self.width % self.heads:
             raise ValueError(f"width {self.width} is no multiple of heads {self.heads}")
+        weights = self.width * (self.layers * (4 * self.width + 2 * self.ffn) + self.max_positions)
+        if weights > MOST_WEIGHTS:
+            raise ValueError(f"layers, width and ffn make {weights:,} weights, {MOST_WEIGHTS:,} are the most")
         return self

@@ -34,7 +34,7 @@ class ResNetShape(Section):
     """
 
     depth: Literal[18, 34, 50, 101] = 18
-    width: Annotated[int, Field(ge=1, le=4096)] = Field(64, description="Channels of the first stage")
+    width: Annotated[int, Field(ge=1, le=512)] = Field(64, description="Channels of the first stage")
     stem: Literal["cifar", "imagenet"] = Field("cifar", description="3x3 stride 1, or 7x7 stride 2 and max-pool")
     eps: Annotated[float, Field(gt=0, lt=1)] = Field(1e-5, description="Of the batch norms")
 
