@@ -205,3 +205,8 @@ def test_a_record_that_could_not_be_read_again_is_not_written(tmp_path: Path) ->
     with pytest.raises(RunDirError, match="not finite"):
         run.write_record("compress/result.json", wrong)
     assert not run.has("compress/result.json")
+
+
+def test_what_never_ends_is_not_read() -> None:
+    with pytest.raises(RunDirError, match="no regular file"):
+        read_json_file(Path("/dev/zero"))
