@@ -12,7 +12,14 @@ from typing import Any
 
 import tomli_w
 
-from rmtkd_edge.config.hardware import Curve, HardwareProfile, find_profile, parse_profile, resolve_threads
+from rmtkd_edge.config.hardware import (
+    Curve,
+    HardwareProfile,
+    find_profile,
+    load_profile,
+    parse_profile,
+    resolve_threads,
+)
 from rmtkd_edge.errors import RunDirError, UserError
 from rmtkd_edge.hashing import sha256_file
 from rmtkd_edge.profile import layers
@@ -148,11 +155,16 @@ def _write_bundle(
 
 
 def refuse_target(target: Path, force: bool) -> None:
-    """Raise UserError for a file that is no profile's, RunDirError where it is there and `force` is not given."""
+    """Raise UserError for a file that is no profile's, RunDirError where one is there and may not be replaced.
+
+    `force` replaces what an earlier call wrote, which has the table [calibration].
+    """
     if target.suffix != ".toml":
         raise UserError(f"{target} is no .toml file", f"--out {target}.toml")
     if target.exists() and not force:
         raise RunDirError(f"{target} is there already", "add --force to replace it, or choose another --out")
+    if target.exists() and load_profile(target).calibration is None:
+        raise RunDirError(f"{target} was not written by calibrate, and is not replaced", "choose another --out")
 
 
 def write_profile(source: str | Path, found: MeasuredCurves, target: Path) -> HardwareProfile:

@@ -114,6 +114,12 @@ def test_another_device_is_not_calibrated_here_and_a_file_name_is_checked(tmp_pa
         calibrate(load_profile("raspberry-pi-5"), SilentReporter())
     with pytest.raises(UserError, match=r"no \.toml"):
         module.refuse_target(tmp_path / "x.json", force=False)
+    mine = tmp_path / "mine.toml"
+    for text in ("[project]\n", module.find_profile("raspberry-pi-5").read_text()):
+        mine.write_text(text)
+        with pytest.raises(UserError, match="mine"):
+            module.refuse_target(mine, force=True)
+        assert mine.read_text() == text
 
 
 def test_the_device_is_really_measured() -> None:

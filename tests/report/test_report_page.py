@@ -7,6 +7,7 @@ import re
 from html import unescape
 from html.parser import HTMLParser
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from report.report_sample import LABELS, build_run, exported, profiled, scores, variant, write_profile
@@ -374,3 +375,14 @@ def test_a_drop_that_allows_anything_is_no_floor(tmp_path):
 def test_a_notebook_shows_the_page_in_a_frame_of_its_own(finished):
     shown = finished.paths._repr_html_()
     assert shown.startswith("<iframe srcdoc=") and unescape(shown.split('"')[1]) == finished.html
+
+
+def test_a_strangers_page_is_not_replaced_and_a_report_of_ours_is(tmp_path: Path) -> None:
+    run, out = build_run(tmp_path / "a"), tmp_path / "out"
+    out.mkdir()
+    (out / "report.md").write_text("mine")
+    with pytest.raises(RunDirError, match=r"report\.md is none of our reports"):
+        report_runs([run], out)
+    assert [path.read_text() for path in out.iterdir()] == ["mine"]
+    (out / "report.md").unlink()
+    assert report_runs([run], out).markdown.read_bytes() == report_runs([run], out).markdown.read_bytes()
