@@ -189,7 +189,7 @@ def test_a_summary_tells_sizes_modes_labels_and_the_first_rows(tmp_path: Path) -
     assert first.label == "class-0" and f"8x8 pixels of mean {shares.mean():.3f}" in first.seen
     assert f"normalised {2 * shares.mean() - 1:.3f} and {2 * shares.std():.3f}" in first.seen
     lines = describe(found)
-    assert "read train/: 13 rows as train; sizes 8x8 12, 16x4 1; modes RGB 12, L 1" in lines
+    assert "read train/: 13 rows as train; sizes 8x8 (12), 16x4 (1); modes RGB (12), L (1)" in lines
 
 
 @pytest.mark.parametrize("form", ["folders", "npz"])

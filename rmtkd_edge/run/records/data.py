@@ -95,5 +95,5 @@ def describe(summary: DataSummary) -> list[str]:
 
 def counted(counts: Mapping[str, int]) -> str:
     """Return counts by name in words, as they come; of many the first ten and how many there are."""
-    shown = ", ".join(f"{name} {count:,}" for name, count in list(counts.items())[:SHOWN])
+    shown = ", ".join(f"{name} ({count:,})" for name, count in list(counts.items())[:SHOWN])
     return shown + (f", ... ({len(counts)} in all)" if len(counts) > SHOWN else "")
