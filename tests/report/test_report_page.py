@@ -68,7 +68,7 @@ def plain(markdown: str) -> str:
 def test_what_was_read_is_shown(finished):
     page, markdown = Page(finished.html).text, plain(finished.markdown)
     for shown in (page, markdown):
-        for part in ("train.csv", "negative 3,310, positive 3,610", "Not used of sst2: 1 (dev.csv)", "64 tokens"):
+        for part in ("train.csv", "negative (3,310), positive (3,610)", "Not used of sst2: 1 (dev.csv)", "64 tokens"):
             assert part in shown, part
         assert "[CLS] a <b>dull</b> | film [SEP] (9 tokens)" in shown and "2.5\u00a0%" in shown
 
