@@ -170,7 +170,7 @@ def int8_plan(folder: Path, shift: float | None, **changes: Any) -> Path:
 def test_int8_is_compared_with_the_same_file_where_the_plan_has_it(tmp_path: Path) -> None:
     old = execute.measure(int8_plan(tmp_path / "old", None), tmp_path / "old.json", quiet)["results"][0]["verification"]
     assert old["tolerance"] is None and not any(key.startswith("same_") for key in old)
-    path = int8_plan(tmp_path / "new", 0.5, tolerance_int8=0.01)
+    path = int8_plan(tmp_path / "new", 0.5, tolerance_int8=0.01, prediction="argmax")
     results = execute.measure(path, tmp_path / "new.json", quiet)["results"]
     new = results[0]["verification"]
     assert new["max_abs_diff"] == 0.0 and new["same_labels"] == 1.0
