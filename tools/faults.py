@@ -70,7 +70,6 @@ class Tally:
 
     kind: str
     tried: int = 0
-    hit: int = 0
     failures: list[str] = field(default_factory=list)
 
     def note(self, ok: bool, what: str) -> None:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from pathlib import Path
 from statistics import median
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from rmtkd_edge.config.hardware import HardwareProfile, resolve_threads
 from rmtkd_edge.config.recipe import Export
 from rmtkd_edge.families.base import Family, Spec
+from rmtkd_edge.run.scratch import scratch_folder
 
 if TYPE_CHECKING:
     from rmtkd_edge.families.model import Model
@@ -42,8 +41,8 @@ def measure_ms(family: Family, folded: Model, options: Export, profile: Hardware
     spec, lengths = folded.spec, profile.workloads.seq
     sequence = None if spec.max_length is None else min(*lengths, spec.max_length)
     batch = spec.example_inputs(1, sequence, seed=0)
-    with TemporaryDirectory(prefix="rmtkd-budget-") as folder:
-        file = Path(folder) / "model.onnx"
+    with scratch_folder("budget") as folder:
+        file = folder / "model.onnx"
         family.export(folded.cpu().eval(), file, options, {})
         session = open_session(file, threads=resolve_threads(profile), provider=profile.provider)
         for _ in range(WARMUP):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Literal
 
 import onnx
@@ -13,6 +12,7 @@ import onnx
 from rmtkd_edge.config.recipe import Export
 from rmtkd_edge.errors import Finding
 from rmtkd_edge.families.base import OpCount, Spec, find_family
+from rmtkd_edge.run.scratch import scratch_folder
 from rmtkd_edge.sessions import open_session
 
 EITHER, LESS = " or ", " less "  # join the names of operators that are counted together, or as a difference
@@ -27,8 +27,8 @@ def audit_emitted(path: Path, spec: Spec, options: Export) -> OpCount:
 def audit_optimised(path: Path, spec: Spec, options: Export, precision: Literal["fp32", "int8"]) -> OpCount:
     """Count the ops that onnxruntime runs, one thread, CPU; raise Finding where they differ from the expected ones."""
     expected = find_family(spec.family).expected_ops(spec, options, precision)
-    with TemporaryDirectory(prefix="rmtkd-audit-") as folder:
-        optimised = Path(folder) / "optimised.onnx"
+    with scratch_folder("audit") as folder:
+        optimised = folder / "optimised.onnx"
         open_session(path, threads=1, optimised=optimised)
         counts = count_ops(optimised)
     return check_ops(f"{path.name} as onnxruntime runs it", counts, expected)

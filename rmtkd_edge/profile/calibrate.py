@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-import tempfile
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -30,6 +29,7 @@ from rmtkd_edge.profile.transport_local import progress_of
 from rmtkd_edge.profile.workload import Effort, Workload
 from rmtkd_edge.run.directory import atomic_write_bytes
 from rmtkd_edge.run.reporter import Reporter
+from rmtkd_edge.run.scratch import scratch_folder
 
 MULTIPLES = (1, 2, 4, 8, 16, 32)
 CLOSE = 1.02  # a multiple whose mean latency is within 2 % of the best one's is as good, and wastes fewer channels
@@ -103,8 +103,7 @@ def calibrate(
     widths, sizes = asked.widths, asked.sizes
     refuse_runtime(profile)
     refuse_device(profile, host)
-    with tempfile.TemporaryDirectory(prefix="rmtkd-calibrate-") as folder:
-        bundle = Path(folder)
+    with scratch_folder("calibrate") as bundle:
         every = {kind: sorted({*widths[kind], *sizes.get(kind, ())}) for kind in widths}
         every |= {"conv_few": list(FEW), **{kind: [layers.ELEMENTS] for kind in layers.OPERATORS}}
         _write_bundle(bundle, profile, every, asked)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +18,7 @@ from rmtkd_edge.profile.transport_local import progress_of
 from rmtkd_edge.run.layout import profile_partial, profile_record
 from rmtkd_edge.run.records.profile import ProfileRecord
 from rmtkd_edge.run.reporter import Reporter
+from rmtkd_edge.run.scratch import scratch_folder
 
 if TYPE_CHECKING:
     from rmtkd_edge.run.directory import Run
@@ -53,8 +53,8 @@ def profile_exported(exported: Exported, options: ProfileOptions, reporter: Repo
     profile = single(options)
     refuse_device(profile, options.host, options.python)
     measurement = prepare(exported, profile, options, 0)
-    with tempfile.TemporaryDirectory(prefix="rmtkd-profile-") as folder:
-        record = measure(measurement, Path(folder) / "results.json", options, reporter)
+    with scratch_folder("profile") as folder:
+        record = measure(measurement, folder / "results.json", options, reporter)
     refuse_disagreement(record)
     return record
 
@@ -62,9 +62,9 @@ def profile_exported(exported: Exported, options: ProfileOptions, reporter: Repo
 def measure(measurement: Measurement, partial: Path, options: ProfileOptions, reporter: Reporter) -> ProfileRecord:
     """Carry out a measurement where its device is; what is finished of it stays at `partial` until it is whole."""
     way = Reach(options.host, options.timeout_s, options.python, options.javascript)
-    with tempfile.TemporaryDirectory(prefix="rmtkd-bundle-") as folder:
-        build_bundle(Path(folder), measurement)
-        document = carry_out(Path(folder), partial, measurement.profile, way, progress_of(reporter))
+    with scratch_folder("bundle") as folder:
+        build_bundle(folder, measurement)
+        document = carry_out(folder, partial, measurement.profile, way, progress_of(reporter))
     return assemble(document, measurement, partial)
 
 

@@ -54,7 +54,7 @@ class RunLock:
         """Take the lock if it is not held yet; raise RunDirError naming the process that holds it."""
         while self._handle is None:
             handle = self._open()
-            if not _locked(handle):
+            if not hold_file(handle):
                 holder = _read(handle)
                 handle.close()
                 raise RunDirError(
@@ -94,8 +94,8 @@ class RunLock:
             self._handle = None
 
 
-def _locked(handle: IO[str]) -> bool:
-    """Return whether this process holds the lock now."""
+def hold_file(handle: IO[str]) -> bool:
+    """Lock an open file until it is closed, or its process ends; return False where another process holds it."""
     try:
         if sys.platform == "win32":
             handle.seek(BEYOND)
