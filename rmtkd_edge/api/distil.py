@@ -57,6 +57,7 @@ def distil(
     Raises:
         DataError: batches lack what the model reads, or labels.
         UserError: `evaluate` returns no number, or `steps` is below 1.
+        RecipeError: the method cannot follow an option.
         TrainingError: the loss is not finite.
     """
     from rmtkd_edge.compress.parallel import make_accelerator
@@ -73,7 +74,9 @@ def distil(
     teacher = copy.deepcopy(teacher).to(accelerator.device).eval()
     batches = numbered(loader, model)
     pair = Pair(family_of(model), teacher, model, first_rows(batches, Analyse().minimum_rows))
-    objective = find_method(method).objective(kind, settings(distil=how), pair)
+    found, recipe = find_method(method), settings(distil=how)
+    found.check(recipe)
+    objective = found.objective(kind, recipe, pair)
     if how.alpha > 0:
         need_targets(kind, batches, "training", "add them, or learn from the teacher alone: options=Distil(alpha=0)")
     shown = (reporter or SilentReporter()).event

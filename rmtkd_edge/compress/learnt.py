@@ -20,19 +20,19 @@ LONGER = (
 LOOK = "`rmtkd-edge compress RECIPE --dry-run` shows what is read"
 
 
-def check_loaded(source: str, scores: Scores, blind: float | None) -> None:
+def check_loaded(source: str, scores: Scores, baseline: float | None) -> None:
     """Raise UserError for a teacher that came trained and is no better than one that looks at no input."""
-    if fault := _fault(scores, blind):
+    if fault := _fault(scores, baseline):
         raise UserError(f"`{source}` came trained, and {fault}", f"{CAUSES}; {LOOK}")
 
 
-def check_trained(scores: Scores, blind: float | None) -> None:
+def check_trained(scores: Scores, baseline: float | None) -> None:
     """Raise TrainingError for a teacher that was trained and is no better than one that looks at no input."""
-    if fault := _fault(scores, blind):
+    if fault := _fault(scores, baseline):
         raise TrainingError(f"the teacher was trained, and {fault}", f"{LONGER}; {LOOK}")
 
 
-def blind_value(task: Task[Any], batches: Iterable[Batch], outputs: int, metric: str) -> float | None:
+def baseline_value(task: Task[Any], batches: Iterable[Batch], outputs: int, metric: str) -> float | None:
     """Return the metric that a model which looks at no input has on these rows, None where there is none to beat.
 
     Args:
@@ -41,10 +41,10 @@ def blind_value(task: Task[Any], batches: Iterable[Batch], outputs: int, metric:
     return task.baseline([task.targets(batch) for batch in batches], outputs).get(metric)
 
 
-def _fault(scores: Scores, blind: float | None) -> str:
-    if blind is None or scores.value > blind:
+def _fault(scores: Scores, baseline: float | None) -> str:
+    if baseline is None or scores.value > baseline:
         return ""
     return (
         f"its {scores.primary} of {scores.value:.4f} on {scores.rows} validation rows is no better than the "
-        f"{blind:.4f} of always answering the most frequent label"
+        f"{baseline:.4f} of always predicting the most frequent label"
     )

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 Batch = dict[str, "Tensor"]
 """Model inputs by name, `index` (int64 (B,): the row's number in its split), and targets under names of the task."""
 
-JUDGED_ROWS = 2048  # a divergence is a mean of few large values: fewer rows tell 10 % apart by chance
+JUDGED_ROWS = 2048  # a divergence is the mean of few large values: it needs more rows than effects do
 
 Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
 """Mean and standard deviation per channel, of pixels as shares of 255."""
@@ -217,7 +217,7 @@ class Task(Protocol[S]):
         """Return every metric that these batches allow; higher is better."""
 
     def baseline(self, targets: Sequence[np.ndarray], outputs: int) -> dict[str, float]:
-        """Return the metrics of a model that looks at no input, such as of always answering the most frequent label.
+        """Return the metrics of a model that looks at no input: of always predicting the most frequent label, for one.
 
         A model that is no better has learnt nothing. Metrics that such a model reaches in full are left out.
 

@@ -91,7 +91,7 @@ class Classification:
         return metrics.classification_metrics(np.concatenate(outputs), np.concatenate(targets))
 
     def baseline(self, targets: Sequence[np.ndarray], outputs: int) -> dict[str, float]:
-        """Return the metrics of always answering the most frequent label; none where there is but one label."""
+        """Return the metrics of always predicting the most frequent label; none where there is but one label."""
         rows = np.concatenate(targets)
         answer = np.bincount(rows, minlength=outputs).argmax()
         if (rows == answer).all():

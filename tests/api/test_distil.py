@@ -113,6 +113,11 @@ def test_the_objective_of_either_method_brings_the_student_nearer(bert: Own, cut
     assert distance(student, bert.model, bert.batches) < distance(cut[1], bert.model, bert.batches)
 
 
+def test_a_method_refuses_what_it_cannot_follow(bert: Own, cut: Cut) -> None:
+    with pytest.raises(RecipeError, match=r"distil\.match"):
+        rk.distil(cut[1], bert.model, bert.batches, steps=1, method="plain-kd", options=Distil(match=1.0))
+
+
 def test_a_second_cycle_starts_from_the_student(bert: Own, cut: Cut) -> None:
     plan = rk.plan(rk.analyse(cut[1], bert.batches), reduction=0.2, align=2)
     again = rk.distil(rk.compress(cut[1], plan, bert.batches), cut[1], bert.batches, steps=3)

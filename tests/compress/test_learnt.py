@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from rmtkd_edge.compress.learnt import blind_value, check_loaded, check_trained
+from rmtkd_edge.compress.learnt import baseline_value, check_loaded, check_trained
 from rmtkd_edge.compress.stage import compress_run
 from rmtkd_edge.config.recipe import Recipe
 from rmtkd_edge.config.recipes import parse_recipe
@@ -39,18 +39,18 @@ def compress(path: Path, recipe: Recipe, data: Path) -> Run:
 
 @pytest.mark.parametrize("accuracy", [0.3, 0.7])
 def test_a_teacher_must_beat_the_most_frequent_label(accuracy: float) -> None:
-    blind = blind_value(TASK, ROWS, 2, "accuracy")
-    assert blind == 0.7
-    with pytest.raises(UserError, match=r"`net` came trained, .* 10 validation rows .* 0\.7000 of always answering"):
-        check_loaded("net", scores(accuracy), blind)
+    baseline = baseline_value(TASK, ROWS, 2, "accuracy")
+    assert baseline == 0.7
+    with pytest.raises(UserError, match=r"`net` came trained, .* 10 validation rows .* 0\.7000 of always predicting"):
+        check_loaded("net", scores(accuracy), baseline)
     with pytest.raises(TrainingError, match="the teacher was trained"):
-        check_trained(scores(accuracy), blind)
+        check_trained(scores(accuracy), baseline)
 
 
 def test_a_better_teacher_and_rows_of_one_label_pass() -> None:
-    check_loaded("net", scores(0.8), blind_value(TASK, ROWS, 2, "accuracy"))
-    check_trained(scores(1.0), blind_value(TASK, ROWS[:1], 2, "accuracy"))
-    assert blind_value(TASK, ROWS, 2, "matthews_corrcoef") == 0.0
+    check_loaded("net", scores(0.8), baseline_value(TASK, ROWS, 2, "accuracy"))
+    check_trained(scores(1.0), baseline_value(TASK, ROWS[:1], 2, "accuracy"))
+    assert baseline_value(TASK, ROWS, 2, "matthews_corrcoef") == 0.0
 
 
 def test_a_checkpoint_that_knows_nothing_of_the_data_is_refused(tmp_path: Path, tiny_images: Path) -> None:

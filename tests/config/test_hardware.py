@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from config.keys import put
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -192,11 +193,7 @@ def test_a_table_of_an_earlier_version_is_refused_with_its_new_name() -> None:
 )
 def test_absurd_values_are_refused_with_their_key(key: str, value: Any) -> None:
     data = tomllib.loads((profiles_folder() / "raspberry-pi-5.toml").read_text(encoding="utf-8"))
-    *tables, last = key.split(".")
-    table = data
-    for name in tables:
-        table = table.setdefault(name, {})
-    table[last] = value
+    put(data, key, value)
     with pytest.raises(RecipeError) as caught:
         parse_profile(data, "a profile")
     assert key in caught.value.message and len(caught.value.message) < 1000

@@ -5,6 +5,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from config.keys import put
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -126,11 +127,7 @@ def test_absurd_sizes_are_refused_with_their_key(key: str, value: float):
     if isinstance(value, int) and value <= 2**63 and key in ("train.learning_rate", "distil.match", "stop.latency_ms"):
         value = 10**20
     data = tomllib.loads(find_recipe("minilm-sst2").read_text(encoding="utf-8"))
-    *tables, last = key.split(".")
-    table = data
-    for name in tables:
-        table = table.setdefault(name, {})
-    table[last] = value
+    put(data, key, value)
     with pytest.raises(RecipeError) as caught:
         parse_recipe(data, "a recipe")
     assert key in caught.value.message and len(caught.value.message) < 1000
