@@ -20,8 +20,11 @@ def scratch_folder(kind: str) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix=f"{PREFIX}{kind}-") as name:
         folder = Path(name) / kind
         folder.mkdir()
-        with open(Path(name) / IN_USE, "w", encoding="utf-8") as mark:
+        new = Path(name) / f".{IN_USE}"
+        with open(new, "w", encoding="utf-8") as mark:
             hold_file(mark)  # until this process ends, however it ends
+            with contextlib.suppress(OSError):  # Windows renames no open file: such a folder is never swept
+                new.rename(Path(name) / IN_USE)  # seen by others once it is locked, and not before
             yield folder
 
 
