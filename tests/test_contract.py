@@ -215,6 +215,24 @@ def test_nothing_cut_is_nothing_changed(case: Case) -> None:
     assert same.spec == case.teacher.spec and (a - b).abs().max() < 1e-2 * a.abs().max()
 
 
+def test_many_cuts_of_one_model_are_the_cuts_one_by_one(case: Case) -> None:
+    family, teacher, batches = case.family, case.teacher, lambda: case.batches
+    names = family.sites_to_cut(teacher.spec, Compress())
+    widths = {site.name: (site.width, site.heads) for site in list_sites(teacher.spec) if site.name in names}
+
+    def cut(share: int) -> dict[str, torch.Tensor]:
+        eye = lambda width: torch.eye(width, dtype=torch.float64)[: max(1, width // share)]
+        return {name: torch.block_diag(*[eye(width)] * heads) for name, (width, heads) in widths.items()}
+
+    narrower = family.narrower(teacher, batches, batches, NarrowOptions(Compress(), 0))
+    for projections in (cut(2), {names[-1]: cut(2)[names[-1]]}, cut(4), {}, cut(2)):
+        many = narrower(projections)
+        once = family.narrow(teacher, projections, batches, batches, NarrowOptions(Compress(), 0))
+        assert many.spec == once.spec
+        for name, tensor in once.state_dict().items():
+            assert torch.equal(many.state_dict()[name], tensor), name
+
+
 def test_settled_widths_are_widths_of_the_same_sites(case: Case) -> None:
     chosen = {name: 2 for name in case.family.sites_to_cut(case.teacher.spec, Compress())}
     settled = case.family.settle(case.teacher.spec, Compress(), None, 4)(dict(chosen))

@@ -1,18 +1,20 @@
 """How far compressed models are from their teacher, by allocation and by what the distillation matches.
 
     python tools/divergence.py --run runs/a --data DIR/sst2 --target 0.8 --allocation edge kl --match 0 3 10 --steps 250
+    python tools/divergence.py --run runs/a --data DIR/sst2 --target 0.8 --rule window explained-variance bema parallel
 
-The teacher and the recipe are those of a run of `compress`. For every allocation the teacher is cut to the target in
-closed form; with --steps each of these students is then distilled for so many steps, once for every weight of
-`distil.match`. A row is printed for each: the divergence from the teacher (the task's own; of classification in nats),
-agreement and metric on validation rows, which choose nothing here. A divergence tells students apart that an accuracy
-of as many rows does not.
+The teacher and the recipe are those of a run of `compress`. For every edge rule and allocation the teacher is cut to
+the target in closed form (the rules bema and parallel give one rank, whatever the target); with --steps each of these
+students is then distilled for so many steps, once for every weight of `distil.match`. A row is printed for each: the
+divergence from the teacher (the task's own; of classification in nats), agreement and metric on validation rows, which
+choose nothing here. A divergence tells students apart that an accuracy of as many rows does not.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import itertools
 import json
 import time
 from collections.abc import Sequence
@@ -33,11 +35,13 @@ from rmtkd_edge.compress.stage import prepare
 from rmtkd_edge.compress.training.schedule import Schedule
 from rmtkd_edge.compress.training.teacher_outputs import TeacherOutputs
 from rmtkd_edge.compress.training.trainer import Training, train
+from rmtkd_edge.config.recipe import WITHOUT_QUANTILE
 from rmtkd_edge.config.recipes import load_recipe
 from rmtkd_edge.families.base import call
 from rmtkd_edge.families.model import Model
 from rmtkd_edge.families.store import load_folder
 from rmtkd_edge.methods.base import Pair
+from rmtkd_edge.spectral.rules import RULES
 from rmtkd_edge.tasks.base import score
 
 
@@ -108,6 +112,7 @@ def main() -> None:
     parser.add_argument("--run", type=Path, required=True, help="run of compress: its teacher and recipe")
     parser.add_argument("--data", type=Path, help="folder or file with the rows, as compress takes it")
     parser.add_argument("--target", type=float, required=True, help="share of the parameters to remove")
+    parser.add_argument("--rule", nargs="+", choices=list(RULES), help="edge rules; the recipe's when left out")
     parser.add_argument("--allocation", nargs="+", default=["edge"], choices=["edge", "kl"])
     parser.add_argument("--match", nargs="+", type=float, default=[], help="weights of distil.match")
     parser.add_argument("--steps", type=int, help="of distillation; none when left out")
@@ -119,22 +124,29 @@ def main() -> None:
     base = load_recipe(str(args.run / "recipe.toml"), changes)
     ready, teacher = prepare(base, args.data), load_folder(args.run / "compress/teacher")
     parameters = teacher.spec.count_parameters()
-    for allocation in args.allocation:
-        options = base.compress.model_copy(update={"allocation": allocation})
-        recipe = base.model_copy(update={"compress": options})
+    rules = args.rule or [base.analyse.rule]
+    for rule, allocation in itertools.product(rules, args.allocation):
+        if allocation == "kl" and rule in WITHOUT_QUANTILE:
+            continue
+        recipe = base.model_copy(
+            update={
+                "analyse": base.analyse.model_copy(update={"rule": rule}),
+                "compress": base.compress.model_copy(update={"allocation": allocation}),
+            }
+        )
         context = context_of(ready, recipe, parameters, ready.multiple)
         batches = list(context.data.validation())
         with torch.no_grad():
             judge = Judge(context, batches, [call(teacher, batch).double() for batch in batches])
         start = time.monotonic()
         student, widths = closed_form(context, teacher)
-        facts = {"allocation": allocation, "seconds": round(time.monotonic() - start, 1)}
+        told = {"rule": rule, "allocation": allocation}
+        facts = {**told, "seconds": round(time.monotonic() - start, 1)}
         print(json.dumps({**facts, **judge.row(student, parameters), "widths": widths}), flush=True)
         for match in args.match if args.steps else ():
             start = time.monotonic()
             trained = distilled(context, teacher, student, match, args.steps)
-            facts = {"allocation": allocation, "match": match, "steps": args.steps}
-            facts |= {"seconds": round(time.monotonic() - start, 1)}
+            facts = {**told, "match": match, "steps": args.steps, "seconds": round(time.monotonic() - start, 1)}
             print(json.dumps({**facts, **judge.row(trained, parameters)}), flush=True)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import Tensor
@@ -91,11 +91,6 @@ class Context:
     def floor(self) -> float:
         """Return the primary metric under which a cycle is rolled back."""
         return self.teacher_scores.value - self.recipe.stop.max_drop
-
-    @property
-    def trial(self) -> Context:
-        """Return the context whose closed forms are fitted on few rows, since they are only compared."""
-        return replace(self, data=replace(self.data, warm=self.data.trial))
 
     @property
     def step(self) -> int:

@@ -211,6 +211,11 @@ class Family(Protocol[S, M]):
     ) -> M:
         """Return the narrowed folded model for new projections by site, by closed form."""
 
+    def narrower(
+        self, model: M, batches: Batches, effect: Batches, options: NarrowOptions
+    ) -> Callable[[Mapping[str, Tensor]], M]:
+        """Return `narrow` as a function of the projections alone, for many cuts of one model."""
+
     def fold(self, model: M) -> M:
         """Return the plain narrow model that `model` equals exactly."""
 

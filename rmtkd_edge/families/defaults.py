@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Self, cast
 import numpy as np
 
 from rmtkd_edge.config.recipe import Compress, Export, Recipe
-from rmtkd_edge.families.base import Input, M, QuantiseOptions, S, list_sites, raw_from
+from rmtkd_edge.families.base import Batches, Input, M, NarrowOptions, QuantiseOptions, S, list_sites, raw_from
 
 if TYPE_CHECKING:
     import onnx
@@ -111,6 +111,18 @@ class FamilyDefaults(Generic[S, M]):
     ) -> Callable[[dict[str, int]], dict[str, int]]:
         """Every chosen width stands."""
         return lambda widths: widths
+
+    def narrow(
+        self, model: M, projections: Mapping[str, Tensor], batches: Batches, effect: Batches, options: NarrowOptions
+    ) -> M:
+        """Return the narrowed folded model."""
+        raise NotImplementedError
+
+    def narrower(
+        self, model: M, batches: Batches, effect: Batches, options: NarrowOptions
+    ) -> Callable[[Mapping[str, Tensor]], M]:
+        """Narrow anew for every cut."""
+        return lambda projections: self.narrow(model, projections, batches, effect, options)
 
     def fold(self, model: M) -> M:
         """Return the plain narrow model that `model` equals exactly: P W in place of W and P."""

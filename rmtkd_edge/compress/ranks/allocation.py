@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from rmtkd_edge.compress.context import Context
-from rmtkd_edge.compress.ranks.cut import divergence, narrowed, outputs_of, projected
+from rmtkd_edge.compress.ranks.cut import divergence, narrower, outputs_of, projected
 from rmtkd_edge.compress.ranks.edge import Choose, SiteRank, land_on_target, widths_of
 from rmtkd_edge.config.recipe import Compress
 from rmtkd_edge.families.base import Site
@@ -50,7 +50,7 @@ def allocated(context: Context, folded: Model, choose: Choose, picked: list[Site
     if len(free) < 2:
         return picked
     moves = dimensions(free)
-    trials = _Trials(context.trial, folded, choose, picked, free)
+    trials = _Trials(context, folded, choose, picked, free)
     told = f"allocation: weighing {', '.join(dict.fromkeys(move.kind for move in moves))} against each other"
     context.report("note", text=f"{told}, {TRIALS} trials at most")
     return trials.land(search(trials.moved, moves, trials.tell, TRIALS))
@@ -65,6 +65,7 @@ class _Trials:
         self.context, self.folded, self.choose, self.free = context, folded, choose, free
         self.share = self.removed(picked)
         self.before = outputs_of(context, folded)
+        self.narrow = narrower(context, folded)
         self.known: dict[tuple[int, ...], float] = {}
 
     def removed(self, chosen: Sequence[SiteRank]) -> float:
@@ -81,7 +82,7 @@ class _Trials:
         if widths not in self.known:
             self.known[widths] = math.inf
             if self.removed(chosen) >= self.share - SLACK:
-                student, _ = narrowed(self.context, self.folded, projected(chosen, self.context))
+                student = self.narrow(projected(chosen, self.context))
                 self.known[widths] = divergence(self.context, self.before, outputs_of(self.context, student))
             self.context.report("trial", done=len(self.known), total=max(len(self.known), TRIALS))
         return self.known[widths]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,7 +14,7 @@ from rmtkd_edge.compress.data import Batches
 from rmtkd_edge.compress.parallel import agreed, own_rows
 from rmtkd_edge.compress.ranks.edge import Choose, SiteRank, choose_ranks
 from rmtkd_edge.compress.ranks.projection import projection
-from rmtkd_edge.families.base import AnalyseOptions, Spec, call, list_sites, ranks_of
+from rmtkd_edge.families.base import AnalyseOptions, NarrowOptions, Spec, call, list_sites, ranks_of
 from rmtkd_edge.families.spectrum import SiteSpectrum
 from rmtkd_edge.methods.base import Cut
 
@@ -61,6 +61,15 @@ def narrowed(context: Context, folded: Model, cut: Cut) -> tuple[Model, dict[str
     there = ranks_of(student.spec)  # a factor no narrower than its site is none
     new = {name: p for name, p in cut.projections.items() if name in there}
     return student.to(context.accelerator.device), new
+
+
+def narrower(context: Context, folded: Model) -> Callable[[Cut], Model]:
+    """Return what narrows a folded model in closed form, for many cuts that are only compared, on the trial rows."""
+    data, recipe = context.data, context.recipe
+    teacher = folded.to(context.accelerator.device)
+    trial, effect = own_batches(context, data.trial), own_batches(context, data.effect)
+    narrow = context.family.narrower(teacher, trial, effect, NarrowOptions(recipe.compress, recipe.seed))
+    return lambda cut: narrow(cut.projections).to(context.accelerator.device)
 
 
 @torch.no_grad()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
     from rmtkd_edge.families.encoder.module import Encoder
     from rmtkd_edge.families.spectrum import SiteSpectrum
-
-WEIGHED = 4  # every fourth row of the effect batches tells what tokens count: three kinds of token need few
 
 
 class EncoderFamily(FamilyDefaults[EncoderSpec, "Encoder"]):
@@ -86,15 +84,17 @@ class EncoderFamily(FamilyDefaults[EncoderSpec, "Encoder"]):
         options: NarrowOptions,
     ) -> Encoder:
         """Return the narrowed folded encoder, by least squares or by algebra alone."""
-        from rmtkd_edge.families.encoder.fold import plain_fold
-        from rmtkd_edge.families.encoder.tokens import token_weights
-        from rmtkd_edge.families.encoder.warm_start import warm_start
+        from rmtkd_edge.families.encoder.closed_form import narrower
 
-        if options.compress.warm_start == "fold":
-            return plain_fold(model, projections)
-        few = ({name: rows[::WEIGHED] for name, rows in batch.items()} for batch in effect())
-        weights = token_weights(model, few, options.compress.token_blend)
-        return warm_start(model, projections, batches(), ridge=options.compress.ridge, weights=weights)
+        return narrower(model, batches, effect, options)(projections)
+
+    def narrower(
+        self, model: Encoder, batches: Batches, effect: Batches, options: NarrowOptions
+    ) -> Callable[[Mapping[str, Tensor]], Encoder]:
+        """Return `narrow` for many cuts: the teacher's part is computed once and held."""
+        from rmtkd_edge.families.encoder.closed_form import narrower
+
+        return narrower(model, batches, effect, options, keep=True)
 
     def fold(self, model: Encoder) -> Encoder:
         """Return the plain narrow encoder that `model` equals exactly."""

@@ -8,7 +8,7 @@ shift, and query/key pairs are cut by the singular values of their bilinear form
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +19,7 @@ from rmtkd_edge.families.encoder.fold import narrow_like
 from rmtkd_edge.families.encoder.low_rank import best_query_key
 from rmtkd_edge.families.encoder.module import Embeddings, Encoder, EncoderLayer
 from rmtkd_edge.families.encoder.norm_fit import NormFit
+from rmtkd_edge.families.encoder.teacher_states import TeacherStates, padded
 from rmtkd_edge.families.encoder.tokens import TokenWeights
 from rmtkd_edge.families.layers import ProjectedLinear, copy_fitting
 from rmtkd_edge.spectral import CrossMoments
@@ -28,12 +29,12 @@ Batch = Mapping[str, Tensor]
 
 @dataclass
 class Walk:
-    """One calibration batch on its way: teacher's and student's states (tokens, width), effect weights by depth."""
+    """One calibration batch on its way: the teacher's valid tokens (n, d), the student's state (B, T, k)."""
 
     mask: Tensor
     teacher: Tensor
     student: Tensor
-    weights: list[Tensor] | None
+    weights: list[Tensor] | None  # of tokens (B, T), by depth
 
     def rows(self, x: Tensor) -> Tensor:
         """Return the valid tokens of (B, T, d) as rows."""
@@ -60,9 +61,8 @@ class Cut:
 
 @torch.no_grad()
 def warm_start(
-    teacher: Encoder,
+    states: TeacherStates,
     projections: Mapping[str, Tensor],
-    batches: Iterable[Batch],
     *,
     ridge: float,
     weights: TokenWeights | None = None,
@@ -70,30 +70,32 @@ def warm_start(
     """Return the folded narrow encoder for projections by site (block-diagonal over heads; sites left out stay wide).
 
     Args:
-        teacher: a folded encoder.
+        states: of the folded teacher on the calibration tokens.
         weights: how much tokens count, by kind and depth (None: all the same).
     """
-    teacher.eval()
+    teacher = states.teacher
     student = narrow_like(teacher, ranks_from(teacher.spec, projections)).eval()
     copy_fitting(teacher, student)
     word = teacher.embeddings.word.weight
     p = projections.get("stream")
     p = torch.eye(teacher.spec.width, dtype=torch.float64) if p is None else p.double()
     cut = Cut(projections, p, p.to(word.device, word.dtype), ridge, weights)
-    held = list(batches)
     new_table = "embedding" in projections and student.embeddings.expand is not None
     if new_table:
-        _fit_table(teacher.embeddings, student, cut, held)
-    walks, untouched = _embed(teacher.embeddings, student, cut, held, new_table)
+        _fit_table(teacher.embeddings, student, cut, states.batches)
+    walks, untouched = _embed(states, student, cut, new_table)
+    sums = states.sums()
     for i, (wide, narrow) in enumerate(zip(teacher.layers, student.layers, strict=True)):
         is_cut = any(f"layer.{i}.{kind}" in projections for kind in ("qk", "value", "ffn"))
         if untouched and not is_cut:  # nothing before this layer has changed: it stays as it is
-            for walk in walks:
-                walk.teacher = walk.student = wide(walk.teacher, walk.mask)
+            next(sums)
+            for walk, total in zip(walks, next(sums), strict=True):
+                walk.teacher = wide.norm2(total)
+                walk.student = padded(walk.teacher, walk.mask)
             continue
         untouched = False
-        _attention(wide, narrow, cut, walks, i)
-        _feed_forward(wide, narrow, cut, walks, i)
+        _attention(wide, narrow, cut, walks, next(sums), i)
+        _feed_forward(wide, narrow, cut, walks, next(sums), i)
     if not untouched or "pooler" in projections:
         _pooler(teacher, student, cut, walks)
     return student
@@ -114,24 +116,21 @@ def _fit_table(wide: Embeddings, student: Encoder, cut: Cut, batches: Sequence[B
     _set(narrow.expand, *_solved(fit, cut.ridge))
 
 
-def _embed(
-    wide: Embeddings, student: Encoder, cut: Cut, batches: Sequence[Batch], new_table: bool
-) -> tuple[list[Walk], bool]:
+def _embed(states: TeacherStates, student: Encoder, cut: Cut, new_table: bool) -> tuple[list[Walk], bool]:
     """Narrow the embeddings (exactly) and fit their norm; return the walks and whether nothing has changed so far."""
-    narrow = student.embeddings
+    wide, narrow = states.teacher.embeddings, student.embeddings
     changed = "stream" in cut.projections
     if changed:
         _project_embeddings(wide, narrow, cut, new_table)
     moved = changed or new_table
     walks, fit = [], NormFit(narrow.norm.normalized_shape[0])
     student.to(wide.word.weight.device)
-    for batch in batches:
+    for batch, rows in zip(states.batches, states.first(), strict=True):
         ids, types = batch["input_ids"], batch.get("token_type_ids")
         counted = None if cut.token_weights is None else cut.token_weights.of(batch)
-        walk = Walk(batch["attention_mask"].bool(), wide(ids, types), narrow.summed(ids, types), counted)
+        walk = Walk(batch["attention_mask"].bool(), rows, narrow.summed(ids, types), counted)
         if moved and wide.project is None:
-            target = walk.rows(walk.teacher) @ cut.stream.T
-            fit.add(walk.rows(_plain(walk.student, narrow.norm)), target, walk.weight(0))
+            fit.add(walk.rows(_plain(walk.student, narrow.norm)), rows @ cut.stream.T, walk.weight(0))
         walks.append(walk)
     if moved and wide.project is None:
         _set_norm(narrow.norm, fit)
@@ -158,7 +157,9 @@ def _project_embeddings(wide: Embeddings, narrow: Embeddings, cut: Cut, new_tabl
         narrow.token_type.weight.copy_(wide.token_type.weight @ cut.stream.T)
 
 
-def _attention(wide: EncoderLayer, narrow: EncoderLayer, cut: Cut, walks: Sequence[Walk], depth: int) -> None:
+def _attention(
+    wide: EncoderLayer, narrow: EncoderLayer, cut: Cut, walks: Sequence[Walk], sums: Sequence[Tensor], depth: int
+) -> None:
     decode = _decoder(walks, cut.ridge, depth)
     value = cut.projections.get(f"{wide.name}.value")
     weight, bias = _compose(wide.value, *decode)
@@ -172,18 +173,18 @@ def _attention(wide: EncoderLayer, narrow: EncoderLayer, cut: Cut, walks: Sequen
     _set(narrow.key, *key)
     fit = CrossMoments(narrow.value.weight.shape[0], len(cut.stream64))
     parts = []
-    for walk in walks:
-        t, s = walk.teacher, walk.student
-        context = wide.attention(wide.query(t), wide.key(t), wide.value(t), walk.mask, wide.heads, wide.scale)
-        total = t + wide.out(context)
+    for walk, total in zip(walks, sums, strict=True):
+        s = walk.student
         own = narrow.attention(narrow.query(s), narrow.key(s), narrow.value(s), walk.mask, narrow.heads, narrow.scale)
-        fit.add(walk.rows(own), walk.rows(total @ cut.stream.T - s), walk.weight(depth + 1))
+        fit.add(walk.rows(own), total @ cut.stream.T - walk.rows(s), walk.weight(depth + 1))
         parts.append((wide.norm1(total), own))
     _set(narrow.out, *_solved(fit, cut.ridge))
     _norm_step(narrow.norm1, narrow.out, walks, parts, cut.stream, depth + 1)
 
 
-def _feed_forward(wide: EncoderLayer, narrow: EncoderLayer, cut: Cut, walks: Sequence[Walk], depth: int) -> None:
+def _feed_forward(
+    wide: EncoderLayer, narrow: EncoderLayer, cut: Cut, walks: Sequence[Walk], sums: Sequence[Tensor], depth: int
+) -> None:
     weight, bias = _compose(wide.up, *_decoder(walks, cut.ridge, depth + 1))
     inner = cut.projections.get(f"{wide.name}.ffn")
     if inner is not None:
@@ -191,10 +192,9 @@ def _feed_forward(wide: EncoderLayer, narrow: EncoderLayer, cut: Cut, walks: Seq
     _set(narrow.up, weight, bias)
     fit = CrossMoments(narrow.up.weight.shape[0], len(cut.stream64))
     parts = []
-    for walk in walks:
-        total = walk.teacher + wide.down(wide.activation(wide.up(walk.teacher)))
+    for walk, total in zip(walks, sums, strict=True):
         own = narrow.activation(narrow.up(walk.student))
-        fit.add(walk.rows(own), walk.rows(total @ cut.stream.T - walk.student), walk.weight(depth + 1))
+        fit.add(walk.rows(own), total @ cut.stream.T - walk.rows(walk.student), walk.weight(depth + 1))
         parts.append((wide.norm2(total), own))
     _set(narrow.down, *_solved(fit, cut.ridge))
     _norm_step(narrow.norm2, narrow.down, walks, parts, cut.stream, depth + 1)
@@ -213,7 +213,7 @@ def _norm_step(
     sums = []
     for walk, (target, own) in zip(walks, parts, strict=True):
         sums.append(walk.student + producer(own))
-        fit.add(walk.rows(_plain(sums[-1], norm)), walk.rows(target @ stream.T), walk.weight(depth))
+        fit.add(walk.rows(_plain(sums[-1], norm)), target @ stream.T, walk.weight(depth))
     _set_norm(norm, fit)
     for walk, total, (target, _) in zip(walks, sums, parts, strict=True):
         walk.teacher, walk.student = target, norm(total)
@@ -223,7 +223,7 @@ def _decoder(walks: Sequence[Walk], ridge: float, depth: int) -> tuple[Tensor, T
     """Return R (d, k) and r (d,) with the teacher's state close to R x' + r for the student's x'."""
     fit = CrossMoments(walks[0].student.shape[-1], walks[0].teacher.shape[-1])
     for walk in walks:
-        fit.add(walk.rows(walk.student), walk.rows(walk.teacher), walk.weight(depth))
+        fit.add(walk.rows(walk.student), walk.teacher, walk.weight(depth))
     return _solved(fit, ridge)
 
 
@@ -233,7 +233,7 @@ def _compose(module: ProjectedLinear, decode: Tensor, shift: Tensor) -> tuple[Te
 
 
 def _pooler(teacher: Encoder, student: Encoder, cut: Cut, walks: Sequence[Walk]) -> None:
-    first = [(walk.teacher[:, 0], walk.student[:, 0]) for walk in walks]
+    first = [(padded(walk.teacher, walk.mask)[:, 0], walk.student[:, 0]) for walk in walks]
     fit = CrossMoments(student.spec.width, teacher.spec.width)
     for t, s in first:
         fit.add(s, t)

@@ -10,6 +10,7 @@ from rmtkd_edge.families.encoder.fold import plain_fold
 from rmtkd_edge.families.encoder.module import Encoder
 from rmtkd_edge.families.encoder.norm_fit import NormFit
 from rmtkd_edge.families.encoder.spec import EncoderSpec, LayerSpec
+from rmtkd_edge.families.encoder.teacher_states import TeacherStates
 from rmtkd_edge.families.encoder.tokens import token_weights
 from rmtkd_edge.families.encoder.warm_start import warm_start
 from rmtkd_edge.spectral import CrossMoments
@@ -73,7 +74,7 @@ def eigen_projections(teacher, ranks, batches):
 
 def test_nothing_cut_changes_nothing():
     teacher, batches = make_teacher(), make_batches(2)
-    student = warm_start(teacher, {}, batches, ridge=1e-6)
+    student = warm_start(TeacherStates(teacher, batches), {}, ridge=1e-6)
     torch.testing.assert_close(logits(student, batches), logits(teacher, batches), rtol=1e-4, atol=1e-4)
 
 
@@ -84,7 +85,9 @@ def test_a_permutation_of_every_site_is_exact(embedding, blend):
     projections = {}
     for i, site in enumerate(list_sites(teacher.spec)):
         projections[site.name] = torch.block_diag(*[permutation(site.width, i + h) for h in range(site.heads)])
-    student = warm_start(teacher, projections, batches, ridge=1e-9, weights=token_weights(teacher, batches, blend))
+    student = warm_start(
+        TeacherStates(teacher, batches), projections, ridge=1e-9, weights=token_weights(teacher, batches, blend)
+    )
     assert error(student, teacher, make_batches(3, seed=9)) < 1e-4
 
 
@@ -104,7 +107,7 @@ def test_cutting_to_the_true_rank_is_exact(kind):
         source = teacher.layers[i].value if kind == "value" else teacher.layers[i].query
         blocks = [torch.linalg.svd(w.detach().double())[0][:, :3].T for w in source.weight.chunk(2)]
         projections[f"layer.{i}.{kind}"] = torch.block_diag(*blocks)
-    student = warm_start(teacher, projections, batches, ridge=1e-9)
+    student = warm_start(TeacherStates(teacher, batches), projections, ridge=1e-9)
     assert student.spec.layers[0].value == (3 if kind == "value" else 6)
     assert error(student, teacher, make_batches(3, seed=9)) < 1e-4
 
@@ -117,21 +120,21 @@ def test_more_rank_never_means_more_error():
         projections = eigen_projections(
             teacher, {"stream": k, "ffn": 20 * k // 12, "value": per_head, "qk": per_head, "pooler": k}, batches
         )
-        errors.append(error(warm_start(teacher, projections, batches, ridge=1e-6), teacher, batches))
+        errors.append(error(warm_start(TeacherStates(teacher, batches), projections, ridge=1e-6), teacher, batches))
     assert all(a > b - 0.02 for a, b in itertools.pairwise(errors)), errors
 
 
 def test_the_fit_beats_folding_alone():
     teacher, batches = make_teacher(), make_batches(40)
     projections = eigen_projections(teacher, {"stream": 8, "ffn": 14, "value": 4, "qk": 4, "pooler": 8}, batches)
-    fitted = warm_start(teacher, projections, batches, ridge=1e-6)
+    fitted = warm_start(TeacherStates(teacher, batches), projections, ridge=1e-6)
     assert error(fitted, teacher, batches) < error(plain_fold(teacher, projections).eval(), teacher, batches)
 
 
 def test_layers_before_the_cut_keep_their_weights():
     teacher, batches = make_teacher(), make_batches()
     projections = {"layer.1.ffn": permutation(20, 3)[:11]}
-    student = warm_start(teacher, projections, batches, ridge=1e-6)
+    student = warm_start(TeacherStates(teacher, batches), projections, ridge=1e-6)
     for name, value in teacher.layers[0].state_dict().items():
         torch.testing.assert_close(student.layers[0].state_dict()[name], value)
 
@@ -180,26 +183,28 @@ def with_thin_words(teacher: Encoder, rank: int) -> torch.Tensor:
 def test_words_of_a_low_rank_keep_their_embeddings_exactly(embedding):
     teacher, batches = make_teacher(embedding), make_batches()
     p = with_thin_words(teacher, 3)
-    student = warm_start(teacher, {"embedding": p}, batches, ridge=1e-9)
+    student = warm_start(TeacherStates(teacher, batches), {"embedding": p}, ridge=1e-9)
     assert student.spec.embedding_rank == 4
     assert student.spec.count_parameters() < teacher.spec.count_parameters()
     assert error(student, teacher, make_batches(3, seed=9)) < 1e-4
-    again = warm_start(student, {"embedding": p[:3] @ p.T @ p @ p.T}, batches, ridge=1e-9)
+    again = warm_start(TeacherStates(student, batches), {"embedding": p[:3] @ p.T @ p @ p.T}, ridge=1e-9)
     assert again.spec.embedding_rank == 3
-    other = warm_start(student, {"layer.0.ffn": permutation(20, 1)}, batches, ridge=1e-9)  # the table stays
+    other = warm_start(
+        TeacherStates(student, batches), {"layer.0.ffn": permutation(20, 1)}, ridge=1e-9
+    )  # the table stays
     assert error(other, teacher, make_batches(3, seed=9)) < 1e-4
 
 
 def test_words_and_stream_can_be_cut_together_and_one_after_the_other():
     teacher, batches = make_teacher(), make_batches()
     words, stream = with_thin_words(teacher, 3), eigen_projections(teacher, {"stream": 8}, batches)
-    alone = error(warm_start(teacher, stream, batches, ridge=1e-9), teacher, batches)
-    both = warm_start(teacher, {**stream, "embedding": words}, batches, ridge=1e-9)
+    alone = error(warm_start(TeacherStates(teacher, batches), stream, ridge=1e-9), teacher, batches)
+    both = warm_start(TeacherStates(teacher, batches), {**stream, "embedding": words}, ridge=1e-9)
     assert both.spec.embedding_rank == 4 and error(both, teacher, batches) == pytest.approx(alone, abs=1e-3)
-    first = warm_start(teacher, {"embedding": words}, batches, ridge=1e-9)
-    then = warm_start(first, stream, batches, ridge=1e-9)
+    first = warm_start(TeacherStates(teacher, batches), {"embedding": words}, ridge=1e-9)
+    then = warm_start(TeacherStates(first, batches), stream, ridge=1e-9)
     assert then.spec.embedding_rank == 4 and error(then, teacher, batches) == pytest.approx(alone, abs=1e-3)
-    narrower = warm_start(first, eigen_projections(teacher, {"stream": 4}, batches), batches, ridge=1e-9)
+    narrower = warm_start(TeacherStates(first, batches), eigen_projections(teacher, {"stream": 4}, batches), ridge=1e-9)
     assert narrower.spec.embedding_rank is None  # a table of 4 for a stream of 4 is a plain one
 
 
