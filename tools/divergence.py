@@ -28,7 +28,7 @@ from shapes import this_processor
 from torch import Tensor
 
 from rmtkd_edge.compress.context import Context
-from rmtkd_edge.compress.ranks.allocation import allocated
+from rmtkd_edge.compress.ranks.allocation import Trials, allocated
 from rmtkd_edge.compress.ranks.cut import chooser, narrowed, projected, spectra_of
 from rmtkd_edge.compress.ranks.edge import pick_ranks, widths_of
 from rmtkd_edge.compress.stage import prepare
@@ -84,7 +84,7 @@ def closed_form(context: Context, teacher: Model) -> tuple[Model, dict[str, int]
     quantile, parameters = recipe.analyse.quantile, context.teacher_parameters
     _, chosen = pick_ranks(choose, teacher.spec, recipe, quantile, parameters)
     if recipe.compress.allocation == "kl":
-        chosen = allocated(context, teacher, choose, chosen)
+        chosen = allocated(Trials(context, teacher, choose), chosen)
     return narrowed(context, teacher, projected(chosen, context))[0], widths_of(chosen)
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from rmtkd_edge.compress.context import Context, State
-from rmtkd_edge.compress.ranks.allocation import allocated
+from rmtkd_edge.compress.ranks.allocation import Trials, allocated
 from rmtkd_edge.compress.ranks.cut import chooser, narrowed, own_batches, projected, spectra_of
 from rmtkd_edge.compress.ranks.edge import SiteRank, pick_ranks, shrinks
 from rmtkd_edge.compress.training.schedule import Schedule
@@ -21,6 +21,7 @@ from rmtkd_edge.compress.training.trainer import Trained, Training, train
 from rmtkd_edge.families.base import Family, list_sites
 from rmtkd_edge.methods.base import Cut, Pair, Widths
 from rmtkd_edge.run.records.cycle import CycleRecord, JobRecord, PlanRecord, SiteRecord, WidthRecord
+from rmtkd_edge.run.records.trials import TrialsRecord
 
 if TYPE_CHECKING:
     from rmtkd_edge.families.model import Model
@@ -93,7 +94,7 @@ def _kept(context: Context, job: JobRecord, number: int) -> Planned | None:
 def _plan(context: Context, state: State, job: JobRecord, number: int) -> Planned | None:
     clock, saturation = Clock(), context.recipe.stop.saturation
     widths = context.method.widths(state.folded.spec, context.family, context.recipe, context.step)
-    decided = by_spectra(context, state, job) if widths is None else by_widths(state, job, widths)
+    decided = by_spectra(context, state, job, number) if widths is None else by_widths(state, job, widths)
     if not shrinks(decided.sites, saturation):
         context.report("note", text=f"cycle {number}: no site would shrink by more than {saturation:.0%}")
         return None
@@ -108,7 +109,7 @@ def _plan(context: Context, state: State, job: JobRecord, number: int) -> Planne
     return Planned(plan, student, new)
 
 
-def by_spectra(context: Context, state: State, job: JobRecord) -> Decision:
+def by_spectra(context: Context, state: State, job: JobRecord, number: int) -> Decision:
     """Return the cut that the edges of the sites' spectra give."""
     recipe, spec = context.recipe, state.folded.spec
     spectra = spectra_of(context, state.folded, job.sites)
@@ -116,7 +117,15 @@ def by_spectra(context: Context, state: State, job: JobRecord) -> Decision:
     quantile, chosen = pick_ranks(choose, spec, recipe, job.quantile, context.teacher_parameters)
     records = [c.record(recipe.analyse.weighting) for c in chosen]
     if recipe.compress.allocation == "kl" and shrinks(records, recipe.stop.saturation):
-        chosen = allocated(context, state.folded, choose, chosen)
+        kept = context.store.get_trials(number)
+        trials = Trials(
+            context,
+            state.folded,
+            choose,
+            known=kept.trials if kept is not None and kept.job == job else (),
+            keep=lambda trials: context.store.put_trials(number, TrialsRecord(job, trials)),
+        )
+        chosen = allocated(trials, chosen)
         records = [c.record(recipe.analyse.weighting) for c in chosen]
     warning = too_few_samples(chosen, context.family)
     return Decision(quantile, tuple(records), projected(chosen, context), eigenvalues(chosen), warning)

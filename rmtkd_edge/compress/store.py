@@ -12,6 +12,7 @@ from rmtkd_edge.run.directory import Run
 from rmtkd_edge.run.records.base import Document
 from rmtkd_edge.run.records.cycle import CycleRecord, PlanRecord
 from rmtkd_edge.run.records.prices import PricesRecord
+from rmtkd_edge.run.records.trials import TrialsRecord
 
 if TYPE_CHECKING:
     from rmtkd_edge.families.model import Model
@@ -44,6 +45,14 @@ class RunStore:
         """Write the ranks and the eigenvalues of a cycle; the plan comes last, after the closed form's model."""
         self.run.write_tensors(layout.cycle_spectra(number), spectra)
         self.run.write_record(layout.cycle_plan(number), plan)
+
+    def get_trials(self, number: int) -> TrialsRecord | None:
+        """Return the widths that a cycle's allocation has compared so far."""
+        return self._record(TrialsRecord, layout.cycle_trials(number))
+
+    def put_trials(self, number: int, trials: TrialsRecord) -> None:
+        """Write the widths that a cycle's allocation has compared so far: a continued run does not try them again."""
+        self.run.write_record(layout.cycle_trials(number), trials)
 
     def get_model(self, number: int, name: str) -> tuple[Model, dict[str, Tensor]] | None:
         """Return a folded model and its projections by site, or None where they have not been written."""

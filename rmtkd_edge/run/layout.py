@@ -104,6 +104,11 @@ def cycle_plan(number: int) -> str:
     return f"{cycle_folder(number)}/plan.json"
 
 
+def cycle_trials(number: int) -> str:
+    """Return the widths that a cycle's allocation has compared."""
+    return f"{cycle_folder(number)}/trials.json"
+
+
 def cycle_spectra(number: int) -> str:
     """Return the eigenvalues of a cycle's sites."""
     return f"{cycle_folder(number)}/spectra.safetensors"

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rmtkd_edge.compress.ranks.allocation import Move, dimensions, free_sites, offsets_of, search
+from rmtkd_edge.compress.ranks.allocation import TRIALS, Move, dimensions, free_sites, offsets_of, search
 from rmtkd_edge.compress.ranks.edge import shifted
 from rmtkd_edge.compress.stage import compress_run
 from rmtkd_edge.config.recipes import parse_recipe
@@ -15,17 +15,21 @@ from rmtkd_edge.families.base import Site
 from rmtkd_edge.families.store import load_model
 from rmtkd_edge.run import layout
 from rmtkd_edge.run.directory import Run
+from rmtkd_edge.run.records.trials import TrialsRecord
 
 
 class Heard:
-    """A reporter that keeps what it is told."""
+    """A reporter that keeps what it is told; Ctrl-C comes after so many trials."""
 
-    def __init__(self):
-        self.notes = []
+    def __init__(self, patience=None):
+        self.notes, self.trials, self.patience = [], 0, patience
 
     def event(self, kind, **facts):
         if kind == "note":
             self.notes.append(facts["text"])
+        self.trials += kind == "trial"
+        if self.trials == self.patience:
+            raise KeyboardInterrupt
 
 
 @settings(max_examples=50)
@@ -71,12 +75,12 @@ def test_shifts_add_up_and_keep_the_order(quantile, first, second):
     assert (shifted(quantile, first) - quantile) * first >= -1e-12
 
 
-def run_of(base, data, path, **compress):
+def run_of(base, data, path, patience=None, **compress):
     text = json.loads(json.dumps(base))
     text["compress"] |= {"one_shot": True, "sites_per_cycle": 20, **compress}
     text["stop"] |= {"target_reduction": 0.6}
     recipe = parse_recipe(text, "test")
-    run, heard = Run.create(path, recipe.to_toml(), recipe.seed), Heard()
+    run, heard = Run.create(path, recipe.to_toml(), recipe.seed), Heard(patience)
     return compress_run(run, recipe, data=data, reporter=heard), heard.notes, run
 
 
@@ -91,6 +95,19 @@ def test_outputs_move_less_for_as_many_parameters(tiny_recipe_dict, tiny_data, t
     (cycle,) = found.cycles
     quantiles = {site.kind: site.quantile for site in cycle.sites}
     assert len(set(quantiles.values())) > 1 or len(moved) == 1  # kinds differ wherever a move was worth it
+
+
+def test_an_interrupted_search_goes_on_where_it_stood(tiny_recipe_dict, tiny_data, tmp_path):
+    options = {"sites": ["stream", "embedding", "ffn"], "allocation": "kl"}
+    whole, _, first = run_of(tiny_recipe_dict, tiny_data, tmp_path / "a", **options)
+    tried = first.read_record(TrialsRecord, layout.cycle_trials(1)).trials
+    with pytest.raises(KeyboardInterrupt):
+        run_of(tiny_recipe_dict, tiny_data, tmp_path / "b", patience=3, **options)
+    run, heard = Run.open(tmp_path / "b"), Heard()
+    again = compress_run(run, layout.read_recipe(run), data=tiny_data, reporter=heard)
+    assert run.read_record(TrialsRecord, layout.cycle_trials(1)).trials == tried
+    assert heard.trials == len(tried) - 3 and len({str(trial.widths) for trial in tried}) == len(tried) <= TRIALS
+    assert again.ranks == whole.ranks
 
 
 def test_fixed_ranks_stay_and_one_site_alone_has_nothing_to_weigh(tiny_recipe_dict, tiny_data, tmp_path):

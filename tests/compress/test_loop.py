@@ -97,7 +97,7 @@ def setting(recipe, monkeypatch):
     """A loop over the sites a, b and c whose steps do nothing; `shrinking` names the sites that would be cut."""
     shrinking = {"b"}
 
-    def by_spectra(context, state, job):
+    def by_spectra(context, state, job, number):
         sites = tuple(site(name, job.quantile, 4 if name in shrinking else 8) for name in job.sites)
         return Decision(job.quantile, sites, Cut({name: 4 for name in job.sites}), {})
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from rmtkd_edge.compress.context import Context
@@ -19,9 +20,12 @@ from rmtkd_edge.compress.ranks.cut import divergence, narrower, outputs_of, proj
 from rmtkd_edge.compress.ranks.edge import Choose, SiteRank, land_on_target, widths_of
 from rmtkd_edge.config.recipe import Compress
 from rmtkd_edge.families.base import Site
-from rmtkd_edge.methods.base import fixed_rank, reduction
+from rmtkd_edge.methods.base import Cut, fixed_rank, reduction
+from rmtkd_edge.run.records.trials import Trial
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from rmtkd_edge.families.model import Model
 
 TRIALS = 30  # closed forms that are compared at most
@@ -41,56 +45,82 @@ class Move(NamedTuple):
 Moves = Mapping[Move, float]
 
 
-def allocated(context: Context, folded: Model, choose: Choose, picked: list[SiteRank]) -> list[SiteRank]:
+def allocated(trials: Trials, picked: Sequence[SiteRank]) -> list[SiteRank]:
     """Return ranks that remove as many parameters as those in `picked` and move the outputs least.
 
     Sites with ranks of their own in the recipe keep them; with one site left there is nothing to weigh.
     """
+    context = trials.context
     free = free_sites([c.spectrum.site for c in picked], context.recipe.compress)
     if len(free) < 2:
-        return picked
+        return list(picked)
     moves = dimensions(free)
-    trials = _Trials(context, folded, choose, picked, free)
-    told = f"allocation: weighing {', '.join(dict.fromkeys(move.kind for move in moves))} against each other"
-    context.report("note", text=f"{told}, {TRIALS} trials at most")
-    return trials.land(search(trials.moved, moves, trials.tell, TRIALS))
+    weighed = ", ".join(dict.fromkeys(move.kind for move in moves))
+    context.report("note", text=f"allocation: weighing {weighed} against each other, {TRIALS} trials at most")
+    share = trials.removed(picked)
+
+    def land(at: Moves) -> list[SiteRank]:
+        offsets = offsets_of(free, at)
+        return land_on_target(lambda quantile: trials.choose(quantile, offsets), trials.removed, share, 1.0)[1]
+
+    def score(at: Moves) -> float:
+        chosen = land(at)
+        return trials.divergence(chosen) if trials.removed(chosen) >= share - SLACK else math.inf
+
+    def tell(at: Moves, found: float) -> None:
+        chosen, kinds = land(at), dict.fromkeys(site.kind for site in free)
+        widths = ", ".join(f"{kind} {mean_width(chosen, kind):.0f}" for kind in kinds)
+        context.report("note", text=f"allocation: the outputs move by {found:.2e} nats at mean widths {widths}")
+
+    return land(search(score, moves, tell, TRIALS))
 
 
-class _Trials:
-    """Closed forms at the share of parameters that `picked` removes, each compared once."""
+class Trials:
+    """Closed forms of one model, each compared with it once.
+
+    Args:
+        known: trials of an earlier process.
+        keep: is given all trials after every new one.
+    """
 
     def __init__(
-        self, context: Context, folded: Model, choose: Choose, picked: list[SiteRank], free: Sequence[Site]
+        self,
+        context: Context,
+        folded: Model,
+        choose: Choose,
+        known: Sequence[Trial] = (),
+        keep: Callable[[tuple[Trial, ...]], None] = lambda trials: None,
     ) -> None:
-        self.context, self.folded, self.choose, self.free = context, folded, choose, free
-        self.share = self.removed(picked)
-        self.before = outputs_of(context, folded)
-        self.narrow = narrower(context, folded)
-        self.known: dict[tuple[int, ...], float] = {}
+        self.context, self.folded, self.choose, self.keep = context, folded, choose, keep
+        self.known = list(known)
 
     def removed(self, chosen: Sequence[SiteRank]) -> float:
+        """Return the share of the teacher's parameters that is gone at these ranks."""
         return reduction(self.folded.spec, widths_of(chosen), self.context.teacher_parameters)
 
-    def land(self, moves: Moves) -> list[SiteRank]:
-        offsets = offsets_of(self.free, moves)
-        return land_on_target(lambda at: self.choose(at, offsets), self.removed, self.share, 1.0)[1]
-
-    def moved(self, moves: Moves) -> float:
-        """Return how far the outputs move after these moves, infinite where too little is cut."""
-        chosen = self.land(moves)
-        widths = tuple(c.width_after for c in chosen)
-        if widths not in self.known:
-            self.known[widths] = math.inf
-            if self.removed(chosen) >= self.share - SLACK:
-                student = self.narrow(projected(chosen, self.context))
-                self.known[widths] = divergence(self.context, self.before, outputs_of(self.context, student))
+    def divergence(self, chosen: Sequence[SiteRank]) -> float:
+        """Return how far the outputs move at these ranks, infinite where they are no longer finite."""
+        widths = widths_of(chosen)
+        found = next((trial for trial in self.known if trial.widths == widths), None)
+        if found is None:
+            moved = divergence(
+                self.context, self.before, outputs_of(self.context, self.narrow(projected(chosen, self.context)))
+            )
+            found = Trial(widths, moved if math.isfinite(moved) else None)
+            self.known.append(found)
+            self.keep(tuple(self.known))
             self.context.report("trial", done=len(self.known), total=max(len(self.known), TRIALS))
-        return self.known[widths]
+        return math.inf if found.divergence is None else found.divergence
 
-    def tell(self, moves: Moves, found: float) -> None:
-        chosen, kinds = self.land(moves), dict.fromkeys(site.kind for site in self.free)
-        widths = ", ".join(f"{kind} {mean_width(chosen, kind):.0f}" for kind in kinds)
-        self.context.report("note", text=f"allocation: the outputs move by {found:.2e} nats at mean widths {widths}")
+    @cached_property
+    def narrow(self) -> Callable[[Cut], Model]:
+        """Narrows the model, see `narrower`."""
+        return narrower(self.context, self.folded)
+
+    @cached_property
+    def before(self) -> list[Tensor]:
+        """The model's own outputs."""
+        return outputs_of(self.context, self.folded)
 
 
 def free_sites(sites: Sequence[Site], options: Compress) -> list[Site]:
