@@ -22,11 +22,14 @@ def make_accelerator(precision: str = "no") -> Accelerator:
         RecipeError: fp16 without a GPU, which accelerate would ignore silently.
     """
     from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
 
     if precision == "fp16" and not torch.cuda.is_available():
         raise RecipeError(
             "train.precision = fp16 needs a GPU, and torch sees none", "--set train.precision=bf16, or no"
         )
+    if AcceleratorState._shared_state and AcceleratorState().mixed_precision != precision:
+        AcceleratorState._reset_state()  # of an earlier compression in this process, whose precision would stay
     return Accelerator(mixed_precision=precision, cpu=not torch.cuda.is_available())
 
 

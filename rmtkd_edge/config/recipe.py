@@ -157,7 +157,11 @@ class Train(Section):
     weight_decay: Nonnegative = 0.01
     warmup: Fraction = 0.06
     max_grad_norm: Amount = 1.0
-    precision: Literal["no", "bf16", "fp16"] = "no"
+    precision: Literal["no", "bf16", "fp16"] = Field(
+        "no",
+        description="Mixed precision of every training, the distillation's too: bf16 for CPUs that have it in hardware "
+        "(AVX512-BF16, AMX) and GPUs, fp16 for GPUs",
+    )
 
 
 ONE_SHOT_TOKENS, LOOP_TOKENS = 65_536, 16_384  # of text that the warm start is fitted on

@@ -111,6 +111,27 @@ def test_activations_are_collected_from_both_models():
     assert told == [(sorted(set(taps)),) * 2] * 2
 
 
+@pytest.mark.parametrize("asks_for_states", [False, True])
+def test_in_half_precision_what_is_kept_of_the_teacher_is_exact(asks_for_states):
+    names, shown = [], []
+    encoder()(torch.ones(1, 4, dtype=torch.long), torch.ones(1, 4, dtype=torch.long), tap=lambda n, x: names.append(n))
+    taps = tuple(names[-1:]) if asks_for_states else ()
+
+    def loss(student, batch, teacher):
+        assert student.outputs.dtype == torch.bfloat16 and teacher.outputs.dtype == torch.float32
+        shown.append((teacher.outputs, batch))
+        return student.outputs.float().square().mean()
+
+    teacher = TeacherOutputs(encoder(1), 64, taps=taps)
+    training = Training(replace(PLAN, steps=3), Objective(loss, taps=taps), lambda n: epoch(0), validate, 7, teacher)
+    assert train(encoder(), training, make_accelerator("bf16")).steps == 3
+    for outputs, batch in shown:
+        with torch.no_grad():
+            exact = encoder(1).eval()(batch["input_ids"], batch["attention_mask"])
+        assert torch.equal(outputs, exact) == (not asks_for_states)
+        torch.testing.assert_close(outputs, exact, rtol=0.05, atol=0.05)
+
+
 class Counting(torch.nn.Module):
     """Counts its calls; its outputs (B, tokens) or (B, 3) are token ids."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 import torch
@@ -31,8 +32,9 @@ def seen(model: Model, batch: Batch, taps: tuple[str, ...], spec: Spec) -> Seen:
 class TeacherOutputs:
     """A teacher's outputs by row number.
 
-    They are computed every time where rows are augmented (`fresh`), where activations are asked for too, and for
-    outputs of more than (B, C), or of every token, whose shape depends on the batch.
+    They are computed every time, in the precision of the training, where rows are augmented (`fresh`) and where
+    activations are asked for too; otherwise in float32, once unless they are of more than (B, C), or of every token,
+    so that their shape depends on the batch.
     """
 
     def __init__(self, teacher: Model, rows: int, fresh: bool = False, taps: tuple[str, ...] = ()) -> None:
@@ -43,11 +45,12 @@ class TeacherOutputs:
 
     @torch.no_grad()
     def of(self, batch: Batch) -> Seen:
-        """Return what the teacher shows of a batch, float32, on the batch's device."""
+        """Return what the teacher shows of a batch, outputs in float32, on the batch's device."""
         index = batch["index"].cpu()
         if not self.fresh and self.cache is not None and bool(self.known[index].all()):
             return Seen(self.cache[index].to(batch["index"].device))
-        found = seen(self.teacher, batch, self.taps, self.teacher.spec)
+        with nullcontext() if self.fresh else torch.autocast(batch["index"].device.type, enabled=False):
+            found = seen(self.teacher, batch, self.taps, self.teacher.spec)
         outputs = found.outputs.float()
         if not self.fresh and outputs.ndim == 2 and outputs.shape[1] not in self._lengths(batch):
             if self.cache is None:

@@ -141,10 +141,11 @@ class _Step:
         for group in self.optimizer.param_groups:
             group["lr"] = plan.learning_rate * rate(step, plan.steps, plan.warmup)
         self.model.train()
+        teacher = self.training.teacher
         with accelerator.autocast():
             student = seen(self.wrapped, own, objective.taps, self.model.spec)
-        teacher = self.training.teacher
-        loss = objective.loss(student, own, None if teacher is None else teacher.of(own))
+            shown = None if teacher is None else teacher.of(own)
+        loss = objective.loss(student, own, shown)
         if not math.isfinite(value := total(float(loss.detach()), accelerator)):
             raise TrainingError(
                 f"the loss is {value} at step {step} of {plan.steps}",
