@@ -10,9 +10,11 @@ from typing import Any
 
 import numpy as np
 import tomli_w
+from faults_trials import call
 
 from rmtkd_edge.machine import detect_machine
 
+STAGES = ("compress", "export", "profile", "report")
 PROFILES = Path(__file__).resolve().parents[1] / "profiles"
 GOOD, BAD = ["great", "fine", "lovely", "bright"], ["awful", "dull", "bleak", "cold"]
 PLAIN = ["the", "film", "was", "a", "very", "plot", "and", "cast", "of", "story"]
@@ -57,6 +59,12 @@ class Case:
             "profile": ["profile", str(run), *measure, "--duration", "0"],
             "report": ["report", str(run)],
         }[stage]
+
+    def run_whole(self, stage: str, log: Path) -> None:
+        """Run a stage of the run that is left alone."""
+        code = call(self.command(stage, self.whole), log)
+        if code != 0:
+            raise SystemExit(f"{self.name} {stage}: exit {code}: {log.read_text()[-1000:]}")
 
 
 def make_case(name: str, work: Path) -> Case:

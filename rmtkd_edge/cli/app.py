@@ -1,7 +1,7 @@
 """The command line: argv in, text and an exit code out. One command a file; each calls the Python API.
 
 Exit codes: 0 done; 1 a check was carried out and failed, or training could not continue; 2 the user's error; 3 a fault
-of this program; 130 interrupted.
+of this program; 130 interrupted, 143 terminated.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from rmtkd_edge.cli import (
 from rmtkd_edge.cli.output import complain, explain, say
 from rmtkd_edge.errors import RmtkdError
 
-INTERRUPTED = 130
+INTERRUPTED, TERMINATED = 130, 143  # 128 and the number of the signal, as a shell says it
 # what the machine refuses, and no fault of this program: space, rights, names that are too long
 SURROUNDINGS = {
     getattr(errno, name)
@@ -86,9 +86,17 @@ def options(
 
 def main(argv: list[str] | None = None) -> None:
     """Run the command line (on sys.argv when `argv` is None) and leave with its exit code."""
+    terminated = threading.Event()
+
+    def terminate(*_: object) -> None:
+        terminated.set()
+        raise KeyboardInterrupt  # ends as Ctrl-C does: locks and folders are released
+
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does: locks and folders are released
+        signal.signal(signal.SIGTERM, terminate)
     code = _run(argv)
+    if code == INTERRUPTED and terminated.is_set():
+        code = TERMINATED
     try:
         sys.stdout.flush()
     except OSError as error:
