@@ -1,4 +1,4 @@
-"""Odd values in documents that come from elsewhere: the command that reads one ends with exit code 0 or 2, in time."""
+"""Odd values and damaged bytes in documents that come from elsewhere: the command that reads one ends with 0 or 2."""
 
 from __future__ import annotations
 
@@ -10,15 +10,18 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import faults_data
 import tomli_w
-from faults_trials import Tally, call, refusal
+from faults_trials import Tally, call, refusal, rmtkd_edge
 
+from rmtkd_edge.profile.measuring.command import main as runner
 from rmtkd_edge.profile.measuring.store import digest_of
 
+BYTES = 0.25  # of the trials change bytes in place of a value
 ODD: list[Any] = [
     None,
     -1,
@@ -64,45 +67,75 @@ def without_none(value: Any) -> Any:
     return [without_none(item) for item in value if item is not None] if isinstance(value, list) else value
 
 
-def results_of(run: Path, work: Path) -> dict[str, Any]:
-    """Return the results.json of a bundle of a run, which then knows the bundle; {} where nothing was exported."""
-    if not (run / "export").is_dir():
-        return {}
+def damaged(data: bytes, rng: random.Random) -> tuple[bytes, str]:
+    """Return bytes of which one is another, or of which the end is cut off, and what was changed."""
+    place = rng.randrange(len(data))
+    if rng.random() < 0.3:
+        return data[:place], f"cut off at byte {place}"
+    return data[:place] + bytes([data[place] ^ rng.randrange(1, 256)]) + data[place + 1 :], f"byte {place} changed"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A document that is changed, where it is put, and the command that reads it there."""
+
+    name: str
+    document: dict[str, Any]
+    place: Path
+    argv: list[str]
+
+    def put(self, rng: random.Random) -> str:
+        """Write a changed copy to its place; return what was changed."""
+        changed, what = mutated(self.document, rng)
+        if self.name == "results":
+            changed["digest"] = digest_of(changed)
+        toml = self.place.suffix == ".toml"
+        data = (tomli_w.dumps(without_none(changed)) if toml else json.dumps(changed)).encode()
+        if rng.random() < BYTES:
+            data, what = damaged(data, rng)
+        self.place.write_bytes(data)
+        return what
+
+
+def kinds(case: faults_data.Case, run: Path, bundle: Path, work: Path) -> list[Kind]:
+    """Return what is mutated: `run` and `bundle` are copies that are made anew for every trial."""
+    profile = tomllib.loads((faults_data.PROFILES / "generic-x86-avx2.toml").read_text(encoding="utf-8"))
+    results = json.loads((work / "bundle/results.json").read_text())
+    manifest, plan = (json.loads(p.read_text()) for p in (case.whole / "run.json", work / "bundle/plan.json"))
+    recipe, device, measured = work / "mutated-recipe.toml", work / "mutated-profile.toml", work / "mutated.json"
+    out = ["--out", str(work / "mutated-out"), "--quick", "--seq-len", "8"]
+    return [
+        Kind("recipe", case.recipe, recipe, ["compress", str(recipe), "--dry-run", "--data", str(case.data)]),
+        Kind("profile", {**profile, "threads": 1}, device, ["bundle", str(run), "--on", str(device), *out]),
+        Kind("results", results, measured, ["collect", str(run), str(measured), "--force"]),
+        Kind("run.json", manifest, run / "run.json", ["report", str(run)]),
+        Kind("plan", plan, bundle / "plan.json", [str(bundle / "plan.json"), str(bundle / "results.json")]),
+    ]
+
+
+def make_bundle(run: Path, work: Path) -> None:
+    """Write a bundle of a run, which then knows it, and measure it."""
     short = ["--batch-size", "1", "--seq-len", "8", "--quick", "--iterations", "5", "--duration", "0"]
     board, out = faults_data.board(work / "board.toml"), work / "bundle"
     call(["bundle", str(run), "--on", str(board), "--out", str(out), *short], work / "log.txt")
     subprocess.run([sys.executable, str(out / "runner.py")], check=True, capture_output=True)
-    return dict(json.loads((out / "results.json").read_text()))
 
 
-def mutations(case: faults_data.Case, count: int, rng: random.Random, work: Path) -> Iterator[Tally]:
-    """Change documents that come from elsewhere, one value each, and run the command that reads them."""
-    run, out, log = work / "mutated-run", work / "mutated-out", work / "log.txt"
-    profile = tomllib.loads((faults_data.PROFILES / "generic-x86-avx2.toml").read_text(encoding="utf-8"))
-    results = results_of(case.whole, work)
-    manifest = json.loads((case.whole / "run.json").read_text())
-    sources = {"recipe": case.recipe, "profile": {**profile, "threads": 1}, "results": results, "run.json": manifest}
-    for kind, document in sources.items():
-        tally = Tally(f"mutated {kind}")
-        for _ in range(count if document else 0):
-            changed, what = mutated(document, rng)
-            shutil.rmtree(run, ignore_errors=True)
-            shutil.copytree(case.whole, run)
-            file = work / f"mutated.{'toml' if kind in ('recipe', 'profile') else 'json'}"
-            if kind == "results":
-                changed["digest"] = digest_of(changed)
-            text = tomli_w.dumps(without_none(changed)) if file.suffix == ".toml" else json.dumps(changed)
-            file.write_text(text, encoding="utf-8")
-            if kind == "run.json":
-                shutil.copy(file, run / "run.json")
-            commands = {
-                "recipe": ["compress", str(file), "--dry-run", "--data", str(case.data)],
-                "profile": ["bundle", str(run), "--on", str(file), "--out", str(out), "--quick", "--seq-len", "8"],
-                "results": ["collect", str(run), str(file), "--force"],
-                "run.json": ["report", str(run)],
-            }
-            shutil.rmtree(out, ignore_errors=True)
-            out.with_name(out.name + ".tar.gz").unlink(missing_ok=True)
-            code = call(commands[kind], log)
-            tally.note(code in (0, 2), f"{kind}: {what}: exit {code}: {log.read_text()[-300:]}")
+def mutations(case: faults_data.Case, count: int, seed: int, work: Path) -> Iterator[Tally]:
+    """Change documents that come from elsewhere, one value or byte each, and run the command that reads them."""
+    run, bundle, log = work / "mutated-run", work / "mutated-bundle", work / "log.txt"
+    make_bundle(case.whole, work)
+    for kind in kinds(case, run, bundle, work):
+        tally, rng = Tally(f"{case.name}: mutated {kind.name}"), random.Random(f"{seed} {kind.name}")
+        for _ in range(count):
+            for place, source in ((run, case.whole), (bundle, work / "bundle")):
+                shutil.rmtree(place, ignore_errors=True)
+                shutil.copytree(source, place)
+            (bundle / "results.json").unlink()
+            shutil.rmtree(work / "mutated-out", ignore_errors=True)
+            (work / "mutated-out.tar.gz").unlink(missing_ok=True)
+            what = kind.put(rng)
+            code = call(kind.argv, log, program=runner if kind.name == "plan" else rmtkd_edge)
+            fault = refusal(code, log, (0, 2))
+            tally.note(fault and f"{what}: {fault}")
         yield tally

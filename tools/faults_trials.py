@@ -37,12 +37,18 @@ class Tally:
         return f"| {self.kind} | {self.tried} | {self.tried - len(self.failures)} | `{asked}` |"
 
 
-def started(argv: list[str], log: Path, before: Callable[[], object] = lambda: None) -> int:
+Program = Callable[[list[str]], object]
+
+
+def started(
+    argv: list[str], log: Path, before: Callable[[], object] = lambda: None, program: Program = rmtkd_edge
+) -> int:
     """Run a command in a fork with a process group of its own, once it is about to begin; return its process id.
 
     Args:
         log: takes what it prints.
         before: called in the fork first.
+        program: of this package, or the runner of a bundle.
     """
     reading, writing = os.pipe()
     pid = os.fork()
@@ -61,7 +67,7 @@ def started(argv: list[str], log: Path, before: Callable[[], object] = lambda: N
         signal.signal(signal.SIGINT, signal.default_int_handler)
         before()
         os.write(writing, b".")
-        rmtkd_edge(argv)
+        code = program(argv)
     except SystemExit as left:
         code = left.code
     finally:
@@ -82,9 +88,11 @@ def ended(pid: int, patience_s: float = PATIENCE_S) -> int | None:
     return None
 
 
-def call(argv: list[str], log: Path, before: Callable[[], object] = lambda: None) -> int | None:
+def call(
+    argv: list[str], log: Path, before: Callable[[], object] = lambda: None, program: Program = rmtkd_edge
+) -> int | None:
     """Run a command to its end and return its exit code, None where it hung."""
-    return ended(started(argv, log, before))
+    return ended(started(argv, log, before, program))
 
 
 def orphans(group: int, grace_s: float = GRACE_S) -> list[str]:
