@@ -10,12 +10,11 @@ import shutil
 import signal
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from faults_data import STAGES, Case
-from faults_trials import Tally, call, ended, orphans, started
+from faults_data import Case
+from faults_trials import Tally, ended, orphans, started
 
 from rmtkd_edge.run.directory import Run
 from rmtkd_edge.run.folders import files_of
@@ -27,24 +26,17 @@ PROMPT_S = 20.0  # from a signal to the end of a stage of seconds, on a busy mac
 VOLATILE = {"seconds", "created", "finished", "version", "time", "threads"}
 
 
-def kills(case: Case, stages: list[str], count: int, seed: int, work: Path) -> Iterator[Tally]:
-    """Run a case whole, stage by stage, and kill every stage `count` times from where it begins."""
-    for stage in STAGES[: max(STAGES.index(name) for name in stages) + 1]:
-        before, rng = work / f"{case.name}-before-{stage}", random.Random(f"{seed} {case.name} {stage}")
-        if case.whole.exists():
-            shutil.copytree(case.whole, before)
-        begin = time.monotonic()
-        case.run_whole(stage, work / "log.txt")
-        duration, tally = time.monotonic() - begin, Tally(f"{case.name}: kills of {stage}")
-        caches = set(os.listdir(tempfile.gettempdir()))  # of the libraries
-        for number in range(count if stage in stages else 0):
-            signal_number = list(ENDS)[number % len(ENDS)]
-            fault = kill(case, stage, before, duration, signal_number, rng, work)
-            left = sorted(set(os.listdir(tempfile.gettempdir())) - caches)
-            tally.note(fault or (f"{signal_number.name}: {', '.join(left)} left in TMPDIR" if left else ""))
-        if tally.tried:
-            yield tally
-        shutil.rmtree(before, ignore_errors=True)
+def kills(case: Case, stage: str, before: Path, duration: float, count: int, rng: random.Random, work: Path) -> Tally:
+    """Kill a stage `count` times, from the run in which it begins (`before`)."""
+    tally = Tally(f"{case.name}: kills of {stage}")
+    scratch = Path(tempfile.gettempdir())
+    caches = set(scratch.iterdir())  # of the libraries
+    for number in range(count):
+        name = list(ENDS)[number % len(ENDS)]
+        fault = kill(case, stage, before, duration, name, rng, work)
+        left = [path.name for path in scratch.iterdir() if path not in caches]
+        tally.note(fault or (f"{name.name}: {', '.join(left)} left in TMPDIR" if left else ""))
+    return tally
 
 
 def kill(

@@ -6,8 +6,6 @@ import copy
 import json
 import random
 import shutil
-import subprocess
-import sys
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -100,8 +98,8 @@ class Kind:
 def kinds(case: faults_data.Case, run: Path, bundle: Path, work: Path) -> list[Kind]:
     """Return what is mutated: `run` and `bundle` are copies that are made anew for every trial."""
     profile = tomllib.loads((faults_data.PROFILES / "generic-x86-avx2.toml").read_text(encoding="utf-8"))
-    results = json.loads((work / "bundle/results.json").read_text())
-    manifest, plan = (json.loads(p.read_text()) for p in (case.whole / "run.json", work / "bundle/plan.json"))
+    results = json.loads((case.bundle / "results.json").read_text())
+    manifest, plan = (json.loads(p.read_text()) for p in (case.whole / "run.json", case.bundle / "plan.json"))
     recipe, device, measured = work / "mutated-recipe.toml", work / "mutated-profile.toml", work / "mutated.json"
     out = ["--out", str(work / "mutated-out"), "--quick", "--seq-len", "8"]
     return [
@@ -113,22 +111,13 @@ def kinds(case: faults_data.Case, run: Path, bundle: Path, work: Path) -> list[K
     ]
 
 
-def make_bundle(run: Path, work: Path) -> None:
-    """Write a bundle of a run, which then knows it, and measure it."""
-    short = ["--batch-size", "1", "--seq-len", "8", "--quick", "--iterations", "5", "--duration", "0"]
-    board, out = faults_data.board(work / "board.toml"), work / "bundle"
-    call(["bundle", str(run), "--on", str(board), "--out", str(out), *short], work / "log.txt")
-    subprocess.run([sys.executable, str(out / "runner.py")], check=True, capture_output=True)
-
-
 def mutations(case: faults_data.Case, count: int, seed: int, work: Path) -> Iterator[Tally]:
     """Change documents that come from elsewhere, one value or byte each, and run the command that reads them."""
     run, bundle, log = work / "mutated-run", work / "mutated-bundle", work / "log.txt"
-    make_bundle(case.whole, work)
     for kind in kinds(case, run, bundle, work):
         tally, rng = Tally(f"{case.name}: mutated {kind.name}"), random.Random(f"{seed} {kind.name}")
         for _ in range(count):
-            for place, source in ((run, case.whole), (bundle, work / "bundle")):
+            for place, source in ((run, case.whole), (bundle, case.bundle)):
                 shutil.rmtree(place, ignore_errors=True)
                 shutil.copytree(source, place)
             (bundle / "results.json").unlink()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import sys
 import time
@@ -14,6 +15,7 @@ from typing import Any
 from rmtkd_edge.cli.app import main as rmtkd_edge
 
 PATIENCE_S = 300.0  # after which a command counts as hung
+MEMORY = 8 * 2**30  # bytes that a command may take
 GRACE_S = 30.0  # for the children of a command that was killed, which notice it with their next line of output
 
 
@@ -65,6 +67,7 @@ def started(
                 os.dup2(file.fileno(), number)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))  # a file that never ends must not take the machine
         before()
         os.write(writing, b".")
         code = program(argv)

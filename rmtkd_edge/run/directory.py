@@ -107,7 +107,9 @@ class Run:
                 f"{path} is no run directory (it has no {MANIFEST})", "rmtkd-edge compress RECIPE --out DIR makes one"
             )
         manifest = read_manifest(file)
-        manifest.pop(REMOVING, None)  # swept where this process may write; a file written again is no longer one of them
+        manifest.pop(
+            REMOVING, None
+        )  # swept where this process may write; a file written again is no longer one of them
         return Run(path, manifest)
 
     def path_of(self, rel: str) -> Path:

@@ -143,6 +143,11 @@ def piped(name: str) -> Fault:
     return lambda folder: ((folder / name).unlink(), os.mkfifo(folder / name))
 
 
+def endless(name: str) -> Fault:
+    """Return a fault that makes a file a terabyte that takes no space."""
+    return lambda folder: os.truncate(folder / name, 2**40)
+
+
 def packed_bomb(folder: Path) -> None:
     """Pack sixteen gigabytes of zeros, as their headers have it, into the inputs."""
     with zipfile.ZipFile(folder / "inputs.npz", "w", zipfile.ZIP_DEFLATED) as file:
@@ -170,7 +175,9 @@ FAULTS: dict[str, tuple[Fault, str]] = {  # name: what is done to the bundle, wh
     "the reference is not finite": (other_reference(float("nan")), "the reference of logits is not finite"),
     "the plan is half written": (cut("plan.json"), "plan.json cannot be read"),
     "the plan is of another version": (change(schema="rmtkd-edge/plan@9"), "this runner reads rmtkd-edge/plan@2"),
-    "the plan is missing": (without("plan.json"), "plan.json cannot be read"),
+    "the plan is missing": (without("plan.json"), "plan.json is missing"),
+    "the plan is a pipe": (piped("plan.json"), "plan.json is missing, or is no regular file"),
+    "the plan is endless": (endless("plan.json"), "plan.json has 1,099,511,627,776 bytes"),
     "the plan asks for nothing": (change(workloads=[]), "workloads must be a list of at least 1"),
     "the provider is not there": (change(provider="CoreMLExecutionProvider"), "is not in this onnxruntime"),
     "the provider falls back": (change(provider="CUDAExecutionProvider"), "CUDAExecutionProvider"),
@@ -182,6 +189,7 @@ FAULTS: dict[str, tuple[Fault, str]] = {  # name: what is done to the bundle, wh
     "a model lies elsewhere": (model_is(file="/nowhere/A.onnx"), "models must be a list"),
     "a part of a model lies outside": (model_is(external=[{"file": "a/../../b", "sha256": "0" * 64}]), "external"),
     "the inputs lie outside": (change(inputs="../inputs.npz"), "the name of a file in this folder"),
+    "a name is too long": (change(inputs="x" * 300), "cannot be read: "),
     "a model is a link to outside": (linked_to_outside, "A.onnx leads out of"),
     "a model is a pipe": (piped("A.onnx"), "A.onnx is missing"),
     "the inputs are a bomb": (packed_bomb, "inputs.npz holds 17,179,869,184 bytes"),
@@ -233,6 +241,13 @@ def test_a_full_disk_is_named_and_what_was_written_stays(bundle: Path) -> None:
     assert "Traceback" not in done.stderr
     assert kept_rounds(bundle) == before
     assert not list(bundle.glob("*.tmp"))
+
+
+def test_results_that_are_endless_are_refused_and_left_alone(bundle: Path) -> None:
+    endless("results.json")(bundle)
+    done = run(bundle)
+    assert done.returncode == 2 and "results.json has 1,099,511,627,776 bytes" in done.stderr
+    assert (bundle / "results.json").stat().st_size == 2**40
 
 
 def test_half_written_results_are_refused_and_left_alone(bundle: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .basics import Json, RunnerError
+from .basics import Json, RunnerError, read_document
 from .plan_schema import check_plan
 
 LARGEST = 2**36  # bytes of a file of a bundle
@@ -18,10 +18,10 @@ LARGEST_ARRAYS = 2**33  # bytes of all arrays of an .npz, which may be packed in
 
 def load_plan(path: Path) -> Json:
     """Return a plan whose keys are complete and whose files have the hashes that it names; raise RunnerError."""
+    text = read_document(path)
     try:
-        text = path.read_bytes()
         plan = json.loads(text)
-    except (OSError, ValueError, RecursionError) as err:
+    except (ValueError, RecursionError) as err:
         raise RunnerError("plan", f"{path} cannot be read: {err}") from err
     plan = check_plan(plan, str(path))
     for model in plan["models"]:
@@ -47,13 +47,17 @@ def check_hash(folder: Path, file: str, expected: str) -> None:
 
 def file_of(folder: Path, file: str) -> Path:
     """Return a file of a bundle; raise RunnerError where there is none, by a link one outside, or an endless one."""
-    path = (folder / file).resolve()
-    if folder.resolve() not in path.parents:
-        raise RunnerError("plan", f"{file} leads out of {folder}")
-    if not path.is_file():  # a device or a pipe may never end
-        raise RunnerError("hash", f"{file} is missing")
-    if path.stat().st_size > LARGEST:
-        raise RunnerError("plan", f"{file} has {path.stat().st_size:,} bytes, {LARGEST:,} are read at most")
+    try:
+        path = (folder / file).resolve()
+        if folder.resolve() not in path.parents:
+            raise RunnerError("plan", f"{file} leads out of {folder}")
+        if not path.is_file():  # a device or a pipe may never end
+            raise RunnerError("hash", f"{file} is missing")
+        size = path.stat().st_size
+    except (OSError, RuntimeError) as err:  # a name that is too long, a loop of links
+        raise RunnerError("plan", f"{file} cannot be read: {err}") from err
+    if size > LARGEST:
+        raise RunnerError("plan", f"{file} has {size:,} bytes, {LARGEST:,} are read at most")
     return path
 
 
