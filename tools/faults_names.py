@@ -65,7 +65,7 @@ def names(case: faults_data.Case, work: Path) -> Iterator[Tally]:
         home = work / f"names-{number}"
         home.mkdir()
         fault, shown = _carried(case, shape, home)
-        lost = sorted({"title", "label", "device", "env", "folder"} - shown)
+        lost = sorted({"title", "device", "env", "folder"} - shown)
         tally.note(fault or (f"{', '.join(lost)} did not reach the report" if lost else ""))
         shutil.rmtree(home)
     yield tally
