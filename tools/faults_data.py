@@ -10,9 +10,12 @@ from typing import Any
 
 import numpy as np
 import tomli_w
+from faults_trials import call
 
 from rmtkd_edge.machine import detect_machine
+from rmtkd_edge.profile.measuring.command import main as runner
 
+STAGES = ("compress", "export", "profile", "report")
 PROFILES = Path(__file__).resolve().parents[1] / "profiles"
 GOOD, BAD = ["great", "fine", "lovely", "bright"], ["awful", "dull", "bleak", "cold"]
 PLAIN = ["the", "film", "was", "a", "very", "plot", "and", "cast", "of", "story"]
@@ -57,6 +60,23 @@ class Case:
             "profile": ["profile", str(run), *measure, "--duration", "0"],
             "report": ["report", str(run)],
         }[stage]
+
+    @property
+    def bundle(self) -> Path:
+        """The measured bundle of the run that is left alone."""
+        return self.whole.with_name(f"{self.name}-bundle")
+
+    def bundled(self, profile: Path, out: Path) -> list[str]:
+        """Return the arguments of `bundle`."""
+        short = ["--batch-size", "1", "--quick", "--iterations", "5", "--duration", "0"]
+        length = ["--seq-len", "8"] if self.name == "text" else []
+        return ["bundle", str(self.whole), "--on", str(profile), "--out", str(out), *short, *length]
+
+    def run_whole(self, stage: str, log: Path) -> None:
+        """Run a stage of the run that is left alone."""
+        code = call(self.command(stage, self.whole), log)
+        if code != 0:
+            raise SystemExit(f"{self.name} {stage}: exit {code}: {log.read_text()[-1000:]}")
 
 
 def make_case(name: str, work: Path) -> Case:
@@ -111,6 +131,13 @@ def board(file: Path) -> Path:
     mine = {"threads": 1, "instruction_sets": list(detect_machine().instruction_sets[:1])}
     file.write_text(tomli_w.dumps({**profile, **mine}), encoding="utf-8")
     return file
+
+
+def make_bundle(case: Case, work: Path) -> None:
+    """Write a bundle of a case's run, which then knows it, and measure it."""
+    log, files = work / "log.txt", [str(case.bundle / name) for name in ("plan.json", "results.json")]
+    if call(case.bundled(board(work / "board.toml"), case.bundle), log) or call(files, log, program=runner):
+        raise SystemExit(f"{case.name}: no bundle: {log.read_text()[-1000:]}")
 
 
 def warm_up() -> None:

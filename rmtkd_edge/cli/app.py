@@ -1,7 +1,7 @@
 """The command line: argv in, text and an exit code out. One command a file; each calls the Python API.
 
 Exit codes: 0 done; 1 a check was carried out and failed, or training could not continue; 2 the user's error; 3 a fault
-of this program; 130 interrupted.
+of this program; 130 interrupted, 143 terminated.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ from rmtkd_edge.cli import (
 from rmtkd_edge.cli.output import complain, explain, say
 from rmtkd_edge.errors import RmtkdError
 
-INTERRUPTED = 130
+INTERRUPTED, TERMINATED = 130, 143  # 128 and the number of the signal, as a shell says it
+_received: list[int] = []  # the signals that asked this process to end
 # what the machine refuses, and no fault of this program: space, rights, names that are too long
 SURROUNDINGS = {
     getattr(errno, name)
@@ -86,9 +87,14 @@ def options(
 
 def main(argv: list[str] | None = None) -> None:
     """Run the command line (on sys.argv when `argv` is None) and leave with its exit code."""
+    _received.clear()
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does: locks and folders are released
+        signal.signal(signal.SIGTERM, _interrupt)
+        if signal.getsignal(signal.SIGINT) in (signal.default_int_handler, _interrupt):  # a shell may ignore it for us
+            signal.signal(signal.SIGINT, _interrupt)
     code = _run(argv)
+    if code == INTERRUPTED and signal.SIGTERM in _received:
+        code = TERMINATED
     try:
         sys.stdout.flush()
     except OSError as error:
@@ -96,27 +102,36 @@ def main(argv: list[str] | None = None) -> None:
     sys.exit(code)
 
 
+def _interrupt(number: int, _: object) -> None:
+    """End as Ctrl-C does, so that locks and folders are released; libraries that catch it do not hide that it came."""
+    _received.append(number)
+    raise KeyboardInterrupt
+
+
 def _run(argv: list[str] | None) -> int:
     """Run the command line and return its exit code, whatever happens."""
     try:
         code = app(args=argv, standalone_mode=False)
-    except RmtkdError as error:
-        explain(error)
-        return error.exit_code
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
-    except OSError as error:
-        if error.errno not in SURROUNDINGS:
-            return _fault()
-        return _refused(error)
     except Exception as error:
-        if hasattr(error, "format_message") and hasattr(error, "show"):  # typer's own: a wrong option or argument
-            error.show()
-            return int(getattr(error, "exit_code", 2))
-        return _fault()
+        code = INTERRUPTED if _received else _explained(error)  # after a signal it is what a library made of that
     if code == INTERRUPTED:  # typer turns the signal into this code
         complain("interrupted; run the same command again to resume")
     return code if isinstance(code, int) else 0
+
+
+def _explained(error: Exception) -> int:
+    """Explain what ended a command, and return the exit code."""
+    if isinstance(error, RmtkdError):
+        explain(error)
+        return error.exit_code
+    if isinstance(error, OSError):
+        return _refused(error) if error.errno in SURROUNDINGS else _fault()
+    if hasattr(error, "format_message") and hasattr(error, "show"):  # typer's own: a wrong option or argument
+        error.show()
+        return int(getattr(error, "exit_code", 2))
+    return _fault()
 
 
 def _fault() -> int:

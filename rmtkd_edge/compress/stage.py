@@ -194,6 +194,7 @@ def _check_cut(spec: Spec, recipe: Recipe, ready: Prepared, report: Report) -> S
 def _teacher(run: Run, recipe: Recipe, ready: Prepared, report: Report) -> tuple[Any, TeacherRecord]:
     """Return the teacher and its record; it is trained where it has random weights or is under the threshold."""
     if run.has(layout.TEACHER_RECORD):
+        run.remove(layout.TEACHER_TRAINING)  # a process may have been killed between the two
         return load_model(run, layout.TEACHER), run.read_record(TeacherRecord, layout.TEACHER_RECORD)
     report("stage", name="teacher")
     start = time.monotonic()

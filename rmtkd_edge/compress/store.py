@@ -28,11 +28,17 @@ class RunStore:
 
     def get_record(self, number: int) -> CycleRecord | None:
         """Return the record of a finished cycle."""
-        return self._record(CycleRecord, layout.cycle_record(number))
+        record = self._record(CycleRecord, layout.cycle_record(number))
+        if record is not None:
+            self._finish(number)  # a process may have been killed between the two
+        return record
 
     def put_record(self, number: int, record: CycleRecord) -> None:
         """Write the record of a finished cycle; what only its resuming needed is removed."""
         self.run.write_record(layout.cycle_record(number), record)
+        self._finish(number)
+
+    def _finish(self, number: int) -> None:
         self.run.remove(f"{layout.cycle_folder(number)}/closed_form")
         for attempt in range(2):
             self.run.remove(layout.cycle_training(number, attempt))

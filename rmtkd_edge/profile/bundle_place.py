@@ -14,6 +14,7 @@ from rmtkd_edge.run.records.bundle import BundleFiles
 
 LIST = "bundle.json"
 FIRST = 8  # members of an archive that its list is among, since they are sorted
+BEFORE = 2**20  # bytes of a member that comes before the list, at most
 
 
 def write_list(folder: Path) -> None:
@@ -48,6 +49,11 @@ def _is_archive(archive: Path, name: str) -> bool:
         return False
     try:
         with tarfile.open(archive, "r:gz") as tar:
-            return any(member.name == f"{name}/{LIST}" for member in islice(tar, FIRST))
+            for member in islice(tar, FIRST):
+                if member.name == f"{name}/{LIST}":
+                    return True
+                if member.size > BEFORE:  # it would have to be unpacked to get past it
+                    return False
+            return False
     except (OSError, EOFError, tarfile.TarError):
         return False

@@ -9,6 +9,7 @@ from rmtkd_edge.config.hardware import HardwareProfile
 from rmtkd_edge.errors import UserError
 from rmtkd_edge.families.base import Spec
 from rmtkd_edge.profile.measuring.basics import workload_key
+from rmtkd_edge.profile.measuring.plan_schema import LONGEST_S, MOST_RUNS
 from rmtkd_edge.profile.options import MeasureOptions
 
 
@@ -50,10 +51,10 @@ def choose_effort(options: MeasureOptions, emulated: bool = False) -> Effort:
     """Return how much is measured; raise UserError for a number that makes no sense."""
     effort = EMULATED if emulated else QUICK if options.quick else FULL
     runs, seconds = options.min_runs, options.min_duration_s
-    if runs is not None and runs < 1:
-        raise UserError(f"{runs} runs measure nothing", "--iterations must be at least 1")
-    if seconds is not None and not 0 <= seconds < float("inf"):
-        raise UserError(f"a duration of {seconds} s", "--duration must be 0 or more seconds")
+    if runs is not None and not 1 <= runs <= MOST_RUNS:
+        raise UserError(f"{runs} runs of a model and workload", f"--iterations must be from 1 to {MOST_RUNS:,}")
+    if seconds is not None and not 0 <= seconds <= LONGEST_S:
+        raise UserError(f"a duration of {seconds} s", f"--duration must be from 0 to {LONGEST_S:,} seconds")
     runs, seconds = effort.min_runs if runs is None else runs, effort.min_duration_s if seconds is None else seconds
     return replace(effort, min_runs=runs, min_duration_s=seconds, rounds=min(effort.rounds, runs))
 

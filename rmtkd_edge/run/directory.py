@@ -24,7 +24,7 @@ from rmtkd_edge.run.folders import files_of, inside, move_files, refuse_foreign,
 from rmtkd_edge.run.layout import MANIFEST, RECIPE
 from rmtkd_edge.run.leftovers import make_room
 from rmtkd_edge.run.records.base import Document, check_size, from_json, parse_json, to_json
-from rmtkd_edge.run.records.manifest import SCHEMA, read_manifest
+from rmtkd_edge.run.records.manifest import REMOVING, SCHEMA, read_manifest
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -106,7 +106,11 @@ class Run:
             raise RunDirError(
                 f"{path} is no run directory (it has no {MANIFEST})", "rmtkd-edge compress RECIPE --out DIR makes one"
             )
-        return Run(path, read_manifest(file))
+        manifest = read_manifest(file)
+        manifest.pop(
+            REMOVING, None
+        )  # swept where this process may write; a file written again is no longer one of them
+        return Run(path, manifest)
 
     def path_of(self, rel: str) -> Path:
         """Return the full path of a file in the run; raise RunDirError for one that would lie outside."""
@@ -230,11 +234,15 @@ class Run:
         self.path_of(rel)
         with self._lock:
             gone = [name for name in self.manifest["files"] if name == rel or name.startswith(f"{rel}/")]
+            if not gone:
+                return
             for name in gone:
                 del self.manifest["files"][name]
+            self.manifest[REMOVING] = gone  # until the next change, so that a kill in between leaves nothing for good
             self._save()
-        if not self.read_only:
-            remove_files(self.path, gone)
+            if not self.read_only:
+                remove_files(self.path, gone)
+            del self.manifest[REMOVING]
 
     def verify(self, rel_prefix: str = "") -> None:
         """Check the hash of every recorded file under a prefix; raise RunDirError for the first that differs."""

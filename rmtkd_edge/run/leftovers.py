@@ -11,7 +11,7 @@ from pathlib import Path
 from rmtkd_edge.errors import RunDirError
 from rmtkd_edge.run.folders import remove_files
 from rmtkd_edge.run.layout import LOCK, LOG, MANIFEST, OWNED, PROFILES, RECIPE, ROLES
-from rmtkd_edge.run.records.manifest import read_manifest
+from rmtkd_edge.run.records.manifest import REMOVING, read_manifest
 
 # names that tempfile made: of files that were not whole yet, and of folders that were being filled
 FILE = re.compile(r"\..+\.(json|jsonl|toml|safetensors|md|html|svg)\.[a-z0-9_]{8}")
@@ -20,7 +20,13 @@ UNFINISHED = ".partial.tmp"  # of a measurement
 
 
 def sweep(path: Path) -> None:
-    """Remove the temporary files and folders of killed processes from a run directory; nobody may write there now."""
+    """Remove what killed processes left in a run directory; nobody may write there now.
+
+    These are temporary files and folders, and files that a process had taken out of the manifest and not yet removed.
+    """
+    if (path / MANIFEST).is_file():
+        known = read_manifest(path / MANIFEST)
+        remove_files(path, [name for name in known.get(REMOVING, ()) if name not in known["files"]])
     walks = (os.walk(path / name) for name in OWNED)
     inner = (Path(folder) / name for walk in walks for folder, _, files in walk for name in files)
     for file in [*inner, *path.iterdir()]:

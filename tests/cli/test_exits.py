@@ -58,13 +58,21 @@ def test_a_refusal_of_the_machine_is_told_from_our_faults(
     assert left.value.code == code and os.strerror(number) in err and "runs/a/x" in err
 
 
-def test_a_command_that_is_terminated_releases_its_run(tmp_path: Path) -> None:
+LOST = ("", "raise UserError('a library lost it')", "raise ValueError('a library lost it')")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize("lost", LOST)
+def test_a_command_that_is_stopped_says_so_and_releases_its_run(
+    tmp_path: Path, number: signal.Signals, code: int, lost: str
+) -> None:
     from rmtkd_edge.run.directory import Run
 
     run = Run.create(tmp_path / "a", "", 0)
     slow = (
-        "import time\nfrom rmtkd_edge.report import stage\n"
-        "def wait(*_):\n    print('waits', flush=True)\n    time.sleep(60)\n"
+        "import time\nfrom rmtkd_edge.report import stage\nfrom rmtkd_edge.errors import UserError\n"
+        "def wait(*_):\n    print('waits', flush=True)\n"
+        f"    try:\n        time.sleep(60)\n    except BaseException:\n        {lost or 'raise'}\n"
         "stage.report_runs = wait\n" + PROGRAM
     )
     process = subprocess.Popen(
@@ -76,7 +84,8 @@ def test_a_command_that_is_terminated_releases_its_run(tmp_path: Path) -> None:
     assert process.stdout is not None and process.stdout.readline() == "waits\n"
     assert (run.path / "run.lock").exists()
     begin = time.monotonic()
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(number)
     _, err = process.communicate(timeout=30)
-    assert process.returncode == 130 and "same command again" in err and time.monotonic() - begin < 20
+    assert process.returncode == code and time.monotonic() - begin < 20
+    assert err == "interrupted; run the same command again to resume\n"
     assert not (run.path / "run.lock").exists()

@@ -174,3 +174,23 @@ def test_a_run_whose_recipe_was_not_written_yet_goes_on(recipe: Path, tiny_data:
     with pytest.raises(KeyboardInterrupt):
         compress_run(asked(recipe, tiny_data, out), Stops("stage"))
     assert layout.read_recipe(Run.open(out)).title == "tiny"
+
+
+@pytest.mark.parametrize("rel", [layout.TEACHER_TRAINING, f"{layout.cycle_folder(1)}/closed_form"])
+def test_what_only_resuming_needs_goes_though_a_kill_came_before_its_removal(
+    recipe: Path, tiny_data: Path, tmp_path: Path, whole: CompressRecord, monkeypatch: pytest.MonkeyPatch, rel: str
+) -> None:
+    remove, out = Run.remove, tmp_path / "a"
+
+    def dies(run: Run, name: str) -> None:
+        if name == rel:
+            raise KeyboardInterrupt
+        remove(run, name)
+
+    monkeypatch.setattr(Run, "remove", dies)
+    with pytest.raises(KeyboardInterrupt):
+        compress_run(asked(recipe, tiny_data, out), SilentReporter())
+    monkeypatch.undo()
+    assert outcome(compress_run(asked(recipe, tiny_data, out), SilentReporter())) == outcome(whole)
+    files = Run.open(out).manifest["files"]
+    assert not [name for name in files if "training" in name or "closed_form" in name]

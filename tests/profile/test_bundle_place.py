@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import tarfile
 from pathlib import Path
@@ -108,3 +109,13 @@ def test_a_full_or_read_only_disk_is_the_users_error(
     with pytest.raises(RunDirError, match="cannot write") as caught:
         write_bundle(run, few(run, tmp_path / "b"))
     assert os.strerror(number) in caught.value.message and not list(tmp_path.iterdir())
+
+
+def test_no_archive_is_unpacked_to_see_whose_it_is(run: Run, tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "b.tar.gz", "w:gz") as tar:
+        large, index = tarfile.TarInfo("b/a"), tarfile.TarInfo("b/bundle.json")
+        large.size = 2**21
+        tar.addfile(large, io.BytesIO(bytes(large.size)))
+        tar.addfile(index)
+    with pytest.raises(RunDirError, match="no bundle"):
+        write_bundle(run, few(run, tmp_path / "b"))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -119,6 +121,43 @@ def inputs_without(name: str) -> Fault:
     return fault
 
 
+def model_is(**keys: Any) -> Fault:
+    """Return a fault that changes what the plan says of its first model."""
+
+    def fault(folder: Path) -> None:
+        plan = json.loads((folder / "plan.json").read_text())
+        plan["models"][0].update(keys)
+        (folder / "plan.json").write_text(json.dumps(plan))
+
+    return fault
+
+
+def linked_to_outside(folder: Path) -> None:
+    """Put a link in the place of a model, to the same file next to the bundle."""
+    (folder / "A.onnx").rename(folder.parent / "outside.onnx")
+    (folder / "A.onnx").symlink_to(folder.parent / "outside.onnx")
+
+
+def piped(name: str) -> Fault:
+    """Return a fault that puts a pipe, which nobody writes to, in the place of a file."""
+    return lambda folder: ((folder / name).unlink(), os.mkfifo(folder / name))
+
+
+def endless(name: str) -> Fault:
+    """Return a fault that makes a file a terabyte that takes no space."""
+    return lambda folder: os.truncate(folder / name, 2**40)
+
+
+def packed_bomb(folder: Path) -> None:
+    """Pack sixteen gigabytes of zeros, as their headers have it, into the inputs."""
+    with zipfile.ZipFile(folder / "inputs.npz", "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("b2s6/input_ids.npy", b"\x93NUMPY")
+        file.infolist()[0].file_size = 2**34
+    plan = json.loads((folder / "plan.json").read_text())
+    plan["files"]["inputs.npz"] = sha256(folder / "inputs.npz")
+    (folder / "plan.json").write_text(json.dumps(plan))
+
+
 def without(name: str) -> Fault:
     """Return a fault that takes a file away."""
     return lambda folder: (folder / name).unlink()
@@ -136,14 +175,29 @@ FAULTS: dict[str, tuple[Fault, str]] = {  # name: what is done to the bundle, wh
     "the reference is not finite": (other_reference(float("nan")), "the reference of logits is not finite"),
     "the plan is half written": (cut("plan.json"), "plan.json cannot be read"),
     "the plan is of another version": (change(schema="rmtkd-edge/plan@9"), "this runner reads rmtkd-edge/plan@2"),
-    "the plan is missing": (without("plan.json"), "plan.json cannot be read"),
-    "the plan asks for nothing": (change(workloads=[]), "at least one model, workload"),
+    "the plan is missing": (without("plan.json"), "plan.json is missing"),
+    "the plan is a pipe": (piped("plan.json"), "plan.json is missing, or is no regular file"),
+    "the plan is endless": (endless("plan.json"), "plan.json has 1,099,511,627,776 bytes"),
+    "the plan asks for nothing": (change(workloads=[]), "workloads must be a list of at least 1"),
     "the provider is not there": (change(provider="CoreMLExecutionProvider"), "is not in this onnxruntime"),
     "the provider falls back": (change(provider="CUDAExecutionProvider"), "CUDAExecutionProvider"),
     "the meter is unreadable": (change(meters=["rapl"], meter_required=True), "the meter rapl cannot be read"),
     "the meter does not exist": (change(meters=["sundial"], meter_required=True), "no meters/sundial.py"),
     "the meter's name is a path": (change(meters=["../x"]), "is no name of a meter"),
     "more cores than there are": (change(limits={"cores": 4096}), "limits.cores is 4096"),
+    "a model lies outside": (model_is(file="../A.onnx"), "models must be a list"),
+    "a model lies elsewhere": (model_is(file="/nowhere/A.onnx"), "models must be a list"),
+    "a part of a model lies outside": (model_is(external=[{"file": "a/../../b", "sha256": "0" * 64}]), "external"),
+    "the inputs lie outside": (change(inputs="../inputs.npz"), "the name of a file in this folder"),
+    "a name is too long": (change(inputs="x" * 300), "cannot be read: "),
+    "a model is a link to outside": (linked_to_outside, "A.onnx leads out of"),
+    "a model is a pipe": (piped("A.onnx"), "A.onnx is missing"),
+    "the inputs are a bomb": (packed_bomb, "inputs.npz holds 17,179,869,184 bytes"),
+    "a figure is a text": (change(threads="4"), "threads must be a whole number from 1 to 4096"),
+    "a figure is endless": (change(min_duration_s=1e308), "min_duration_s must be a number"),
+    "a figure is not finite": (change(tolerance=float("nan")), "tolerance must be a number"),
+    "a model is a text": (change(models=["A.onnx"]), "models must be a list"),
+    "a batch is negative": (change(workloads=[{"batch": -1, "seq": 6}]), "workloads must be a list"),
     "the limits cannot be read": (lambda f: (change(limits={"cores": 1})(f), without("limits.py")(f)), "no limits.py"),
 }
 
@@ -167,6 +221,7 @@ def test_a_fault_is_named_and_nothing_is_lost(name: str, bundle: Path, begun: Pa
     assert kept_rounds(bundle) == before
     for file in begun.glob("*.*"):  # mended, the same command goes on
         if file.name != "results.json":
+            (bundle / file.name).unlink(missing_ok=True)  # a copy would be written through a link
             shutil.copyfile(file, bundle / file.name)
     results = execute.measure(bundle / "plan.json", bundle / "results.json", lambda *a, **k: None)["results"]
     assert [r["latency"]["rounds_ns"][:DONE] for r in results] == before
@@ -186,6 +241,13 @@ def test_a_full_disk_is_named_and_what_was_written_stays(bundle: Path) -> None:
     assert "Traceback" not in done.stderr
     assert kept_rounds(bundle) == before
     assert not list(bundle.glob("*.tmp"))
+
+
+def test_results_that_are_endless_are_refused_and_left_alone(bundle: Path) -> None:
+    endless("results.json")(bundle)
+    done = run(bundle)
+    assert done.returncode == 2 and "results.json has 1,099,511,627,776 bytes" in done.stderr
+    assert (bundle / "results.json").stat().st_size == 2**40
 
 
 def test_half_written_results_are_refused_and_left_alone(bundle: Path) -> None:

@@ -74,6 +74,33 @@ def test_temporary_files_of_killed_processes_are_swept_and_no_others(run: Run) -
     assert not any((run.path / rel).exists() for rel in rubbish) and not (run.path / ".export.abcdefgh").exists()
 
 
+@pytest.mark.parametrize("gone", [0, 1])
+def test_a_removal_that_a_kill_cut_short_is_finished_by_the_next_process(
+    run: Run, monkeypatch: pytest.MonkeyPatch, gone: int
+) -> None:
+    from rmtkd_edge.run import directory
+
+    for name in ("a", "b", "c"):
+        run.write_text(f"compress/x/{name}.json", "{}")
+
+    def dies(root: Path, names: list[str]) -> None:
+        remove(root, names[:gone])
+        raise KeyboardInterrupt
+
+    remove = directory.remove_files
+    monkeypatch.setattr(directory, "remove_files", dies)
+    with pytest.raises(KeyboardInterrupt):
+        run.remove("compress/x")
+    monkeypatch.undo()
+    (run.path / "compress/x/mine.txt").write_text("mine")
+    run = Run.open(run.path)
+    with open_to_write(run.path) as again:
+        assert [path.name for path in (run.path / "compress/x").iterdir()] == ["mine.txt"]
+        again.write_text("compress/x/a.json", "{}")
+    with open_to_write(run.path) as again:  # what was written since stays
+        assert again.read_text("compress/x/a.json") == "{}"
+
+
 def test_force_removes_what_the_manifest_lists_and_spares_files_in_our_folders(run: Run) -> None:
     run.write_json("compress/result.json", {})
     run.write_text("report/figures/a.svg", "")

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+LARGEST_DOCUMENT = 256 * 2**20  # bytes
 PLAN_SCHEMA, RESULTS_SCHEMA = "rmtkd-edge/plan@2", "rmtkd-edge/results@2"
 EMULATED_PYTHON = "RMTKD_PYTHON"  # set by the launcher of an emulated Python: the command that starts another one
 HOME = Path(__file__).resolve().parent.parent  # where runner.py, limits.py and the meters are, in a bundle too
@@ -20,6 +21,19 @@ class RunnerError(Exception):
     def __init__(self, kind: str, message: str) -> None:
         super().__init__(message)
         self.kind = kind
+
+
+def read_document(path: Path) -> bytes:
+    """Return a plan or results; raise RunnerError for what is no regular file, too large, or cannot be read."""
+    try:
+        if not path.is_file():  # a device or a pipe may never end
+            raise RunnerError("plan", f"{path} is missing, or is no regular file")
+        if path.stat().st_size > LARGEST_DOCUMENT:
+            size = f"{path.stat().st_size:,} bytes, {LARGEST_DOCUMENT:,} are read at most"
+            raise RunnerError("plan", f"{path} has {size}")
+        return path.read_bytes()
+    except OSError as err:
+        raise RunnerError("plan", f"{path} cannot be read: {err}") from err
 
 
 def workload_key(workload: Json) -> str:

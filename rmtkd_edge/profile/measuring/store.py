@@ -10,7 +10,7 @@ from pathlib import Path
 
 import onnxruntime
 
-from .basics import RESULTS_SCHEMA, Json, RunnerError, cell_key, read_text
+from .basics import RESULTS_SCHEMA, Json, RunnerError, cell_key, read_document
 
 
 def write_whole(path: Path, document: Json) -> None:
@@ -38,13 +38,19 @@ def digest_of(document: Json) -> str:
 
 def previous(path: Path) -> Json:
     """Return what an earlier run left at `path`; raise RunnerError for a file that no runner wrote."""
-    text = read_text(str(path))
+    if not path.exists():
+        return {}
+    text = read_document(path)
     try:
         found = json.loads(text) if text else {}
-    except ValueError:
+    except (ValueError, RecursionError):
         found = None
-    if found is None or (found and found.get("schema") != RESULTS_SCHEMA):
-        was = f" ({found['schema']}, this runner writes {RESULTS_SCHEMA})" if found and found.get("schema") else ""
+    if not isinstance(found, dict) or (found and found.get("schema") != RESULTS_SCHEMA):
+        was = (
+            f" ({found['schema']}, this runner writes {RESULTS_SCHEMA})"
+            if isinstance(found, dict) and found.get("schema")
+            else ""
+        )
         raise RunnerError("plan", f"{path} exists and holds no results{was}: move it away or name another file")
     return found
 

@@ -13,6 +13,7 @@ from rmtkd_edge.errors import RunDirError
 from rmtkd_edge.run.records.base import describe, read_json_file
 
 SCHEMA = "rmtkd-edge/run@2"
+REMOVING = "removing"  # the files that a process was about to remove
 RESTORE = "restore it, or start again with --force"
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
@@ -35,6 +36,7 @@ class Manifest(TypedDict):
     stages: dict[str, Stage]
     version: NotRequired[str]
     recipe_sha256: NotRequired[str]
+    removing: NotRequired[list[str]]
 
 
 def read_manifest(file: Path) -> dict[str, Any]:
