@@ -17,6 +17,7 @@ from rmtkd_edge.export.half import to_half
 from rmtkd_edge.export.rows import Rows
 from rmtkd_edge.export.verify import OnnxProof, compare_onnx, evaluate_onnx, verify_onnx
 from rmtkd_edge.families.base import Family, OpCount, QuantiseOptions, Spec, family_of, ranks_of
+from rmtkd_edge.families.onnx_program import oldest_runtime
 from rmtkd_edge.hashing import sha256_file
 from rmtkd_edge.run.directory import package_version
 from rmtkd_edge.run.layout import PRECISIONS
@@ -111,6 +112,7 @@ def export_folder(folder: Path, model_id: str, model: Model, job: Job, reporter:
             threads=job.threads,
             files={},
             versions=versions(),
+            onnxruntime=oldest_runtime(job.options.opset),
         ),
     )
 
@@ -206,6 +208,7 @@ def _metadata(spec: Spec, model_id: str, job: Job) -> dict[str, str]:
         "rmtkd_task": job.name,
         "rmtkd_ranks": json.dumps(ranks_of(spec)),
         "rmtkd_labels": json.dumps(list(spec.labels)),
+        "rmtkd_onnxruntime": oldest_runtime(job.options.opset),
     }
 
 

@@ -93,6 +93,12 @@ class Spec(Protocol):
     def example_inputs(self, batch: int, sequence: int | None, seed: int) -> dict[str, np.ndarray]:
         """Return random valid inputs by name, as latency is measured on."""
 
+    def padded_inputs(self, batch: int, sequence: int, seed: int) -> dict[str, np.ndarray]:
+        """Return random valid inputs by name whose rows differ in length, as outputs are compared on.
+
+        Only called of a model that reads sequences.
+        """
+
     def sites(self) -> list[Site]:
         """Return every width that can be cut, shallow to deep."""
 

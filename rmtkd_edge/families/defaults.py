@@ -51,6 +51,10 @@ class SpecDefaults:
             found[item.name] = rng.standard_normal(shape, dtype=np.float32)
         return found
 
+    def padded_inputs(self, batch: int, sequence: int, seed: int) -> dict[str, np.ndarray]:
+        """Return what `example_inputs` does: a family of sequences knows how its own are padded."""
+        return self.example_inputs(batch, sequence, seed)
+
     def with_projections(self, raw: Mapping[str, int]) -> Self:
         """Return the spec with projections after producers, by site the width before them."""
         return replace(self, raw=raw)  # type: ignore[type-var]

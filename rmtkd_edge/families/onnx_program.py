@@ -16,6 +16,12 @@ from rmtkd_edge.errors import RmtkdError, RunDirError
 
 LIMIT_BYTES = 1_900_000_000  # a protobuf message holds 2 GiB; the graph itself needs some of it
 OUTPUT = "logits"
+OPSETS_OF_RUNTIMES = {(1, 18): 21, (1, 21): 22, (1, 23): 23}  # the highest opset that each onnxruntime and later read
+
+
+def oldest_runtime(opset: int) -> str:
+    """Return the oldest onnxruntime that reads a file of an opset; 1.17 refuses the file format that torch writes."""
+    return next((f"{a}.{b}" for (a, b), highest in OPSETS_OF_RUNTIMES.items() if opset <= highest), "")
 
 
 def export_module(

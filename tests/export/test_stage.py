@@ -15,6 +15,7 @@ from rmtkd_edge.errors import DataError, Finding, RunDirError, UserError
 from rmtkd_edge.export import folder, stage
 from rmtkd_edge.export.load import load
 from rmtkd_edge.export.stage import export_run, saturates
+from rmtkd_edge.families.onnx_program import oldest_runtime
 from rmtkd_edge.run.directory import Run
 from rmtkd_edge.run.layout import ROLES
 from rmtkd_edge.run.records.export import ExportRecord
@@ -75,6 +76,14 @@ def test_config_and_metadata_name_the_model(made):
     told = {item.key: item.value for item in graph.metadata_props}
     assert told["rmtkd_model_id"] == made.record.model_id and made.record.model_id.endswith("-rmt-kd")
     assert json.loads(told["rmtkd_ranks"]) == made.record.ranks
+
+
+def test_every_file_names_the_oldest_onnxruntime(made):
+    assert made.record.onnxruntime == "1.18" and oldest_runtime(22) == "1.21" and oldest_runtime(23) == "1.23"
+    for variant in made.record.variants.values():
+        graph = onnx.load(str(made.run.path / "export" / variant.file))
+        assert {item.key: item.value for item in graph.metadata_props}["rmtkd_onnxruntime"] == "1.18"
+        assert graph.ir_version <= 10  # what onnxruntime 1.18 reads
 
 
 def test_scores_are_those_of_the_loaded_model(text_run):

@@ -85,6 +85,7 @@ class ExportRecord(Document):
         max_length: longest sequence in tokens, None for a model that reads no sequences.
         variants: ONNX files by precision.
         files: sha256 of every file of the folder but this one.
+        onnxruntime: the oldest one that the files are right on, empty where it is not known.
     """
 
     SCHEMA: ClassVar[str] = "rmtkd-edge/export@2"
@@ -107,3 +108,4 @@ class ExportRecord(Document):
     threads: int
     files: dict[str, str]
     versions: dict[str, str]
+    onnxruntime: str = ""

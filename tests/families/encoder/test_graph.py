@@ -33,6 +33,12 @@ def test_same_logits_in_every_shape(graphs, kind):
     assert len(proof.shapes) >= 5 and (2, 30) in proof.shapes
 
 
+def test_some_row_is_padded_even_where_all_rows_are_as_long_as_can_be():
+    batch = make_batch(1, 12)
+    padded = [item for item in variations([batch], 0, 12) if not item["attention_mask"].all()]
+    assert batch["attention_mask"].all() and padded and all(item["attention_mask"].any(1).all() for item in padded)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_padding_changes_nothing(graphs, kind):
     session = open_session(graphs[kind].path, threads=1)
