@@ -132,9 +132,9 @@ def padded(ids: Ids, type_ids: Ids | None, special: Special) -> Batch:
 def variations(batches: Iterable[Mapping[str, Tensor]], pad_id: int, max_length: int) -> list[Batch]:
     """Return held-out batches in the shapes where exports break.
 
-    After the batches themselves: one row alone without padding; three tokens; the shortest row, cut to half of
-    `max_length` where it has more, next to the longest one, padded to `max_length`; a batch of sequences of `max_length`
-    without any padding (rows repeated). int64 (B, T).
+    After the batches themselves: one row alone without padding; three tokens; the shortest row, of at most half of
+    `max_length`, next to the longest one, padded to `max_length`; a batch of sequences of `max_length` without any
+    padding (rows repeated). int64 (B, T).
     """
     found = [{name: batch[name] for name in INPUTS if name in batch} for batch in batches]
     if not found:
