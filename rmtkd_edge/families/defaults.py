@@ -16,6 +16,11 @@ if TYPE_CHECKING:
     import onnx
     from torch import Tensor, nn
 
+NOTE = (
+    "AutoModel.from_pretrained cannot rebuild a model of these widths; rmtkd_edge.load(FOLDER) and the files under "
+    "onnx/ can."
+)
+
 
 class SpecDefaults:
     """A spec that is a frozen dataclass with a field `raw`, of a model that reads float inputs and no sequences."""
@@ -140,11 +145,12 @@ class FamilyDefaults(Generic[S, M]):
         return folded
 
     def config(self, spec: S, task: str) -> dict[str, Any]:
-        """Return the model type and the labels."""
+        """Return the model type and the labels, and that transformers cannot rebuild the model."""
         return {
             "model_type": spec.model_type,
             "id2label": {str(i): name for i, name in enumerate(spec.labels)},
             "label2id": {name: i for i, name in enumerate(spec.labels)},
+            "rmtkd": {"transformers": False, "note": NOTE},
         }
 
     def tensors(self, model: M) -> dict[str, Tensor]:

@@ -9,7 +9,13 @@ import numpy as np
 import onnx
 import pytest
 from export.export_sample import ROWS, make_text_run, text_rows
-from transformers import AutoTokenizer
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForImageClassification,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+)
 
 from rmtkd_edge.errors import DataError, Finding, RunDirError, UserError
 from rmtkd_edge.export import folder, stage
@@ -37,9 +43,9 @@ def test_both_folders_are_whole(made):
     for role in ROLES.values():
         found = {p.relative_to(run.path / role.folder).as_posix() for p in run.path_of(role.folder).rglob("*")}
         found = {name for name in found if (run.path / role.folder / name).is_file()}
-        listed = run.read_record(ExportRecord, role.record).files
-        assert found == {*listed, "rmtkd.json"}
-        assert {"config.json", "model.safetensors", "onnx/model.onnx", "onnx/model_quantized.onnx"} <= found
+        listed = run.read_record(ExportRecord, role.record)
+        assert found == {*listed.files, "rmtkd.json"}
+        assert {"config.json", listed.weights, "onnx/model.onnx", "onnx/model_quantized.onnx"} <= found
     run.verify("export/")
     assert 0 < record.reduction < 1
     checks = record.verification
@@ -76,6 +82,20 @@ def test_config_and_metadata_name_the_model(made):
     told = {item.key: item.value for item in graph.metadata_props}
     assert told["rmtkd_model_id"] == made.record.model_id and made.record.model_id.endswith("-rmt-kd")
     assert json.loads(told["rmtkd_ranks"]) == made.record.ranks
+
+
+def test_transformers_never_answers_with_random_weights(made):
+    kinds = (AutoModel, AutoModelForSequenceClassification, AutoModelForImageClassification)
+    for role in ROLES.values():
+        folder = made.run.path / role.folder
+        config = AutoConfig.from_pretrained(folder)
+        assert config.id2label == dict(enumerate(made.record.labels))
+        if made.run.read_json(f"{role.folder}/config.json")["rmtkd"]["transformers"]:
+            continue  # test_config.py holds that it computes the same
+        for kind in kinds:
+            if type(config) in kind._model_mapping:
+                with pytest.raises(OSError, match=r"no file named model\.safetensors"):
+                    kind.from_pretrained(folder)
 
 
 def test_every_file_names_the_oldest_onnxruntime(made):
@@ -165,7 +185,7 @@ def test_the_same_run_gives_the_same_bytes_and_a_failed_proof_leaves_no_file(tmp
     options = make_text_run(tmp_path / "a")
     record = export_run(replace(options, int8=False))
     assert "int8" not in record.variants
-    names = ("config.json", "model.safetensors", "onnx/model.onnx")
+    names = ("config.json", "rmtkd.safetensors", "onnx/model.onnx")
     assert all(record.files[name] == text_run.record.files[name] for name in names)
 
     def fail(*args, **kwargs):

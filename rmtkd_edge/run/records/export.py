@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from rmtkd_edge.run.layout import OWN_WEIGHTS, WEIGHTS
 from rmtkd_edge.run.records.base import Amount, Count, Document
 from rmtkd_edge.run.records.scores import Scores
 
@@ -109,3 +110,8 @@ class ExportRecord(Document):
     files: dict[str, str]
     versions: dict[str, str]
     onnxruntime: str = ""
+
+    @property
+    def weights(self) -> str:
+        """Return the file of the torch weights."""
+        return OWN_WEIGHTS if OWN_WEIGHTS in self.files else WEIGHTS
