@@ -29,7 +29,9 @@ AGAIN = "export again: rmtkd-edge export RUN --force"
 PACKAGES = ("torch", "onnx", "onnxruntime", "transformers")
 
 
-def write_folder(folder: Path, shipped: Model, task: str, preprocessing: Mapping[str, bytes]) -> None:
+def write_folder(
+    folder: Path, shipped: Model, task: str, preprocessing: Mapping[str, bytes], max_length: int | None = None
+) -> None:
     """Write config.json, the weights and the files that turn raw items into inputs.
 
     Weights of a model that transformers cannot rebuild are in a file that it does not look for: it fails without its
@@ -38,6 +40,7 @@ def write_folder(folder: Path, shipped: Model, task: str, preprocessing: Mapping
     Args:
         task: name of the data set.
         preprocessing: content of the tokenizer's or the image processor's files by name.
+        max_length: tokens that rows were cut to in training, None where nothing was cut.
     """
     spec = shipped.spec
     family = family_of(spec)
@@ -49,7 +52,7 @@ def write_folder(folder: Path, shipped: Model, task: str, preprocessing: Mapping
         folder / (WEIGHTS if config["rmtkd"].get("transformers") else OWN_WEIGHTS),
         save({name: tensor.detach().cpu().contiguous() for name, tensor in family.tensors(shipped).items()}),
     )
-    for name, content in family.fit_preprocessing(spec, preprocessing).items():
+    for name, content in family.fit_preprocessing(spec, preprocessing, max_length).items():
         atomic_write_bytes(folder / name, content)
 
 

@@ -242,7 +242,7 @@ class Family(Protocol[S, M]):
     def from_tensors(self, spec: S, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return a state dict from the names that ship."""
 
-    def fit_preprocessing(self, spec: S, files: Mapping[str, bytes]) -> dict[str, bytes]:
+    def fit_preprocessing(self, spec: S, files: Mapping[str, bytes], max_length: int | None = None) -> dict[str, bytes]:
         """Return the files, by name, that turn raw items into inputs, so that clients feed what the model reads."""
 
     def export(self, folded: M, path: Path, options: Export, metadata: Mapping[str, str]) -> list[Path]:

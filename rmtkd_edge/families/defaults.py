@@ -161,7 +161,7 @@ class FamilyDefaults(Generic[S, M]):
         """Return a state dict from the names that ship."""
         return dict(tensors)
 
-    def fit_preprocessing(self, spec: S, files: Mapping[str, bytes]) -> dict[str, bytes]:
+    def fit_preprocessing(self, spec: S, files: Mapping[str, bytes], max_length: int | None = None) -> dict[str, bytes]:
         """Return the files as they are."""
         return dict(files)
 

@@ -14,6 +14,7 @@ from rmtkd_edge.config.recipe import Task as TaskSettings
 from rmtkd_edge.errors import DataError, UserError
 from rmtkd_edge.tasks.base import Batch, Dataset, Exported, Normalisation, Prediction, Subsets, Task, draw_subsets
 from rmtkd_edge.tasks.classification import Classification, absent, check_metric, named
+from rmtkd_edge.tasks.reading.clients import check_pictures
 from rmtkd_edge.tasks.reading.digests import rows_digest
 from rmtkd_edge.tasks.reading.images import ImagePreprocessing, load_pixels, summaries
 from rmtkd_edge.tasks.reading.labels import label_names, label_notes, label_numbers
@@ -34,10 +35,15 @@ Picture = Any  # a path, a PIL image or an array
 
 @dataclass(frozen=True)
 class ImageSplit:
-    """Images uint8 (n, H, W, 3), labels (n,) int64, and how images are augmented where rows are shuffled."""
+    """Images uint8 (n, H, W, 3), labels (n,) int64, and how images are augmented where rows are shuffled.
+
+    Attributes:
+        rows: their numbers (n,) in the part of the source that they come from.
+    """
 
     images: np.ndarray
     labels: np.ndarray
+    rows: np.ndarray
     augment: Augment = "none"
 
     def __len__(self) -> int:
@@ -45,7 +51,7 @@ class ImageSplit:
 
     def take(self, indices: np.ndarray) -> ImageSplit:
         """Return the rows of the given numbers, in their order."""
-        return ImageSplit(self.images[indices], self.labels[indices], self.augment)
+        return ImageSplit(self.images[indices], self.labels[indices], self.rows[indices], self.augment)
 
 
 class ImageClassification(Classification):
@@ -75,7 +81,9 @@ class ImageClassification(Classification):
         source = load_pixels(task, data)
         names = label_names(task, source.parts["train"].table)
         parts = {
-            role: ImageSplit(pixels.images, label_numbers(task, pixels.table, role, names))
+            role: ImageSplit(
+                pixels.images, label_numbers(task, pixels.table, role, names), np.arange(len(pixels.images))
+            )
             for role, pixels in source.parts.items()
         }
         classes = Classes(names, parts["train"].labels)
@@ -84,6 +92,7 @@ class ImageClassification(Classification):
         _check_sizes(splits)
         for role in splits.keys() - {"train"}:
             check_metric(task, names, role, splits[role].labels)
+        held = source.parts.get("validation", source.parts["train"])
         preprocessing, whose = _preprocessing(task, splits["train"].images, kept, source_normalisation)
         return Dataset(
             task.name,
@@ -103,6 +112,7 @@ class ImageClassification(Classification):
             not_used=source.unused,
             augmented=task.augment != "none",
             digests={role: rows_digest(names, split.images, split.labels) for role, split in splits.items()},
+            samples=held.samples(splits["validation"].rows),
         )
 
     def seen(self, dataset: Dataset[ImageSplit], row: int) -> str:
@@ -160,6 +170,12 @@ class ImageClassification(Classification):
         if not found:
             raise DataError("there are no held-out rows to verify on", "set export.verify_rows to 1 or more")
         return [*found, {name: tensor[:1] for name, tensor in found[0].items()}]
+
+    def check_preprocessing(self, dataset: Dataset[ImageSplit], folder: Path, spec: Spec) -> None:
+        """Compare what transformers makes of a few raw pictures with what training was fed."""
+        images = dataset.validation.images[[sample.row for sample in dataset.samples]]
+        wanted = normalised(images, dataset.preprocessing).numpy()
+        check_pictures(folder, dataset.samples, wanted, dataset.preprocessing.std)
 
     def predictor(self, folder: Path, record: Exported, run: Callable[[Batch], np.ndarray]) -> ImagePredictor:
         """Return what classifies images with an exported folder."""

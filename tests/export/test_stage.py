@@ -21,6 +21,7 @@ from rmtkd_edge.errors import DataError, Finding, RunDirError, UserError
 from rmtkd_edge.export import folder, stage
 from rmtkd_edge.export.load import load
 from rmtkd_edge.export.stage import export_run, saturates
+from rmtkd_edge.families.base import find_family
 from rmtkd_edge.families.onnx_program import oldest_runtime
 from rmtkd_edge.run.directory import Run
 from rmtkd_edge.run.layout import ROLES
@@ -96,6 +97,22 @@ def test_transformers_never_answers_with_random_weights(made):
             if type(config) in kind._model_mapping:
                 with pytest.raises(OSError, match=r"no file named model\.safetensors"):
                     kind.from_pretrained(folder)
+
+
+def test_a_tokenizer_cuts_texts_as_training_did(tmp_path, traced, text_run):
+    options = make_text_run(tmp_path / "a", task={"max_length": 6})
+    export_run(options)
+    texts = ("w0 " * 30, "w1 " * 30)
+    assert len(AutoTokenizer.from_pretrained(options.run / "export")(*texts, truncation=True)["input_ids"]) == 6
+
+
+def test_a_tokenizer_that_gives_other_inputs_than_training_is_refused(text_run, tmp_path, traced, monkeypatch):
+    family = type(find_family("encoder"))
+    monkeypatch.setattr(family, "fit_preprocessing", lambda self, spec, files, max_length: dict(files))
+    options = make_text_run(tmp_path / "a", task={"max_length": 6})
+    with pytest.raises(Finding, match="pads or cuts rows to 14 tokens, training to 6"):
+        export_run(options)
+    assert not (options.run / "export").exists()
 
 
 def test_every_file_names_the_oldest_onnxruntime(made):

@@ -17,6 +17,8 @@ from PIL import Image
 from rmtkd_edge.config.recipe import Task
 from rmtkd_edge.errors import DataError, RunDirError
 from rmtkd_edge.run.records.data import SourceSummary
+from rmtkd_edge.tasks.base import Sample
+from rmtkd_edge.tasks.reading.clients import SAMPLES
 from rmtkd_edge.tasks.reading.image_files import Item, encoded
 from rmtkd_edge.tasks.reading.pictures import Picture, Range, open_picture, resized
 from rmtkd_edge.tasks.reading.splits import Source
@@ -85,12 +87,31 @@ class ImagePreprocessing:
 
 @dataclass(frozen=True)
 class Pixels:
-    """Decoded images uint8 (n, H, W, 3), the label of each as the source has it, and what was done about odd ones."""
+    """Decoded images uint8 (n, H, W, 3), the label of each as the source has it, and what was done about odd ones.
+
+    Attributes:
+        items: where each comes from.
+        kinds: what each was like: mode, whether it was resized, what else was done to it.
+    """
 
     images: np.ndarray
     table: pa.Table
     notes: tuple[str, ...]
     seen: Seen
+    items: Sequence[Item]
+    kinds: Sequence[tuple[Any, ...]]
+
+    def samples(self, rows: np.ndarray) -> tuple[Sample, ...]:
+        """Return a few of these rows, raw, one of every kind among them; they are numbered as in `rows`."""
+        first: dict[tuple[Any, ...], int] = {}
+        for place, row in enumerate(rows):
+            first.setdefault(self.kinds[row], place)
+        found = []
+        for place in sorted({*first.values(), *range(min(SAMPLES, len(rows)))}):
+            name, get = self.items[rows[place]]
+            item = get()
+            found.append(Sample(place, name, item.copy() if isinstance(item, np.ndarray) else item))
+        return tuple(found)
 
 
 def load_pixels(task: Task, data: Path | None) -> Source[Pixels]:
@@ -117,6 +138,7 @@ def decode(task: Task, items: Sequence[Item], table: pa.Table, split: str) -> Pi
     if not items:
         raise DataError(f"the {split} split has no images", f"check --data and task.{split}_split")
     kept: list[int] = []
+    kinds: list[tuple[Any, ...]] = []
     bad: list[str] = []
     out: np.ndarray | None = None
     seen = Seen()
@@ -135,11 +157,19 @@ def decode(task: Task, items: Sequence[Item], table: pa.Table, split: str) -> Pi
             out = _room((len(items), image.height, image.width, 3))
         out[len(kept)] = np.asarray(image)
         kept.append(row)
+        kinds.append((picture.mode, image is not picture.image, picture.changes))
     _judge(task, bad, len(items), split)
     seen.check(split)
     assert out is not None
     notes = [f"{len(bad)} of {len(items)} images of {split} were skipped: {'; '.join(bad[:SHOWN])}"] if bad else []
-    return Pixels(out[: len(kept)], table.take(np.array(kept)), (*notes, *seen.notes(split, task.image_size)), seen)
+    return Pixels(
+        out[: len(kept)],
+        table.take(np.array(kept)),
+        (*notes, *seen.notes(split, task.image_size)),
+        seen,
+        [items[row] for row in kept],
+        kinds,
+    )
 
 
 @dataclass
