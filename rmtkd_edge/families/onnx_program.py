@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 from torch import Tensor, nn
 
 from rmtkd_edge.errors import RmtkdError, RunDirError
@@ -61,6 +62,7 @@ def export_module(
             )
     except torch.onnx.errors.OnnxExporterError as err:
         raise RmtkdError(f"torch could not export the model: {err}", "report this with the run's recipe.toml") from err
+    ClearMetadataAndDocStringPass()(program.model)  # stack traces, with the paths of this machine
     for key, value in metadata.items():
         program.model.metadata_props[key] = value
     size = sum(tensor.numel() * tensor.element_size() for tensor in module.state_dict().values())

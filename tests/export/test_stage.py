@@ -2,7 +2,9 @@
 
 import json
 import shutil
+import sys
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -113,6 +115,21 @@ def test_a_tokenizer_that_gives_other_inputs_than_training_is_refused(text_run, 
     with pytest.raises(Finding, match="pads or cuts rows to 14 tokens, training to 6"):
         export_run(options)
     assert not (options.run / "export").exists()
+
+
+def test_no_exported_file_holds_a_path_of_this_machine(made):
+    places = (sys.prefix, Path(onnx.__file__).parents[1], Path(folder.__file__).parents[2], made.run.path, Path.home())
+    for role in ROLES.values():
+        for path in (made.run.path / role.folder).rglob("*"):
+            content = path.read_bytes() if path.is_file() else b""
+            assert [str(place) for place in places if str(place).encode() in content] == [], path
+            assert b'File "' not in content, path  # a stack trace
+
+
+def test_no_file_imports_operators_that_it_does_not_use(made):
+    for variant in made.record.variants.values():
+        graph = onnx.load(str(made.run.path / "export" / variant.file))
+        assert {item.domain for item in graph.opset_import} == {"", *(node.domain for node in graph.graph.node)}
 
 
 def test_every_file_names_the_oldest_onnxruntime(made):
