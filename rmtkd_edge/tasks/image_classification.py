@@ -18,7 +18,7 @@ from rmtkd_edge.tasks.reading.clients import check_pictures
 from rmtkd_edge.tasks.reading.digests import rows_digest
 from rmtkd_edge.tasks.reading.images import ImagePreprocessing, load_pixels, summaries
 from rmtkd_edge.tasks.reading.labels import label_names, label_notes, label_numbers
-from rmtkd_edge.tasks.reading.pictures import read_picture
+from rmtkd_edge.tasks.reading.pictures import RESAMPLE, read_picture
 from rmtkd_edge.tasks.reading.splits import Classes, Source, share_out
 
 if TYPE_CHECKING:
@@ -78,7 +78,8 @@ class ImageClassification(Classification):
             DataError: what cannot be decoded, several sizes, no rows, a single class, labels out of range.
         """
         task = recipe.task
-        source = load_pixels(task, data)
+        known = None if kept is None else ImagePreprocessing.read(kept)
+        source = load_pixels(task, data, RESAMPLE if known is None else known.resample)
         names = label_names(task, source.parts["train"].table)
         parts = {
             role: ImageSplit(
@@ -93,7 +94,7 @@ class ImageClassification(Classification):
         for role in splits.keys() - {"train"}:
             check_metric(task, names, role, splits[role].labels)
         held = source.parts.get("validation", source.parts["train"])
-        preprocessing, whose = _preprocessing(task, splits["train"].images, kept, source_normalisation)
+        preprocessing, whose = _preprocessing(task, splits["train"].images, known, source_normalisation)
         return Dataset(
             task.name,
             tuple(names),
@@ -197,17 +198,17 @@ class ImagePredictor:
         parts = []
         for start in range(0, len(items), batch_size):
             part, how = items[start : start + batch_size], self.preprocessing
-            taken = [read_picture(item, how.image_size, how.pixel_range) for item in part]
+            taken = [read_picture(item, how.image_size, how.pixel_range, how.resample) for item in part]
             parts.append(self.run({"pixel_values": normalised(np.stack(taken), self.preprocessing)}))
         return named(parts, self.labels)
 
 
 def _preprocessing(
-    task: TaskSettings, train: np.ndarray, kept: Path | None, source: Normalisation | None
+    task: TaskSettings, train: np.ndarray, kept: ImagePreprocessing | None, source: Normalisation | None
 ) -> tuple[ImagePreprocessing, str]:
     """Return how images become inputs, and a line on whose mean and std they are."""
     if kept is not None:
-        return ImagePreprocessing.read(kept), "images are normalised as in training"
+        return kept, "images are normalised as in training"
     if task.mean is not None and task.std is not None:
         found: Normalisation = (task.mean, task.std)
         whose = "as the recipe says"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -247,7 +248,7 @@ def clear(picture: Image.Image) -> Image.Image:
     return Image.fromarray(np.dstack([np.asarray(picture), alpha]))
 
 
-def checked(folder: Path, odd: Callable[[Image.Image], Image.Image]) -> None:
+def checked(folder: Path, odd: Callable[[Image.Image], Image.Image], task: Task = TASK) -> Dataset[ImageSplit]:
     """Compare preprocessing on pictures of which one, in validation, is `odd`."""
     for split in ("train", "validation"):
         for i, pixels in enumerate(IMAGES):
@@ -255,9 +256,10 @@ def checked(folder: Path, odd: Callable[[Image.Image], Image.Image]) -> None:
             place.mkdir(parents=True, exist_ok=True)
             picture = Image.fromarray(pixels)
             (odd(picture) if (split, i) == ("validation", 23) else picture).save(place / f"{i:03}.png")
-    dataset = IMAGE.load(recipe_of(TASK), folder)
+    dataset = IMAGE.load(recipe_of(task), folder)
     IMAGE.save_preprocessing(dataset, folder)
     IMAGE.check_preprocessing(dataset, folder, SimpleNamespace())
+    return dataset
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "1", "P", "RGBA", "LA"])
@@ -270,3 +272,19 @@ def test_a_picture_that_clients_read_otherwise_than_training_is_refused(tmp_path
     with pytest.raises(Finding, match=rf"validation row 23 .*023\.png, mode {mode}, 8x8\) differs by up to") as caught:
         checked(tmp_path, odd)
     assert "opaque RGB" in caught.value.hint
+
+
+def test_pictures_are_resized_as_clients_resize_them(tmp_path: Path) -> None:
+    task = TASK.model_copy(update={"image_size": 8})
+    noise = Image.fromarray(RNG.integers(0, 256, (40, 24, 3), dtype=np.uint8))
+    trained = checked(tmp_path, lambda picture: noise, task)
+    assert np.array_equal(trained.validation.images[23], np.asarray(noise.resize((8, 8), Image.Resampling.LANCZOS)))
+    assert "resized" in " ".join(trained.notes) and trained.samples[-1].row == 23
+    config = json.loads((tmp_path / "preprocessor_config.json").read_text())
+    assert config["resample"] == Image.Resampling.LANCZOS
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps({**config, "resample": 2}))  # of an earlier version
+    kept = IMAGE.load(recipe_of(task), tmp_path, kept=tmp_path)
+    assert np.array_equal(kept.validation.images[23], np.asarray(noise.resize((8, 8), Image.Resampling.BILINEAR)))
+    IMAGE.check_preprocessing(kept, tmp_path, SimpleNamespace())
+    with pytest.raises(Finding, match="row 23"):
+        IMAGE.check_preprocessing(trained, tmp_path, SimpleNamespace())

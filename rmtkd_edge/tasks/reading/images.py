@@ -20,7 +20,7 @@ from rmtkd_edge.run.records.data import SourceSummary
 from rmtkd_edge.tasks.base import Sample
 from rmtkd_edge.tasks.reading.clients import SAMPLES
 from rmtkd_edge.tasks.reading.image_files import Item, encoded
-from rmtkd_edge.tasks.reading.pictures import Picture, Range, open_picture, resized
+from rmtkd_edge.tasks.reading.pictures import RESAMPLE, Picture, Range, open_picture, resized
 from rmtkd_edge.tasks.reading.splits import Source
 
 IN_MEMORY = 1_500_000_000  # bytes of decoded images; more lie in a temporary file that is mapped into memory
@@ -36,12 +36,14 @@ class ImagePreprocessing:
 
     Attributes:
         pixel_range: values of deep images that become black and white; those of their bit depth when left out.
+        resample: the filter that resizes.
     """
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
     image_size: int
     pixel_range: Range | None = None
+    resample: Image.Resampling = RESAMPLE
 
     def save(self, folder: Path) -> None:
         """Write preprocessor_config.json as transformers' and transformers.js' image processors read it."""
@@ -50,7 +52,7 @@ class ImagePreprocessing:
             "feature_extractor_type": "ViTFeatureExtractor",
             "do_resize": True,
             "size": {"height": self.image_size, "width": self.image_size},
-            "resample": 2,  # bilinear
+            "resample": int(self.resample),
             "do_rescale": True,
             "rescale_factor": 1 / 255,
             "do_normalize": True,
@@ -80,7 +82,8 @@ class ImagePreprocessing:
             config = json.loads(path.read_text(encoding="utf-8"))
             found = config.get("pixel_range")
             deep = None if found is None else (float(found[0]), float(found[1]))
-            return cls(tuple(config["image_mean"]), tuple(config["image_std"]), config["size"]["height"], deep)
+            moments = tuple(config["image_mean"]), tuple(config["image_std"])
+            return cls(*moments, config["size"]["height"], deep, Image.Resampling(config["resample"]))
         except (OSError, ValueError, LookupError, TypeError, AttributeError) as err:
             raise RunDirError(f"{path} cannot be read: {err}", "run the stage that writes it again") from err
 
@@ -114,14 +117,17 @@ class Pixels:
         return tuple(found)
 
 
-def load_pixels(task: Task, data: Path | None) -> Source[Pixels]:
+def load_pixels(task: Task, data: Path | None, resample: Image.Resampling = RESAMPLE) -> Source[Pixels]:
     """Return the images of the splits that a source has, decoded to RGB of one size.
+
+    Args:
+        resample: the filter that resizes.
 
     Raises DataError where nothing can be read, where sizes differ and task.image_size is not set, and, unless
     `task.unreadable` is `skip`, for files that cannot be decoded (named and counted).
     """
     found = encoded(task, data)
-    parts = {role: decode(task, items, table, role) for role, (items, table) in found.parts.items()}
+    parts = {role: decode(task, items, table, role, resample) for role, (items, table) in found.parts.items()}
     return Source(parts, found.origins, found.unused)
 
 
@@ -133,7 +139,9 @@ def summaries(source: Source[Pixels]) -> tuple[SourceSummary, ...]:
     )
 
 
-def decode(task: Task, items: Sequence[Item], table: pa.Table, split: str) -> Pixels:
+def decode(
+    task: Task, items: Sequence[Item], table: pa.Table, split: str, resample: Image.Resampling = RESAMPLE
+) -> Pixels:
     """Return the images as one array; see load_pixels."""
     if not items:
         raise DataError(f"the {split} split has no images", f"check --data and task.{split}_split")
@@ -151,7 +159,7 @@ def decode(task: Task, items: Sequence[Item], table: pa.Table, split: str) -> Pi
             bad.append(f"{name}: {str(err) or type(err).__name__}")
             continue
         seen.add(picture)
-        image = picture.image if task.image_size is None else resized(picture.image, task.image_size)
+        image = picture.image if task.image_size is None else resized(picture.image, task.image_size, resample)
         _check_size(image, name, out, split)
         if out is None:
             out = _room((len(items), image.height, image.width, 3))
