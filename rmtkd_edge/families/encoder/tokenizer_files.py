@@ -32,6 +32,8 @@ def fit_tokenizer(spec: EncoderSpec, files: Mapping[str, bytes], max_length: int
         settings = _read(files, SETTINGS)
         changed = {name: value for name, value in settings.items() if name not in (*CALL, *PLACE)}
         changed |= {"model_max_length": longest, "padding_side": "right"}  # the classifier reads the first token
+        if settings.get("tokenizer_class") == "TokenizersBackend":  # transformers 5's name, which 4 does not know
+            changed["tokenizer_class"] = "PreTrainedTokenizerFast"
         names = [item.name for item in spec.inputs]
         if TYPES in names and TYPES not in settings.get("model_input_names", ()):
             changed["model_input_names"] = names

@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 from rmtkd_edge.errors import DataError
 
 # The one filter that makes a large picture small alike in Pillow, transformers and transformers.js, whose other filters
-# look at a few pixels alone (docs/devices.md). No filter makes a small picture large alike.
+# look at a few pixels alone. No filter makes a small picture large alike (docs/devices.md).
 RESAMPLE = Image.Resampling.LANCZOS
 BACKGROUND = (255, 255, 255)  # white, as browsers and most viewers show what is transparent
 ORIENTATION = 0x0112  # Exif tag

@@ -56,6 +56,12 @@ def test_a_model_that_reads_no_types_ships_its_tokenizer_as_it_is_but_for_its_le
     assert loaded(FAMILY.fit_preprocessing(spec, files, 24), tmp_path / "24").model_max_length == 24
 
 
+def test_the_class_of_a_tokenizer_is_one_that_transformers_4_knows(tmp_path):
+    fitted = FAMILY.fit_preprocessing(make_spec("bert"), files_of(JOINERS["typed"], tmp_path))
+    assert json.loads(fitted["tokenizer_config.json"])["tokenizer_class"] == "PreTrainedTokenizerFast"
+    assert loaded(fitted, tmp_path / "after")("w0")["input_ids"] == [2, 4, 3]
+
+
 def test_what_a_caller_left_in_the_files_does_not_ship(tmp_path):
     files, spec = files_of(JOINERS["typed"], tmp_path), make_spec("bert")
     tokenizer = loaded(files, tmp_path / "left")
