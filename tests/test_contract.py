@@ -13,6 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 import torch
@@ -138,6 +139,17 @@ def test_example_inputs_run_in_every_size(case: Case) -> None:
         with torch.no_grad():
             outputs = call(case.teacher, {name: torch.from_numpy(value) for name, value in inputs.items()})
         assert outputs.shape == (batch, len(spec.labels)) and outputs.isfinite().all()
+
+
+def test_padded_inputs_have_rows_of_different_lengths(case: Case) -> None:
+    if case.teacher.spec.max_length is None:
+        pytest.skip("the model reads no sequences")
+    inputs = case.teacher.spec.padded_inputs(4, 6, 0)
+    assert list(inputs) == [item.name for item in case.teacher.spec.inputs]
+    lengths = inputs["attention_mask"].sum(1)
+    assert lengths.max() == 6 and lengths.min() == 3 and (np.diff(inputs["attention_mask"]) <= 0).all()
+    with torch.no_grad():
+        assert call(case.teacher, {name: torch.from_numpy(value) for name, value in inputs.items()}).isfinite().all()
 
 
 @pytest.mark.parametrize("name", found("families"))

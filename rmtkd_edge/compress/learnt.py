@@ -11,7 +11,8 @@ from rmtkd_edge.tasks.base import Batch, Task
 
 CAUSES = (
     "the usual causes: another order of labels (task.labels), another normalisation of images (task.mean and task.std) "
-    "or tokenizer (model.tokenizer), another architecture (model.shape.stem)"
+    "or tokenizer (model.tokenizer), another architecture (model.shape.stem), or a classifier that was never trained "
+    "(save the model without it)"
 )
 LONGER = (
     "train it longer or at another rate (train.epochs, train.learning_rate); where most rows have one label, "
@@ -30,6 +31,19 @@ def check_trained(scores: Scores, baseline: float | None) -> None:
     """Raise TrainingError for a teacher that was trained and is no better than one that looks at no input."""
     if fault := _fault(scores, baseline):
         raise TrainingError(f"the teacher was trained, and {fault}", f"{LONGER}; {LOOK}")
+
+
+def chance(source: str, scores: Scores, baseline: float | None) -> str:
+    """Return a note where a model that looks at no input could have this metric, by its 95 % interval, else nothing.
+
+    A classifier with random weights is better than such a model half of the time.
+    """
+    if baseline is None or scores.interval is None or scores.interval[0] > baseline:
+        return ""
+    return (
+        f"`{source}` came trained, but its {scores.primary} of {scores.value:.4f} on {scores.rows} validation rows may "
+        f"be chance ({baseline:.4f} is that of always predicting the most frequent label): it is trained"
+    )
 
 
 def baseline_value(task: Task[Any], batches: Iterable[Batch], outputs: int, metric: str) -> float | None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from rmtkd_edge.compress.context import Context, Report, State
 from rmtkd_edge.compress.data import Data, in_order, make_data
 from rmtkd_edge.compress.latency import Measure
-from rmtkd_edge.compress.learnt import baseline_value, check_loaded, check_trained
+from rmtkd_edge.compress.learnt import baseline_value, chance, check_loaded, check_trained
 from rmtkd_edge.compress.loop import run_loop
 from rmtkd_edge.compress.parallel import make_accelerator
 from rmtkd_edge.compress.ranks.edge import check_site_names, multiple_for
@@ -200,11 +200,14 @@ def _teacher(run: Run, recipe: Recipe, ready: Prepared, report: Report) -> tuple
     start = time.monotonic()
     model, trained_already = ready.family.load(recipe, ready.dataset.labels, ready.dataset.preprocessing)
     model = model.to(ready.accelerator.device)
-    scores = ready.score(model, recipe, "validation")
+    scores = ready.score(model, recipe, "validation", interval=trained_already)
     baseline = baseline_value(ready.task, ready.data.validation(), len(ready.dataset.labels), scores.primary)
     if trained_already:
         check_loaded(recipe.model.source, scores, baseline)
-    trained = not trained_already or scores.value < recipe.train.threshold
+    doubt = chance(recipe.model.source, scores, baseline) if trained_already else ""
+    if doubt:
+        report("note", text=doubt)
+    trained = not trained_already or bool(doubt) or scores.value < recipe.train.threshold
     if trained:
         scores = _train_teacher(run, recipe, ready, model, report)
         check_trained(scores, baseline)

@@ -17,7 +17,7 @@ from rmtkd_edge.families.base import Spec, family_of, find_family
 from rmtkd_edge.families.store import assemble, read_weights, spec_of
 from rmtkd_edge.hashing import sha256_file
 from rmtkd_edge.run.directory import atomic_write_bytes, package_version
-from rmtkd_edge.run.layout import CONFIG, EXPORT_RECORD, WEIGHTS
+from rmtkd_edge.run.layout import CONFIG, EXPORT_RECORD, OWN_WEIGHTS, WEIGHTS
 from rmtkd_edge.run.records.base import from_json, read_json_file, to_json
 from rmtkd_edge.run.records.export import ExportRecord
 from rmtkd_edge.run.records.model import ModelRecord
@@ -29,12 +29,18 @@ AGAIN = "export again: rmtkd-edge export RUN --force"
 PACKAGES = ("torch", "onnx", "onnxruntime", "transformers")
 
 
-def write_folder(folder: Path, shipped: Model, task: str, preprocessing: Mapping[str, bytes]) -> None:
+def write_folder(
+    folder: Path, shipped: Model, task: str, preprocessing: Mapping[str, bytes], max_length: int | None = None
+) -> None:
     """Write config.json, the weights and the files that turn raw items into inputs.
+
+    Weights of a model that transformers cannot rebuild are in a file that it does not look for: it fails without its
+    own file, but for tensors of other names it would put random ones without an error.
 
     Args:
         task: name of the data set.
         preprocessing: content of the tokenizer's or the image processor's files by name.
+        max_length: tokens that rows were cut to in training, None where nothing was cut.
     """
     spec = shipped.spec
     family = family_of(spec)
@@ -43,10 +49,10 @@ def write_folder(folder: Path, shipped: Model, task: str, preprocessing: Mapping
     config["rmtkd"] = {**ours, **config.get("rmtkd", {})}
     _write_json(folder / CONFIG, config)
     atomic_write_bytes(
-        folder / WEIGHTS,
+        folder / (WEIGHTS if config["rmtkd"].get("transformers") else OWN_WEIGHTS),
         save({name: tensor.detach().cpu().contiguous() for name, tensor in family.tensors(shipped).items()}),
     )
-    for name, content in family.fit_preprocessing(spec, preprocessing).items():
+    for name, content in family.fit_preprocessing(spec, preprocessing, max_length).items():
         atomic_write_bytes(folder / name, content)
 
 
@@ -82,11 +88,12 @@ def read_spec(folder: Path) -> Spec:
     return spec_of(ours.get("spec", {}), folder / CONFIG, AGAIN)
 
 
-def read_model(folder: Path, sha256: str | None) -> Model:
+def read_model(folder: Path, record: ExportRecord) -> Model:
     """Return the folded model of an exported folder, in eval mode; raise RunDirError naming a file at fault."""
     spec = read_spec(folder)
-    tensors = read_weights(folder / WEIGHTS, sha256, AGAIN)
-    return assemble(spec, find_family(spec.family).from_tensors(spec, tensors), folder / WEIGHTS, AGAIN)
+    path = folder / record.weights
+    tensors = read_weights(path, record.files.get(record.weights), AGAIN)
+    return assemble(spec, find_family(spec.family).from_tensors(spec, tensors), path, AGAIN)
 
 
 def check_file(folder: Path, name: str, files: Mapping[str, str]) -> Path:

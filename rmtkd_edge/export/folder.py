@@ -17,6 +17,7 @@ from rmtkd_edge.export.half import to_half
 from rmtkd_edge.export.rows import Rows
 from rmtkd_edge.export.verify import OnnxProof, compare_onnx, evaluate_onnx, verify_onnx
 from rmtkd_edge.families.base import Family, OpCount, QuantiseOptions, Spec, family_of, ranks_of
+from rmtkd_edge.families.onnx_program import oldest_runtime
 from rmtkd_edge.hashing import sha256_file
 from rmtkd_edge.run.directory import package_version
 from rmtkd_edge.run.layout import PRECISIONS
@@ -29,7 +30,7 @@ from rmtkd_edge.run.records.export import (
 )
 from rmtkd_edge.run.reporter import Reporter
 from rmtkd_edge.sessions import open_session
-from rmtkd_edge.tasks.base import Task
+from rmtkd_edge.tasks.base import Dataset, Task
 
 if TYPE_CHECKING:
     from rmtkd_edge.families.model import Model
@@ -47,6 +48,7 @@ class Job:
         max_length: longest sequence in tokens, None for a model that reads no sequences.
         preprocessing: content of the files that turn raw items into inputs, by name.
         reduce_range: keep int8 weights to 7 bits.
+        dataset: has raw rows, on which the folder's preprocessing is compared with training's; None: there are none.
     """
 
     task: Task[Any]
@@ -59,6 +61,7 @@ class Job:
     reduce_range: bool
     threads: int
     teacher_parameters: int
+    dataset: Dataset[Any] | None = None
 
 
 def export_folder(folder: Path, model_id: str, model: Model, job: Job, reporter: Reporter) -> ExportRecord:
@@ -73,7 +76,9 @@ def export_folder(folder: Path, model_id: str, model: Model, job: Job, reporter:
     shipped = family.standardise(folded)
     prove_same(folded, shipped, job.rows.held_out)
     spec = shipped.spec
-    write_folder(folder, shipped, job.name, job.preprocessing)
+    write_folder(folder, shipped, job.name, job.preprocessing, job.max_length)
+    if job.dataset is not None and job.dataset.samples:
+        job.task.check_preprocessing(job.dataset, folder, spec)
     path = folder / PRECISIONS["fp32"].file
     files = family.export(shipped, path, job.options, _metadata(spec, model_id, job))
     emitted = audit_emitted(path, spec, job.options)
@@ -111,6 +116,7 @@ def export_folder(folder: Path, model_id: str, model: Model, job: Job, reporter:
             threads=job.threads,
             files={},
             versions=versions(),
+            onnxruntime=oldest_runtime(job.options.opset),
         ),
     )
 
@@ -206,6 +212,7 @@ def _metadata(spec: Spec, model_id: str, job: Job) -> dict[str, str]:
         "rmtkd_task": job.name,
         "rmtkd_ranks": json.dumps(ranks_of(spec)),
         "rmtkd_labels": json.dumps(list(spec.labels)),
+        "rmtkd_onnxruntime": oldest_runtime(job.options.opset),
     }
 
 

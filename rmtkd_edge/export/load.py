@@ -16,7 +16,7 @@ from rmtkd_edge.export.bundle import check_file, read_model, read_record, read_s
 from rmtkd_edge.export.fold_proof import run_torch
 from rmtkd_edge.families.base import Spec
 from rmtkd_edge.run.directory import Run as Directory
-from rmtkd_edge.run.layout import EXPORT_RECORD, MANIFEST, PRECISIONS, ROLES, WEIGHTS
+from rmtkd_edge.run.layout import EXPORT_RECORD, MANIFEST, PRECISIONS, ROLES
 from rmtkd_edge.run.records.export import ExportRecord, VariantRecord
 from rmtkd_edge.sessions import CPU, open_session, run_session
 from rmtkd_edge.tasks.base import Batch, Prediction, Predictor, find_task
@@ -66,7 +66,7 @@ def load(
     """
     folder = exported_folder(Path(path))
     record = read_record(folder)
-    heavy = {WEIGHTS, *(name for variant in record.variants.values() for name in variant.files)}
+    heavy = {record.weights, *(name for variant in record.variants.values() for name in variant.files)}
     for name in record.files.keys() - heavy:  # of those, the one that is loaded is checked further down
         check_file(folder, name, record.files)
     _refuse_unlisted(folder, record)
@@ -107,7 +107,7 @@ def _model(folder: Path, record: ExportRecord, precision: str, provider: str, th
     if provider != CPU or threads != 1:
         hint = "for torch: load(...).model.to(device), torch.set_num_threads(n)"
         raise UserError("provider and threads are onnxruntime's", hint)
-    return read_model(folder, record.files.get(WEIGHTS))
+    return read_model(folder, record)
 
 
 def _torch(model: Model) -> Run:

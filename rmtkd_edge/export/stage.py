@@ -100,6 +100,7 @@ def _job(run: Run, recipe: Recipe, options: ExportOptions, spec: Spec, dataset: 
         reduce_range=saturates(read_device(run, recipe), machine.instruction_sets),
         threads=options.threads or machine.usable_cores,
         teacher_parameters=spec.count_parameters(),
+        dataset=dataset,
     )
 
 

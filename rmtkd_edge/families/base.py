@@ -93,6 +93,12 @@ class Spec(Protocol):
     def example_inputs(self, batch: int, sequence: int | None, seed: int) -> dict[str, np.ndarray]:
         """Return random valid inputs by name, as latency is measured on."""
 
+    def padded_inputs(self, batch: int, sequence: int, seed: int) -> dict[str, np.ndarray]:
+        """Return random valid inputs by name whose rows differ in length, as outputs are compared on.
+
+        Only called of a model that reads sequences.
+        """
+
     def sites(self) -> list[Site]:
         """Return every width that can be cut, shallow to deep."""
 
@@ -241,7 +247,7 @@ class Family(Protocol[S, M]):
     def from_tensors(self, spec: S, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return a state dict from the names that ship."""
 
-    def fit_preprocessing(self, spec: S, files: Mapping[str, bytes]) -> dict[str, bytes]:
+    def fit_preprocessing(self, spec: S, files: Mapping[str, bytes], max_length: int | None = None) -> dict[str, bytes]:
         """Return the files, by name, that turn raw items into inputs, so that clients feed what the model reads."""
 
     def export(self, folded: M, path: Path, options: Export, metadata: Mapping[str, str]) -> list[Path]:

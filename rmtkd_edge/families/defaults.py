@@ -16,6 +16,11 @@ if TYPE_CHECKING:
     import onnx
     from torch import Tensor, nn
 
+NOTE = (
+    "AutoModel.from_pretrained cannot rebuild a model of these widths; rmtkd_edge.load(FOLDER) and the files under "
+    "onnx/ can."
+)
+
 
 class SpecDefaults:
     """A spec that is a frozen dataclass with a field `raw`, of a model that reads float inputs and no sequences."""
@@ -50,6 +55,10 @@ class SpecDefaults:
             rng = np.random.default_rng([seed, batch, shape[-1]])
             found[item.name] = rng.standard_normal(shape, dtype=np.float32)
         return found
+
+    def padded_inputs(self, batch: int, sequence: int, seed: int) -> dict[str, np.ndarray]:
+        """Return what `example_inputs` does: a family of sequences knows how its own are padded."""
+        return self.example_inputs(batch, sequence, seed)
 
     def with_projections(self, raw: Mapping[str, int]) -> Self:
         """Return the spec with projections after producers, by site the width before them."""
@@ -148,11 +157,12 @@ class FamilyDefaults(Generic[S, M]):
         return folded
 
     def config(self, spec: S, task: str) -> dict[str, Any]:
-        """Return the model type and the labels."""
+        """Return the model type and the labels, and that transformers cannot rebuild the model."""
         return {
             "model_type": spec.model_type,
             "id2label": {str(i): name for i, name in enumerate(spec.labels)},
             "label2id": {name: i for i, name in enumerate(spec.labels)},
+            "rmtkd": {"transformers": False, "note": NOTE},
         }
 
     def tensors(self, model: M) -> dict[str, Tensor]:
@@ -163,7 +173,7 @@ class FamilyDefaults(Generic[S, M]):
         """Return a state dict from the names that ship."""
         return dict(tensors)
 
-    def fit_preprocessing(self, spec: S, files: Mapping[str, bytes]) -> dict[str, bytes]:
+    def fit_preprocessing(self, spec: S, files: Mapping[str, bytes], max_length: int | None = None) -> dict[str, bytes]:
         """Return the files as they are."""
         return dict(files)
 

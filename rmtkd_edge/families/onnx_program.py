@@ -10,12 +10,19 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 from torch import Tensor, nn
 
 from rmtkd_edge.errors import RmtkdError, RunDirError
 
 LIMIT_BYTES = 1_900_000_000  # a protobuf message holds 2 GiB; the graph itself needs some of it
 OUTPUT = "logits"
+OPSETS_OF_RUNTIMES = {(1, 18): 21, (1, 21): 22, (1, 23): 23}  # the highest opset that each onnxruntime and later read
+
+
+def oldest_runtime(opset: int) -> str:
+    """Return the oldest onnxruntime that reads a file of an opset; 1.17 refuses the file format that torch writes."""
+    return next((f"{a}.{b}" for (a, b), highest in OPSETS_OF_RUNTIMES.items() if opset <= highest), "")
 
 
 def export_module(
@@ -55,6 +62,7 @@ def export_module(
             )
     except torch.onnx.errors.OnnxExporterError as err:
         raise RmtkdError(f"torch could not export the model: {err}", "report this with the run's recipe.toml") from err
+    ClearMetadataAndDocStringPass()(program.model)  # stack traces, with the paths of this machine
     for key, value in metadata.items():
         program.model.metadata_props[key] = value
     size = sum(tensor.numel() * tensor.element_size() for tensor in module.state_dict().values())

@@ -68,12 +68,23 @@ def quantise(
                 calibrate_method=CalibrationMethod.MinMax,
                 extra_options={"ActivationSymmetric": False, "WeightSymmetric": True},
             )
-            _check(onnx.load(str(done)).graph, ops, target.name)
+            model = onnx.load(str(done))
+            _check(model.graph, ops, target.name)
+            _drop_unused_opsets(model)
+            onnx.save(model, str(done))
             done.replace(target)
     except OSError as err:
         raise RunDirError(f"cannot write {target}: {err.strerror or err}", "free space, then export again") from err
     rows = sum(len(batch[names[0]]) for batch in calibration)
     return {"format": "QDQ", "per_channel": True, "reduce_range": reduce_range, "calibration_rows": rows}
+
+
+def _drop_unused_opsets(model: onnx.ModelProto) -> None:
+    """Drop the operator sets that onnxruntime's pre-processing imports for itself: not every reader knows them."""
+    used = {"", *(node.domain for node in model.graph.node)}
+    kept = [item for item in model.opset_import if item.domain in used]
+    del model.opset_import[:]
+    model.opset_import.extend(kept)
 
 
 def _check(graph: onnx.GraphProto, ops: Sequence[str], name: str) -> None:

@@ -30,6 +30,7 @@ TOLERANCE = {"CPUExecutionProvider": 1e-4, "WasmExecutionProvider": 1e-4}  # rel
 # from AVX2 to Arm (Cortex-A76): 0.076 of an uncompressed encoder, 0.037 of a compressed one, 0.007 of ResNets. A float
 # that rounds otherwise moves a value by a whole step of its quantisation, which adds up where scales are dynamic.
 TOLERANCE_INT8 = 0.15
+PADDED, PADDED_ROWS, PADDED_TOKENS = "padded", 4, 32  # what outputs are compared on besides what is timed
 TOLERANCE_OTHER = 1e-2  # accelerators round products to TF32 or half precision
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -68,19 +69,23 @@ def build_bundle(folder: Path, measurement: Measurement, copy: bool = False) -> 
     m, models = measurement, measurement.exported.models
     arrays: dict[str, NDArray[Any]] = {}
     reference: dict[str, NDArray[Any]] = {}
-    for workload in m.workloads:
-        made = m.exported.spec.example_inputs(workload.batch, workload.seq, m.seed)
-        arrays.update({f"{workload.key}/{name}": value for name, value in made.items()})
+    spec, checks = m.exported.spec, {}
+    if spec.max_length is not None:
+        checks[PADDED] = spec.padded_inputs(PADDED_ROWS, min(PADDED_TOKENS, spec.max_length), m.seed)
+    timed = {workload.key: spec.example_inputs(workload.batch, workload.seq, m.seed) for workload in m.workloads}
+    for key, made in {**timed, **checks}.items():
+        arrays.update({f"{key}/{name}": value for name, value in made.items()})
         for model in models:
             outputs = reference_outputs(model.path, made, resolve_threads(m.profile), model.label)
             role = model.role if model.precision == "fp32" else f"{model.role}-{model.precision}"
-            reference.update({f"{role}/{workload.key}/{name}": value for name, value in outputs.items()})
+            reference.update({f"{role}/{key}/{name}": value for name, value in outputs.items()})
     settings = {
         "models": [_bring(model, folder, copy) for model in models],
         "tolerance_int8": TOLERANCE_INT8,
         "prediction": find_task(models[0].facts.kind).prediction,
         "emulated": m.profile.emulated,
         "workloads": [workload.to_dict() for workload in m.workloads],
+        "checks": list(checks),
         **asdict(m.effort),
         "seed": m.seed,
         "meters": list(m.profile.meters) if m.meter == "auto" else [m.meter],
@@ -149,7 +154,8 @@ def _bring(model: ModelFile, folder: Path, copy: bool) -> dict[str, Any]:
     for path, _ in parts:
         (shutil.copyfile if copy else _link_or_copy)(path, _made(folder / place / path.relative_to(model.path.parent)))
     named = [{"file": (place / p.relative_to(model.path.parent)).as_posix(), "sha256": sha} for p, sha in parts]
-    return {"label": model.label, "role": model.role, "precision": model.precision, **named[0], "external": named[1:]}
+    told = {"label": model.label, "role": model.role, "precision": model.precision}
+    return {**told, **named[0], "external": named[1:], "onnxruntime": model.facts.onnxruntime}
 
 
 def _made(target: Path) -> Path:

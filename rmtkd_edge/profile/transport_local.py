@@ -31,6 +31,7 @@ _KINDS: dict[str, tuple[type[RmtkdError], str]] = {
     "meter": (ProviderError, "--meter auto takes what can be read here"),
     "disk": (RunDirError, "free space; the same command continues from what is there"),
     "limit": (UserError, "change [limits] in a copy of the profile, or measure on the device itself"),
+    "runtime": (ProviderError, "pip install -U onnxruntime, there; or export with a lower --opset"),
     "hash": (RunDirError, "export the run again: rmtkd-edge export RUN"),
     "output": (Finding, "the exported model does not compute what it did on the host: export it again and verify"),
 }

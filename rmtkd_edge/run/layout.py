@@ -37,6 +37,7 @@ OWNED = ("compress", "export", "baseline", PROFILES, BUNDLES, REPORT)  # folders
 
 SHAPE, WEIGHTS, PROJECTIONS = "model.json", "model.safetensors", "projections.safetensors"  # of a model's folder
 EXPORT_RECORD, CONFIG = "rmtkd.json", "config.json"  # of an exported folder
+OWN_WEIGHTS = "rmtkd.safetensors"  # its weights where transformers cannot rebuild the model: it reads no such name
 
 
 @dataclass(frozen=True)

@@ -63,6 +63,21 @@ class Subsets:
 
 
 @dataclass(frozen=True)
+class Sample:
+    """A row of validation before anything was done to it.
+
+    Attributes:
+        row: its number in the split.
+        name: what messages call it, such as its file.
+        item: as the source holds it: texts, an encoded picture.
+    """
+
+    row: int
+    name: str
+    item: Any
+
+
+@dataclass(frozen=True)
 class Dataset(Generic[S]):
     """The rows of a recipe, read and checked.
 
@@ -76,6 +91,7 @@ class Dataset(Generic[S]):
         augmented: shuffled batches differ from epoch to epoch in more than their order.
         max_length: tokens that a sequence is cut off at, None for data that are no sequences.
         digests: a hash of the rows by split, by which a run knows its data again; empty where the task gives none.
+        samples: a few raw rows of validation, one of every kind that there is.
     """
 
     name: str
@@ -90,6 +106,7 @@ class Dataset(Generic[S]):
     augmented: bool = False
     max_length: int | None = None
     digests: Mapping[str, str] = field(default_factory=dict)
+    samples: tuple[Sample, ...] = ()
 
     @property
     def splits(self) -> dict[str, S]:
@@ -246,6 +263,13 @@ class Task(Protocol[S]):
         Args:
             spec: of the model, whose inputs the batches keep.
             max_length: the data set's, where it is shorter than the model's.
+        """
+
+    def check_preprocessing(self, dataset: Dataset[S], folder: Path, spec: Spec) -> None:
+        """Compare what other libraries make of the raw `samples`, by the files of an exported folder, with training.
+
+        Raises:
+            Finding: inputs of the spec differ; it says of which row, where and how far.
         """
 
     def predictor(self, folder: Path, record: Exported, run: Callable[[Batch], np.ndarray]) -> Predictor:

@@ -14,10 +14,11 @@ from rmtkd_edge.config.recipe import Task as TaskSettings
 from rmtkd_edge.errors import DataError, UserError
 from rmtkd_edge.tasks.base import Batch, Dataset, Exported, Normalisation, Prediction, Subsets, Task, draw_subsets
 from rmtkd_edge.tasks.classification import Classification, absent, check_metric, named
+from rmtkd_edge.tasks.reading.clients import check_pictures
 from rmtkd_edge.tasks.reading.digests import rows_digest
 from rmtkd_edge.tasks.reading.images import ImagePreprocessing, load_pixels, summaries
 from rmtkd_edge.tasks.reading.labels import label_names, label_notes, label_numbers
-from rmtkd_edge.tasks.reading.pictures import read_picture
+from rmtkd_edge.tasks.reading.pictures import RESAMPLE, read_picture
 from rmtkd_edge.tasks.reading.splits import Classes, Source, share_out
 
 if TYPE_CHECKING:
@@ -34,10 +35,15 @@ Picture = Any  # a path, a PIL image or an array
 
 @dataclass(frozen=True)
 class ImageSplit:
-    """Images uint8 (n, H, W, 3), labels (n,) int64, and how images are augmented where rows are shuffled."""
+    """Images uint8 (n, H, W, 3), labels (n,) int64, and how images are augmented where rows are shuffled.
+
+    Attributes:
+        rows: their numbers (n,) in the part of the source that they come from.
+    """
 
     images: np.ndarray
     labels: np.ndarray
+    rows: np.ndarray
     augment: Augment = "none"
 
     def __len__(self) -> int:
@@ -45,7 +51,7 @@ class ImageSplit:
 
     def take(self, indices: np.ndarray) -> ImageSplit:
         """Return the rows of the given numbers, in their order."""
-        return ImageSplit(self.images[indices], self.labels[indices], self.augment)
+        return ImageSplit(self.images[indices], self.labels[indices], self.rows[indices], self.augment)
 
 
 class ImageClassification(Classification):
@@ -72,10 +78,13 @@ class ImageClassification(Classification):
             DataError: what cannot be decoded, several sizes, no rows, a single class, labels out of range.
         """
         task = recipe.task
-        source = load_pixels(task, data)
+        known = None if kept is None else ImagePreprocessing.read(kept)
+        source = load_pixels(task, data, RESAMPLE if known is None else known.resample)
         names = label_names(task, source.parts["train"].table)
         parts = {
-            role: ImageSplit(pixels.images, label_numbers(task, pixels.table, role, names))
+            role: ImageSplit(
+                pixels.images, label_numbers(task, pixels.table, role, names), np.arange(len(pixels.images))
+            )
             for role, pixels in source.parts.items()
         }
         classes = Classes(names, parts["train"].labels)
@@ -84,7 +93,8 @@ class ImageClassification(Classification):
         _check_sizes(splits)
         for role in splits.keys() - {"train"}:
             check_metric(task, names, role, splits[role].labels)
-        preprocessing, whose = _preprocessing(task, splits["train"].images, kept, source_normalisation)
+        held = source.parts.get("validation", source.parts["train"])
+        preprocessing, whose = _preprocessing(task, splits["train"].images, known, source_normalisation)
         return Dataset(
             task.name,
             tuple(names),
@@ -103,6 +113,7 @@ class ImageClassification(Classification):
             not_used=source.unused,
             augmented=task.augment != "none",
             digests={role: rows_digest(names, split.images, split.labels) for role, split in splits.items()},
+            samples=held.samples(splits["validation"].rows),
         )
 
     def seen(self, dataset: Dataset[ImageSplit], row: int) -> str:
@@ -161,6 +172,12 @@ class ImageClassification(Classification):
             raise DataError("there are no held-out rows to verify on", "set export.verify_rows to 1 or more")
         return [*found, {name: tensor[:1] for name, tensor in found[0].items()}]
 
+    def check_preprocessing(self, dataset: Dataset[ImageSplit], folder: Path, spec: Spec) -> None:
+        """Compare what transformers makes of a few raw pictures with what training was fed."""
+        images = dataset.validation.images[[sample.row for sample in dataset.samples]]
+        wanted = normalised(images, dataset.preprocessing).numpy()
+        check_pictures(folder, dataset.samples, wanted, dataset.preprocessing.std)
+
     def predictor(self, folder: Path, record: Exported, run: Callable[[Batch], np.ndarray]) -> ImagePredictor:
         """Return what classifies images with an exported folder."""
         return ImagePredictor(ImagePreprocessing.read(folder), record.labels, run)
@@ -181,17 +198,17 @@ class ImagePredictor:
         parts = []
         for start in range(0, len(items), batch_size):
             part, how = items[start : start + batch_size], self.preprocessing
-            taken = [read_picture(item, how.image_size, how.pixel_range) for item in part]
+            taken = [read_picture(item, how.image_size, how.pixel_range, how.resample) for item in part]
             parts.append(self.run({"pixel_values": normalised(np.stack(taken), self.preprocessing)}))
         return named(parts, self.labels)
 
 
 def _preprocessing(
-    task: TaskSettings, train: np.ndarray, kept: Path | None, source: Normalisation | None
+    task: TaskSettings, train: np.ndarray, kept: ImagePreprocessing | None, source: Normalisation | None
 ) -> tuple[ImagePreprocessing, str]:
     """Return how images become inputs, and a line on whose mean and std they are."""
     if kept is not None:
-        return ImagePreprocessing.read(kept), "images are normalised as in training"
+        return kept, "images are normalised as in training"
     if task.mean is not None and task.std is not None:
         found: Normalisation = (task.mean, task.std)
         whose = "as the recipe says"

@@ -12,8 +12,19 @@ import numpy as np
 from rmtkd_edge.config.recipe import Recipe
 from rmtkd_edge.errors import RunDirError, UserError
 from rmtkd_edge.run.records.data import SourceSummary
-from rmtkd_edge.tasks.base import Batch, Dataset, Exported, Normalisation, Prediction, Subsets, Task, draw_subsets
+from rmtkd_edge.tasks.base import (
+    Batch,
+    Dataset,
+    Exported,
+    Normalisation,
+    Prediction,
+    Sample,
+    Subsets,
+    Task,
+    draw_subsets,
+)
 from rmtkd_edge.tasks.classification import Classification, absent, check_metric, named
+from rmtkd_edge.tasks.reading.clients import SAMPLES, check_texts
 from rmtkd_edge.tasks.reading.digests import rows_digest
 from rmtkd_edge.tasks.reading.labels import label_names, label_notes, label_numbers
 from rmtkd_edge.tasks.reading.sequences import (
@@ -24,6 +35,7 @@ from rmtkd_edge.tasks.reading.sequences import (
     encode,
     padded,
     table_ids,
+    table_texts,
     variations,
 )
 from rmtkd_edge.tasks.reading.splits import Classes, share_out
@@ -113,6 +125,7 @@ class TextClassification(Classification):
             not_used=source.unused,
             max_length=task.max_length,
             digests={role: split.digest(names) for role, split in splits.items()},
+            samples=_samples(table_texts(task, shares.parts["validation"], "validation"), splits["validation"]),
         )
 
     def cut(self, dataset: Dataset[TextSplit], split: TextSplit) -> int | None:
@@ -176,6 +189,13 @@ class TextClassification(Classification):
         found = variations(batches, getattr(spec, "pad_id", 0), longest)
         return [{name: batch[name] for name in names if name in batch} for batch in found]
 
+    def check_preprocessing(self, dataset: Dataset[TextSplit], folder: Path, spec: Spec) -> None:
+        """Compare what the exported tokenizer makes of a few raw texts with what training was fed."""
+        rows, samples = dataset.validation.take(np.array([s.row for s in dataset.samples])), dataset.samples
+        fed = padded(rows.ids, rows.type_ids, Special.of(dataset.preprocessing))
+        names = [item.name for item in spec.inputs]
+        check_texts(folder, samples, {name: fed[name].numpy() for name in names}, names)
+
     def predictor(self, folder: Path, record: Exported, run: Callable[[Batch], np.ndarray]) -> TextPredictor:
         """Return what classifies texts with an exported folder."""
         return TextPredictor(load_tokenizer(str(folder)), record, run)
@@ -200,6 +220,13 @@ class TextPredictor:
         if not all(ids):
             raise UserError(f"text {[bool(row) for row in ids].index(False)} has no tokens", "leave empty texts out")
         return self.run(padded(ids, types, Special.of(self.tokenizer)))
+
+
+def _samples(columns: Sequence[Sequence[str]], split: TextSplit) -> tuple[Sample, ...]:
+    """Return a few rows as texts: the first ones, the longest and the shortest."""
+    lengths = np.array([len(ids) for ids in split.ids])
+    rows = sorted({*range(min(SAMPLES, len(lengths))), int(lengths.argmax()), int(lengths.argmin())})
+    return tuple(Sample(row, f"row {row}", tuple(column[row] for column in columns)) for row in rows)
 
 
 TASK: Task[TextSplit] = TextClassification()

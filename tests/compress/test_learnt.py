@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from rmtkd_edge.compress import stage
 from rmtkd_edge.compress.learnt import baseline_value, check_loaded, check_trained
 from rmtkd_edge.compress.stage import compress_run
 from rmtkd_edge.config.recipe import Recipe
@@ -72,6 +73,42 @@ def test_a_checkpoint_that_knows_nothing_of_the_data_is_refused(tmp_path: Path, 
         compress(tmp_path / "run", recipe(str(tmp_path / "net")), tiny_images)
     assert all(key in caught.value.hint for key in ("task.labels", "task.mean", "model.tokenizer", "model.shape.stem"))
     assert not Run.open(tmp_path / "run").has(layout.TEACHER_RECORD)
+
+
+class Trained(Exception):
+    """The teacher is trained."""
+
+
+class Kept(Exception):
+    """The teacher is kept as it came."""
+
+
+@pytest.mark.parametrize(("value", "outcome"), [(0.16, Trained), (0.9, Kept)])
+def test_a_classifier_that_is_right_by_chance_is_trained_whatever_the_threshold(
+    tmp_path: Path, tiny_images: Path, monkeypatch: pytest.MonkeyPatch, value: float, outcome: type[Exception]
+) -> None:
+    def raising(error: type[Exception]) -> Any:
+        def stop(*args: Any, **kwargs: Any) -> None:
+            raise error
+
+        return stop
+
+    found = Scores("validation", 150, "accuracy", {"accuracy": value}, (value - 0.06, value + 0.06))
+    monkeypatch.setattr(stage.Prepared, "score", lambda *args, **kwargs: found)
+    monkeypatch.setattr(stage, "_train_teacher", raising(Trained))
+    monkeypatch.setattr(stage, "save_model", raising(Kept))
+    tables: dict[str, Any] = {
+        "model": {"family": "resnet", "source": "scratch", "shape": {"width": 8}},
+        "task": {"name": "digits", "kind": "image-classification"},
+        "train": {"threshold": 0.0},
+    }
+    recipe, labels = parse_recipe(tables, "test"), tuple(map(str, range(10)))
+    net, _ = find_family("resnet").load(recipe, labels, TASK_OF_IMAGES.load(recipe, tiny_images).preprocessing)
+    save_folder(tmp_path / "net", net)
+    tables["model"]["source"] = str(tmp_path / "net")
+    with pytest.raises(outcome):
+        compress(tmp_path / "run", parse_recipe(tables, "test"), tiny_images)
+    assert ("may be chance" in (tmp_path / "run" / layout.LOG).read_text()) == (outcome is Trained)
 
 
 def test_a_teacher_that_did_not_learn_is_refused(tmp_path: Path, tiny_recipe_dict: Any, tiny_data: Path) -> None:

@@ -48,7 +48,7 @@ def folder_of(made, tmp_path):
     [
         ("onnx/model.onnx", {}),
         ("onnx/model_quantized.onnx", {"precision": "int8"}),
-        ("model.safetensors", {"backend": "torch"}),
+        ("rmtkd.safetensors", {"backend": "torch"}),
         ("config.json", {}),
         ("tokenizer.json", {}),
     ],

@@ -2,19 +2,29 @@
 
 import json
 import shutil
+import sys
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import onnx
 import pytest
 from export.export_sample import ROWS, make_text_run, text_rows
-from transformers import AutoTokenizer
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForImageClassification,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+)
 
 from rmtkd_edge.errors import DataError, Finding, RunDirError, UserError
 from rmtkd_edge.export import folder, stage
 from rmtkd_edge.export.load import load
 from rmtkd_edge.export.stage import export_run, saturates
+from rmtkd_edge.families.base import find_family
+from rmtkd_edge.families.onnx_program import oldest_runtime
 from rmtkd_edge.run.directory import Run
 from rmtkd_edge.run.layout import ROLES
 from rmtkd_edge.run.records.export import ExportRecord
@@ -36,9 +46,9 @@ def test_both_folders_are_whole(made):
     for role in ROLES.values():
         found = {p.relative_to(run.path / role.folder).as_posix() for p in run.path_of(role.folder).rglob("*")}
         found = {name for name in found if (run.path / role.folder / name).is_file()}
-        listed = run.read_record(ExportRecord, role.record).files
-        assert found == {*listed, "rmtkd.json"}
-        assert {"config.json", "model.safetensors", "onnx/model.onnx", "onnx/model_quantized.onnx"} <= found
+        listed = run.read_record(ExportRecord, role.record)
+        assert found == {*listed.files, "rmtkd.json"}
+        assert {"config.json", listed.weights, "onnx/model.onnx", "onnx/model_quantized.onnx"} <= found
     run.verify("export/")
     assert 0 < record.reduction < 1
     checks = record.verification
@@ -75,6 +85,59 @@ def test_config_and_metadata_name_the_model(made):
     told = {item.key: item.value for item in graph.metadata_props}
     assert told["rmtkd_model_id"] == made.record.model_id and made.record.model_id.endswith("-rmt-kd")
     assert json.loads(told["rmtkd_ranks"]) == made.record.ranks
+
+
+def test_transformers_never_answers_with_random_weights(made):
+    kinds = (AutoModel, AutoModelForSequenceClassification, AutoModelForImageClassification)
+    for role in ROLES.values():
+        folder = made.run.path / role.folder
+        config = AutoConfig.from_pretrained(folder)
+        assert config.id2label == dict(enumerate(made.record.labels))
+        if made.run.read_json(f"{role.folder}/config.json")["rmtkd"]["transformers"]:
+            continue  # test_config.py holds that it computes the same
+        for kind in kinds:
+            if type(config) in kind._model_mapping:
+                with pytest.raises(OSError, match=r"no file named model\.safetensors"):
+                    kind.from_pretrained(folder)
+
+
+def test_a_tokenizer_cuts_texts_as_training_did(tmp_path, traced, text_run):
+    options = make_text_run(tmp_path / "a", task={"max_length": 6})
+    export_run(options)
+    texts = ("w0 " * 30, "w1 " * 30)
+    assert len(AutoTokenizer.from_pretrained(options.run / "export")(*texts, truncation=True)["input_ids"]) == 6
+
+
+def test_a_tokenizer_that_gives_other_inputs_than_training_is_refused(text_run, tmp_path, traced, monkeypatch):
+    family = type(find_family("encoder"))
+    monkeypatch.setattr(family, "fit_preprocessing", lambda self, spec, files, max_length: dict(files))
+    options = make_text_run(tmp_path / "a", task={"max_length": 6})
+    with pytest.raises(Finding, match="pads or cuts rows to 14 tokens, training to 6"):
+        export_run(options)
+    assert not (options.run / "export").exists()
+
+
+def test_no_exported_file_holds_a_path_of_this_machine(made):
+    places = (sys.prefix, Path(onnx.__file__).parents[1], Path(folder.__file__).parents[2], made.run.path, Path.home())
+    for role in ROLES.values():
+        for path in (made.run.path / role.folder).rglob("*"):
+            content = path.read_bytes() if path.is_file() else b""
+            assert [str(place) for place in places if str(place).encode() in content] == [], path
+            assert b'File "' not in content, path  # a stack trace
+
+
+def test_no_file_imports_operators_that_it_does_not_use(made):
+    for variant in made.record.variants.values():
+        graph = onnx.load(str(made.run.path / "export" / variant.file))
+        assert {item.domain for item in graph.opset_import} == {"", *(node.domain for node in graph.graph.node)}
+
+
+def test_every_file_names_the_oldest_onnxruntime(made):
+    assert made.record.onnxruntime == "1.18" and oldest_runtime(22) == "1.21" and oldest_runtime(23) == "1.23"
+    for variant in made.record.variants.values():
+        graph = onnx.load(str(made.run.path / "export" / variant.file))
+        assert {item.key: item.value for item in graph.metadata_props}["rmtkd_onnxruntime"] == "1.18"
+        assert graph.ir_version <= 10  # what onnxruntime 1.18 reads
 
 
 def test_scores_are_those_of_the_loaded_model(text_run):
@@ -156,7 +219,7 @@ def test_the_same_run_gives_the_same_bytes_and_a_failed_proof_leaves_no_file(tmp
     options = make_text_run(tmp_path / "a")
     record = export_run(replace(options, int8=False))
     assert "int8" not in record.variants
-    names = ("config.json", "model.safetensors", "onnx/model.onnx")
+    names = ("config.json", "rmtkd.safetensors", "onnx/model.onnx")
     assert all(record.files[name] == text_run.record.files[name] for name in names)
 
     def fail(*args, **kwargs):

@@ -52,6 +52,7 @@ def export_record(variants: dict[str, VariantRecord], files: dict[str, str], nam
         threads=1,
         files=files,
         versions={},
+        onnxruntime="1.18",
     )
 
 

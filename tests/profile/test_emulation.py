@@ -26,7 +26,7 @@ from rmtkd_edge.profile.bundle import write_bundle
 from rmtkd_edge.profile.emulation import SETUP, disagreements, refuse_interpreter, refuse_machine
 from rmtkd_edge.profile.identity import refuse_device, refuse_other_machine
 from rmtkd_edge.profile.measuring import execute, machine
-from rmtkd_edge.profile.measuring.sessions import same_file
+from rmtkd_edge.profile.measuring.verification import same_file
 from rmtkd_edge.profile.options import BundleOptions, ProfileOptions
 from rmtkd_edge.profile.plan import TOLERANCE_INT8
 from rmtkd_edge.profile.stage import profile_run

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from profile_bundle import tiny_encoder, write_plan
 from profile_run_sample import SPEC, exported_run
@@ -23,7 +24,7 @@ from rmtkd_edge.profile.assemble import score_of
 from rmtkd_edge.profile.identity import RUNTIMES, refuse_device, refuse_other_device
 from rmtkd_edge.profile.models import find_models
 from rmtkd_edge.profile.options import ProfileOptions
-from rmtkd_edge.profile.plan import copy_runner
+from rmtkd_edge.profile.plan import build_bundle, copy_runner, prepare
 from rmtkd_edge.profile.stage import profile_run
 from rmtkd_edge.profile.transport_local import run_bundle
 from rmtkd_edge.profile.workload import Workload, choose_effort, choose_workloads
@@ -79,6 +80,16 @@ def test_profile_of_a_run_from_end_to_end(tmp_path: Path, one_thread: HardwarePr
     assert "measured" in watch.texts[-1] and stored["inputs"].startswith("synthetic: input_ids")
     assert not list((tmp_path / "a" / "profile").glob("*.partial"))
     assert run.stage("profile")["state"] == "done"
+
+
+def test_the_plan_compares_padded_rows_and_names_the_oldest_onnxruntime(tmp_path: Path) -> None:
+    run = exported_run(tmp_path / "a")
+    profile = load_profile("local-cpu")
+    plan = json.loads(build_bundle(tmp_path, prepare(find_models(run), profile, asked(run), 0)).read_text())
+    assert plan["checks"] == ["padded"] and {model["onnxruntime"] for model in plan["models"]} == {"1.18"}
+    with np.load(tmp_path / "inputs.npz") as inputs, np.load(tmp_path / "reference.npz") as reference:
+        assert 0 < inputs["padded/attention_mask"].mean() < 1 and inputs["b1s8/attention_mask"].all()
+        assert {"candidate/padded/logits", "baseline-int8/padded/logits"} <= set(reference.files)
 
 
 def test_the_stage_never_imports_torch() -> None:

@@ -147,6 +147,36 @@ def test_outputs_beyond_tolerance_are_refused_but_int8_only_reports(tmp_path: Pa
         assert result["verification"]["max_rel_diff"] == pytest.approx(0.01, rel=0.05)
 
 
+def test_outputs_are_compared_on_padded_rows_too(tmp_path: Path, no_probes: None) -> None:
+    path = write_plan(tmp_path / "b", checks=["padded"])
+    for file, key in (("inputs.npz", "b2s6/"), ("reference.npz", "/b2s6/")):
+        with np.load(tmp_path / "b" / file) as stored:
+            arrays = dict(stored)
+        arrays |= {name.replace("b2s6", "padded"): value.copy() for name, value in arrays.items() if key in name}
+        np.savez(tmp_path / "b" / file, **arrays)
+    assert execute.measure(path, tmp_path / "r.json", quiet)["complete"]
+    arrays["candidate/padded/logits"][-1] += 1
+    np.savez(tmp_path / "b" / "reference.npz", **arrays)
+    with pytest.raises(basics.RunnerError, match="A: outputs differ"):
+        execute.measure(path, tmp_path / "other.json", quiet)
+
+
+@pytest.mark.parametrize(("version", "old"), [("1.9.1", True), ("1.18.0", False), ("onnxruntime-node 1.17.3", True)])
+def test_an_onnxruntime_that_is_too_old_for_a_model_is_refused(
+    tmp_path: Path, no_probes: None, monkeypatch: pytest.MonkeyPatch, version: str, old: bool
+) -> None:
+    path = write_plan(tmp_path / "b")
+    plan = json.loads(path.read_text())
+    plan["models"][1]["onnxruntime"] = "1.18"
+    path.write_text(json.dumps(plan))
+    monkeypatch.setattr(execute.Engine, "version", version)
+    if old:
+        with pytest.raises(basics.RunnerError, match=r"B needs onnxruntime 1\.18 or later, this is .*" + version):
+            execute.measure(path, tmp_path / "r.json", quiet)
+    else:
+        assert execute.measure(path, tmp_path / "r.json", quiet)["complete"]
+
+
 def test_order_rotates_and_every_round_is_kept(
     tmp_path: Path, no_probes: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

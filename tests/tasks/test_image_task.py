@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import io
+import json
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,7 +20,7 @@ from PIL import Image
 from tasks.tasks_sample import recipe_of
 
 from rmtkd_edge.config.recipe import Task
-from rmtkd_edge.errors import DataError, UserError
+from rmtkd_edge.errors import DataError, Finding, UserError
 from rmtkd_edge.tasks import image_classification as image
 from rmtkd_edge.tasks.base import Dataset
 from rmtkd_edge.tasks.image_classification import ImageSplit
@@ -28,6 +31,7 @@ IMAGE = image.TASK
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (24, 8, 8, 3), dtype=np.uint8)
 LABELS = np.arange(24) % 3
+ROWS = np.arange(len(LABELS))
 
 
 def encoded(pixels: np.ndarray, mode: str = "RGB", kind: str = "PNG") -> bytes:
@@ -147,7 +151,7 @@ def batches(split: ImageSplit, seed: int | None) -> list[dict[str, torch.Tensor]
 
 
 def test_batches_are_normalised_seeded_and_whole() -> None:
-    split = ImageSplit(IMAGES, LABELS, "crop-flip")
+    split = ImageSplit(IMAGES, LABELS, ROWS, "crop-flip")
     plain = batches(split, None)
     values = torch.cat([b["pixel_values"] for b in plain])
     assert values.shape == (24, 3, 8, 8) and values.dtype == torch.float32
@@ -158,7 +162,7 @@ def test_batches_are_normalised_seeded_and_whole() -> None:
     assert all(torch.equal(a["pixel_values"], b["pixel_values"]) for a, b in zip(once, again, strict=True))
     assert sorted(torch.cat([b["index"] for b in other]).tolist()) == list(range(24))
     assert all((LABELS[b["index"]] == b["labels"].numpy()).all() for b in once)
-    still = batches(ImageSplit(IMAGES, LABELS), 1)
+    still = batches(ImageSplit(IMAGES, LABELS, ROWS), 1)
     assert [b["index"].tolist() for b in still] == [b["index"].tolist() for b in once]
     assert not torch.equal(still[0]["pixel_values"], once[0]["pixel_values"])
 
@@ -202,7 +206,7 @@ def test_a_predictor_takes_paths_pictures_and_arrays(tmp_path: Path) -> None:
     path = sorted((tmp_path / "data/train/class-0").iterdir())[0]
     found = predictor.predict([path, str(path), Image.open(path), IMAGES[0]], batch_size=3)
     assert found.labels == ["class-0", "class-1", "class-2", "class-0"] and found.outputs.shape == (4, 3)
-    first = next(iter(IMAGE.batches(dataset, ImageSplit(IMAGES[:1], LABELS[:1]), 1, None)))["pixel_values"][0]
+    first = next(iter(IMAGE.batches(dataset, ImageSplit(IMAGES[:1], LABELS[:1], ROWS[:1]), 1, None)))["pixel_values"][0]
     assert all(torch.equal(row, first) for batch in seen for row in batch)
     assert predictor.predict([]).outputs.shape == (0, 3) and predictor.predict([]).labels == []
     with pytest.raises(UserError, match="a list of images"):
@@ -211,7 +215,7 @@ def test_a_predictor_takes_paths_pictures_and_arrays(tmp_path: Path) -> None:
 
 def test_one_image_alone_is_verified_too() -> None:
     spec = SimpleNamespace(inputs=[SimpleNamespace(name="pixel_values")], max_length=None)
-    held_out = batches(ImageSplit(IMAGES, LABELS), None)
+    held_out = batches(ImageSplit(IMAGES, LABELS, ROWS), None)
     found = IMAGE.verification_batches(held_out, spec)
     assert [len(b["pixel_values"]) for b in found] == [7, 7, 7, 3, 1] and set(found[0]) == {"pixel_values"}
     with pytest.raises(DataError, match="no held-out rows"):
@@ -235,3 +239,52 @@ def test_the_package_of_digits_is_read() -> None:
     assert found.test is not None
     assert (len(found.train), len(found.validation), len(found.test)) == (3500, 1000, 500)
     assert found.labels == tuple(str(i) for i in range(10)) and found.preprocessing.image_size == 28
+
+
+def clear(picture: Image.Image) -> Image.Image:
+    """Return a picture whose right half is transparent."""
+    alpha = np.full(picture.size[::-1], 255, np.uint8)
+    alpha[:, picture.width // 2 :] = 0
+    return Image.fromarray(np.dstack([np.asarray(picture), alpha]))
+
+
+def checked(folder: Path, odd: Callable[[Image.Image], Image.Image], task: Task = TASK) -> Dataset[ImageSplit]:
+    """Compare preprocessing on pictures of which one, in validation, is `odd`."""
+    for split in ("train", "validation"):
+        for i, pixels in enumerate(IMAGES):
+            place = folder / split / str(LABELS[i])
+            place.mkdir(parents=True, exist_ok=True)
+            picture = Image.fromarray(pixels)
+            (odd(picture) if (split, i) == ("validation", 23) else picture).save(place / f"{i:03}.png")
+    dataset = IMAGE.load(recipe_of(task), folder)
+    IMAGE.save_preprocessing(dataset, folder)
+    IMAGE.check_preprocessing(dataset, folder, SimpleNamespace())
+    return dataset
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "1", "P", "RGBA", "LA"])
+def test_pictures_of_modes_that_clients_read_as_training_does_pass(tmp_path: Path, mode: str) -> None:
+    checked(tmp_path, lambda picture: picture.convert(mode))
+
+
+@pytest.mark.parametrize(("odd", "mode"), [(clear, "RGBA"), (lambda p: Image.new("I;16", p.size, 9000), "I;16")])
+def test_a_picture_that_clients_read_otherwise_than_training_is_refused(tmp_path: Path, odd: Any, mode: str) -> None:
+    with pytest.raises(Finding, match=rf"validation row 23 .*023\.png, mode {mode}, 8x8\) differs by up to") as caught:
+        checked(tmp_path, odd)
+    assert "opaque RGB" in caught.value.hint
+
+
+def test_pictures_are_resized_as_clients_resize_them(tmp_path: Path) -> None:
+    task = TASK.model_copy(update={"image_size": 8})
+    noise = Image.fromarray(RNG.integers(0, 256, (40, 24, 3), dtype=np.uint8))
+    trained = checked(tmp_path, lambda picture: noise, task)
+    assert np.array_equal(trained.validation.images[23], np.asarray(noise.resize((8, 8), Image.Resampling.LANCZOS)))
+    assert "resized" in " ".join(trained.notes) and trained.samples[-1].row == 23
+    config = json.loads((tmp_path / "preprocessor_config.json").read_text())
+    assert config["resample"] == Image.Resampling.LANCZOS
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps({**config, "resample": 2}))  # of an earlier version
+    kept = IMAGE.load(recipe_of(task), tmp_path, kept=tmp_path)
+    assert np.array_equal(kept.validation.images[23], np.asarray(noise.resize((8, 8), Image.Resampling.BILINEAR)))
+    IMAGE.check_preprocessing(kept, tmp_path, SimpleNamespace())
+    with pytest.raises(Finding, match="row 23"):
+        IMAGE.check_preprocessing(trained, tmp_path, SimpleNamespace())

@@ -125,6 +125,9 @@ class Sketch:
     ) -> list[Batch]:
         return [dict(batch) for batch in batches]
 
+    def check_preprocessing(self, dataset: Dataset[Rows], folder: Path, spec: Any) -> None:
+        return None
+
     def predictor(self, folder: Path, record: Exported, run: Callable[[Batch], np.ndarray]) -> SketchPredictor:
         return SketchPredictor(self, run)
 

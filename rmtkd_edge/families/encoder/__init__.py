@@ -150,11 +150,13 @@ class EncoderFamily(FamilyDefaults[EncoderSpec, "Encoder"]):
 
         return from_tensors(spec, tensors)
 
-    def fit_preprocessing(self, spec: EncoderSpec, files: Mapping[str, bytes]) -> dict[str, bytes]:
-        """Return a tokenizer's files that give the inputs which the model reads."""
+    def fit_preprocessing(
+        self, spec: EncoderSpec, files: Mapping[str, bytes], max_length: int | None = None
+    ) -> dict[str, bytes]:
+        """Return a tokenizer's files that give the inputs which the model was trained with."""
         from rmtkd_edge.families.encoder.tokenizer_files import fit_tokenizer
 
-        return fit_tokenizer(spec, files)
+        return fit_tokenizer(spec, files, max_length)
 
     def export(self, folded: Encoder, path: Path, options: Export, metadata: Mapping[str, str]) -> list[Path]:
         """Write a folded encoder as ONNX."""

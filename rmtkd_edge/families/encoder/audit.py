@@ -12,13 +12,13 @@ from rmtkd_edge.families.encoder.spec import EncoderSpec
 
 def expect_emitted(spec: EncoderSpec, options: GraphOptions) -> dict[str, int]:
     """Return the op counts of the graph that `export` writes for an encoder."""
-    layers, fused = len(spec.layers), options.attention == "fused"
+    layers, plain = len(spec.layers), _plain_attentions(spec, options)
     norm = "InstanceNormalization" if options.norm == "instance" else "LayerNormalization"
     expected = {
-        "MultiHeadAttention": layers if fused else 0,
-        "Softmax": 0 if fused else layers,
+        "MultiHeadAttention": layers - plain,
+        "Softmax": plain,
         norm: 2 * layers + 1,
-        "MatMul": _products(spec) + (0 if fused else 2 * layers),
+        "MatMul": _products(spec) + 2 * plain,
         "Gemm": 2,
     }
     return expected | (_activations(spec) if options.gelu == "fused" else {})
@@ -26,10 +26,10 @@ def expect_emitted(spec: EncoderSpec, options: GraphOptions) -> dict[str, int]:
 
 def expect_optimised(spec: EncoderSpec, options: GraphOptions, precision: str) -> dict[str, int]:
     """Return the op counts of the graph that onnxruntime runs on a CPU, after its own fusions."""
-    layers, fused = len(spec.layers), options.attention == "fused"
-    scores = 0 if fused else 2 * layers
+    layers, plain = len(spec.layers), _plain_attentions(spec, options)
+    scores = 2 * plain
     norm = "InstanceNormalization" if options.norm == "instance" else "LayerNormalization or SkipLayerNormalization"
-    expected = {"MultiHeadAttention": layers if fused else 0, norm: 2 * layers + 1}
+    expected = {"MultiHeadAttention": layers - plain, norm: 2 * layers + 1}
     if precision == "int8":
         expected["DynamicQuantizeMatMul or MatMulIntegerToFloat"] = _products(spec) + 2
         expected["MatMul or FusedMatMul"] = scores
@@ -40,6 +40,11 @@ def expect_optimised(spec: EncoderSpec, options: GraphOptions, precision: str) -
     if options.gelu == "fused":
         expected |= {f"Bias{name} or {name}" if name == "Gelu" else name: n for name, n in _activations(spec).items()}
     return expected
+
+
+def _plain_attentions(spec: EncoderSpec, options: GraphOptions) -> int:
+    """Return how many layers have their attention in plain operators."""
+    return len(spec.layers) if options.attention == "plain" else int(options.first_token)
 
 
 def _products(spec: EncoderSpec) -> int:

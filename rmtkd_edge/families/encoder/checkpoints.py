@@ -17,7 +17,7 @@ from rmtkd_edge.families.encoder.fold import fold
 from rmtkd_edge.families.encoder.module import Encoder
 from rmtkd_edge.families.encoder.names import names_from_transformers, pooler_of, spec_from_config
 from rmtkd_edge.families.store import assemble, load_folder, read_weights, spec_of
-from rmtkd_edge.run.layout import CONFIG, EXPORT_RECORD, MANIFEST, PREPROCESSING, SHAPE, TEACHER, WEIGHTS
+from rmtkd_edge.run.layout import CONFIG, EXPORT_RECORD, MANIFEST, PREPROCESSING, SHAPE, TEACHER
 from rmtkd_edge.run.records.base import from_json, read_json_file
 from rmtkd_edge.run.records.export import ExportRecord
 
@@ -110,9 +110,10 @@ def _own(folder: Path) -> Encoder | None:
         ours = config.get("rmtkd") if isinstance(config, dict) else None
         if not isinstance(ours, dict) or "spec" not in ours:
             return None
-        path, spec = folder / WEIGHTS, spec_of(ours["spec"], folder / CONFIG, INTACT)
+        spec = spec_of(ours["spec"], folder / CONFIG, INTACT)
         record = from_json(ExportRecord, read_json_file(folder / EXPORT_RECORD, INTACT), folder / EXPORT_RECORD)
-        tensors = read_weights(path, record.files.get(WEIGHTS), INTACT)
+        path = folder / record.weights
+        tensors = read_weights(path, record.files.get(record.weights), INTACT)
         model = assemble(spec, find_family(spec.family).from_tensors(spec, tensors), path, INTACT)
     if not isinstance(model, Encoder):
         raise UserError(f"{folder} holds no encoder", "set model.family to that of the source")

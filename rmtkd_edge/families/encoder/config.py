@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from torch import Tensor
 
+from rmtkd_edge.families.defaults import NOTE
 from rmtkd_edge.families.encoder.module import Encoder
 from rmtkd_edge.families.encoder.names import names_from_transformers
 from rmtkd_edge.families.encoder.spec import EncoderSpec
@@ -21,10 +22,6 @@ CLASSES = {
     "distilbert": "DistilBert",
     "electra": "Electra",
 }
-NOTE = (
-    "The widths of this model differ from layer to layer: AutoModel.from_pretrained cannot rebuild it, "
-    "rmtkd_edge.load(FOLDER) and the files under onnx/ can."
-)
 
 
 def standardise(folded: Encoder) -> Encoder:

@@ -29,7 +29,8 @@ OPSETS = range(18, 24)
 class GraphOptions:
     """How the graph is emitted.
 
-    `attention`: one com.microsoft::MultiHeadAttention a layer, or plain operators. `norm`: `instance` writes a layer
+    `attention`: one com.microsoft::MultiHeadAttention a layer, or plain operators, which the first token's layer has in
+    any case. `norm`: `instance` writes a layer
     norm as InstanceNormalization over (B, T, d), scale and shift: the same function, and on CPUs onnxruntime's kernel
     is vectorised where LayerNormalization's and SkipLayerNormalization's are not (tools/bench_shapes.py compares).
     `gelu`: one com.microsoft::Gelu, which the optimiser does not find in torch's pattern. `first_token`: the last layer
@@ -76,13 +77,16 @@ def fused_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, heads: int, s
     )
 
 
-def plain_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, heads: int, scale: float) -> Tensor:
-    """Emit attention as MatMul, Softmax, MatMul; shapes as in `fused_attention`."""
-    if q.shape[1] == k.shape[1]:
-        return sdpa_attention(q, k, v, mask, heads, scale)
+def first_token_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, heads: int, scale: float) -> Tensor:
+    """Emit attention of one query a row, q (B, 1, heads * r), in plain operators; else as `fused_attention`.
+
+    For one query a row the CPU kernels of onnxruntime 1.18 to 1.20.1 compute MultiHeadAttention with the padding mask
+    wrongly, without an error.
+    """
     q, k, v = (x.view(x.shape[0], x.shape[1], heads, -1).transpose(1, 2) for x in (q, k, v))
-    out = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None, None, :], scale=scale)
-    return out.transpose(1, 2).flatten(2)
+    scores = (q * scale) @ k.transpose(-1, -2)
+    scores = scores.masked_fill(~mask[:, None, None, :], torch.finfo(scores.dtype).min)
+    return (scores.softmax(-1) @ v).transpose(1, 2).flatten(2)
 
 
 def fused_gelu(x: Tensor) -> Tensor:
@@ -123,7 +127,7 @@ class FirstTokenLayer(EncoderLayer):
         for name, child in layer.named_children():  # the layer's own modules, under their own names
             self.add_module(name, child)
         self.heads, self.scale, self.name = layer.heads, layer.scale, layer.name
-        self.attention, self.activation = layer.attention, layer.activation
+        self.attention, self.activation = first_token_attention, layer.activation
 
     def forward(self, x: Tensor, mask: Tensor, tap: Tap | None = None) -> Tensor:
         """Map a state (B, T, d) to the next one's first token (B, 1, d); there is nothing to tap in a graph."""
@@ -145,7 +149,7 @@ def build(folded: Encoder, options: GraphOptions) -> Encoder:
     state = {name: tensor.float() for name, tensor in folded.state_dict().items()}  # no copy of what is float32 already
     traced = cast("Encoder", assemble(folded.spec, state, "the encoder in memory"))
     layers: list[EncoderLayer] = list(traced.layers)  # type: ignore[arg-type]
-    traced.set_attention(fused_attention if options.attention == "fused" else plain_attention)
+    traced.set_attention(fused_attention if options.attention == "fused" else sdpa_attention)
     if options.gelu == "fused":
         for layer in layers:
             layer.activation = FUSED_ACTIVATIONS.get(folded.spec.activation, layer.activation)

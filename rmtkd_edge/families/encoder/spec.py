@@ -77,6 +77,14 @@ class EncoderSpec:
         }
         return {item.name: values[item.name] for item in self.inputs}
 
+    def padded_inputs(self, batch: int, sequence: int, seed: int) -> dict[str, np.ndarray]:
+        """Return `example_inputs` whose rows are shorter from one to the next, the last one with half of the tokens."""
+        made = self.example_inputs(batch, sequence, seed)
+        for row in range(batch):
+            end = sequence - row * sequence // (2 * max(1, batch - 1))
+            made["input_ids"][row, end:], made["attention_mask"][row, end:] = self.pad_id, 0
+        return made
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON types."""
         return asdict(self)

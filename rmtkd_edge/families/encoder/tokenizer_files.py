@@ -14,27 +14,39 @@ from rmtkd_edge.families.encoder.spec import EncoderSpec
 
 SETTINGS, TOKENIZER = "tokenizer_config.json", "tokenizer.json"
 TYPES = "token_type_ids"
+CALL = ("max_length", "stride", "truncation_strategy", "pad_to_multiple_of")  # of the call before the file was made
+PLACE = ("local_files_only", "is_local", "name_or_path")  # where it was loaded from
 
 
-def fit_tokenizer(spec: EncoderSpec, files: Mapping[str, bytes]) -> dict[str, bytes]:
+def fit_tokenizer(spec: EncoderSpec, files: Mapping[str, bytes], max_length: int | None = None) -> dict[str, bytes]:
     """Return a tokenizer's files, by name, so that clients feed a model what it was trained with.
 
-    Raises RunDirError for files that are no JSON objects.
+    Args:
+        max_length: tokens that rows were cut to in training, None for all that the model reads.
+
+    Raises:
+        RunDirError: files that are no JSON objects.
     """
-    fitted = dict(files)
+    fitted, longest = dict(files), min(spec.max_length, max_length or spec.max_length)
     if SETTINGS in files:
         settings = _read(files, SETTINGS)
-        changed = dict(settings)
-        if settings.get("model_max_length", spec.max_length + 1) > spec.max_length:
-            changed["model_max_length"] = spec.max_length
+        changed = {name: value for name, value in settings.items() if name not in (*CALL, *PLACE)}
+        changed |= {"model_max_length": longest, "padding_side": "right"}  # the classifier reads the first token
+        if settings.get("tokenizer_class") == "TokenizersBackend":  # transformers 5's name, which 4 does not know
+            changed["tokenizer_class"] = "PreTrainedTokenizerFast"
         names = [item.name for item in spec.inputs]
         if TYPES in names and TYPES not in settings.get("model_input_names", ()):
             changed["model_input_names"] = names
-        if changed != settings:
-            fitted[SETTINGS] = _written(changed)
-    if TOKENIZER in files and any(item.name == TYPES for item in spec.inputs):
+        fitted[SETTINGS] = _written(changed)
+    if TOKENIZER in files:
         core = _read(files, TOKENIZER)
-        changed = {**core, "post_processor": _typed(core.get("post_processor"))}
+        changed = dict(core)
+        if core.get("truncation"):
+            changed["truncation"] = {**core["truncation"], "max_length": longest}
+        if core.get("padding"):
+            changed["padding"] = {**core["padding"], "strategy": "BatchLongest", "direction": "Right"}
+        if any(item.name == TYPES for item in spec.inputs):
+            changed["post_processor"] = _typed(core.get("post_processor"))
         if changed != core:
             fitted[TOKENIZER] = _written(changed)
     return fitted

@@ -16,7 +16,7 @@ Say = Callable[..., None]
 
 
 class RunnerError(Exception):
-    """A refusal; `kind` is plan, hash, provider, model, output, meter, limit, disk or probe."""
+    """A refusal; `kind` is plan, hash, provider, runtime, model, output, meter, limit, disk or probe."""
 
     def __init__(self, kind: str, message: str) -> None:
         super().__init__(message)

@@ -14,11 +14,12 @@ import onnxruntime
 from .basics import RESULTS_SCHEMA, Json, RunnerError, Say, cell_key, workload_key
 from .energy import idle_watts, open_meter, read_meter, spent, suited_to
 from .machine import counters, environment
-from .plan import arrays_of, load_plan
+from .plan import load_plan
 from .probes import MEMORY, confine, fresh, within_memory
 from .results import result_of
-from .sessions import ON_DEVICE, Bound, feeds_of, open_session, same_file, timed_here, verify_outputs
+from .sessions import ON_DEVICE, Bound, open_session, timed_here
 from .store import Store, digest_of, has_rounds, previous, write_whole
+from .verification import refuse_old, verified_feeds
 
 OPENED_ONCE = "every session was opened once: equal ones may stay a per cent or two apart as long as they are open"
 MOST_TURNS, LEAST_CALLS = 8, 8  # of a model in a round, and its calls in a turn
@@ -187,6 +188,7 @@ def measure(plan_path: Path, results: Path, say: Say, engine: Engine | None = No
     document = previous(results)
     try:
         plan = load_plan(plan_path)
+        refuse_old(plan, engine.version)
         store = Store(results, plan, engine.version)
         try:
             return _measure(plan, plan_path, store, say, engine)
@@ -237,23 +239,3 @@ def _measure(plan: Json, plan_path: Path, store: Store, say: Say, engine: Engine
     store.write()
     say("done", f"{len(pairs)} results measured")
     return store.doc
-
-
-def verified_feeds(plan: Json, folder: Path, workload: Json, sessions: list, store: Store) -> list:
-    """Return what every session reads under a workload; raise RunnerError where an output is not what it should be."""
-    found = []
-    for model, session in zip(plan["models"], sessions):  # noqa: B905
-        feed = feeds_of(session, arrays_of(folder / plan["inputs"], workload_key(workload)), model["file"])
-        names = [node.name for node in session.get_outputs()]
-        outputs = dict(zip(names, session.run(names, feed)))  # noqa: B905
-        reference = arrays_of(folder / plan["reference"], f"{model['role']}/{workload_key(workload)}")
-        verified = verify_outputs(model, outputs, reference, plan.get("tolerance", 1e-4))
-        if model["precision"] != "fp32":  # plans before tolerance_int8 hold no outputs of int8 files
-            role = f"{model['role']}-{model['precision']}/{workload_key(workload)}"
-            reference = arrays_of(folder / plan["reference"], role, needed=False)
-        if reference:
-            limit = plan.get("tolerance_int8", plan.get("tolerance", 1e-4))
-            verified.update(same_file(model, outputs, reference, limit, plan.get("prediction", "none")))
-        store.cell(model, workload)["verification"] = verified
-        found.append(feed)
-    return found

@@ -1,4 +1,4 @@
-"""One model: its session, its inputs, and whether its outputs are what they should be."""
+"""One model: its session, and its inputs."""
 
 from __future__ import annotations
 
@@ -88,47 +88,3 @@ def feeds_of(session: Any, inputs: dict[str, np.ndarray], file: str) -> dict[str
     if missing:
         raise RunnerError("plan", f"{file} needs {', '.join(missing)}; the plan's inputs have {', '.join(inputs)}")
     return {name: inputs[name] for name in wanted}
-
-
-def verify_outputs(
-    model: Json, outputs: dict[str, np.ndarray], reference: dict[str, np.ndarray], tolerance: float
-) -> Json:
-    """Return the largest differences from the reference; raise RunnerError beyond `tolerance` x its largest magnitude.
-
-    int8 models only report: their outputs differ by design (same_file has their difference between processors).
-    """
-    worst, relative = 0.0, 0.0
-    for name, expected in reference.items():
-        if not np.isfinite(expected).all():
-            raise RunnerError("plan", f"{model['label']}: the reference of {name} is not finite; export the run again")
-        if name not in outputs or outputs[name].shape != expected.shape or not np.isfinite(outputs[name]).all():
-            raise RunnerError("output", f"{model['label']}: output {name} is absent, of another shape or not finite")
-        worst = max(worst, float(np.abs(outputs[name] - expected).max()))
-        relative = max(relative, float(np.abs(outputs[name] - expected).max() / max(np.abs(expected).max(), 1e-12)))
-    exact = model["precision"] == "fp32"
-    if exact and relative > tolerance:
-        raise RunnerError(
-            "output", f"{model['label']}: outputs differ by {relative:.2e} relative, allowed {tolerance:.0e}"
-        )
-    limit = tolerance if exact else None
-    return {"max_abs_diff": worst, "max_rel_diff": relative, "tolerance": limit, "outputs": sorted(reference)}
-
-
-def same_file(
-    model: Json, outputs: dict[str, np.ndarray], there: dict[str, np.ndarray], tolerance: float, prediction: str
-) -> Json:
-    """Return how far outputs are from those of the same file on the host, and the share of rows with the same label.
-
-    `prediction` is the task's: `argmax` or `sign` along the last axis; no labels are compared under any other.
-    """
-    found = verify_outputs({**model, "precision": "any"}, outputs, there, tolerance)
-    pairs = [(outputs[name], there[name]) for name in there]
-    same = {
-        "argmax": [(a.argmax(-1) == b.argmax(-1)).mean() for a, b in pairs],
-        "sign": [((a > 0) == (b > 0)).all(-1).mean() for a, b in pairs],
-    }.get(prediction, [])
-    out = {"same_labels": float(min(same)) if same else None}
-    if model["precision"] != "fp32":
-        out.update(same_file_max_abs_diff=found["max_abs_diff"], same_file_max_rel_diff=found["max_rel_diff"])
-        out["same_file_tolerance"] = tolerance
-    return out

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from rmtkd_edge.run.layout import OWN_WEIGHTS, WEIGHTS
 from rmtkd_edge.run.records.base import Amount, Count, Document
 from rmtkd_edge.run.records.scores import Scores
 
@@ -85,6 +86,7 @@ class ExportRecord(Document):
         max_length: longest sequence in tokens, None for a model that reads no sequences.
         variants: ONNX files by precision.
         files: sha256 of every file of the folder but this one.
+        onnxruntime: the oldest one that the files are right on, empty where it is not known.
     """
 
     SCHEMA: ClassVar[str] = "rmtkd-edge/export@2"
@@ -107,3 +109,9 @@ class ExportRecord(Document):
     threads: int
     files: dict[str, str]
     versions: dict[str, str]
+    onnxruntime: str = ""
+
+    @property
+    def weights(self) -> str:
+        """Return the file of the torch weights."""
+        return OWN_WEIGHTS if OWN_WEIGHTS in self.files else WEIGHTS

@@ -17,8 +17,10 @@ from PIL import Image
 from rmtkd_edge.config.recipe import Task
 from rmtkd_edge.errors import DataError, RunDirError
 from rmtkd_edge.run.records.data import SourceSummary
+from rmtkd_edge.tasks.base import Sample
+from rmtkd_edge.tasks.reading.clients import SAMPLES
 from rmtkd_edge.tasks.reading.image_files import Item, encoded
-from rmtkd_edge.tasks.reading.pictures import Picture, Range, open_picture, resized
+from rmtkd_edge.tasks.reading.pictures import RESAMPLE, Picture, Range, open_picture, resized
 from rmtkd_edge.tasks.reading.splits import Source
 
 IN_MEMORY = 1_500_000_000  # bytes of decoded images; more lie in a temporary file that is mapped into memory
@@ -34,12 +36,14 @@ class ImagePreprocessing:
 
     Attributes:
         pixel_range: values of deep images that become black and white; those of their bit depth when left out.
+        resample: the filter that resizes.
     """
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
     image_size: int
     pixel_range: Range | None = None
+    resample: Image.Resampling = RESAMPLE
 
     def save(self, folder: Path) -> None:
         """Write preprocessor_config.json as transformers' and transformers.js' image processors read it."""
@@ -48,7 +52,7 @@ class ImagePreprocessing:
             "feature_extractor_type": "ViTFeatureExtractor",
             "do_resize": True,
             "size": {"height": self.image_size, "width": self.image_size},
-            "resample": 2,  # bilinear
+            "resample": int(self.resample),
             "do_rescale": True,
             "rescale_factor": 1 / 255,
             "do_normalize": True,
@@ -78,29 +82,52 @@ class ImagePreprocessing:
             config = json.loads(path.read_text(encoding="utf-8"))
             found = config.get("pixel_range")
             deep = None if found is None else (float(found[0]), float(found[1]))
-            return cls(tuple(config["image_mean"]), tuple(config["image_std"]), config["size"]["height"], deep)
+            moments = tuple(config["image_mean"]), tuple(config["image_std"])
+            return cls(*moments, config["size"]["height"], deep, Image.Resampling(config["resample"]))
         except (OSError, ValueError, LookupError, TypeError, AttributeError) as err:
             raise RunDirError(f"{path} cannot be read: {err}", "run the stage that writes it again") from err
 
 
 @dataclass(frozen=True)
 class Pixels:
-    """Decoded images uint8 (n, H, W, 3), the label of each as the source has it, and what was done about odd ones."""
+    """Decoded images uint8 (n, H, W, 3), the label of each as the source has it, and what was done about odd ones.
+
+    Attributes:
+        items: where each comes from.
+        kinds: what each was like: mode, whether it was resized, what else was done to it.
+    """
 
     images: np.ndarray
     table: pa.Table
     notes: tuple[str, ...]
     seen: Seen
+    items: Sequence[Item]
+    kinds: Sequence[tuple[Any, ...]]
+
+    def samples(self, rows: np.ndarray) -> tuple[Sample, ...]:
+        """Return a few of these rows, raw, one of every kind among them; they are numbered as in `rows`."""
+        first: dict[tuple[Any, ...], int] = {}
+        for place, row in enumerate(rows):
+            first.setdefault(self.kinds[row], place)
+        found = []
+        for place in sorted({*first.values(), *range(min(SAMPLES, len(rows)))}):
+            name, get = self.items[rows[place]]
+            item = get()
+            found.append(Sample(place, name, item.copy() if isinstance(item, np.ndarray) else item))
+        return tuple(found)
 
 
-def load_pixels(task: Task, data: Path | None) -> Source[Pixels]:
+def load_pixels(task: Task, data: Path | None, resample: Image.Resampling = RESAMPLE) -> Source[Pixels]:
     """Return the images of the splits that a source has, decoded to RGB of one size.
+
+    Args:
+        resample: the filter that resizes.
 
     Raises DataError where nothing can be read, where sizes differ and task.image_size is not set, and, unless
     `task.unreadable` is `skip`, for files that cannot be decoded (named and counted).
     """
     found = encoded(task, data)
-    parts = {role: decode(task, items, table, role) for role, (items, table) in found.parts.items()}
+    parts = {role: decode(task, items, table, role, resample) for role, (items, table) in found.parts.items()}
     return Source(parts, found.origins, found.unused)
 
 
@@ -112,11 +139,14 @@ def summaries(source: Source[Pixels]) -> tuple[SourceSummary, ...]:
     )
 
 
-def decode(task: Task, items: Sequence[Item], table: pa.Table, split: str) -> Pixels:
+def decode(
+    task: Task, items: Sequence[Item], table: pa.Table, split: str, resample: Image.Resampling = RESAMPLE
+) -> Pixels:
     """Return the images as one array; see load_pixels."""
     if not items:
         raise DataError(f"the {split} split has no images", f"check --data and task.{split}_split")
     kept: list[int] = []
+    kinds: list[tuple[Any, ...]] = []
     bad: list[str] = []
     out: np.ndarray | None = None
     seen = Seen()
@@ -129,17 +159,25 @@ def decode(task: Task, items: Sequence[Item], table: pa.Table, split: str) -> Pi
             bad.append(f"{name}: {str(err) or type(err).__name__}")
             continue
         seen.add(picture)
-        image = picture.image if task.image_size is None else resized(picture.image, task.image_size)
+        image = picture.image if task.image_size is None else resized(picture.image, task.image_size, resample)
         _check_size(image, name, out, split)
         if out is None:
             out = _room((len(items), image.height, image.width, 3))
         out[len(kept)] = np.asarray(image)
         kept.append(row)
+        kinds.append((picture.mode, image is not picture.image, picture.changes))
     _judge(task, bad, len(items), split)
     seen.check(split)
     assert out is not None
     notes = [f"{len(bad)} of {len(items)} images of {split} were skipped: {'; '.join(bad[:SHOWN])}"] if bad else []
-    return Pixels(out[: len(kept)], table.take(np.array(kept)), (*notes, *seen.notes(split, task.image_size)), seen)
+    return Pixels(
+        out[: len(kept)],
+        table.take(np.array(kept)),
+        (*notes, *seen.notes(split, task.image_size)),
+        seen,
+        [items[row] for row in kept],
+        kinds,
+    )
 
 
 @dataclass

@@ -12,6 +12,9 @@ from PIL import Image, ImageOps
 
 from rmtkd_edge.errors import DataError
 
+# The one filter that makes a large picture small alike in Pillow, transformers and transformers.js, whose other filters
+# look at a few pixels alone. No filter makes a small picture large alike (docs/devices.md).
+RESAMPLE = Image.Resampling.LANCZOS
 BACKGROUND = (255, 255, 255)  # white, as browsers and most viewers show what is transparent
 ORIENTATION = 0x0112  # Exif tag
 BITS_PER_SAMPLE, SAMPLE_FORMAT, UNSIGNED = 258, 339, 1  # TIFF tags, and a value of the second
@@ -77,20 +80,22 @@ def open_picture(found: bytes | np.ndarray | Image.Image, pixel_range: Range | N
     return Picture(image.convert("RGB"), mode, tuple(changes), largest, limit)
 
 
-def read_picture(found: Any, side: int, pixel_range: Range | None = None) -> np.ndarray:
+def read_picture(
+    found: Any, side: int, pixel_range: Range | None = None, resample: Image.Resampling = RESAMPLE
+) -> np.ndarray:
     """Return one image (a path, a PIL image, an array) as RGB uint8 (side, side, 3); raise DataError otherwise."""
     try:
         opened = open_picture(Path(found).read_bytes() if isinstance(found, (str, Path)) else found, pixel_range)
-        return np.asarray(resized(opened.image, side))
+        return np.asarray(resized(opened.image, side, resample))
     except Exception as err:  # Pillow's decoders raise nearly everything for damaged files
         raise DataError(
             f"an image cannot be read: {str(err) or type(err).__name__}", "give a path, a PIL image or a uint8 array"
         ) from err
 
 
-def resized(image: Image.Image, side: int) -> Image.Image:
+def resized(image: Image.Image, side: int, resample: Image.Resampling = RESAMPLE) -> Image.Image:
     """Return the image with `side` pixels a side."""
-    return image if image.size == (side, side) else image.resize((side, side), Image.Resampling.BILINEAR)
+    return image if image.size == (side, side) else image.resize((side, side), resample)
 
 
 def _load(found: bytes | np.ndarray | Image.Image) -> Image.Image:

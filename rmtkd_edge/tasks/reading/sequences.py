@@ -132,15 +132,17 @@ def padded(ids: Ids, type_ids: Ids | None, special: Special) -> Batch:
 def variations(batches: Iterable[Mapping[str, Tensor]], pad_id: int, max_length: int) -> list[Batch]:
     """Return held-out batches in the shapes where exports break.
 
-    After the batches themselves: one row alone without padding; three tokens; the shortest row next to the longest one,
-    padded to `max_length`; a batch of sequences of `max_length` without any padding (rows repeated). int64 (B, T).
+    After the batches themselves: one row alone without padding; three tokens; the shortest row, of at most half of
+    `max_length`, next to the longest one, padded to `max_length`; a batch of sequences of `max_length` without any
+    padding (rows repeated). int64 (B, T).
     """
     found = [{name: batch[name] for name in INPUTS if name in batch} for batch in batches]
     if not found:
         raise DataError("there are no held-out rows to verify on", "set export.verify_rows to 1 or more")
     rows = [_row(batch, i) for batch in found for i in range(len(batch["input_ids"]))]
     rows.sort(key=lambda row: row["input_ids"].shape[1])
-    short, long = rows[0], rows[-1]
+    short = {name: tensor[:, : max(1, max_length // 2)] for name, tensor in rows[0].items()}
+    long = rows[-1]
     full = {name: tensor.repeat(1, -(-max_length // tensor.shape[1]))[:, :max_length] for name, tensor in long.items()}
     stub = {name: tensor[:, :3] for name, tensor in long.items()}
     filled = [_pad(row, pad_id, max_length) for row in (short, long, short)]

@@ -2,6 +2,7 @@
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from families.encoder.sample import KINDS, make_batch, make_encoder, make_spec, project
 from hypothesis import HealthCheck, given, settings
@@ -32,12 +33,29 @@ def test_same_logits_in_every_shape(graphs, kind):
     assert len(proof.shapes) >= 5 and (2, 30) in proof.shapes
 
 
+def test_some_row_is_padded_even_where_all_rows_are_as_long_as_can_be():
+    batch = make_batch(1, 12)
+    padded = [item for item in variations([batch], 0, 12) if not item["attention_mask"].all()]
+    assert batch["attention_mask"].all() and padded and all(item["attention_mask"].any(1).all() for item in padded)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_padding_changes_nothing(graphs, kind):
     session = open_session(graphs[kind].path, threads=1)
     row = {name: tensor[:1, :6] for name, tensor in make_batch(2, 8).items()}
     wide = {name: np.pad(tensor.numpy(), ((0, 0), (0, 20))) for name, tensor in row.items()}
     np.testing.assert_allclose(run_session(session, wide), run_session(session, row), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_fused_attention_has_one_query_a_row(graphs, kind):
+    model = onnx.load(str(graphs[kind].path))  # CPU kernels of onnxruntime 1.18 to 1.20.1 are wrong there under a mask
+    queries = [node.input[0] for node in model.graph.node if node.op_type == "MultiHeadAttention"]
+    model.graph.output.extend(onnx.helper.make_tensor_value_info(q, onnx.TensorProto.FLOAT, None) for q in queries)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    batch = make_batch(4, 11)
+    found = session.run(queries, {item.name: batch[item.name].numpy() for item in session.get_inputs()})
+    assert queries and all(query.shape[:2] == (4, 11) for query in found)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -57,7 +75,7 @@ def test_inputs_are_those_that_the_model_reads(graphs, kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_audit_holds_for_what_is_emitted(graphs, kind):
     case, options = graphs[kind], Export()
-    assert audit_emitted(case.path, case.encoder.spec, options).found["MultiHeadAttention"] == 2
+    assert audit_emitted(case.path, case.encoder.spec, options).found["MultiHeadAttention"] == 1
     audit_optimised(case.path, case.encoder.spec, options, "fp32")
     audit_optimised(case.int8, case.encoder.spec, options, "int8")
 

@@ -255,10 +255,10 @@ def test_a_model_of_a_run_is_loaded_folded_with_the_datas_label_order(tmp_path):
 def test_an_exported_folder_is_loaded_whatever_its_widths(tmp_path, ranks):
     folded = standardise(make_encoder(replace(make_spec().with_ranks(ranks), labels=tuple(LABELS))))
     write_folder(tmp_path, folded, "toy", {})
-    write_record(tmp_path, exported(True, {}))
+    record = write_record(tmp_path, exported(True, {}))
     encoder, trained = build(str(tmp_path), LABELS)
     assert trained
     torch.testing.assert_close(run_torch(encoder, make_batch()), run_torch(folded, make_batch()))
-    (tmp_path / "model.safetensors").write_bytes(b"altered")
+    (tmp_path / record.weights).write_bytes(b"altered")
     with pytest.raises(UserError, match="was altered"):
         build(str(tmp_path), LABELS)

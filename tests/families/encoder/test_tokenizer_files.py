@@ -1,6 +1,6 @@
 """What clients make of a tokenizer that ships: the model's own types, no more tokens than it reads."""
 
-from dataclasses import replace
+import json
 
 import pytest
 from families.encoder.sample import make_spec
@@ -53,8 +53,36 @@ def test_a_model_that_reads_no_types_ships_its_tokenizer_as_it_is_but_for_its_le
     assert fitted["tokenizer.json"] == files["tokenizer.json"]
     tokenizer = loaded(fitted, tmp_path / "after")
     assert "token_type_ids" not in tokenizer("w0", "w1") and tokenizer.model_max_length == spec.max_length == 39
-    again = FAMILY.fit_preprocessing(replace(spec, positions=400), fitted)
-    assert again == fitted
+    assert loaded(FAMILY.fit_preprocessing(spec, files, 24), tmp_path / "24").model_max_length == 24
+
+
+def test_the_class_of_a_tokenizer_is_one_that_transformers_4_knows(tmp_path):
+    fitted = FAMILY.fit_preprocessing(make_spec("bert"), files_of(JOINERS["typed"], tmp_path))
+    assert json.loads(fitted["tokenizer_config.json"])["tokenizer_class"] == "PreTrainedTokenizerFast"
+    assert loaded(fitted, tmp_path / "after")("w0")["input_ids"] == [2, 4, 3]
+
+
+def test_what_a_caller_left_in_the_files_does_not_ship(tmp_path):
+    files, spec = files_of(JOINERS["typed"], tmp_path), make_spec("bert")
+    tokenizer = loaded(files, tmp_path / "left")
+    tokenizer.backend_tokenizer.enable_truncation(7, stride=2)
+    tokenizer.backend_tokenizer.enable_padding(direction="left", length=7, pad_token="<pad>")
+    tokenizer.padding_side = "left"
+    tokenizer.save_pretrained(tmp_path / "left")
+    files = {path.name: path.read_bytes() for path in (tmp_path / "left").iterdir()}
+    settings = json.loads(files["tokenizer_config.json"])
+    files["tokenizer_config.json"] = json.dumps(
+        {**settings, "max_length": 7, "stride": 2, "local_files_only": True, "name_or_path": "/home/me"}
+    ).encode()
+    fitted = FAMILY.fit_preprocessing(spec, files, 24)
+    assert not {"max_length", "stride", "local_files_only", "name_or_path"} & set(
+        json.loads(fitted["tokenizer_config.json"])
+    )
+    found = loaded(fitted, tmp_path / "after")(["w0", "w0 " * 50], truncation=True, padding=True)
+    assert len(found["input_ids"][0]) == 24 and found["attention_mask"][0] == [1] * 3 + [0] * 21
+    core = Tokenizer.from_str(fitted["tokenizer.json"].decode())
+    assert [len(row.ids) for row in core.encode_batch(["w0", "w0 " * 50])] == [24, 24]
+    assert core.encode("w0").attention_mask == [1] * 3
 
 
 def test_files_that_are_no_json_are_refused(tmp_path):
