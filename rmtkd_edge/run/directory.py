@@ -107,9 +107,7 @@ class Run:
                 f"{path} is no run directory (it has no {MANIFEST})", "rmtkd-edge compress RECIPE --out DIR makes one"
             )
         manifest = read_manifest(file)
-        manifest.pop(
-            REMOVING, None
-        )  # swept where this process may write; a file written again is no longer one of them
+        manifest.pop(REMOVING, None)  # swept where this process may write; one that is written again must stay
         return Run(path, manifest)
 
     def path_of(self, rel: str) -> Path:

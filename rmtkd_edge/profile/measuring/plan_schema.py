@@ -89,7 +89,14 @@ def files(v: Any) -> str:
 
 MOST_RUNS, LONGEST_S = 10**7, 7 * 86400  # of a model and workload
 FILE = {"file": place, "sha256": sha256}
-MODEL = {**FILE, "label": text, "role": text, "precision": text, "external": items(table(FILE, "file sha256"))}
+MODEL = {
+    **FILE,
+    "label": text,
+    "role": text,
+    "precision": text,
+    "onnxruntime": text,
+    "external": items(table(FILE, "file sha256")),
+}
 WORKLOAD = {"batch": whole(1, 2**20), "seq": optional(whole(1, 2**20))}
 LIMITS = {
     "cores": optional(whole(1, 2**16)),
@@ -115,6 +122,7 @@ REQUIRED: dict[str, Check] = {
 OPTIONAL: dict[str, Check] = {
     "profile": text,
     "files": files,
+    "checks": items(text),
     "tolerance": number(0, 1e6),
     "tolerance_int8": number(0, 1e6),
     "prediction": text,
