@@ -35,7 +35,8 @@ from rmtkd_edge.run.records.base import read_json_file
 from rmtkd_edge.run.records.bundle import BundleRecord
 from rmtkd_edge.run.records.profile import ProfileRecord
 
-README = """Measures {models} on this device. It needs Python 3.9, onnxruntime 1.18 and numpy, or later; no network:
+README = """Measures {models} on this device. It needs Python 3.9, onnxruntime 1.18 (or later ones) and
+numpy, and no network:
 
     pip install onnxruntime numpy
     python3 runner.py
