@@ -77,8 +77,11 @@ def export_folder(folder: Path, model_id: str, model: Model, job: Job, reporter:
     prove_same(folded, shipped, job.rows.held_out)
     spec = shipped.spec
     write_folder(folder, shipped, job.name, job.preprocessing, job.max_length)
+    notes: tuple[str, ...] = ()
     if job.dataset is not None and job.dataset.samples:
-        job.task.check_preprocessing(job.dataset, folder, spec)
+        notes = job.task.check_preprocessing(job.dataset, folder, spec)
+    for note in notes:
+        reporter.event("note", text=note)
     path = folder / PRECISIONS["fp32"].file
     files = family.export(shipped, path, job.options, _metadata(spec, model_id, job))
     emitted = audit_emitted(path, spec, job.options)
@@ -117,6 +120,7 @@ def export_folder(folder: Path, model_id: str, model: Model, job: Job, reporter:
             files={},
             versions=versions(),
             onnxruntime=oldest_runtime(job.options.opset),
+            notes=notes,
         ),
     )
 

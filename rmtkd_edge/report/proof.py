@@ -34,7 +34,8 @@ def verification_section(run: RunFacts, prefix: str) -> Section:
     if isinstance(run.exported, Missing):
         return Section(f"{prefix}verification", "Verification", (missing(run.exported),))
     proof = verification_table(run.exported.verification)
-    return Section(f"{prefix}verification", "Verification", (proof, file_table(run)))
+    notes = (NoteBlock(f"{note}.", tone="warn") for note in run.exported.notes)
+    return Section(f"{prefix}verification", "Verification", (proof, *notes, file_table(run)))
 
 
 def verification_table(check: VerificationRecord) -> TableBlock:

@@ -265,8 +265,11 @@ class Task(Protocol[S]):
             max_length: the data set's, where it is shorter than the model's.
         """
 
-    def check_preprocessing(self, dataset: Dataset[S], folder: Path, spec: Spec) -> None:
+    def check_preprocessing(self, dataset: Dataset[S], folder: Path, spec: Spec) -> tuple[str, ...]:
         """Compare what other libraries make of the raw `samples`, by the files of an exported folder, with training.
+
+        Returns:
+            What a user has to know: rows that no file can tell other libraries to read as training did.
 
         Raises:
             Finding: inputs of the spec differ; it says of which row, where and how far.

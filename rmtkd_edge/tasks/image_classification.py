@@ -172,11 +172,11 @@ class ImageClassification(Classification):
             raise DataError("there are no held-out rows to verify on", "set export.verify_rows to 1 or more")
         return [*found, {name: tensor[:1] for name, tensor in found[0].items()}]
 
-    def check_preprocessing(self, dataset: Dataset[ImageSplit], folder: Path, spec: Spec) -> None:
-        """Compare what transformers makes of a few raw pictures with what training was fed."""
+    def check_preprocessing(self, dataset: Dataset[ImageSplit], folder: Path, spec: Spec) -> tuple[str, ...]:
+        """Compare what transformers makes of a few raw pictures with what training was fed; note odd ones."""
         images = dataset.validation.images[[sample.row for sample in dataset.samples]]
         wanted = normalised(images, dataset.preprocessing).numpy()
-        check_pictures(folder, dataset.samples, wanted, dataset.preprocessing.std)
+        return check_pictures(folder, dataset.samples, wanted, dataset.preprocessing.std)
 
     def predictor(self, folder: Path, record: Exported, run: Callable[[Batch], np.ndarray]) -> ImagePredictor:
         """Return what classifies images with an exported folder."""

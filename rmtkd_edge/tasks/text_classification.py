@@ -189,12 +189,13 @@ class TextClassification(Classification):
         found = variations(batches, getattr(spec, "pad_id", 0), longest)
         return [{name: batch[name] for name in names if name in batch} for batch in found]
 
-    def check_preprocessing(self, dataset: Dataset[TextSplit], folder: Path, spec: Spec) -> None:
-        """Compare what the exported tokenizer makes of a few raw texts with what training was fed."""
+    def check_preprocessing(self, dataset: Dataset[TextSplit], folder: Path, spec: Spec) -> tuple[str, ...]:
+        """Compare what the exported tokenizer makes of a few raw texts with what training was fed; note nothing."""
         rows, samples = dataset.validation.take(np.array([s.row for s in dataset.samples])), dataset.samples
         fed = padded(rows.ids, rows.type_ids, Special.of(dataset.preprocessing))
         names = [item.name for item in spec.inputs]
         check_texts(folder, samples, {name: fed[name].numpy() for name in names}, names)
+        return ()
 
     def predictor(self, folder: Path, record: Exported, run: Callable[[Batch], np.ndarray]) -> TextPredictor:
         """Return what classifies texts with an exported folder."""

@@ -87,6 +87,7 @@ class ExportRecord(Document):
         variants: ONNX files by precision.
         files: sha256 of every file of the folder but this one.
         onnxruntime: the oldest one that the files are right on, empty where it is not known.
+        notes: what users of the folder have to know.
     """
 
     SCHEMA: ClassVar[str] = "rmtkd-edge/export@2"
@@ -110,6 +111,7 @@ class ExportRecord(Document):
     files: dict[str, str]
     versions: dict[str, str]
     onnxruntime: str = ""
+    notes: tuple[str, ...] = ()
 
     @property
     def weights(self) -> str:

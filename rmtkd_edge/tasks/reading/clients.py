@@ -15,6 +15,8 @@ from rmtkd_edge.tasks.base import Sample
 
 SAMPLES = 4  # rows that are compared, besides one of every kind
 SHOWN = 60  # characters of a text in a message
+PLAIN = ("RGB", "L", "1")  # modes that every client reads alike
+BUG = "report this as a bug, with the folder's files but the model; other clients would answer wrongly"
 LARGEST_STEP = 2.0  # of 255: resizing rounds otherwise from library to library
 
 
@@ -50,43 +52,49 @@ def check_texts(
 
 
 def _texts_differ(what: str) -> Finding:
-    return Finding(what, "report this as a bug, with the tokenizer's files; other clients would answer wrongly")
+    return Finding(what, BUG)
 
 
-def check_pictures(folder: Path, samples: Sequence[Sample], wanted: np.ndarray, std: Sequence[float]) -> None:
-    """Raise Finding where transformers, by preprocessor_config.json, makes other inputs of pictures than training.
+def check_pictures(
+    folder: Path, samples: Sequence[Sample], wanted: np.ndarray, std: Sequence[float]
+) -> tuple[str, ...]:
+    """Return notes on pictures of which transformers, by preprocessor_config.json, makes other inputs than training.
+
+    These are transparent ones and those of more than 8 bits, which no key of that file describes.
 
     Args:
         samples: their items are encoded files or arrays.
         wanted: float32 (rows, 3, H, W), a row a sample.
         std: per channel, by which pixels as shares of 255 were divided.
+
+    Raises:
+        Finding: a plain picture differs.
     """
     from transformers import AutoImageProcessor
     from transformers.image_utils import load_image
 
     processor = AutoImageProcessor.from_pretrained(folder)
-    step = np.asarray(std, np.float32)[:, None, None] * 255
+    step, notes = np.asarray(std, np.float32)[:, None, None] * 255, []
     for sample, ours in zip(samples, wanted, strict=True):
         picture = _opened(sample.item)
+        told = f"validation row {sample.row} ({sample.name}, mode {picture.mode}, {picture.width}x{picture.height})"
         theirs = np.asarray(processor(load_image(picture), return_tensors="pt")["pixel_values"][0])
         if theirs.shape != ours.shape:
-            raise _pictures_differ(sample, picture, f"becomes {theirs.shape}, training was fed {ours.shape}")
+            raise Finding(f"{told} becomes {theirs.shape} in other clients, training was fed {ours.shape}", BUG)
         difference = np.abs(theirs - ours) * step
-        if not difference.max() <= LARGEST_STEP:
-            told = f"differs by up to {difference.max():.0f} of 255 (mean {difference.mean():.1f})"
-            raise _pictures_differ(sample, picture, f"{told} from what training was fed")
+        if difference.max() <= LARGEST_STEP:
+            continue
+        far = f"by up to {difference.max():.0f} of 255 (mean {difference.mean():.1f})"
+        if picture.mode in PLAIN:
+            raise Finding(f"{told}: what other clients make of it differs {far} from what training was fed", BUG)
+        notes.append(
+            f"clients that follow preprocessor_config.json read pictures such as {told} otherwise than training, "
+            f"{far}: feed them opaque RGB of 8 bits"
+        )
+    return tuple(notes)
 
 
 def _opened(item: Any) -> Image.Image:
     if not isinstance(item, np.ndarray):
         return Image.open(io.BytesIO(item))
     return Image.fromarray(item[..., 0] if item.ndim == 3 and item.shape[-1] == 1 else item)
-
-
-def _pictures_differ(sample: Sample, picture: Image.Image, what: str) -> Finding:
-    return Finding(
-        f"validation row {sample.row} ({sample.name}, mode {picture.mode}, {picture.width}x{picture.height}) {what}: "
-        "other clients would answer wrongly",
-        "no client can be told to do this: save the pictures as opaque RGB of 8 bits, which changes no row, and export "
-        "again with --data FOLDER; feed clients such pictures",
-    )
