@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,21 @@ import onnxruntime as ort
 from rmtkd_edge.errors import ProviderError, RunDirError, UserError, reason
 
 CPU = "CPUExecutionProvider"
+
+
+@contextmanager
+def written_whole(target: Path) -> Iterator[None]:
+    """Raise RunDirError where a model cannot be written, or was cut off, of which native code says nothing."""
+    try:
+        yield
+    except OSError as err:
+        raise RunDirError(f"cannot write {target}: {err.strerror or err}", "free space, then export again") from err
+    except Exception as err:
+        if type(err).__name__ != "DecodeError":  # protobuf's, which has no stable home
+            raise
+        raise RunDirError(
+            f"cannot write {target}: what was written cannot be read again ({err})", "free space, then export again"
+        ) from err
 
 
 def open_session(

@@ -13,7 +13,7 @@ from rmtkd_edge.config.recipe import Export
 from rmtkd_edge.errors import Finding
 from rmtkd_edge.families.base import OpCount, Spec, find_family
 from rmtkd_edge.run.scratch import scratch_folder
-from rmtkd_edge.sessions import open_session
+from rmtkd_edge.sessions import open_session, written_whole
 
 EITHER, LESS = " or ", " less "  # join the names of operators that are counted together, or as a difference
 
@@ -27,7 +27,7 @@ def audit_emitted(path: Path, spec: Spec, options: Export) -> OpCount:
 def audit_optimised(path: Path, spec: Spec, options: Export, precision: Literal["fp32", "int8"]) -> OpCount:
     """Count the ops that onnxruntime runs, one thread, CPU; raise Finding where they differ from the expected ones."""
     expected = find_family(spec.family).expected_ops(spec, options, precision)
-    with scratch_folder("audit") as folder:
+    with scratch_folder("audit") as folder, written_whole(folder):
         optimised = folder / "optimised.onnx"
         open_session(path, threads=1, optimised=optimised)
         counts = count_ops(optimised)

@@ -12,7 +12,8 @@ import onnx
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
-from rmtkd_edge.errors import DataError, RmtkdError, RunDirError
+from rmtkd_edge.errors import DataError, RmtkdError
+from rmtkd_edge.sessions import written_whole
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -50,7 +51,7 @@ def quantise(
     if not calibration:
         raise DataError("there are no rows to calibrate int8 on", "export.verify_rows must be 1 or more")
     names = [item.name for item in onnx.load(str(source), load_external_data=False).graph.input]
-    try:
+    with written_whole(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as folder:
             clean, done = Path(folder) / "clean.onnx", Path(folder) / target.name
@@ -73,8 +74,6 @@ def quantise(
             _drop_unused_opsets(model)
             onnx.save(model, str(done))
             done.replace(target)
-    except OSError as err:
-        raise RunDirError(f"cannot write {target}: {err.strerror or err}", "free space, then export again") from err
     rows = sum(len(batch[names[0]]) for batch in calibration)
     return {"format": "QDQ", "per_channel": True, "reduce_range": reduce_range, "calibration_rows": rows}
 

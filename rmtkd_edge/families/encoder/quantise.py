@@ -21,8 +21,9 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from rmtkd_edge.errors import RmtkdError, RunDirError
+from rmtkd_edge.errors import RmtkdError
 from rmtkd_edge.families.encoder.smooth import smooth
+from rmtkd_edge.sessions import written_whole
 
 Batch = Mapping[str, Any]
 
@@ -62,15 +63,13 @@ def quantise_onnx(
         smooth(model, calibration, options.smoothing, threads=threads)
     if options.tables:
         quantise_tables(model)
-    try:
+    with written_whole(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as folder:
             _quantise_products(model, Path(folder) / target.name, options)
             done = onnx.load(str(Path(folder) / target.name))
             _check(done, target)
             (Path(folder) / target.name).replace(target)
-    except OSError as err:
-        raise RunDirError(f"cannot write {target}: {err.strerror or err}", "free space, then export again") from err
     return Counter(node.op_type for node in done.graph.node)
 
 

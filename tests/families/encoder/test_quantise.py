@@ -1,5 +1,7 @@
 """Dynamic int8: close to fp32, all weights in 8 bits, in 7 where the target's sums saturate."""
 
+from pathlib import Path
+
 import numpy as np
 import onnx
 import onnxruntime
@@ -9,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from rmtkd_edge.errors import RunDirError
 from rmtkd_edge.families.encoder.quantise import DynamicInt8, quantise_onnx
 from rmtkd_edge.families.encoder.smooth import second_products, smooth, smoothing_scale
 from rmtkd_edge.sessions import open_session, run_session
@@ -86,3 +89,15 @@ def test_eight_bits_are_used_where_sums_do_not_saturate(graphs, tmp_path):
     model = onnx.load(str(tmp_path / "full.onnx"))
     weights = [onnx.numpy_helper.to_array(i) for i in model.graph.initializer if i.data_type == onnx.TensorProto.INT8]
     assert max(np.abs(w.astype(int)).max() for w in weights if w.ndim == 2) > 64
+
+
+def test_a_file_that_a_full_disk_cut_off_is_told(graphs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import onnxruntime.quantization
+
+    def cut_off(_: object, target: str, **__: object) -> None:  # native code writes what fits, and says nothing
+        Path(target).write_bytes(graphs["bert"].path.read_bytes()[:1000])
+
+    monkeypatch.setattr(onnxruntime.quantization, "quantize_dynamic", cut_off)
+    with pytest.raises(RunDirError, match="cannot be read again") as told:
+        quantise_onnx(graphs["bert"].path, tmp_path / "a.onnx", DynamicInt8())
+    assert "free space" in told.value.hint and not list(tmp_path.iterdir())
