@@ -15,7 +15,7 @@ from rmtkd_edge.errors import DataError, UserError
 from rmtkd_edge.tasks.base import Batch, Dataset, Exported, Normalisation, Prediction, Subsets, Task, draw_subsets
 from rmtkd_edge.tasks.classification import Classification, absent, check_metric, named
 from rmtkd_edge.tasks.reading.digests import rows_digest
-from rmtkd_edge.tasks.reading.images import ImagePreprocessing, load_pixels, summaries
+from rmtkd_edge.tasks.reading.images import ImagePreprocessing, load_pixels, room, summaries
 from rmtkd_edge.tasks.reading.labels import label_names, label_notes, label_numbers
 from rmtkd_edge.tasks.reading.pictures import read_picture
 from rmtkd_edge.tasks.reading.splits import Classes, Source, share_out
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from rmtkd_edge.families.base import Spec
 
+CHUNK = 4096  # images that are held as floats, or twice, at once
 SHIFT = 8  # random crops move an image by up to 1/8 of its side
 TRIAL_IMAGES = 512  # fitted on where closed forms are only compared
 
@@ -45,7 +46,10 @@ class ImageSplit:
 
     def take(self, indices: np.ndarray) -> ImageSplit:
         """Return the rows of the given numbers, in their order."""
-        return ImageSplit(self.images[indices], self.labels[indices], self.augment)
+        images = room((len(indices), *self.images.shape[1:]))
+        for start in range(0, len(indices), CHUNK):
+            images[start : start + CHUNK] = self.images[indices[start : start + CHUNK]]
+        return ImageSplit(images, self.labels[indices], self.augment)
 
 
 class ImageClassification(Classification):
@@ -215,7 +219,7 @@ def _check_sizes(splits: Mapping[str, ImageSplit]) -> None:
         raise DataError(f"images differ in size: {told}", "--set task.image_size=32 resizes all of them")
 
 
-def moments(images: np.ndarray, chunk: int = 4096) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def moments(images: np.ndarray, chunk: int = CHUNK) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return mean and standard deviation per channel of uint8 images (n, H, W, 3), as shares of 255."""
     count = 0
     total: np.ndarray = np.zeros(3)

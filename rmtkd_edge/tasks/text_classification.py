@@ -16,11 +16,14 @@ from rmtkd_edge.tasks.base import Batch, Dataset, Exported, Normalisation, Predi
 from rmtkd_edge.tasks.classification import Classification, absent, check_metric, named
 from rmtkd_edge.tasks.reading.digests import rows_digest
 from rmtkd_edge.tasks.reading.labels import label_names, label_notes, label_numbers
+from rmtkd_edge.tasks.reading.progress import tell_source
+from rmtkd_edge.tasks.reading.ragged import Ragged
 from rmtkd_edge.tasks.reading.sequences import (
     Ids,
     Special,
     batch_rows,
     check_table,
+    check_texts,
     encode,
     padded,
     table_ids,
@@ -54,8 +57,13 @@ class TextSplit:
 
     def take(self, indices: np.ndarray) -> TextSplit:
         """Return the rows of the given numbers, in their order."""
-        types = None if self.type_ids is None else [self.type_ids[i] for i in indices]
-        return TextSplit([self.ids[i] for i in indices], types, self.labels[indices])
+        types = None if self.type_ids is None else Ragged.of(self.type_ids).take(indices)
+        return TextSplit(Ragged.of(self.ids).take(indices), types, self.labels[indices])
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Return the tokens of every row, int64 (n,)."""
+        return Ragged.of(self.ids).lengths
 
     def digest(self, names: Sequence[str]) -> str:
         """Return a hash of the rows and of the labels' names."""
@@ -87,8 +95,11 @@ class TextClassification(Classification):
         task = recipe.task
         tokenizer = load_tokenizer(str(kept) if kept else recipe.model.tokenizer or recipe.model.source)
         source = load_tables(task, data)
-        for role, table in source.parts.items():
+        odd: list[str] = []
+        for role, table in source.parts.items():  # of the files themselves, whose rows the user knows
             check_table(task, table, role)
+            tell_source(source.origins[role], len(table), role)
+            odd += check_texts(task, table, role)
         names = label_names(task, source.parts["train"])
         classes = Classes(names, label_numbers(task, source.parts["train"], "train", names))
         shares = share_out(task, source, recipe.seed, classes)
@@ -106,7 +117,7 @@ class TextClassification(Classification):
             splits["validation"],
             splits.get("test"),
             tokenizer,
-            (*shares.notes, *label_notes(task, source.parts["train"]), *absent(names, numbers)),
+            (*shares.notes, *label_notes(task, source.parts["train"]), *odd, *absent(names, numbers)),
             sources=tuple(
                 SourceSummary(role, source.origins[role], len(table), {}, {}) for role, table in source.parts.items()
             ),
@@ -118,7 +129,7 @@ class TextClassification(Classification):
     def cut(self, dataset: Dataset[TextSplit], split: TextSplit) -> int | None:
         """Return how many texts fill the longest length."""
         longest = dataset.max_length
-        return None if longest is None else sum(len(ids) >= longest for ids in split.ids)
+        return None if longest is None else int((split.lengths >= longest).sum())
 
     def seen(self, dataset: Dataset[TextSplit], row: int) -> str:
         """Return the tokens of a text of train as a model sees them, special ones included."""
@@ -133,8 +144,7 @@ class TextClassification(Classification):
         import torch
 
         special = Special.of(dataset.preprocessing)
-        lengths = np.array([len(row) for row in split.ids])
-        for rows in batch_rows(lengths, batch_size, seed):
+        for rows in batch_rows(split.lengths, batch_size, seed):
             types = None if split.type_ids is None else [split.type_ids[i] for i in rows]
             yield padded([split.ids[i] for i in rows], types, special) | {
                 "labels": torch.from_numpy(np.ascontiguousarray(split.labels[rows])),
@@ -146,7 +156,7 @@ class TextClassification(Classification):
         rows, tokens = dataset.train, recipe.compress.fitted_tokens
 
         def fitted(order: np.ndarray) -> tuple[int, int]:
-            reached = np.cumsum([len(rows.ids[i]) for i in order])
+            reached = np.cumsum(rows.lengths[order])
             warm, trial = (1 + int(np.searchsorted(reached, n)) for n in (tokens, min(tokens, TRIAL_TOKENS)))
             return warm, trial
 

@@ -15,7 +15,7 @@ from rmtkd_edge.config.recipe import Task
 from rmtkd_edge.errors import DataError
 from rmtkd_edge.tasks.reading.labels import label_names
 from rmtkd_edge.tasks.reading.places import columns, place
-from rmtkd_edge.tasks.reading.sequences import check_table, table_texts
+from rmtkd_edge.tasks.reading.sequences import check_table, check_texts
 from rmtkd_edge.tasks.reading.tables import load_tables
 from rmtkd_edge.tasks.reading.text_files import COMPRESSIONS
 
@@ -126,7 +126,7 @@ def test_what_spreadsheets_leave_at_the_end_is_left_out(tmp_path: Path):
     assert plain(read(tmp_path)) == [{"text": "a film", "label": "yes"}, {"text": "the end", "label": "no"}]
     (tmp_path / "train.csv").write_text("text,label\na film,yes\n,\nthe end,no\n", encoding="utf-8")
     with pytest.raises(DataError, match=r"train\.csv line 3 is empty"):
-        table_texts(TASK, read(tmp_path), "train")
+        check_texts(TASK, read(tmp_path), "train")
 
 
 @pytest.mark.parametrize(

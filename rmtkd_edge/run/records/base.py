@@ -118,13 +118,20 @@ def parse_json(data: bytes, where: Path | str, hint: str = AGAIN) -> Any:
         raise RunDirError(f"{where} is nested too deep", hint) from err
     except ValueError as err:
         raise RunDirError(f"{where} is not valid JSON: {err}", hint) from err
+    if is_deeper(found, DEEPEST):
+        raise RunDirError(f"{where} is nested too deep", hint)
+    return found
+
+
+def is_deeper(found: Any, levels: int) -> bool:
+    """Return whether a JSON value has more than `levels` levels of nesting."""
     level = [found] if isinstance(found, (dict, list)) else []
-    for _ in range(DEEPEST):
+    for _ in range(levels):
         level = [item for part in level for item in (part.values() if isinstance(part, dict) else part)]
         level = [item for item in level if isinstance(item, (dict, list))]
         if not level:
-            return found
-    raise RunDirError(f"{where} is nested too deep", hint)
+            return False
+    return bool(level)
 
 
 def _finite(text: str) -> float:

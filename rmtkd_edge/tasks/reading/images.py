@@ -16,14 +16,17 @@ from PIL import Image
 
 from rmtkd_edge.config.recipe import Task
 from rmtkd_edge.errors import DataError, RunDirError
+from rmtkd_edge.run.records.base import read_json_file
 from rmtkd_edge.run.records.data import SourceSummary
 from rmtkd_edge.tasks.reading.image_files import Item, encoded
 from rmtkd_edge.tasks.reading.pictures import Picture, Range, open_picture, resized
+from rmtkd_edge.tasks.reading.progress import tell_count, tell_source
 from rmtkd_edge.tasks.reading.splits import Source
 
 IN_MEMORY = 1_500_000_000  # bytes of decoded images; more lie in a temporary file that is mapped into memory
 PREPROCESSOR = "preprocessor_config.json"
 SIZES = 9  # that a summary names
+TOLD = 1000  # images between two reports
 SHOWN = 3  # names of unreadable files in a message
 LEAST_USED = 1 / 8  # of the depth of deep images: below, 8 bits keep fewer than 5
 
@@ -74,12 +77,12 @@ class ImagePreprocessing:
     def read(cls, folder: Path) -> ImagePreprocessing:
         """Return what `save` wrote; raise RunDirError otherwise."""
         path = folder / PREPROCESSOR
+        config = read_json_file(path)
         try:
-            config = json.loads(path.read_text(encoding="utf-8"))
             found = config.get("pixel_range")
             deep = None if found is None else (float(found[0]), float(found[1]))
             return cls(tuple(config["image_mean"]), tuple(config["image_std"]), config["size"]["height"], deep)
-        except (OSError, ValueError, LookupError, TypeError, AttributeError) as err:
+        except (ValueError, LookupError, TypeError, AttributeError) as err:
             raise RunDirError(f"{path} cannot be read: {err}", "run the stage that writes it again") from err
 
 
@@ -100,6 +103,8 @@ def load_pixels(task: Task, data: Path | None) -> Source[Pixels]:
     `task.unreadable` is `skip`, for files that cannot be decoded (named and counted).
     """
     found = encoded(task, data)
+    for role, (items, _) in found.parts.items():
+        tell_source(found.origins[role], len(items), role)
     parts = {role: decode(task, items, table, role) for role, (items, table) in found.parts.items()}
     return Source(parts, found.origins, found.unused)
 
@@ -121,6 +126,8 @@ def decode(task: Task, items: Sequence[Item], table: pa.Table, split: str) -> Pi
     out: np.ndarray | None = None
     seen = Seen()
     for row, (name, get) in enumerate(items):
+        if row % TOLD == 0:
+            tell_count(f"images of {split} decoded", row, len(items))
         try:
             picture = open_picture(get(), task.pixel_range)
         except MemoryError:
@@ -132,7 +139,7 @@ def decode(task: Task, items: Sequence[Item], table: pa.Table, split: str) -> Pi
         image = picture.image if task.image_size is None else resized(picture.image, task.image_size)
         _check_size(image, name, out, split)
         if out is None:
-            out = _room((len(items), image.height, image.width, 3))
+            out = room((len(items), image.height, image.width, 3))
         out[len(kept)] = np.asarray(image)
         kept.append(row)
     _judge(task, bad, len(items), split)
@@ -216,7 +223,7 @@ def _judge(task: Task, bad: Sequence[str], total: int, split: str) -> None:
         )
 
 
-def _room(shape: tuple[int, ...]) -> np.ndarray:
+def room(shape: tuple[int, ...]) -> np.ndarray:
     """Return an empty uint8 array, in memory or, where it is large, in a temporary file that ends with the process."""
     if int(np.prod(shape)) <= IN_MEMORY:
         return np.empty(shape, np.uint8)
