@@ -82,7 +82,7 @@ def from_files(task: Task, data: Path) -> Source[pa.Table]:
         return only_train(task, _read(task, data), data.name)
     files = [path for path in sorted(data.iterdir()) if path.is_file() and not hidden(path.name)]
     there = [(stem_of(path), path) for path in files if kind_of(path) in READERS]
-    if not there and (others := [path for path in files if is_split_name(task, stem_of(path))]):
+    if not there and (others := [path for path in files if is_split_name(task, path.name.partition(".")[0])]):
         raise _unknown_kind(others[0])
     chosen, unused = choose_paths(task, there, data)
     origins = {r: p.name for r, p in chosen.items()}
