@@ -109,6 +109,11 @@ def _run(argv: list[str] | None) -> int:
         if error.errno not in SURROUNDINGS:
             return _fault()
         return _refused(error)
+    except ImportError as error:
+        if (error.name or "").startswith("rmtkd_edge"):
+            return _fault()
+        complain(f"error: a package that this needs does not import: {error}\ntry: rmtkd-edge doctor")
+        return 2
     except Exception as error:
         if hasattr(error, "format_message") and hasattr(error, "show"):  # typer's own: a wrong option or argument
             error.show()
