@@ -155,8 +155,8 @@ def torch_pair() -> Check:
     wanted = [r.specifier for r in map(Requirement, requires("torchvision") or []) if r.name == "torch"]
     if not all(specifier.contains(found["torch"], prereleases=True) for specifier in wanted):
         return Check("torch pair", "problem", f"{text}: this torchvision needs torch {wanted[0]}", INSTALL)
-    found, why = said([sys.executable, "-c", "import torchvision"])
-    if found is None:
+    imported, why = said([sys.executable, "-c", "import torchvision"])
+    if imported is None:
         return Check("torch pair", "problem", f"{text}: torchvision does not import: {why}", INSTALL)
     return Check("torch pair", "ok", f"{text}: they match and import")
 

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from rmtkd_edge.errors import UserError, reason, some
 from rmtkd_edge.families.base import Spec, find_family
+from rmtkd_edge.families.layers import ProjectedLinear
 from rmtkd_edge.families.model import Model
 from rmtkd_edge.families.store import assemble, load_folder, read_shape, read_weights, spec_of
 from rmtkd_edge.run.layout import CONFIG, EXPORT_RECORD, MANIFEST, PREPROCESSING, SHAPE, TEACHER, WEIGHTS
@@ -90,7 +91,7 @@ def check_outputs(found: Tensor, wanted: Tensor, what: str, hint: str) -> None:
 
 
 @torch.no_grad()
-def reorder(classifier: nn.Module, order: Sequence[int]) -> None:
+def reorder(classifier: ProjectedLinear, order: Sequence[int]) -> None:
     """Bring the rows of a linear layer into an order, in place."""
     for tensor in (classifier.weight, classifier.bias):
         tensor.copy_(tensor[order].clone())

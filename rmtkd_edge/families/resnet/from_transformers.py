@@ -66,13 +66,14 @@ def load_classifier(source: str, labels: Sequence[str]) -> tuple[nn.Module, list
 
     size = len(labels)
     try:
-        model, info = ResNetForImageClassification.from_pretrained(
+        loaded: Any = ResNetForImageClassification.from_pretrained(
             source,
             output_loading_info=True,
             use_safetensors=True,  # other files are unpickled
         )
     except Exception as err:  # transformers raises its own, its validators' and OS errors alike
         raise UserError(f"cannot load a model from `{source}`: {reason(err)}", INTACT) from err
+    model, info = loaded
     refuse_other_problems(model.config)
     missing = sorted(info["missing_keys"])
     if odd := [name for name in missing if not name.startswith("classifier.")]:
