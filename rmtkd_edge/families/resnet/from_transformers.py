@@ -64,7 +64,6 @@ def load_classifier(source: str, labels: Sequence[str]) -> tuple[nn.Module, list
     """
     from transformers import ResNetForImageClassification
 
-    size = len(labels)
     try:
         loaded: Any = ResNetForImageClassification.from_pretrained(
             source,
@@ -79,7 +78,7 @@ def load_classifier(source: str, labels: Sequence[str]) -> tuple[nn.Module, list
     if odd := [name for name in missing if not name.startswith("classifier.")]:
         raise UserError(f"`{source}` lacks weights: {some(odd)}", INTACT)
     if missing:
-        model.classifier[1] = nn.Linear(model.classifier[1].in_features, size)
+        model.classifier[1] = nn.Linear(model.classifier[1].in_features, len(labels))
         return model, None
     return model, label_order(config_labels(model.config), labels, source)
 

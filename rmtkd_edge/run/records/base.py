@@ -21,8 +21,10 @@ LONGEST_INT = 19  # digits: what fits in 64 bits
 SHOWN = 5  # faults that an error lists
 AGAIN = "run the stage that wrote it again with --force"
 
-Amount = Annotated[float, Field(ge=0)]
-Count = Annotated[int, Field(ge=0)]
+# The ranges of figures: of those that are measured here and of those that come from elsewhere (profile/foreign.py).
+Amount = Annotated[float, Field(ge=0, le=1e15)]
+Count = Annotated[int, Field(ge=0, le=2**53)]
+STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
 
 class Document:
@@ -32,7 +34,7 @@ class Document:
     refused, in the parts too.
     """
 
-    __pydantic_config__ = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+    __pydantic_config__ = STRICT
     SCHEMA: ClassVar[str]
 
 

@@ -14,7 +14,8 @@ import numpy as np
 import pyarrow as pa
 
 from rmtkd_edge.config.recipe import Task
-from rmtkd_edge.errors import DataError, some
+from rmtkd_edge.errors import DataError, RunDirError, some
+from rmtkd_edge.run.records.base import parse_json
 from rmtkd_edge.tasks.reading.places import place
 
 HIDDEN = -1  # what data sets put in place of labels that they keep to themselves
@@ -177,11 +178,11 @@ def stored_names(table: pa.Table, column: str) -> list[str] | None:
     if raw is None:
         return None
     try:
-        names = json.loads(raw).get("info", {}).get("features", {}).get(column, {}).get("names")
+        names = parse_json(raw, "it").get("info", {}).get("features", {}).get(column, {}).get("names")
         if names is None or (isinstance(names, list) and all(isinstance(name, str) for name in names)):
             return names
         told = f"names = {names!r}"
-    except (ValueError, AttributeError, RecursionError) as err:
+    except (RunDirError, AttributeError) as err:
         told = str(err)
     raise DataError(
         f"the metadata `huggingface` of the Parquet file, which names its labels, cannot be read: {told[:200]}",

@@ -14,7 +14,7 @@ from rmtkd_edge.config.recipe import Task
 from rmtkd_edge.config.settings import did_you_mean
 from rmtkd_edge.errors import DataError, some
 from rmtkd_edge.tasks.base import Batch
-from rmtkd_edge.tasks.reading.pairs import encode_pairs
+from rmtkd_edge.tasks.reading.pairs import IDS_ALONE, encode_pairs
 from rmtkd_edge.tasks.reading.places import columns, place
 from rmtkd_edge.tasks.reading.progress import tell_count
 from rmtkd_edge.tasks.reading.ragged import Ragged
@@ -109,7 +109,8 @@ def encode(tokenizer: Any, columns: Sequence[Sequence[str]], max_length: int | N
     """Return token ids, truncated and not padded, of texts or pairs of texts, and type ids, None for single texts."""
     if len(columns) > 1:
         return encode_pairs(tokenizer, columns[0], columns[1], max_length)
-    return tokenizer(list(columns[0]), truncation=True, max_length=max_length)["input_ids"], None
+    found = tokenizer(list(columns[0]), truncation=True, max_length=max_length, **IDS_ALONE)
+    return found["input_ids"], None
 
 
 def batch_rows(lengths: np.ndarray, batch_size: int, seed: int | None) -> list[np.ndarray]:
