@@ -139,5 +139,5 @@ def label_order(theirs: Sequence[str], wanted: Sequence[str], source: str) -> li
         return [folded.index(name) for name in sought]
     raise UserError(
         f"`{source}` names the labels {some(theirs)}; the data {some(wanted)}",
-        "set task.labels to the same names, or remove id2label from the checkpoint's config.json",
+        "set task.labels to the same names, or remove id2label (timm: label_names) from the checkpoint's config.json",
     )
