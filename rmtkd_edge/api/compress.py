@@ -20,6 +20,7 @@ from rmtkd_edge.run.directory import Run
 from rmtkd_edge.run.layout import MANIFEST, RECIPE
 from rmtkd_edge.run.leftovers import sweep
 from rmtkd_edge.run.lock import RunLock
+from rmtkd_edge.run.reporter import reporting
 
 if TYPE_CHECKING:
     from rmtkd_edge.api.plan import Plan
@@ -126,7 +127,8 @@ def compress_run(options: CompressOptions, reporter: Reporter) -> CompressRecord
                 refuse_other_run(open_or_create(recipe, path, False), options.data)
         from rmtkd_edge.compress import stage
 
-        prepared = stage.prepare(recipe, options.data)
+        with reporting(reporter):
+            prepared = stage.prepare(recipe, options.data)
         measure = latency_measure(recipe, prepared.family, prepared.profile)
         _prepare_to_write(lock)
         run = open_or_create(recipe, path, options.force)
@@ -144,7 +146,7 @@ def _prepare_to_write(lock: RunLock) -> None:
         sweep(lock.path)
 
 
-def read_data(options: CompressOptions) -> DataSummary:
+def read_data(options: CompressOptions, reporter: Reporter) -> DataSummary:
     """Return what a compression would read, and the first rows as its model would see them; nothing is written.
 
     Raises:
@@ -153,7 +155,8 @@ def read_data(options: CompressOptions) -> DataSummary:
     """
     from rmtkd_edge.compress import stage
 
-    ready = stage.prepare(resolve_recipe(options), options.data)
+    with reporting(reporter):
+        ready = stage.prepare(resolve_recipe(options), options.data)
     return ready.task.summary(ready.dataset)
 
 

@@ -128,6 +128,9 @@ def _explained(error: Exception) -> int:
         return error.exit_code
     if isinstance(error, OSError):
         return _refused(error) if error.errno in SURROUNDINGS else _fault()
+    if isinstance(error, ImportError) and not (error.name or "").startswith("rmtkd_edge"):
+        complain(f"error: a package that this needs does not import: {error}\ntry: rmtkd-edge doctor")
+        return 2
     if hasattr(error, "format_message") and hasattr(error, "show"):  # typer's own: a wrong option or argument
         error.show()
         return int(getattr(error, "exit_code", 2))

@@ -64,7 +64,9 @@ def command(
         force=force,
     )
     if dry_run:
-        _show_data(read_data(options), as_json)
+        with progress(as_json) as reporter:
+            summary = read_data(options, reporter)
+        _show_data(summary, as_json)
         return
     with progress(as_json) as reporter:
         result = compress_run(options, reporter)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ ONNXRUNTIMES = ("onnxruntime", "onnxruntime-gpu")
 CPU_TORCH = "pip install torch torchvision --index-url https://download.pytorch.org/whl/cpu"
 INSTALL = "pip install -c constraints.txt -e '.[demo]'"
 IMPORT_TIMEOUT_S = 180
+LIST = "import onnxruntime as ort; print(','.join(ort.get_available_providers()))"
 PROBE = """
 import sys, onnxruntime as ort
 if sys.argv[1] == "CUDAExecutionProvider" and hasattr(ort, "preload_dlls"):
@@ -153,31 +155,20 @@ def torch_pair() -> Check:
     wanted = [r.specifier for r in map(Requirement, requires("torchvision") or []) if r.name == "torch"]
     if not all(specifier.contains(found["torch"], prereleases=True) for specifier in wanted):
         return Check("torch pair", "problem", f"{text}: this torchvision needs torch {wanted[0]}", INSTALL)
-    try:
-        done = subprocess.run(
-            [sys.executable, "-c", "import torchvision"],
-            capture_output=True,
-            text=True,
-            timeout=IMPORT_TIMEOUT_S,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        return Check("torch pair", "problem", f"{text}: import torchvision takes over {IMPORT_TIMEOUT_S} s", INSTALL)
-    if done.returncode:
-        last = done.stderr.strip().splitlines()[-1] if done.stderr.strip() else f"exit code {done.returncode}"
-        return Check("torch pair", "problem", f"torchvision does not import: {last}", INSTALL)
+    imported, why = said([sys.executable, "-c", "import torchvision"])
+    if imported is None:
+        return Check("torch pair", "problem", f"{text}: torchvision does not import: {why}", INSTALL)
     return Check("torch pair", "ok", f"{text}: they match and import")
 
 
 def providers() -> list[Check]:
     """Return every execution provider of the installed onnxruntime, and whether a session really gets it."""
-    try:
-        import onnxruntime as ort
-    except ImportError as error:
-        return [Check("providers", "problem", f"onnxruntime does not import: {error}", INSTALL)]
+    listed, why = said([sys.executable, "-c", LIST])
+    if listed is None:
+        return [Check("providers", "problem", f"onnxruntime does not import: {why}", _import_advice(why))]
     checks = []
     model = tiny_model()
-    for name in ort.get_available_providers():
+    for name in listed.split(","):
         actual, reason = loads(model, name)
         if actual:
             checks.append(Check(name, "ok", "loads"))
@@ -196,16 +187,34 @@ def loads(model: bytes, provider: str) -> tuple[bool, str]:
 
     It is tried in a process of its own: a provider without its libraries writes to the terminal, and may take it down.
     """
-    command = [sys.executable, "-c", PROBE, provider]
+    found, why = said([sys.executable, "-c", PROBE, provider], model)
+    if found is None:
+        return False, why[:160]
+    return provider in found.split(","), f"a session falls back to {found.replace(',', ', ')}"
+
+
+def said(command: list[str], stdin: bytes = b"") -> tuple[str | None, str]:
+    """Return the last line that a command writes and, where it fails or a signal ends it, None and the reason."""
     try:
-        done = subprocess.run(command, input=model, capture_output=True, timeout=IMPORT_TIMEOUT_S, check=False)
+        done = subprocess.run(command, input=stdin, capture_output=True, timeout=IMPORT_TIMEOUT_S, check=False)
     except subprocess.TimeoutExpired:
-        return False, f"no session within {IMPORT_TIMEOUT_S} s"
+        return None, f"it takes over {IMPORT_TIMEOUT_S} s"
+    if done.returncode < 0:
+        name = signal.Signals(-done.returncode).name
+        return None, f"{name}, which the processor raises for instructions that it lacks" if name == "SIGILL" else name
     if done.returncode:
-        last = done.stderr.decode(errors="replace").strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
-        return False, last[0][:160]
-    got = done.stdout.decode().strip().splitlines()[-1].split(",")
-    return provider in got, f"a session falls back to {', '.join(got)}"
+        return None, (done.stderr.decode(errors="replace").strip().splitlines() or [f"code {done.returncode}"])[-1]
+    return (done.stdout.decode(errors="replace").strip().splitlines() or [""])[-1], ""
+
+
+def _import_advice(why: str) -> str:
+    """Return what to do about an onnxruntime that does not import."""
+    if "libcu" in why:  # onnxruntime-gpu 1.27 and 1.28 want CUDA's libraries even for the CPU
+        return (
+            "the GPU package wants CUDA: pip install 'onnxruntime-gpu>=1.29', or without a GPU: pip uninstall -y "
+            "onnxruntime-gpu && pip install onnxruntime"
+        )
+    return "pip install --upgrade onnxruntime" if "SIGILL" in why else INSTALL
 
 
 def tiny_model() -> bytes:

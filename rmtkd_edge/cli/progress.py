@@ -47,7 +47,7 @@ class ConsoleReporter:
         if kind == "trial":
             self._count("closed forms compared", facts["done"], facts["total"])
             return
-        if kind == "runner" and "total" in facts:
+        if kind in ("runner", "reading") and "total" in facts:
             self._count(str(facts.get("text", "")), facts.get("done", 0), facts["total"], str(facts.get("device", "")))
             return
         if self._bar is not None and kind in ("stage", "cycle_start", "cycle_end", "stop"):
@@ -58,14 +58,15 @@ class ConsoleReporter:
         if line:
             self.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
-    def _count(self, text: str, done: int, total: int, device: str = "") -> None:
+    def _count(self, text: str, done: int, total: int | None, device: str = "") -> None:
         if self._bar is not None:
             if device not in self._tasks:
                 self._tasks[device] = self._bar.add_task(text, total=total)
             self._bar.update(self._tasks[device], completed=done, total=total, description=text)
         elif time.monotonic() - self._said.get(device, 0.0) > PLAIN_STEP_S or done == total:
             self._said[device] = time.monotonic()
-            self.console.print(f"  {done}/{total} {text}", markup=False, highlight=False, soft_wrap=True)
+            count = f"{done:,}" if total is None else f"{done}/{total}"
+            self.console.print(f"  {count} {text}", markup=False, highlight=False, soft_wrap=True)
 
 
 def line_of(kind: str, facts: dict[str, Any]) -> str:
@@ -114,6 +115,7 @@ _LINES: dict[str, Callable[[dict[str, Any]], str]] = {
     "stop": lambda f: f"stopped by: {str(f['rule']).replace('_', ' ')}",
     "verified": lambda f: f"  {f['folder']}: {str(f['what']).replace('_', ' ')} agrees to {f['relative']:.1e}",
     "variant": _variant,
+    "reading": lambda f: f"  {f['text']}",
     "data": lambda f: f"  {f['text']}",
     "note": lambda f: f"  note: {f['text']}",
     "runner": lambda f: f"  {f.get('text', '')}".rstrip(),

@@ -59,7 +59,7 @@ class Model(Section):
     family: str = Field("encoder", description="`encoder` (BERT-like), `resnet`, or an installed one")
     source: Text = Field(
         description="`scratch`, a hub id, a local folder, or `package:NAME` for a model that a package ships; of a "
-        "resnet `scratch`, `torchvision:resnet50` or a safetensors state dict"
+        "resnet `scratch`, `torchvision:resnet50`, a folder of transformers or a safetensors state dict"
     )
     tokenizer: Text | None = Field(None, description="Hub id, folder or `package:NAME`; the source's own when left out")
     shape: dict[str, Any] = Field({}, description="Shape of a model from random weights; the family checks its keys")

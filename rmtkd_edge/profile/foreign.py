@@ -1,7 +1,7 @@
 """What a measurement from elsewhere must hold before anything is computed from it.
 
-One schema for both forms, the runner's results.json and profile/NAME.json. What it does not name is checked where it
-is kept (run/records/profile.py) or only shown.
+One schema for both forms, the runner's results.json and profile/NAME.json. Figures and their ranges are those of the
+record that they become (run/records/profile.py), where what is not named here is checked.
 """
 
 from __future__ import annotations
@@ -19,17 +19,13 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_confi
 from typing_extensions import TypedDict
 
 from rmtkd_edge.errors import UserError
-from rmtkd_edge.run.records.base import describe
+from rmtkd_edge.run.records.base import STRICT, Amount, describe
+from rmtkd_edge.run.records.profile import Bytes, Joules, Milliseconds, Positive
 
-LOOSE = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False)
-Nanoseconds = Annotated[float, Field(gt=0, le=1e15)]  # 11 days
-Milliseconds = Annotated[float, Field(gt=0, le=1e9)]
-Bytes = Annotated[int, Field(ge=0, le=2**50)]
-Joules = Annotated[float, Field(ge=0, le=1e12)]
-Amount = Annotated[float, Field(ge=0, le=1e15)]
+LOOSE: ConfigDict = {**STRICT, "extra": "ignore"}
+Nanoseconds = Annotated[Amount, Field(gt=0)]
 Text = Annotated[str, Field(max_length=1000)]
 Texts = Annotated[list[Text], Field(max_length=1000)]
-Batch = Annotated[int, Field(ge=1, le=2**20)]
 TOLERANCE = 1e-6  # relative, between a median and that of the raw values
 
 
@@ -37,8 +33,8 @@ TOLERANCE = 1e-6  # relative, between a median and that of the raw values
 class Workload(TypedDict):
     """What one call ran."""
 
-    batch: Batch
-    seq: NotRequired[Batch | None]
+    batch: Positive
+    seq: NotRequired[Positive | None]
 
 
 @with_config(LOOSE)

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import queue
+import signal
 import subprocess
 import sys
 import threading
@@ -35,6 +36,41 @@ _KINDS: dict[str, tuple[type[RmtkdError], str]] = {
     "hash": (RunDirError, "export the run again: rmtkd-edge export RUN"),
     "output": (Finding, "the exported model does not compute what it did on the host: export it again and verify"),
 }
+
+
+# What kills a process whatever it does: what it means, and what to do
+_DEATHS: dict[int, tuple[str, str]] = {
+    signal.SIGILL: (
+        "its processor lacks instructions that this onnxruntime is built with (illegal instruction)",
+        "{python} -m pip install --upgrade onnxruntime: 1.21.0 does so on a Raspberry Pi 3 and 4, 1.22 does not; else "
+        "build onnxruntime for that processor",
+    ),
+    signal.SIGKILL: (
+        "it was killed, most likely for want of memory",
+        "close other programs, or measure fewer models or shorter sequences; the same command continues",
+    ),
+    signal.SIGSEGV: (
+        "onnxruntime crashed (segmentation fault)",
+        "another version of onnxruntime, with {python} -m pip",
+    ),
+    signal.SIGBUS: ("onnxruntime crashed (bus error)", "another version of onnxruntime, with {python} -m pip"),
+}
+
+
+def death(code: int, where: str, python: str) -> ProviderError | None:
+    """Return the error for an exit code that says that a signal ended a process, None for any other code.
+
+    Args:
+        code: negative, as Python has it, or 128 and more, as shells have it.
+        where: the machine, for the message.
+        python: what runs Python there.
+    """
+    found = _DEATHS.get(-code if code < 0 else code - 128)
+    return (
+        None
+        if found is None
+        else ProviderError(f"the measurement on {where}: {found[0]}", found[1].format(python=python))
+    )
 
 
 def progress_of(reporter: Reporter) -> Progress:
@@ -75,6 +111,8 @@ def run_bundle(
             code = process.wait()
         finally:
             _stop(process)
+    if (dead := death(code, "this machine", program)) is not None:
+        raise dead
     return read_outcome(results, code, errors.read_text(encoding="utf-8", errors="replace"))
 
 

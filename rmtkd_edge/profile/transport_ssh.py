@@ -23,7 +23,7 @@ from rmtkd_edge.errors import ProviderError, UserError
 from rmtkd_edge.hashing import sha256_file
 from rmtkd_edge.profile.foreign import check_measurement
 from rmtkd_edge.profile.measuring.store import digest_of
-from rmtkd_edge.profile.transport_local import Progress, event_of, read_outcome
+from rmtkd_edge.profile.transport_local import Progress, death, event_of, read_outcome
 from rmtkd_edge.run.directory import atomic_write_bytes
 from rmtkd_edge.run.records.base import LARGEST
 
@@ -36,6 +36,14 @@ REFUSALS = {  # what ssh says where trying again is of no use: what to do
     "permission denied": "let a key into the agent (ssh-add), or name it in ~/.ssh/config; passwords are not asked for",
     "could not resolve hostname": "check --host, or give it a Host entry in ~/.ssh/config",
 }
+
+
+class StepRefused(UserError):
+    """A script ended with an error there."""
+
+    def __init__(self, host: str, said: str, code: int) -> None:
+        super().__init__(f"{host} refused a step: {said[-300:] or f'exit code {code}'}")
+        self.code = code
 
 
 class ConnectionLost(Exception):
@@ -62,7 +70,8 @@ class Target:
     def run(self, script: str, stdin: Any = subprocess.DEVNULL, timeout_s: float = COMMAND_S) -> bytes:
         """Run a POSIX shell script there and return its standard output.
 
-        Raises ConnectionLost where ssh fails, UserError where it refuses for good or the script ends with an error.
+        Raises ConnectionLost where ssh fails, UserError where it refuses for good, StepRefused where the script ends
+        with an error.
         """
         alive = ["-o", "ServerAliveInterval=10", "-o", "ServerAliveCountMax=3"]
         batch = ["-o", "BatchMode=yes", "-o", f"ConnectTimeout={CONNECT_S}"]
@@ -81,7 +90,7 @@ class Target:
                     raise UserError(f"ssh {self.host}: {said[-300:]}", hint.format(host=self.host))
             raise ConnectionLost(said[-300:] or "the connection was closed")
         if done.returncode:
-            raise UserError(f"{self.host} refused a step: {said[-300:] or f'exit code {done.returncode}'}")
+            raise StepRefused(self.host, said, done.returncode)
         return done.stdout
 
 
@@ -108,6 +117,8 @@ def run_over_ssh(
     _send(bundle, job, target, again, progress)
     _start(job, plan, target, again)
     code = _follow(job, target, again, waiting, progress)
+    if (dead := death(code, target.host, f"ssh {target.host} {target.python}")) is not None:
+        raise dead
     read = f"cd {FOLDER}/{job} && head -c {LARGEST} results.json 2>/dev/null || true"
     found = again(lambda: target.run(read, timeout_s=TRANSFER_S))
     if found:
@@ -152,10 +163,11 @@ class Again:
 def _check_python(target: Target, again: Again) -> None:
     code = "import sys, numpy, onnxruntime; assert sys.version_info >= (3, 9), sys.version"
     try:
-        again(lambda: target.run(f"{shlex.quote(target.python)} -c {shlex.quote(code)}"))
-    except UserError as err:
-        if "refused a step" not in err.message:
-            raise
+        # with a command after it the shell stays, and can tell that a signal ended Python
+        again(lambda: target.run(f"{shlex.quote(target.python)} -c {shlex.quote(code)}; exit $?"))
+    except StepRefused as err:
+        if (dead := death(err.code, target.host, f"ssh {target.host} {target.python}")) is not None:
+            raise dead from err
         raise ProviderError(
             f"{target.host} cannot run the measurement: {err.message.splitlines()[-1]}",
             f"ssh {target.host} {target.python} -m pip install onnxruntime numpy   (Python 3.9 or later; with an "

@@ -14,9 +14,9 @@ from rmtkd_edge.config.recipe import Task as TaskSettings
 from rmtkd_edge.errors import DataError, UserError
 from rmtkd_edge.tasks.base import Batch, Dataset, Exported, Normalisation, Prediction, Subsets, Task, draw_subsets
 from rmtkd_edge.tasks.classification import Classification, absent, check_metric, named
-from rmtkd_edge.tasks.reading.clients import check_pictures
+from rmtkd_edge.tasks.reading.clients import compare_pictures
 from rmtkd_edge.tasks.reading.digests import rows_digest
-from rmtkd_edge.tasks.reading.images import ImagePreprocessing, load_pixels, summaries
+from rmtkd_edge.tasks.reading.images import ImagePreprocessing, load_pixels, room, summaries
 from rmtkd_edge.tasks.reading.labels import label_names, label_notes, label_numbers
 from rmtkd_edge.tasks.reading.pictures import RESAMPLE, read_picture
 from rmtkd_edge.tasks.reading.splits import Classes, Source, share_out
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from rmtkd_edge.families.base import Spec
 
+CHUNK = 4096  # images that are held as floats, or twice, at once
 SHIFT = 8  # random crops move an image by up to 1/8 of its side
 TRIAL_IMAGES = 512  # fitted on where closed forms are only compared
 
@@ -51,7 +52,10 @@ class ImageSplit:
 
     def take(self, indices: np.ndarray) -> ImageSplit:
         """Return the rows of the given numbers, in their order."""
-        return ImageSplit(self.images[indices], self.labels[indices], self.rows[indices], self.augment)
+        images = room((len(indices), *self.images.shape[1:]))
+        for start in range(0, len(indices), CHUNK):
+            images[start : start + CHUNK] = self.images[indices[start : start + CHUNK]]
+        return ImageSplit(images, self.labels[indices], self.rows[indices], self.augment)
 
 
 class ImageClassification(Classification):
@@ -176,7 +180,7 @@ class ImageClassification(Classification):
         """Compare what transformers makes of a few raw pictures with what training was fed; note odd ones."""
         images = dataset.validation.images[[sample.row for sample in dataset.samples]]
         wanted = normalised(images, dataset.preprocessing).numpy()
-        return check_pictures(folder, dataset.samples, wanted, dataset.preprocessing.std)
+        return compare_pictures(folder, dataset.samples, wanted, dataset.preprocessing.std)
 
     def predictor(self, folder: Path, record: Exported, run: Callable[[Batch], np.ndarray]) -> ImagePredictor:
         """Return what classifies images with an exported folder."""
@@ -232,7 +236,7 @@ def _check_sizes(splits: Mapping[str, ImageSplit]) -> None:
         raise DataError(f"images differ in size: {told}", "--set task.image_size=32 resizes all of them")
 
 
-def moments(images: np.ndarray, chunk: int = 4096) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def moments(images: np.ndarray, chunk: int = CHUNK) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return mean and standard deviation per channel of uint8 images (n, H, W, 3), as shares of 255."""
     count = 0
     total: np.ndarray = np.zeros(3)

@@ -24,18 +24,20 @@ from rmtkd_edge.tasks.base import (
     draw_subsets,
 )
 from rmtkd_edge.tasks.classification import Classification, absent, check_metric, named
-from rmtkd_edge.tasks.reading.clients import SAMPLES, check_texts
+from rmtkd_edge.tasks.reading.clients import SAMPLES, compare_texts
 from rmtkd_edge.tasks.reading.digests import rows_digest
 from rmtkd_edge.tasks.reading.labels import label_names, label_notes, label_numbers
+from rmtkd_edge.tasks.reading.progress import tell_source
+from rmtkd_edge.tasks.reading.ragged import Ragged
 from rmtkd_edge.tasks.reading.sequences import (
     Ids,
     Special,
     batch_rows,
     check_table,
+    check_texts,
     encode,
     padded,
     table_ids,
-    table_texts,
     variations,
 )
 from rmtkd_edge.tasks.reading.splits import Classes, share_out
@@ -43,6 +45,7 @@ from rmtkd_edge.tasks.reading.tables import load_tables
 from rmtkd_edge.tasks.reading.tokenizers import load_tokenizer
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from torch import Tensor
 
     from rmtkd_edge.families.base import Spec
@@ -66,8 +69,13 @@ class TextSplit:
 
     def take(self, indices: np.ndarray) -> TextSplit:
         """Return the rows of the given numbers, in their order."""
-        types = None if self.type_ids is None else [self.type_ids[i] for i in indices]
-        return TextSplit([self.ids[i] for i in indices], types, self.labels[indices])
+        types = None if self.type_ids is None else Ragged.of(self.type_ids).take(indices)
+        return TextSplit(Ragged.of(self.ids).take(indices), types, self.labels[indices])
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Return the tokens of every row, int64 (n,)."""
+        return Ragged.of(self.ids).lengths
 
     def digest(self, names: Sequence[str]) -> str:
         """Return a hash of the rows and of the labels' names."""
@@ -99,8 +107,11 @@ class TextClassification(Classification):
         task = recipe.task
         tokenizer = load_tokenizer(str(kept) if kept else recipe.model.tokenizer or recipe.model.source)
         source = load_tables(task, data)
-        for role, table in source.parts.items():
+        odd: list[str] = []
+        for role, table in source.parts.items():  # of the files themselves, whose rows the user knows
             check_table(task, table, role)
+            tell_source(source.origins[role], len(table), role)
+            odd += check_texts(task, table, role)
         names = label_names(task, source.parts["train"])
         classes = Classes(names, label_numbers(task, source.parts["train"], "train", names))
         shares = share_out(task, source, recipe.seed, classes)
@@ -118,20 +129,20 @@ class TextClassification(Classification):
             splits["validation"],
             splits.get("test"),
             tokenizer,
-            (*shares.notes, *label_notes(task, source.parts["train"]), *absent(names, numbers)),
+            (*shares.notes, *label_notes(task, source.parts["train"]), *odd, *absent(names, numbers)),
             sources=tuple(
                 SourceSummary(role, source.origins[role], len(table), {}, {}) for role, table in source.parts.items()
             ),
             not_used=source.unused,
             max_length=task.max_length,
             digests={role: split.digest(names) for role, split in splits.items()},
-            samples=_samples(table_texts(task, shares.parts["validation"], "validation"), splits["validation"]),
+            samples=_samples(shares.parts["validation"].select(list(task.text)), splits["validation"]),
         )
 
     def cut(self, dataset: Dataset[TextSplit], split: TextSplit) -> int | None:
         """Return how many texts fill the longest length."""
         longest = dataset.max_length
-        return None if longest is None else sum(len(ids) >= longest for ids in split.ids)
+        return None if longest is None else int((split.lengths >= longest).sum())
 
     def seen(self, dataset: Dataset[TextSplit], row: int) -> str:
         """Return the tokens of a text of train as a model sees them, special ones included."""
@@ -146,8 +157,7 @@ class TextClassification(Classification):
         import torch
 
         special = Special.of(dataset.preprocessing)
-        lengths = np.array([len(row) for row in split.ids])
-        for rows in batch_rows(lengths, batch_size, seed):
+        for rows in batch_rows(split.lengths, batch_size, seed):
             types = None if split.type_ids is None else [split.type_ids[i] for i in rows]
             yield padded([split.ids[i] for i in rows], types, special) | {
                 "labels": torch.from_numpy(np.ascontiguousarray(split.labels[rows])),
@@ -159,7 +169,7 @@ class TextClassification(Classification):
         rows, tokens = dataset.train, recipe.compress.fitted_tokens
 
         def fitted(order: np.ndarray) -> tuple[int, int]:
-            reached = np.cumsum([len(rows.ids[i]) for i in order])
+            reached = np.cumsum(rows.lengths[order])
             warm, trial = (1 + int(np.searchsorted(reached, n)) for n in (tokens, min(tokens, TRIAL_TOKENS)))
             return warm, trial
 
@@ -194,7 +204,7 @@ class TextClassification(Classification):
         rows, samples = dataset.validation.take(np.array([s.row for s in dataset.samples])), dataset.samples
         fed = padded(rows.ids, rows.type_ids, Special.of(dataset.preprocessing))
         names = [item.name for item in spec.inputs]
-        check_texts(folder, samples, {name: fed[name].numpy() for name in names}, names)
+        compare_texts(folder, samples, {name: fed[name].numpy() for name in names}, names)
         return ()
 
     def predictor(self, folder: Path, record: Exported, run: Callable[[Batch], np.ndarray]) -> TextPredictor:
@@ -223,11 +233,11 @@ class TextPredictor:
         return self.run(padded(ids, types, Special.of(self.tokenizer)))
 
 
-def _samples(columns: Sequence[Sequence[str]], split: TextSplit) -> tuple[Sample, ...]:
+def _samples(texts: pa.Table, split: TextSplit) -> tuple[Sample, ...]:
     """Return a few rows as texts: the first ones, the longest and the shortest."""
-    lengths = np.array([len(ids) for ids in split.ids])
+    lengths = split.ids.lengths
     rows = sorted({*range(min(SAMPLES, len(lengths))), int(lengths.argmax()), int(lengths.argmin())})
-    return tuple(Sample(row, f"row {row}", tuple(column[row] for column in columns)) for row in rows)
+    return tuple(Sample(row, f"row {row}", tuple(texts.slice(row, 1).to_pylist()[0].values())) for row in rows)
 
 
 TASK: Task[TextSplit] = TextClassification()

@@ -1,5 +1,10 @@
 """The doctor: two onnxruntimes are a conflict, and a provider counts when a session really gets it."""
 
+import json
+import os
+import subprocess
+import sys
+
 import onnx
 import pytest
 
@@ -50,3 +55,45 @@ def test_every_line_has_what_was_found():
     for check in doctor.examine():
         assert check.name and check.found and check.state in ("ok", "note", "problem")
         assert check.state != "problem" or check.advice
+
+
+BROKEN = {
+    "raise ImportError('libcudart.so.13: cannot open shared object file')": (
+        "libcudart.so.13",
+        "onnxruntime-gpu>=1.29",
+    ),
+    "import os, signal; os.kill(os.getpid(), signal.SIGILL)": ("SIGILL", "--upgrade onnxruntime"),
+    "raise OSError('a library is damaged')": ("a library is damaged", "pip install"),
+}
+
+
+@pytest.mark.parametrize("program", BROKEN)
+def test_an_onnxruntime_that_does_not_import_is_told_with_the_way_out(program, tmp_path):
+    (tmp_path / "onnxruntime").mkdir()
+    (tmp_path / "onnxruntime" / "__init__.py").write_text(program, encoding="utf-8")
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *filter(None, sys.path)])}
+    code = "import json; from rmtkd_edge.cli.examine import providers, meters; print(json.dumps("
+    code += "[[c.name, c.state, c.found, c.advice] for c in [*providers(), *meters()]]))"
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+    first, *others = json.loads(done.stdout)
+    says, way_out = BROKEN[program]
+    assert first[:2] == ["providers", "problem"] and says in first[2] and way_out in first[3]
+    assert any(name == "meter rapl" for name, *_ in others), "what comes after it is examined"
+
+
+def test_other_commands_without_onnxruntime_are_the_users_to_mend(tmp_path):
+    (tmp_path / "onnxruntime").mkdir()
+    (tmp_path / "onnxruntime" / "__init__.py").write_text(next(iter(BROKEN)), encoding="utf-8")
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *filter(None, sys.path)])}
+    command = [
+        sys.executable,
+        "-m",
+        "rmtkd_edge",
+        "calibrate",
+        "--on",
+        "local-cpu",
+        "--out",
+        str(tmp_path / "out.toml"),
+    ]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and "libcudart.so.13" in done.stderr and "rmtkd-edge doctor" in done.stderr

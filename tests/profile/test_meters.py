@@ -205,6 +205,38 @@ def test_rapl_for_root_only_says_so_and_names_two_ways_out(tmp_path: Path, monke
     assert "--meter" in caught.value.ways_out[1]
 
 
+@pytest.mark.parametrize("file", ["name", "max_energy_range_uj", "energy_uj"])
+@pytest.mark.parametrize("fault", ["for root", "absent", "empty"])
+def test_rapl_that_can_be_read_in_part_is_absent_and_names_the_file(
+    file: str, fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = powercap(tmp_path, {"intel-rapl:0": ("package-0", 1)})
+    path = root / "class" / "powercap" / "intel-rapl:0" / file
+    if fault == "absent":
+        path.unlink()
+    elif fault == "for root":
+        read = Path.read_text
+
+        def refuse(self: Path, *args: Any, **kwargs: Any) -> str:
+            if self == path:
+                raise PermissionError(13, "Permission denied", str(self))
+            return read(self, *args, **kwargs)
+
+        monkeypatch.setattr(Path, "read_text", refuse)
+    else:
+        path.write_text("")
+    with pytest.raises(MeterAbsent) as caught:
+        rapl.open_meter({"sysfs": root, "provider": CPU})
+    assert file in str(caught.value) or fault == "empty"
+    assert "/*_uj" in caught.value.ways_out[0] and "--meter" in caught.value.ways_out[1]
+
+
+def test_rapl_without_a_range_is_absent_since_nobody_could_tell_a_wrap(tmp_path: Path) -> None:
+    root = powercap(tmp_path, {"intel-rapl:0": ("package-0", 1)}, most=0)
+    with pytest.raises(MeterAbsent, match="max_energy_range_uj is 0"):
+        rapl.open_meter({"sysfs": root, "provider": CPU})
+
+
 @settings(deadline=None, max_examples=40)
 @given(st.floats(0.1, 50), st.one_of(st.none(), st.floats(0.1, 50)), st.floats(0, 1e4), st.floats(0, 1e4))
 def test_modelled_is_watts_times_seconds(active: float, idle: float | None, cpu: float, wall: float) -> None:

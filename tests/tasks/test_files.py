@@ -15,7 +15,7 @@ from rmtkd_edge.config.recipe import Task
 from rmtkd_edge.errors import DataError
 from rmtkd_edge.tasks.reading.labels import label_names
 from rmtkd_edge.tasks.reading.places import columns, place
-from rmtkd_edge.tasks.reading.sequences import check_table, table_texts
+from rmtkd_edge.tasks.reading.sequences import check_table, check_texts
 from rmtkd_edge.tasks.reading.tables import load_tables
 from rmtkd_edge.tasks.reading.text_files import COMPRESSIONS
 
@@ -126,7 +126,7 @@ def test_what_spreadsheets_leave_at_the_end_is_left_out(tmp_path: Path):
     assert plain(read(tmp_path)) == [{"text": "a film", "label": "yes"}, {"text": "the end", "label": "no"}]
     (tmp_path / "train.csv").write_text("text,label\na film,yes\n,\nthe end,no\n", encoding="utf-8")
     with pytest.raises(DataError, match=r"train\.csv line 3 is empty"):
-        table_texts(TASK, read(tmp_path), "train")
+        check_texts(TASK, read(tmp_path), "train")
 
 
 @pytest.mark.parametrize(
@@ -173,3 +173,80 @@ def test_a_header_that_is_nearly_right_is_offered(tmp_path: Path, header: str):
     with pytest.raises(DataError) as caught:
         check_table(TASK, read(tmp_path), "train")
     assert all(f"did you mean `{name}`" in caught.value.message for name in header.split(","))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("train.csv", b"PK\x03\x04" + bytes(60), "a zip archive, as Excel files are"),
+        ("train.csv", b"\xd0\xcf\x11\xe0" + bytes(60), "Excel file"),
+        ("train.csv", gzip.compress(b"text,label\n"), "compressed by gzip"),
+        ("train.jsonl", b"PAR1\x15" + bytes(60), "a Parquet file"),
+        ("train.xlsx", b"PK\x03\x04", "ending '.xlsx' is not known"),
+        ("train.csv.zip", b"PK\x03\x04", r"ending '.csv.zip' is not known"),
+    ],
+)
+def test_files_of_another_kind_are_told_as_what_they_are(tmp_path: Path, name: str, content: bytes, says: str):
+    (tmp_path / name).write_bytes(content)
+    for data in (tmp_path, tmp_path / name):
+        with pytest.raises(DataError, match=says) as caught:
+            read(data)
+        assert caught.value.hint
+
+
+@pytest.mark.parametrize("start", ["\n\n", "sep=,\n"])
+def test_lines_are_those_of_the_file_whatever_comes_before_the_header(tmp_path: Path, start: str):
+    (tmp_path / "train.csv").write_text(f"{start}text,label\na,1\nb,0\n", encoding="utf-8")
+    line = start.count("\n") + 3
+    assert place(read(tmp_path), 1) == f"train.csv line {line}"
+    (tmp_path / "train.csv").write_text(f'{start}text,label\na,1\n"b" c,0\n', encoding="utf-8")
+    with pytest.raises(DataError, match=f"line {line}: "):
+        read(tmp_path)
+
+
+def test_texts_that_a_writer_left_as_bytes_are_texts(tmp_path: Path):
+    rows = pa.table({"text": ["na\u00efve".encode(), b"dull"], "label": [b"yes", b"no"]})
+    pyarrow.parquet.write_table(rows, tmp_path / "train.parquet")
+    found = read(tmp_path)
+    assert plain(found) == [{"text": "na\u00efve", "label": "yes"}, {"text": "dull", "label": "no"}]
+    assert check_texts(TASK, found, "train") == () and label_names(TASK, found) == ["no", "yes"]
+    pyarrow.parquet.write_table(pa.table({"text": [b"\xff\xfe"], "label": [b"yes"]}), tmp_path / "train.parquet")
+    with pytest.raises(DataError, match=r"`text` of .* holds bytes that are not UTF-8"):
+        read(tmp_path)
+
+
+def test_texts_without_any_sign_are_told(tmp_path: Path):
+    (tmp_path / "train.csv").write_text('text,label\na,1\n"  ",0\n\t,0\n', encoding="utf-8")
+    (note,) = check_texts(TASK, read(tmp_path), "train")
+    assert "2 of 3 values of `text` in train" in note and "train.csv line 3" in note
+
+
+def test_large_json_lines_are_read_in_chunks_that_agree_on_the_types(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("rmtkd_edge.tasks.reading.objects.CHUNK", 2)
+    rows = [{"text": "a", "label": 0}, {"text": "b", "label": 1}, {"text": "c", "label": 0.5, "more": "x"}]
+    others = [*rows, {"text": "d", "label": "1"}, {"text": "e", "label": True}]
+    for values, wanted in ((rows, [0, 1, 0.5]), (others, ["0", "1", "0.5", "1", "true"])):
+        (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, values)), encoding="utf-8")
+        found = read(tmp_path)
+        assert found["label"].to_pylist() == wanted and found["more"].to_pylist()[:3] == [None, None, "x"]
+    assert place(found, 4) == "train.jsonl line 5"
+
+
+def test_json_is_bounded_in_size_and_depth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    deep = '{"text": "a", "label": ' + "[" * 100 + "]" * 100 + "}"
+    (tmp_path / "train.jsonl").write_text(f'{{"text": "a", "label": 1}}\n{deep}\n', encoding="utf-8")
+    with pytest.raises(DataError, match="line 2 is no JSON object"):
+        read(tmp_path)
+    (tmp_path / "train.jsonl").unlink()
+    (tmp_path / "train.json").write_text(f"[{deep}]", encoding="utf-8")
+    with pytest.raises(DataError, match="nested too deep"):
+        read(tmp_path)
+    (tmp_path / "train.json").write_text(json.dumps(TEXT_ROWS * 20, indent=1), encoding="utf-8")
+    monkeypatch.setattr("rmtkd_edge.tasks.reading.objects.LARGEST", 1000)
+    with pytest.raises(DataError, match="one JSON value of more than 1,000 characters") as caught:
+        read(tmp_path)
+    assert ".jsonl" in caught.value.hint
+    monkeypatch.setattr("rmtkd_edge.tasks.reading.text_files.LONGEST_LINE", 50)
+    with pytest.raises(DataError, match="a line of more than 50 characters"):
+        (tmp_path / "train.json").write_text(json.dumps(TEXT_ROWS), encoding="utf-8")
+        read(tmp_path)

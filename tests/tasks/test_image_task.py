@@ -116,7 +116,7 @@ def test_several_sizes_are_refused_or_resized(tmp_path: Path) -> None:
 def test_files_that_cannot_be_decoded_stop_or_are_skipped(tmp_path: Path) -> None:
     values = [encoded(p) for p in IMAGES]
     values[3], values[7] = values[3][:20], b"no image"
-    with pytest.raises(DataError, match=r"2 of 24 images of train cannot be decoded: train row 3 \(3\.png\)"):
+    with pytest.raises(DataError, match=r"2 of 24 images of train cannot be decoded: train\.parquet row 3 \(3\.png\)"):
         loaded(parquet(tmp_path, values))
     task = loaded(tmp_path, TASK.model_copy(update={"unreadable": "skip"}))
     assert len(task.train) + len(task.validation) == 22 and any("2 of 24" in note for note in task.notes)

@@ -99,3 +99,58 @@ def test_metadata_that_cannot_be_read_are_refused_unless_the_recipe_names_the_la
     assert "task.labels" in caught.value.hint
     task = TASK.model_copy(update={"labels": ["no", "yes"]})
     assert label_numbers(task, rows, "train", label_names(task, rows)).tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("values", "names"),
+    [
+        (pa.array([1, 0]).cast(pa.decimal128(20, 0)), ["0", "1"]),
+        (pa.array(["b", "a"]).dictionary_encode(), ["a", "b"]),
+        (pa.array([True, False]), ["False", "True"]),
+        (pa.array([1.0, 0.0], pa.float32()), ["0", "1"]),
+    ],
+    ids=["decimals", "categories", "truth values", "floats"],
+)
+def test_numbers_and_texts_of_every_type_are_labels(values, names):
+    rows = pa.table({"label": pa.chunked_array([values, values])})
+    assert label_names(TASK, rows) == names
+    assert label_numbers(TASK, rows, "train", names).tolist() == [1, 0, 1, 0]
+
+
+@pytest.mark.parametrize("kind", [pa.date32(), pa.timestamp("s"), pa.duration("s")], ids=str)
+def test_times_are_no_labels(kind):
+    with pytest.raises(DataError, match="the label column `label` of train holds") as caught:
+        label_names(TASK, pa.table({"label": pa.array([0, 1], kind)}))
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        (["caf\u00e9", "cafe\u0301", "bar"], "'cafe\u0301' (1), 'caf\u00e9' (1)"),
+        (["yes", "yes\u200b", "no"], "'yes' (1), 'yes\\u200b' (1)"),
+        (["1", "01", "1.0", "2"], "'01' (1), '1' (1), '1.0' (1)"),
+        (["yes", "ｙｅｓ", "no"], "look alike"),
+    ],
+    ids=["accents", "invisible", "numbers", "wide"],
+)
+def test_labels_that_only_look_the_same_are_told(values, told):
+    (note,) = label_notes(TASK, table(values))
+    assert told in note and "classes of their own" in note
+
+
+def test_labels_that_look_like_missing_values_are_told():
+    (note,) = label_notes(TASK, table(["nan", "good", "bad", "N/A", "nan"]))
+    assert "'nan' (2), 'N/A' (1)" in note
+    named = TASK.model_copy(update={"labels": ["nan", "good", "bad", "N/A"]})
+    assert label_notes(named, table(["nan", "good", "bad", "N/A"])) == ()
+
+
+def test_rows_without_a_label_are_counted_and_told_as_what_they_are():
+    rows = with_places(table(["yes", None, "no", None]), "train.csv", [2, 3, 4, 5], "line")
+    with pytest.raises(DataError, match=r"2 of 4 labels in train .* train\.csv line 3 has none") as caught:
+        label_numbers(TASK, rows, "train", ["no", "yes"])
+    assert "drop" in caught.value.hint
+    with pytest.raises(DataError, match="labels are hidden") as caught:  # a test file of Kaggle
+        label_numbers(TASK, pa.table({"label": pa.array([None, None], pa.string())}), "test", ["no", "yes"])
+    assert 'task.test_split=""' in caught.value.hint

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -206,3 +207,40 @@ def test_images_that_are_not_square_need_a_size(form: str, tmp_path: Path) -> No
     found.preprocessing.save(tmp_path / "kept")
     assert found.train.images.shape[1:] == (16, 16, 3) and ImagePreprocessing.read(tmp_path / "kept").image_size == 16
     assert np.array_equal(read_picture(wide, 16), found.train.images[0])
+
+
+def tiff(values: np.ndarray, **tags: int) -> bytes:
+    """A TIFF file of one strip, with tags that Pillow never writes."""
+    known = {"photometric": 262, "sample_format": 339}
+    height, width = values.shape
+    entries = {256: width, 257: height, 258: values.itemsize * 8, 259: 1, 262: 1, 273: 0, 277: 1, 278: height}
+    entries |= {279: values.nbytes, 339: 1} | {known[name]: value for name, value in tags.items()}
+    entries[273] = 8 + 2 + 12 * len(entries) + 4  # where the values begin
+    listed = b"".join(
+        struct.pack("<HHII", tag, 4 if tag in (273, 279) else 3, 1, v) for tag, v in sorted(entries.items())
+    )
+    return b"II*\0" + struct.pack("<IH", 8, len(entries)) + listed + struct.pack("<I", 0) + values.tobytes()
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+def test_a_tiff_whose_zero_is_white_is_turned(kind: Any) -> None:
+    values = GREY.astype(kind) * (np.iinfo(kind).max // 255)
+    plain, turned = (np.asarray(open_picture(tiff(values, photometric=p)).image)[..., 0] for p in (1, 0))
+    assert np.array_equal(plain, GREY) and np.array_equal(turned, 255 - GREY)
+
+
+def test_signed_values_of_8_bits_are_refused() -> None:
+    with pytest.raises(ValueError, match="signed integers of 8 bits"):
+        open_picture(tiff(GREY.view(np.int8), sample_format=2))
+
+
+def test_an_array_of_more_than_8_bits_needs_a_range_to_be_predicted() -> None:
+    values = GREY.astype(np.uint16)  # 255 is white, and nothing says so
+    with pytest.raises(DataError, match="array of uint16"):
+        read_picture(values, 8)
+    assert np.array_equal(read_picture(values, 8, (0, 255))[..., 0], GREY)
+
+
+def test_what_is_no_image_is_told_without_python_s_names() -> None:
+    with pytest.raises(ValueError, match="no image of a kind that Pillow reads"):
+        open_picture(b"text")

@@ -246,7 +246,7 @@ def changed(**kw):
         (pa.table({"text": pa.array([], pa.string()), "label": pa.array([], pa.int64())}), "no rows"),
         (changed(label=lambda i: 1), "fewer than two classes"),
         (changed(label=lambda i: -1), "hidden"),
-        (changed(label=lambda i: None if i == 3 else i % 2), "None"),
+        (changed(label=lambda i: None if i == 3 else i % 2), r"1 of 40 labels in train .* row 3 has none"),
         (changed(label=lambda i: None), "fewer than two classes"),
         (
             changed(label=lambda i: float("nan") if i == 3 else float(i % 2)),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+import copy
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,26 +12,26 @@ import torch
 from torch import Tensor
 
 from rmtkd_edge.errors import UserError, reason, some
-from rmtkd_edge.families.base import find_family
+from rmtkd_edge.families.base import call
 from rmtkd_edge.families.encoder.fold import fold
 from rmtkd_edge.families.encoder.module import Encoder
 from rmtkd_edge.families.encoder.names import names_from_transformers, pooler_of, spec_from_config
-from rmtkd_edge.families.store import assemble, load_folder, read_weights, spec_of
-from rmtkd_edge.run.layout import CONFIG, EXPORT_RECORD, MANIFEST, PREPROCESSING, SHAPE, TEACHER
-from rmtkd_edge.run.records.base import from_json, read_json_file
-from rmtkd_edge.run.records.export import ExportRecord
+from rmtkd_edge.families.sources import INTACT, check_same, config_labels, label_order, own_model, reorder
 
 ADAPTER = "adapter_config.json"
-PLACEHOLDER = re.compile(r"LABEL_\d+", re.IGNORECASE)  # what transformers calls a label that nobody named
-INTACT = "use a complete checkpoint"
+TRIAL_ROWS, TRIAL_TOKENS = 3, 16  # of random ids, the last row padded, on which an encoder is compared with its source
+CAUSES = (
+    "a class with a forward of its own, other activations, norms, positions or token types than its config.json says "
+    "are not supported"
+)
 
 
 def from_transformers(model: Any, labels: Sequence[str] | None = None) -> Encoder:
     """Return an `Encoder` that computes the same logits as a transformers sequence classifier (weights are copied).
 
-    Raises UserError for an unsupported model type or where a weight is missing.
+    Raises UserError for an unsupported model type, where a weight is missing, and where the logits are others.
     """
-    spec = spec_from_config(model.config, labels or _label_names(model.config))
+    spec = spec_from_config(model.config, labels or config_labels(model.config))
     theirs: dict[str, Tensor] = model.state_dict()
     encoder = Encoder(spec)
     state = {}
@@ -46,7 +46,31 @@ def from_transformers(model: Any, labels: Sequence[str] | None = None) -> Encode
             "is it a sequence classifier of a supported type?",
         )
     encoder.load_state_dict(state)
+    _prove_same(encoder, model)
     return encoder
+
+
+def _prove_same(encoder: Encoder, model: Any) -> None:
+    """Raise UserError where an encoder gives other logits than the model that it was made from."""
+    spec = encoder.spec
+    length = min(TRIAL_TOKENS, spec.max_length)
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(0, spec.vocab, (TRIAL_ROWS, length), generator=generator)
+    ids[ids == spec.pad_id] = (spec.pad_id + 1) % spec.vocab
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    batch["input_ids"][-1, length // 2 :], batch["attention_mask"][-1, length // 2 :] = spec.pad_id, 0
+    if spec.type_vocab > 1:
+        batch["token_type_ids"] = torch.arange(length).ge(length // 3).long().expand_as(ids)
+    plain = all(p.dtype == torch.float32 and p.device.type == "cpu" for p in model.parameters())
+    theirs = model if plain and not model.training else copy.deepcopy(model).cpu().float().eval()
+    check_same(
+        lambda: call(encoder.eval(), batch),
+        lambda: theirs(**batch).logits,
+        f"the {type(model).__name__}",
+        "a plain encoder",
+        CAUSES,
+    )
+    encoder.train()
 
 
 def pretrained(source: str, labels: Sequence[str]) -> tuple[Encoder, bool]:
@@ -59,9 +83,11 @@ def pretrained(source: str, labels: Sequence[str]) -> tuple[Encoder, bool]:
     """
     folder = Path(source)
     _refuse_folder(folder)
-    ours = _own(folder)
+    ours = own_model(folder)
     if ours is not None:
-        return _with_labels(ours, ours.spec.labels, labels, source), True
+        if not isinstance(ours, Encoder):
+            raise UserError(f"{folder} holds no encoder", "set model.family to that of the source")
+        return _with_labels(fold(ours), ours.spec.labels, labels, source), True
     config = _loaded("AutoConfig", source)
     spec_from_config(config, labels)  # refuse an unsupported type before its weights are read
     model, info = _loaded(
@@ -76,7 +102,7 @@ def pretrained(source: str, labels: Sequence[str]) -> tuple[Encoder, bool]:
     )
     trained = _has_classifier(config, info, len(labels), source)
     encoder = from_transformers(model, labels)
-    return (_with_labels(encoder, _label_names(config), labels, source) if trained else encoder), trained
+    return (_with_labels(encoder, config_labels(config), labels, source) if trained else encoder), trained
 
 
 def _refuse_folder(folder: Path) -> None:
@@ -94,30 +120,6 @@ def _refuse_folder(folder: Path) -> None:
             f"as M; M.from_pretrained('{folder}').save_pretrained('safe')\", add the tokenizer's files; then "
             "model.source = 'safe'",
         )
-    if (folder / MANIFEST).is_file():
-        raise UserError(
-            f"`{folder}` is a run directory, which holds several models",
-            f"--set model.source={folder / TEACHER} --set model.tokenizer={folder / PREPROCESSING}",
-        )
-
-
-def _own(folder: Path) -> Encoder | None:
-    """Return the folded encoder of a folder that this package wrote, None for any other."""
-    if (folder / SHAPE).is_file():
-        model = load_folder(folder)
-    else:
-        config = read_json_file(folder / CONFIG, INTACT) if (folder / CONFIG).is_file() else None
-        ours = config.get("rmtkd") if isinstance(config, dict) else None
-        if not isinstance(ours, dict) or "spec" not in ours:
-            return None
-        spec = spec_of(ours["spec"], folder / CONFIG, INTACT)
-        record = from_json(ExportRecord, read_json_file(folder / EXPORT_RECORD, INTACT), folder / EXPORT_RECORD)
-        path = folder / record.weights
-        tensors = read_weights(path, record.files.get(record.weights), INTACT)
-        model = assemble(spec, find_family(spec.family).from_tensors(spec, tensors), path, INTACT)
-    if not isinstance(model, Encoder):
-        raise UserError(f"{folder} holds no encoder", "set model.family to that of the source")
-    return fold(model)
 
 
 def _has_classifier(config: Any, info: dict[str, Any], count: int, source: str) -> bool:
@@ -139,50 +141,11 @@ def _has_classifier(config: Any, info: dict[str, Any], count: int, source: str) 
     return True
 
 
-def _label_names(config: Any) -> list[str]:
-    """Return a checkpoint's labels in their order; raise UserError for numbers with gaps."""
-    numbers = sorted(config.id2label)
-    if numbers != list(range(len(numbers))):
-        raise UserError(
-            f"the checkpoint's config.json numbers its labels {some(numbers)}", "number id2label from 0 without gaps"
-        )
-    return [str(config.id2label[i]) for i in numbers]
-
-
 def _with_labels(encoder: Encoder, theirs: Sequence[str], wanted: Sequence[str], source: str) -> Encoder:
-    """Bring the classifier's rows into the order of the data's labels, in place, and return the encoder.
-
-    A checkpoint that names none (LABEL_0, ...) is taken to have the data's order. Labels that differ in case alone
-    count as the same where that leaves no choice. Raises UserError for other names.
-    """
-    if len(theirs) != len(wanted):
-        raise UserError(
-            f"`{source}` classifies {len(theirs)} labels, the data have {len(wanted)}",
-            "check task.labels and task.label",
-        )
-    place = _places(theirs, wanted)
-    if place is None:
-        raise UserError(
-            f"`{source}` names the labels {some(theirs)}; the data {some(wanted)}",
-            "set task.labels to the same names, or remove id2label from the checkpoint's config.json",
-        )
-    with torch.no_grad():
-        encoder.classifier.weight.copy_(encoder.classifier.weight[place].clone())
-        encoder.classifier.bias.copy_(encoder.classifier.bias[place].clone())
+    """Bring the classifier's rows into the order of the data's labels, in place, and return the encoder."""
+    reorder(encoder.classifier, label_order(theirs, wanted, source))
     encoder.spec = replace(encoder.spec, labels=tuple(wanted))
     return encoder
-
-
-def _places(theirs: Sequence[str], wanted: Sequence[str]) -> list[int] | None:
-    """Return where a checkpoint has each wanted label, None where it has others."""
-    folded, sought = [name.casefold() for name in theirs], [name.casefold() for name in wanted]
-    if set(theirs) == set(wanted):
-        return [theirs.index(name) for name in wanted]
-    if all(PLACEHOLDER.fullmatch(name) for name in theirs):
-        return list(range(len(wanted)))
-    if len(set(folded)) == len(folded) and set(folded) == set(sought):
-        return [folded.index(name) for name in sought]
-    return None
 
 
 def _loaded(kind: str, source: str, **options: Any) -> Any:

@@ -7,6 +7,7 @@ from typing import Any
 
 from rmtkd_edge.errors import UserError
 from rmtkd_edge.families.encoder.spec import MODEL_TYPES, ROBERTA, EncoderSpec, LayerSpec
+from rmtkd_edge.families.sources import refuse_other_problems
 
 _BERT_LAYER = {
     "query": "attention.self.query",
@@ -100,11 +101,7 @@ def _refuse_variants(config: Any) -> None:
             f"`{kind}` with {positions} positions or as a decoder is not supported",
             "use an encoder with absolute positions",
         )
-    if config.problem_type not in (None, "single_label_classification"):
-        raise UserError(
-            f"the checkpoint's problem_type is {config.problem_type}, and a classification here gives one label a row",
-            "use a checkpoint with one label a row; if this is one, remove problem_type from its config.json",
-        )
+    refuse_other_problems(config)
     pruned = {layer: heads for layer, heads in (getattr(config, "pruned_heads", None) or {}).items() if heads}
     if pruned:
         raise UserError(

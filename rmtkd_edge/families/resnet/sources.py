@@ -1,4 +1,4 @@
-"""From torchvision's ResNets (18, 34, 50, 101) to a `ResNet`: their weights, a state dict, or random weights."""
+"""From ResNets of torchvision (18, 34, 50, 101) and transformers to a `ResNet`, from a state dict, or at random."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from rmtkd_edge.errors import UserError
-from rmtkd_edge.families.layers import ProjectedLinear
-from rmtkd_edge.families.resnet.checkpoint import load_checkpoint, normalisation_of
+from rmtkd_edge.families.resnet import from_transformers
+from rmtkd_edge.families.resnet.checkpoint import check_net, check_torchvision, load_checkpoint, normalisation_of
+from rmtkd_edge.families.resnet.from_transformers import config_of, is_transformers_resnet
 from rmtkd_edge.families.resnet.module import ProjectedConv, ResNet
 from rmtkd_edge.families.resnet.spec import BlockSpec, Kind, ResNetSpec, StageSpec, Stem
 from rmtkd_edge.families.resnet.state_dict import filled, spec_from_state
-from rmtkd_edge.families.store import load_folder, read_shape, spec_of
-from rmtkd_edge.run.layout import SHAPE
+from rmtkd_edge.families.sources import config_labels, own_model, own_spec, refuse_other_problems, reorder
 
 TORCHVISION = "torchvision:"
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -33,7 +33,6 @@ DEPTHS: dict[int, tuple[Kind, tuple[int, ...]]] = {
 EXPANSION = {"basic": 1, "bottleneck": 4}
 STEMS: dict[tuple[int, int, str], Stem] = {(7, 2, "MaxPool2d"): "imagenet", (3, 1, "Identity"): "cifar"}
 SIDES: dict[Stem, int] = {"imagenet": 224, "cifar": 32}
-TRIAL_SIDE, TRIAL_TOLERANCE = 64, 1e-4  # images on which a net of ours is compared with the original
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,8 @@ def build(source: str, wanted: Wanted, shape: Any) -> tuple[ResNet, bool]:
 
     Args:
         source: `scratch`, `torchvision:resnet50` (its ImageNet weights; a network is needed once), a safetensors file
-            of a state dict in torchvision's names, or a folder that this package wrote (a run's compress/teacher).
+            of a state dict in torchvision's names, a folder of transformers' ResNetForImageClassification, or one that
+            this package wrote (a run's compress/teacher, or an export).
         shape: a recipe's `model.shape`: depth, width and stem of `scratch`; of torchvision's weights `stem` is asked,
             of a state dict `stem` and `eps`.
 
@@ -86,30 +86,30 @@ def build(source: str, wanted: Wanted, shape: Any) -> tuple[ResNet, bool]:
         return initialise(ResNet(replace(spec, eps=shape.eps)), wanted.seed), False
     if source.startswith(TORCHVISION):
         depth, state = _torchvision(source.removeprefix(TORCHVISION))
+        check_torchvision(f"resnet{depth}", state, None)
         spec = resnet_spec(depth, wanted.labels, stem=shape.stem, image_size=wanted.image_size)
         return filled(initialise(ResNet(spec), wanted.seed), state, source, replace_classifier=True), False
-    if is_our_folder(source):
-        return _own(source, wanted), True
+    ours = own_model(Path(source))
+    if ours is not None:
+        return _own(source, ours, wanted), True
+    if is_transformers_resnet(config_of(source)):
+        return _of_transformers(source, wanted)
     return load_checkpoint(source, wanted.labels, wanted.image_size, shape), True
-
-
-def is_our_folder(source: str) -> bool:
-    """Return whether a model's source is a folder that this package wrote."""
-    return (Path(source) / SHAPE).is_file()
 
 
 def source_normalisation(source: str) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
     """Return the mean and standard deviation that a source was trained with, None where it says nothing."""
     if source.startswith(TORCHVISION):
         return IMAGENET_MEAN, IMAGENET_STD
-    if not is_our_folder(source):
-        return normalisation_of(source)
-    spec = spec_of(read_shape(Path(source)).spec, Path(source) / SHAPE)
-    return (spec.mean, spec.std) if isinstance(spec, ResNetSpec) else None
+    spec = own_spec(Path(source))
+    if spec is not None:
+        return (spec.mean, spec.std) if isinstance(spec, ResNetSpec) else None
+    if is_transformers_resnet(config_of(source)):
+        return from_transformers.normalisation_of(source)
+    return normalisation_of(source)
 
 
-def _own(source: str, wanted: Wanted) -> ResNet:
-    net = load_folder(Path(source))
+def _own(source: str, net: Any, wanted: Wanted) -> ResNet:
     if not isinstance(net, ResNet):
         raise UserError(f"{source} holds no ResNet", "model.family belongs to another source")
     spec = net.spec
@@ -128,24 +128,53 @@ def initialise(net: ResNet, seed: int) -> ResNet:
     for module in net.modules():
         if isinstance(module, ProjectedConv):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        elif isinstance(module, ProjectedLinear):
-            bound = 1 / math.sqrt(module.weight.shape[1])
-            nn.init.uniform_(module.weight, -bound, bound)
-            nn.init.uniform_(module.bias, -bound, bound)
+    return initialise_classifier(net)
+
+
+def initialise_classifier(net: ResNet, seed: int | None = None) -> ResNet:
+    """Set the classifier's random weights as torchvision does, under a seed where one is given, and return the net."""
+    if seed is not None:
+        torch.manual_seed(seed)
+    bound = 1 / math.sqrt(net.classifier.weight.shape[1])
+    nn.init.uniform_(net.classifier.weight, -bound, bound)
+    nn.init.uniform_(net.classifier.bias, -bound, bound)
+    return net
+
+
+def _of_transformers(source: str, wanted: Wanted) -> tuple[ResNet, bool]:
+    theirs, order = from_transformers.load_classifier(source, wanted.labels)
+    net = _converted(theirs, wanted.labels, source, wanted.image_size)
+    if order is None:
+        return initialise_classifier(net, wanted.seed), False
+    reorder(net.classifier, order)
+    return net, True
+
+
+def _converted(theirs: nn.Module, labels: Sequence[str], where: str, image_size: int) -> ResNet:
+    """Return a net that computes what transformers' ResNet does; raise UserError where it would not."""
+    state = from_transformers.torchvision_state(theirs)
+    net = filled(ResNet(spec_from_state(state, labels, where, image_size)), state, where, replace_classifier=False)
+    check_net(net, lambda x: theirs.eval()(x).logits, where)
     return net
 
 
 def from_module(module: nn.Module, labels: Sequence[str] | None = None) -> ResNet | None:
-    """Return a net that computes what a torchvision ResNet does (weights are copied), None for any other module.
+    """Return a net that computes what a ResNet of torchvision or transformers does, None for any other module.
 
-    It takes images of 224 pixels, or of 32 where the module has the small stem (3 x 3 and no pool), normalised as
-    ImageNet's; labels that are not given are LABEL_0, LABEL_1, and so on, as transformers has them.
+    Weights are copied. It takes images of 224 pixels, or of 32 where the module has the small stem (3 x 3 and no pool),
+    normalised as ImageNet's; labels that are not given are those of a config, or LABEL_0, LABEL_1, and so on.
 
     Raises:
-        UserError: a torchvision ResNet that is built of other parts (groups, dilation, another stem or classifier).
+        UserError: a ResNet that is built of other parts (groups, dilation, another stem or classifier).
     """
     from torchvision.models import ResNet as TorchvisionResNet
 
+    config = getattr(module, "config", None)
+    if getattr(config, "model_type", None) == "resnet":
+        refuse_other_problems(config)
+        names = labels or config_labels(config)
+        theirs = copy.deepcopy(module).cpu().float().eval()
+        return _converted(theirs, names, "the module", SIDES["imagenet"]).train(module.training)
     if not isinstance(module, TorchvisionResNet):
         return None
     theirs = copy.deepcopy(module).cpu().float().eval()
@@ -161,22 +190,8 @@ def from_module(module: nn.Module, labels: Sequence[str] | None = None) -> ResNe
         spec_from_state(state, names, "the module", SIDES[stem]), eps=float(getattr(theirs.bn1, "eps", 1e-5))
     )
     ours = filled(ResNet(spec), state, "the module", replace_classifier=False).eval()
-    _prove_same(ours, theirs)
+    check_net(ours, theirs, "the module")
     return ours.train(module.training)
-
-
-@torch.no_grad()
-def _prove_same(ours: ResNet, theirs: nn.Module) -> None:
-    """Raise UserError where two nets differ on random images: strides, dilation or activations are no tensors."""
-    x = torch.randn(2, 3, TRIAL_SIDE, TRIAL_SIDE, generator=torch.Generator().manual_seed(0))
-    a, b = theirs(x), ours(x)
-    difference = float((a - b).abs().max() / a.abs().max().clamp_min(torch.finfo(a.dtype).tiny))
-    if not difference <= TRIAL_TOLERANCE:
-        raise UserError(
-            f"the module computes something else than a plain ResNet of its weights: {difference:.1e} of the largest "
-            "output",
-            "groups, dilation, other strides and other activations are not supported",
-        )
 
 
 def _torchvision(name: str) -> tuple[int, dict[str, Tensor]]:

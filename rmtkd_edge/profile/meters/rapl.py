@@ -17,7 +17,8 @@ from typing import Any
 from .base import Meter, MeterAbsent, Reading
 
 WAYS_OUT = (
-    "let this user read the counters: sudo chmod a+r /sys/class/powercap/intel-rapl:*/energy_uj (until the next start)",
+    "let this user read the counters: sudo chmod a+r /sys/class/powercap/intel-rapl:*/name "
+    "/sys/class/powercap/intel-rapl:*/*_uj (until the next start)",
     "take another source: --meter modelled (with watts in the hardware profile) or --meter unavailable",
 )
 
@@ -29,6 +30,8 @@ class Counter:
         self.folder = folder
         self.name = (folder / "name").read_text(encoding="ascii").strip()
         self.range_uj = int((folder / "max_energy_range_uj").read_text(encoding="ascii"))
+        if self.range_uj <= 0:
+            raise ValueError(f"max_energy_range_uj is {self.range_uj}")
         self.total_uj = 0
         self._last = self._now()
 
@@ -86,7 +89,7 @@ def _open_counters(found: list[Path]) -> tuple[list[Counter], list[Counter]]:
         try:
             counter = Counter(path)
         except PermissionError as err:
-            raise MeterAbsent(f"{path}/energy_uj is readable by root only (user id {os.getuid()})", WAYS_OUT) from err
+            raise MeterAbsent(f"{err.filename or path} is for root only (user id {os.getuid()})", WAYS_OUT) from err
         except (OSError, ValueError) as err:
             raise MeterAbsent(f"{path} cannot be read: {err}", WAYS_OUT) from err
         if counter.name.startswith("package"):

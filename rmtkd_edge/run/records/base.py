@@ -21,8 +21,10 @@ LONGEST_INT = 19  # digits: what fits in 64 bits
 SHOWN = 5  # faults that an error lists
 AGAIN = "run the stage that wrote it again with --force"
 
-Amount = Annotated[float, Field(ge=0)]
-Count = Annotated[int, Field(ge=0)]
+# The ranges of figures: of those that are measured here and of those that come from elsewhere (profile/foreign.py).
+Amount = Annotated[float, Field(ge=0, le=1e15)]
+Count = Annotated[int, Field(ge=0, le=2**53)]
+STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
 
 class Document:
@@ -32,7 +34,7 @@ class Document:
     refused, in the parts too.
     """
 
-    __pydantic_config__ = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+    __pydantic_config__ = STRICT
     SCHEMA: ClassVar[str]
 
 
@@ -118,13 +120,20 @@ def parse_json(data: bytes, where: Path | str, hint: str = AGAIN) -> Any:
         raise RunDirError(f"{where} is nested too deep", hint) from err
     except ValueError as err:
         raise RunDirError(f"{where} is not valid JSON: {err}", hint) from err
+    if is_deeper(found, DEEPEST):
+        raise RunDirError(f"{where} is nested too deep", hint)
+    return found
+
+
+def is_deeper(found: Any, levels: int) -> bool:
+    """Return whether a JSON value has more than `levels` levels of nesting."""
     level = [found] if isinstance(found, (dict, list)) else []
-    for _ in range(DEEPEST):
+    for _ in range(levels):
         level = [item for part in level for item in (part.values() if isinstance(part, dict) else part)]
         level = [item for item in level if isinstance(item, (dict, list))]
         if not level:
-            return found
-    raise RunDirError(f"{where} is nested too deep", hint)
+            return False
+    return bool(level)
 
 
 def _finite(text: str) -> float:

@@ -1,7 +1,8 @@
 """profile/NAME.json: what was measured on one device.
 
-Part of it comes from the device, so that ranges are checked as well as types. Raw values are kept; a figure that is
-None has its reason under the same name with `_why`, or under `why` of its part.
+Part of it comes from the device, so that ranges are checked as well as types; what a device sends is checked by the
+same ranges before anything is computed from it (profile/foreign.py). Raw values are kept; a figure that is None has its
+reason under the same name with `_why`, or under `why` of its part.
 """
 
 from __future__ import annotations
@@ -15,7 +16,10 @@ from pydantic import Field
 
 from rmtkd_edge.run.records.base import Amount, Count, Document
 
-Positive = Annotated[int, Field(ge=1)]
+Positive = Annotated[int, Field(ge=1, le=2**20)]
+Milliseconds = Annotated[float, Field(ge=0, le=1e9)]  # 11 days
+Joules = Annotated[float, Field(ge=0, le=1e12)]
+Bytes = Annotated[int, Field(ge=0, le=2**50)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Provenance = Literal["measured-counter", "measured-sampled", "modelled", "unavailable"]
 
@@ -48,7 +52,7 @@ class MeasuredModel:
     sha256: str
     precision: str
     file: str
-    disk_bytes: Count
+    disk_bytes: Bytes
     files: tuple[str, ...]
 
 
@@ -60,13 +64,13 @@ class LatencyRecord:
     warmup: Count
     n: Count
     duration_s: Amount
-    mean: Amount | None
-    p50: Amount | None
-    p90: Amount | None
-    p95: Amount | None
-    p99: Amount | None
-    stdev: Amount | None
-    values: tuple[Amount, ...]
+    mean: Milliseconds | None
+    p50: Milliseconds | None
+    p90: Milliseconds | None
+    p95: Milliseconds | None
+    p99: Milliseconds | None
+    stdev: Milliseconds | None
+    values: tuple[Milliseconds, ...]
     round_sizes: tuple[Count, ...]
     openings: Count | None = None
     mean_why: str | None = None
@@ -92,16 +96,16 @@ class ColdStartRecord:
     """Times from process start to the first output; `session_ms` is the part that opens the session."""
 
     method: str
-    raw_ms: tuple[Amount, ...]
-    session_ms: Amount | None
+    raw_ms: tuple[Milliseconds, ...]
+    session_ms: Milliseconds | None
 
 
 @dataclass(frozen=True)
 class MemoryLimitRecord:
     """Whether the model runs in the memory of the profile, None where it is unknown."""
 
-    limit_bytes: Count
-    needs_bytes: Count | None
+    limit_bytes: Bytes
+    needs_bytes: Bytes | None
     fits: bool | None
     imposed_by: str | None
     why: str | None = None
@@ -111,12 +115,12 @@ class MemoryLimitRecord:
 class MemoryRecord:
     """Resident memory of a fresh process, above one that only imports the runtime."""
 
-    peak_rss_bytes: Count | None
-    rss_after_load_bytes: Count | None
+    peak_rss_bytes: Bytes | None
+    rss_after_load_bytes: Bytes | None
     repeats: Count
     method: str
-    bare_import_bytes: Count | None = None
-    peak_rss_raw: tuple[Count, ...] = ()
+    bare_import_bytes: Bytes | None = None
+    peak_rss_raw: tuple[Bytes, ...] = ()
     limit: MemoryLimitRecord | None = None
     why: str | None = None
 
@@ -125,8 +129,8 @@ class MemoryRecord:
 class EnergyRecord:
     """Joules per inference: gross, and net of idle power; `other_meters` read in the same time."""
 
-    j_per_inf_gross: Amount | None
-    j_per_inf_net: Amount | None
+    j_per_inf_gross: Joules | None
+    j_per_inf_net: Joules | None
     idle_w: Amount | None
     window_s: Amount
     meter: str
@@ -182,7 +186,7 @@ class MeasurementRecord:
     latency: LatencyRecord
     throughput_per_s: Amount | None
     cpu_s_per_inf: Amount | None
-    cold_start_ms: Amount | None
+    cold_start_ms: Milliseconds | None
     cold_start: ColdStartRecord
     memory: MemoryRecord
     energy: EnergyRecord

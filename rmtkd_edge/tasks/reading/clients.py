@@ -20,7 +20,7 @@ BUG = "report this as a bug, with the folder's files but the model; other client
 LARGEST_STEP = 2.0  # of 255: resizing rounds otherwise from library to library
 
 
-def check_texts(
+def compare_texts(
     folder: Path, samples: Sequence[Sample], wanted: Mapping[str, np.ndarray], names: Sequence[str]
 ) -> None:
     """Raise Finding where the tokenizer of an exported folder makes other inputs of texts than training was fed.
@@ -55,7 +55,7 @@ def _texts_differ(what: str) -> Finding:
     return Finding(what, BUG)
 
 
-def check_pictures(
+def compare_pictures(
     folder: Path, samples: Sequence[Sample], wanted: np.ndarray, std: Sequence[float]
 ) -> tuple[str, ...]:
     """Return notes on pictures of which transformers, by preprocessor_config.json, makes other inputs than training.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from array import array
 from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
@@ -13,10 +14,11 @@ import pyarrow as pa
 from rmtkd_edge.config.recipe import Task
 from rmtkd_edge.errors import DataError, some
 from rmtkd_edge.tasks.reading.places import with_places
-from rmtkd_edge.tasks.reading.text_files import kind_of, open_text
+from rmtkd_edge.tasks.reading.progress import tell_count
+from rmtkd_edge.tasks.reading.text_files import kind_of, lines_of, open_text
 
 DELIMITERS = (",", ";", "\t", "|")
-LARGEST_CELL = 2**31 - 1  # characters; the csv module's own limit is 131,072
+LARGEST_CELL = 2**26  # characters; the csv module's own limit is 131,072
 CHUNK = 65_536  # rows that are held as Python objects
 QUOTES = 'double the quotes inside a quoted cell ("" for "), or save the file as .jsonl or .parquet'
 
@@ -32,10 +34,12 @@ def read_delimited(task: Task, path: Path) -> pa.Table:
     """
     csv.field_size_limit(LARGEST_CELL)
     with open_text(path, task.encoding) as handle:
-        first = next((line for line in handle if line.strip()), "").removeprefix("\ufeff")
-        delimiter, lines = _delimiter(task, path, first), chain([first], handle)
+        rest = lines_of(handle, path)
+        before, first = next(((n, line) for n, line in enumerate(rest) if line.strip()), (0, ""))
+        first = first.removeprefix("\ufeff")
+        delimiter, lines = _delimiter(task, path, first), chain([first], rest)
         if first.lower().startswith("sep=") and task.delimiter is None:  # Excel's own way to say it
-            delimiter, lines = first[4:5], handle  # type: ignore[assignment]
+            before, delimiter, lines = before + 1, first[4:5], rest  # type: ignore[assignment]
         rows = csv.reader(lines, delimiter=delimiter, strict=True)
         try:
             header = next(rows, [])
@@ -43,9 +47,9 @@ def read_delimited(task: Task, path: Path) -> pa.Table:
                 raise DataError(f"{path} has no header", f"its first line names the columns: text{delimiter}label")
             while header and not header[-1].strip():
                 header.pop()
-            return _table(path, header, _numbered(rows))
+            return _table(path, header, _numbered(rows, before))
         except csv.Error as err:
-            raise DataError(f"{path} line {rows.line_num}: {err}", QUOTES) from err
+            raise DataError(f"{path} line {before + rows.line_num}: {err}", QUOTES) from err
 
 
 def _delimiter(task: Task, path: Path, header: str) -> str:
@@ -62,19 +66,23 @@ def _delimiter(task: Task, path: Path, header: str) -> str:
     return max(DELIMITERS, key=fits)  # of equal ones the first
 
 
-def _numbered(rows: Any) -> Iterator[tuple[int, list[str]]]:
-    """Yield every row of a csv reader with the number of its first line; blank lines are none."""
-    before = rows.line_num
+def _numbered(rows: Any, before: int) -> Iterator[tuple[int, list[str]]]:
+    """Yield every row of a csv reader with the number of its first line; blank lines are none.
+
+    Args:
+        before: lines of the file that the reader has not seen.
+    """
+    last = rows.line_num
     for row in rows:
         if row:
-            yield before + 1, row
-        before = rows.line_num
+            yield before + last + 1, row
+        last = rows.line_num
 
 
 def _table(path: Path, header: Sequence[str], rows: Iterator[tuple[int, list[str]]]) -> pa.Table:
     chunks: list[list[pa.Array]] = []
     block: list[list[str]] = []
-    numbers: list[int] = []
+    numbers = array("q")
     width, empty = len(header), 0
     for number, row in rows:
         if len(row) > width and not any(row[width:]):
@@ -90,6 +98,7 @@ def _table(path: Path, header: Sequence[str], rows: Iterator[tuple[int, list[str
         if len(block) == CHUNK and not empty:
             chunks.append(_arrays(block))
             block = []
+            tell_count(f"rows of {path.name} read", len(numbers), None)
     if empty:
         del block[-empty:], numbers[-empty:]
     chunks.append(_arrays(block) or [pa.array([], pa.large_string()) for _ in header])

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from itertools import chain
 
 import numpy as np
+
+from rmtkd_edge.tasks.reading.ragged import Ragged
+
+CHUNK = 2**20  # numbers that are widened at once
 
 
 def rows_digest(labels: Sequence[str], *columns: np.ndarray | Sequence[Sequence[int]]) -> str:
@@ -18,10 +21,13 @@ def rows_digest(labels: Sequence[str], *columns: np.ndarray | Sequence[Sequence[
     """
     digest = hashlib.sha256(repr(list(labels)).encode())
     for column in columns:
-        if not isinstance(column, np.ndarray):
-            lengths = np.array([len(row) for row in column], np.int64)
-            digest.update(lengths.tobytes())
-            column = np.fromiter(chain.from_iterable(column), np.int64, int(lengths.sum()))
-        digest.update(repr((column.shape, column.dtype.str)).encode())
-        digest.update(np.ascontiguousarray(column).data)
+        if isinstance(column, np.ndarray):
+            digest.update(repr((column.shape, column.dtype.str)).encode())
+            digest.update(np.ascontiguousarray(column).data)
+            continue
+        rows = Ragged.of(column)
+        digest.update(rows.lengths.tobytes())
+        digest.update(repr((rows.flat.shape, np.dtype(np.int64).str)).encode())
+        for start in range(0, len(rows.flat), CHUNK):
+            digest.update(rows.flat[start : start + CHUNK].astype(np.int64).data)
     return digest.hexdigest()

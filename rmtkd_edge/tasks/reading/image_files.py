@@ -4,24 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from PIL import Image
 
 from rmtkd_edge.config.recipe import Task
 from rmtkd_edge.errors import DataError
-from rmtkd_edge.tasks.reading.places import columns
-from rmtkd_edge.tasks.reading.splits import Source, choose_paths, find_split, hidden, is_split_name, not_used
+from rmtkd_edge.tasks.reading.places import columns, place
+from rmtkd_edge.tasks.reading.splits import (
+    IGNORE_TEST,
+    Source,
+    choose_paths,
+    find_split,
+    hidden,
+    is_split_name,
+    not_used,
+)
 from rmtkd_edge.tasks.reading.tables import PACKAGE, from_package_file, load_tables, only_train
 
 BY_CONTENT = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "JPEG2000", "PPM")  # known whatever a file's ending
 CHANNELS = (1, 3, 4)  # of arrays: grey, RGB, RGBA
+LARGEST_FILE = 2**28  # bytes of one image
 NPZ_HINT = "np.savez(path, images=uint8, labels=numbers)"
-IGNORE_TEST = '--set task.test_split="" leaves it out'
 
 Item = tuple[str, Callable[[], bytes | np.ndarray]]  # its name, and how to get it
 Encoded = tuple[list[Item], pa.Table]
@@ -76,9 +85,15 @@ def _classes(task: Task, root: Path, role: str) -> tuple[Encoded, list[str]]:
     others = [path for path in sorted(root.rglob("*")) if path.is_file() and path not in read]
     names = [path.relative_to(root) for path in others]
     unused = [name.as_posix() for name in names if not any(hidden(part) for part in name.parts)]
-    items: list[Item] = [(str(path), path.read_bytes) for paths in pictures.values() for path in paths]
+    items: list[Item] = [(str(path), partial(_content, path)) for paths in pictures.values() for path in paths]
     labels = [name for name, paths in pictures.items() for _ in paths]
     return (items, pa.table({task.label: labels})), unused
+
+
+def _content(path: Path) -> bytes:
+    if (size := path.stat().st_size) > LARGEST_FILE:
+        raise ValueError(f"{size:,} bytes, {LARGEST_FILE:,} are read at most")
+    return path.read_bytes()
 
 
 def _visible(folder: Path) -> list[Path]:
@@ -162,13 +177,21 @@ def _column(task: Task, table: pa.Table, split: str) -> list[Item]:
             f"{split} has no column {', '.join(missing)}; it has {', '.join(columns(table))}",
             f"set task.image and task.label in the recipe{way_out}",
         )
-    values = table[task.image].to_pylist()
-    return [(_name(v, split, i), lambda v=v: _bytes(v)) for i, v in enumerate(values)]  # type: ignore[misc]
+    values = table[task.image]
+    paths = _paths(values)
+    return [
+        (f"{place(table, i)}" + (f" ({path})" if path else ""), lambda i=i: _bytes(values[i].as_py()))  # type: ignore[misc]
+        for i, path in enumerate(paths)
+    ]
 
 
-def _name(value: Any, split: str, row: int) -> str:
-    path = value.get("path") if isinstance(value, dict) else None
-    return f"{split} row {row}" + (f" ({path})" if path else "")
+def _paths(values: pa.ChunkedArray) -> list[str | None]:
+    """Return the names that `datasets` keeps with its images."""
+    kind = values.type
+    if not pa.types.is_struct(kind) or kind.get_field_index("path") < 0:
+        return [None] * len(values)
+    found: list[str | None] = pc.struct_field(values, "path").to_pylist()
+    return found
 
 
 def _bytes(value: Any) -> bytes:

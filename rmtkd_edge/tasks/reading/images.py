@@ -16,16 +16,19 @@ from PIL import Image
 
 from rmtkd_edge.config.recipe import Task
 from rmtkd_edge.errors import DataError, RunDirError
+from rmtkd_edge.run.records.base import read_json_file
 from rmtkd_edge.run.records.data import SourceSummary
 from rmtkd_edge.tasks.base import Sample
 from rmtkd_edge.tasks.reading.clients import SAMPLES
 from rmtkd_edge.tasks.reading.image_files import Item, encoded
 from rmtkd_edge.tasks.reading.pictures import RESAMPLE, Picture, Range, open_picture, resized
+from rmtkd_edge.tasks.reading.progress import tell_count, tell_source
 from rmtkd_edge.tasks.reading.splits import Source
 
 IN_MEMORY = 1_500_000_000  # bytes of decoded images; more lie in a temporary file that is mapped into memory
 PREPROCESSOR = "preprocessor_config.json"
 SIZES = 9  # that a summary names
+TOLD = 1000  # images between two reports
 SHOWN = 3  # names of unreadable files in a message
 LEAST_USED = 1 / 8  # of the depth of deep images: below, 8 bits keep fewer than 5
 
@@ -78,13 +81,13 @@ class ImagePreprocessing:
     def read(cls, folder: Path) -> ImagePreprocessing:
         """Return what `save` wrote; raise RunDirError otherwise."""
         path = folder / PREPROCESSOR
+        config = read_json_file(path)
         try:
-            config = json.loads(path.read_text(encoding="utf-8"))
             found = config.get("pixel_range")
             deep = None if found is None else (float(found[0]), float(found[1]))
             moments = tuple(config["image_mean"]), tuple(config["image_std"])
             return cls(*moments, config["size"]["height"], deep, Image.Resampling(config["resample"]))
-        except (OSError, ValueError, LookupError, TypeError, AttributeError) as err:
+        except (ValueError, LookupError, TypeError, AttributeError) as err:
             raise RunDirError(f"{path} cannot be read: {err}", "run the stage that writes it again") from err
 
 
@@ -127,6 +130,8 @@ def load_pixels(task: Task, data: Path | None, resample: Image.Resampling = RESA
     `task.unreadable` is `skip`, for files that cannot be decoded (named and counted).
     """
     found = encoded(task, data)
+    for role, (items, _) in found.parts.items():
+        tell_source(found.origins[role], len(items), role)
     parts = {role: decode(task, items, table, role, resample) for role, (items, table) in found.parts.items()}
     return Source(parts, found.origins, found.unused)
 
@@ -151,6 +156,8 @@ def decode(
     out: np.ndarray | None = None
     seen = Seen()
     for row, (name, get) in enumerate(items):
+        if row % TOLD == 0:
+            tell_count(f"images of {split} decoded", row, len(items))
         try:
             picture = open_picture(get(), task.pixel_range)
         except MemoryError:
@@ -162,7 +169,7 @@ def decode(
         image = picture.image if task.image_size is None else resized(picture.image, task.image_size, resample)
         _check_size(image, name, out, split)
         if out is None:
-            out = _room((len(items), image.height, image.width, 3))
+            out = room((len(items), image.height, image.width, 3))
         out[len(kept)] = np.asarray(image)
         kept.append(row)
         kinds.append((picture.mode, image is not picture.image, picture.changes))
@@ -254,7 +261,7 @@ def _judge(task: Task, bad: Sequence[str], total: int, split: str) -> None:
         )
 
 
-def _room(shape: tuple[int, ...]) -> np.ndarray:
+def room(shape: tuple[int, ...]) -> np.ndarray:
     """Return an empty uint8 array, in memory or, where it is large, in a temporary file that ends with the process."""
     if int(np.prod(shape)) <= IN_MEMORY:
         return np.empty(shape, np.uint8)

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import math
-from collections import Counter, defaultdict
+import unicodedata
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from rmtkd_edge.config.recipe import Task
-from rmtkd_edge.errors import DataError, some
+from rmtkd_edge.errors import DataError, RunDirError, some
+from rmtkd_edge.run.records.base import parse_json
 from rmtkd_edge.tasks.reading.places import place
 
 HIDDEN = -1  # what data sets put in place of labels that they keep to themselves
@@ -24,7 +27,20 @@ UNCLASSED_HINT = (
     "set task.label to a column of classes, or task.kind to a task that predicts numbers; where these are classes, "
     "name them: task.labels = [...]"
 )
+MISSING = ("nan", "na", "n/a", "null", "none", "nil", "-", "?")  # texts that other programs write for no value
 FEW = 10  # classes that are always believed; of more, fewer than half the rows must be a class of their own
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The labels of a table: the different values in the order in which they come, and which of them each row has."""
+
+    values: list[Any]
+    rows: np.ndarray
+
+    def counts(self) -> list[int]:
+        """Return how many rows have each value."""
+        return [int(n) for n in np.bincount(self.rows, minlength=len(self.values))]
 
 
 def label_names(task: Task, train: pa.Table) -> list[str]:
@@ -33,7 +49,7 @@ def label_names(task: Task, train: pa.Table) -> list[str]:
     Numbers are taken in their order, also where a file has them as text, and other texts in the alphabet's. Raises
     DataError for fewer than two classes, and for values that look like measurements or row numbers.
     """
-    everything = list(dict.fromkeys(label_values(task, train, "train")))
+    everything = label_values(task, train, "train").values
     values = [v for v in everything if v is not None and (str(v) != str(HIDDEN) or str(v) in (task.labels or []))]
     if len(values) < 2:
         hidden = f"; {HIDDEN} counts as hidden unless task.labels names it" if _any_hidden(everything) else ""
@@ -89,40 +105,68 @@ def _refuse_unclassed(task: Task, values: Sequence[Any], rows: int) -> None:
         )
 
 
-def label_values(task: Task, table: pa.Table, where: str) -> list[Any]:
+def label_values(task: Task, table: pa.Table, where: str) -> Labels:
     """Return the labels of all rows; 1.0 becomes 1, and texts lose the spaces around them where the recipe says so.
 
-    Raises DataError for NaN, infinity and nested values.
+    Raises DataError for NaN, infinity, and values that are neither texts nor numbers.
     """
-    kind = table[task.label].type
-    if pa.types.is_nested(kind):
-        raise DataError(
-            f"the label column `{task.label}` of {where} holds {kind}", "a label is one text or number a row"
-        )
-    values = table[task.label].to_pylist()
+    found = _plain(table[task.label], task, where).combine_chunks().dictionary_encode("encode")
+    values, rows = found.dictionary.to_pylist(), found.indices.to_numpy(zero_copy_only=False)
     bad = [i for i, v in enumerate(values) if isinstance(v, float) and not math.isfinite(v)]
     if bad:
-        first = f"{place(table, bad[0])} has {values[bad[0]]}"
+        odd = np.flatnonzero(np.isin(rows, bad))
         raise DataError(
-            f"{len(bad)} of {len(values)} labels in {where} are not finite: {first}",
+            f"{len(odd)} of {len(rows)} labels in {where} are not finite: {place(table, odd[0])} has "
+            f"{values[rows[odd[0]]]}",
             "fill or drop these rows",
         )
+    values = [int(v) if isinstance(v, float) and v.is_integer() else v for v in values]
     if task.strip_labels:
         values = [v.strip() if isinstance(v, str) else v for v in values]
-    return [int(v) if isinstance(v, float) and v.is_integer() else v for v in values]
+    numbers = {value: i for i, value in enumerate(dict.fromkeys(values))}
+    order = np.array([numbers[value] for value in values], np.int64)
+    return Labels(list(numbers), order[rows])
+
+
+def _plain(column: pa.ChunkedArray, task: Task, where: str) -> pa.ChunkedArray:
+    """Return a column of labels as texts, numbers or truth values; raise DataError for values of other kinds."""
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        return _plain(column.cast(kind.value_type), task, where)
+    if pa.types.is_decimal(kind):
+        return column.cast(pa.float64())
+    is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    if is_text or pa.types.is_boolean(kind) or pa.types.is_integer(kind) or pa.types.is_null(kind):
+        return column
+    if pa.types.is_floating(kind):
+        return column.cast(pa.float64())
+    raise DataError(f"the label column `{task.label}` of {where} holds {kind}", "a label is one text or number a row")
 
 
 def label_notes(task: Task, train: pa.Table) -> tuple[str, ...]:
-    """Return a line for the user on labels that differ in nothing but spaces and case, none where there are no such."""
-    counts = Counter(str(v) for v in label_values(task, train, "train") if v is not None)
+    """Return lines for the user on labels that look alike or like missing values, none where there are no such."""
+    found = label_values(task, train, "train")
+    counts = {str(v): n for v, n in zip(found.values, found.counts(), strict=True) if v is not None}
     groups: dict[str, list[str]] = defaultdict(list)
     for name in counts:
-        groups[name.strip().casefold()].append(name)
+        groups[_looks(name)].append(name)
     alike = [f"{name!r} ({counts[name]})" for group in groups.values() if len(group) > 1 for name in sorted(group)]
-    if not alike:
-        return ()
-    strip = "" if task.strip_labels else "; --set task.strip_labels=true leaves the spaces out"
-    return (f"labels that differ in spaces or case alone are classes of their own: {some(alike)}{strip}",)
+    missing = [f"{name!r} ({count})" for name, count in counts.items() if _looks(name) in MISSING]
+    notes = []
+    if alike:
+        strip = "" if task.strip_labels else "; --set task.strip_labels=true leaves the spaces out"
+        notes.append(f"labels that look alike are classes of their own: {some(alike)}{strip}")
+    if missing and task.labels is None:
+        notes.append(f"labels that look like missing values are classes: {some(missing)}; drop these rows if they are")
+    return tuple(notes)
+
+
+def _looks(name: str) -> str:
+    """Return what a reader sees of a label: no capitals, spaces around it or invisible signs, and numbers as such."""
+    visible = "".join(c for c in unicodedata.normalize("NFKC", name) if unicodedata.category(c) != "Cf")
+    text = visible.strip().casefold()
+    number = _number(text)
+    return text if number is None else repr(number)
 
 
 def stored_names(table: pa.Table, column: str) -> list[str] | None:
@@ -134,11 +178,11 @@ def stored_names(table: pa.Table, column: str) -> list[str] | None:
     if raw is None:
         return None
     try:
-        names = json.loads(raw).get("info", {}).get("features", {}).get(column, {}).get("names")
+        names = parse_json(raw, "it").get("info", {}).get("features", {}).get(column, {}).get("names")
         if names is None or (isinstance(names, list) and all(isinstance(name, str) for name in names)):
             return names
         told = f"names = {names!r}"
-    except (ValueError, AttributeError, RecursionError) as err:
+    except (RunDirError, AttributeError) as err:
         told = str(err)
     raise DataError(
         f"the metadata `huggingface` of the Parquet file, which names its labels, cannot be read: {told[:200]}",
@@ -162,30 +206,33 @@ def label_numbers(task: Task, table: pa.Table, where: str, names: Sequence[str])
     if all(_number(name) is None for name in names):
         order = task.labels or stored_names(table, task.label) or []
         known |= {str(i): known[name] for i, name in enumerate(order) if name in known and str(i) not in known}
-    values = label_values(task, table, where)
-    found = [known.get(str(v), HIDDEN) for v in values]
-    bad = [i for i, number in enumerate(found) if number == HIDDEN]
-    if bad:
-        raise _unknown_label(task, table, where, names, bad, values)
-    return np.array(found, dtype=np.int64)
+    labels = label_values(task, table, where)
+    found: np.ndarray = np.array([known.get(str(v), HIDDEN) for v in labels.values], np.int64)[labels.rows]
+    bad = np.flatnonzero(found == HIDDEN)
+    if len(bad):
+        raise _unknown_label(task, table, where, names, bad, labels)
+    return found
 
 
 def _unknown_label(
-    task: Task, table: pa.Table, where: str, names: Sequence[str], bad: Sequence[int], values: Sequence[Any]
+    task: Task, table: pa.Table, where: str, names: Sequence[str], bad: np.ndarray, labels: Labels
 ) -> DataError:
     """Return the error for labels that are none of the known ones, with the likely way out."""
-    first = values[bad[0]]
-    hidden = all(str(v) == str(HIDDEN) for v in values)
+    first = labels.values[labels.rows[bad[0]]]
+    hidden = all(v is None or str(v) == str(HIDDEN) for v in labels.values)
     if hidden and where == "test":
         hint = HIDDEN_HINT
+    elif first is None:
+        hint = "fill or drop these rows"
     elif str(first).strip() in names:
         hint = "--set task.strip_labels=true leaves out the spaces around labels"
     elif str(first) in map(str, range(len(names))):
         hint = "where numbers are places, say in which order the names are: task.labels = [...]"
     else:
         hint = f"set task.labels, task.label or task.{where}_split"
+    has = "has none" if first is None else f"has {first!r}"
     return DataError(
-        f"{len(bad)} of {len(values)} labels in {where} are none of {some(names)}: {place(table, bad[0])} has {first!r}"
+        f"{len(bad)} of {len(labels.rows)} labels in {where} are none of {some(names)}: {place(table, bad[0])} {has}"
         + (" (all are: a split whose labels are hidden)" if hidden else ""),
         hint,
     )

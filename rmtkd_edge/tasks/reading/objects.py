@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
@@ -12,19 +13,23 @@ import pyarrow as pa
 
 from rmtkd_edge.config.recipe import Task
 from rmtkd_edge.errors import DataError, some
+from rmtkd_edge.run.records.base import DEEPEST, LARGEST, is_deeper
 from rmtkd_edge.tasks.reading.places import with_places
-from rmtkd_edge.tasks.reading.text_files import open_text
+from rmtkd_edge.tasks.reading.progress import tell_count
+from rmtkd_edge.tasks.reading.text_files import lines_of, open_text
 
 KNOWN = "one object a line, a list of objects, or one object with a list for every column"
+CHUNK = 65_536  # rows that are held as Python objects
 
 
 def read_objects(task: Task, path: Path) -> pa.Table:
     """Return the table of a JSON or JSON Lines file; a column of several types becomes text.
 
-    Raises DataError with the line for what is no JSON, and for JSON that is no table.
+    Raises DataError with the line for what is no JSON, for JSON that is no table, and for JSON that is not one object a
+    line and too large to be held whole.
     """
     with open_text(path, task.encoding) as handle:
-        lines = enumerate(handle, 1)
+        lines = enumerate(lines_of(handle, path), 1)
         number, first = next(((n, line) for n, line in lines if line.strip()), (1, ""))
         first = first.removeprefix("\ufeff")
         if not first.strip():
@@ -33,33 +38,65 @@ def read_objects(task: Task, path: Path) -> pa.Table:
             number_second, second = next(((n, line) for n, line in lines if line.strip()), (0, ""))
             if second:
                 return _objects(path, chain([(number, first), (number_second, second)], lines))
-        text = first + "".join(line for _, line in lines)
+        text = _whole(path, first, (line for _, line in lines))
     try:
         value = json.loads(text)
     except json.JSONDecodeError as err:
         raise DataError(f"{path} line {number + err.lineno - 1}: {err.msg}", f"it must be {KNOWN}") from err
+    except ValueError as err:
+        raise DataError(f"{path}: {err}", f"it must be {KNOWN}") from err
     except RecursionError as err:
-        raise DataError(f"{path} is nested too deep for a table", f"it must be {KNOWN}") from err
-    return with_places(_columns(path, _by_column(task, path, value)), path.name)
+        raise _too_deep(path) from err
+    if is_deeper(value, DEEPEST):
+        raise _too_deep(path)
+    return with_places(_table(path, [_by_column(task, path, value)]), path.name)
+
+
+def _whole(path: Path, first: str, rest: Iterable[str]) -> str:
+    """Return the text of a file that is one value."""
+    found, size = [first], len(first)
+    for line in rest:
+        found.append(line)
+        size += len(line)
+        if size > LARGEST:
+            raise DataError(
+                f"{path} is one JSON value of more than {LARGEST:,} characters, which would have to be held whole",
+                "write one object a line, and name it .jsonl",
+            )
+    return "".join(found)
+
+
+def _too_deep(path: Path) -> DataError:
+    return DataError(f"{path} is nested too deep for a table", f"it must be {KNOWN}")
 
 
 def _parsed(line: str) -> Any:
+    """Return what a line holds, None where that is no JSON, or none that a row could be."""
     try:
-        return json.loads(line)
+        found = json.loads(line)
     except (ValueError, RecursionError):
         return None
+    return None if line.count("[") + line.count("{") > DEEPEST and is_deeper(found, DEEPEST) else found
 
 
 def _objects(path: Path, lines: Iterable[tuple[int, str]]) -> pa.Table:
-    rows, numbers = [], []
+    """Return the table of a file with one object a line, of which some are held as Python objects at a time."""
+    chunks: list[Mapping[str, Sequence[Any]]] = []
+    rows: list[dict[str, Any]] = []
+    numbers = array("q")
     for number, line in lines:
-        if line.strip():
-            row = _parsed(line)
-            if not isinstance(row, dict):
-                raise DataError(f"{path} line {number} is no JSON object: {line.strip()[:60]}", f"it must be {KNOWN}")
-            rows.append(row)
-            numbers.append(number)
-    return with_places(_columns(path, _of_rows(rows)), path.name, numbers, "line")
+        if not line.strip():
+            continue
+        row = _parsed(line)
+        if not isinstance(row, dict):
+            raise DataError(f"{path} line {number} is no JSON object: {line.strip()[:60]}", f"it must be {KNOWN}")
+        rows.append(row)
+        numbers.append(number)
+        if len(rows) == CHUNK:
+            chunks.append({name: _array(values) for name, values in _of_rows(rows).items()})
+            rows = []
+            tell_count(f"rows of {path.name} read", len(numbers), None)
+    return with_places(_table(path, [*chunks, _of_rows(rows)]), path.name, numbers, "line")
 
 
 def _by_column(task: Task, path: Path, value: Any) -> Mapping[str, Sequence[Any]]:
@@ -95,18 +132,41 @@ def _of_rows(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
     return {name: [row.get(name) for row in rows] for name in names}
 
 
-def _columns(path: Path, columns: Mapping[str, Sequence[Any]]) -> pa.Table:
+def _table(path: Path, chunks: Sequence[Mapping[str, Sequence[Any]]]) -> pa.Table:
+    """Return the table of the columns of several chunks, null where a chunk has no such column."""
+    names = dict.fromkeys(name for chunk in chunks for name in chunk)
     try:
-        return pa.table({str(name): _array(values) for name, values in columns.items()})
+        lengths = [max((len(values) for values in chunk.values()), default=0) for chunk in chunks]
+        columns = {
+            str(name): _joined(
+                [
+                    _array(chunk[name]) if name in chunk else pa.nulls(n)
+                    for chunk, n in zip(chunks, lengths, strict=True)
+                ]
+            )
+            for name in names
+        }
+        return pa.table(columns)
     except (pa.ArrowException, ValueError) as err:
         raise DataError(f"{path} is no table: {err}", f"it must be {KNOWN}") from err
 
 
+def _joined(parts: Sequence[pa.Array]) -> pa.ChunkedArray:
+    """Return one column; parts of types that have none in common become text, as values of one part do."""
+    tables = [pa.table({"": part}) for part in parts]
+    try:
+        return pa.concat_tables(tables, promote_options="permissive").column(0)
+    except (pa.ArrowException, TypeError):
+        return pa.chunked_array([pa.array(map(_text, part.to_pylist()), pa.large_string()) for part in parts])
+
+
 def _array(values: Sequence[Any]) -> pa.Array:
+    if isinstance(values, pa.Array):
+        return values
     try:
         return pa.array(values)
     except (pa.ArrowException, TypeError, OverflowError):
-        return pa.array([_text(value) for value in values], pa.large_string())
+        return pa.array(map(_text, values), pa.large_string())
 
 
 def _text(value: Any) -> str | None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from rmtkd_edge.errors import DataError
 
+IDS_ALONE = {"return_attention_mask": False, "return_token_type_ids": False}  # masks take as long as the ids
 CHUNK = 4096  # rows that are tokenised at once
 
 Row = list[int]
@@ -70,7 +71,9 @@ def encode_pairs(
     left, ids, types = tokenizer.truncation_side == "left", [], []
     for start in range(0, len(first), CHUNK):
         columns = (
-            tokenizer(list(texts[start : start + CHUNK]), add_special_tokens=False, verbose=False)["input_ids"]
+            tokenizer(list(texts[start : start + CHUNK]), add_special_tokens=False, verbose=False, **IDS_ALONE)[
+                "input_ids"
+            ]
             for texts in (first, second)
         )
         for pair in zip(*columns, strict=True):

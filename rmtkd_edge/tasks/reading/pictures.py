@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from rmtkd_edge.errors import DataError
 
@@ -17,7 +18,8 @@ from rmtkd_edge.errors import DataError
 RESAMPLE = Image.Resampling.LANCZOS
 BACKGROUND = (255, 255, 255)  # white, as browsers and most viewers show what is transparent
 ORIENTATION = 0x0112  # Exif tag
-BITS_PER_SAMPLE, SAMPLE_FORMAT, UNSIGNED = 258, 339, 1  # TIFF tags, and a value of the second
+BITS_PER_SAMPLE, PHOTOMETRIC, SAMPLE_FORMAT = 258, 262, 339  # TIFF tags
+WHITE_IS_ZERO, UNSIGNED, SIGNED = 0, 1, 2  # values of the second, and of the third
 WHOLE_32_BITS = 2**32 - 1
 
 UPRIGHT = "were turned upright, as their Exif orientation says"
@@ -83,7 +85,12 @@ def open_picture(found: bytes | np.ndarray | Image.Image, pixel_range: Range | N
 def read_picture(
     found: Any, side: int, pixel_range: Range | None = None, resample: Image.Resampling = RESAMPLE
 ) -> np.ndarray:
-    """Return one image (a path, a PIL image, an array) as RGB uint8 (side, side, 3); raise DataError otherwise."""
+    """Return one image (a path, a PIL image, an array) as RGB uint8 (side, side, 3); raise DataError otherwise.
+
+    An array of more than 8 bits says nothing of the bits that are used, so that it needs a range.
+    """
+    if isinstance(found, np.ndarray) and found.dtype == np.uint16 and pixel_range is None:
+        raise DataError(f"an image is an array of {found.dtype}", "give uint8, with 255 for white")
     try:
         opened = open_picture(Path(found).read_bytes() if isinstance(found, (str, Path)) else found, pixel_range)
         return np.asarray(resized(opened.image, side, resample))
@@ -103,9 +110,20 @@ def _load(found: bytes | np.ndarray | Image.Image) -> Image.Image:
         return Image.fromarray(found[..., 0] if found.ndim == 3 and found.shape[-1] == 1 else found)
     if not isinstance(found, (bytes, Image.Image)):
         raise TypeError(f"a {type(found).__name__} is no image")
-    image = found if isinstance(found, Image.Image) else Image.open(io.BytesIO(found))
+    try:
+        image = found if isinstance(found, Image.Image) else Image.open(io.BytesIO(found))
+    except UnidentifiedImageError as err:
+        raise ValueError("it is no image of a kind that Pillow reads") from err
     image.load()
+    if image.mode == "L" and SIGNED in _tags(image).get(SAMPLE_FORMAT, ()):  # which Pillow reads as unsigned ones
+        raise ValueError("its values are signed integers of 8 bits: save it with unsigned ones")
     return image
+
+
+def _tags(image: Image.Image) -> Mapping[int, Any]:
+    """Return the tags of a TIFF file, none for others."""
+    found: Mapping[int, Any] = getattr(image, "tag_v2", {})
+    return found
 
 
 def _transparent_value(image: Image.Image) -> int | None:
@@ -127,6 +145,8 @@ def _shallow(image: Image.Image, pixel_range: Range | None) -> tuple[Image.Image
         raise ValueError(f"its values go from {values.min():g} to {values.max():g}: {ASK}")
     low, high = pixel_range or (0.0, depth or 1.0)
     shares = ((values - low) / (high - low)).clip(0, 1)
+    if _tags(image).get(PHOTOMETRIC) == WHITE_IS_ZERO:  # Pillow turns images of 8 bits alone
+        shares = 1 - shares
     grey = Image.fromarray(np.rint(shares * 255).astype(np.uint8))
     if (clear := _transparent_value(image)) is not None:
         grey.putalpha(Image.fromarray(np.where(values == clear, 0, 255).astype(np.uint8)))
@@ -138,10 +158,10 @@ def _shallow(image: Image.Image, pixel_range: Range | None) -> tuple[Image.Image
 
 def _depth(image: Image.Image) -> int | None:
     """Return the largest value that the bits of a deep image can hold, None where nothing says it."""
-    tags = getattr(image, "tag_v2", None)
-    if image.mode == "F" or (image.mode == "I" and tags is None and image.format not in ("PNG", "PPM")):
+    tags = _tags(image)
+    if image.mode == "F" or (image.mode == "I" and not tags and image.format not in ("PNG", "PPM")):
         return None
-    if tags is None:
+    if not tags:
         return 2**16 - 1
     signed = tags.get(SAMPLE_FORMAT, (UNSIGNED,))[0] != UNSIGNED
     return int(2 ** (tags.get(BITS_PER_SAMPLE, (16,))[0] - signed) - 1)

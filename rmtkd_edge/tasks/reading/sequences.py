@@ -8,17 +8,22 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from rmtkd_edge.config.recipe import Task
 from rmtkd_edge.config.settings import did_you_mean
 from rmtkd_edge.errors import DataError, some
 from rmtkd_edge.tasks.base import Batch
-from rmtkd_edge.tasks.reading.pairs import encode_pairs
+from rmtkd_edge.tasks.reading.pairs import IDS_ALONE, encode_pairs
 from rmtkd_edge.tasks.reading.places import columns, place
+from rmtkd_edge.tasks.reading.progress import tell_count
+from rmtkd_edge.tasks.reading.ragged import Ragged
+from rmtkd_edge.tasks.reading.splits import IGNORE_TEST
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+CHUNK = 8192  # rows whose texts and tokens are held as Python objects
 POOL = 50  # batches that are sorted by length together: little padding, and still a random order
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 Ids = Sequence[Sequence[int]]
@@ -48,49 +53,64 @@ def check_table(task: Task, table: pa.Table, where: str) -> None:
     if lines:
         raise DataError(
             "\n".join(lines) + f"\ncolumns there: {some(columns(table))}",
-            "set task.text and task.label in the recipe",
+            "set task.text and task.label in the recipe" + (f"; {IGNORE_TEST}" if where == "test" else ""),
         )
     if not len(table):
         raise DataError(f"the {where} split has no rows", f"check the file, and task.{where}_split")
 
 
-def table_ids(task: Task, table: pa.Table, where: str, tokenizer: Any) -> tuple[Ids, Ids | None]:
-    """Return token ids and type ids (None for single texts) of the text columns of a table."""
-    texts = table_texts(task, table, where)
-    ids, types = encode(tokenizer, texts, task.max_length)
-    empty = [i for i, row in enumerate(ids) if not row]
-    if empty:
-        told = f"{place(table, empty[0])} is {texts[0][empty[0]]!r}"
+def check_texts(task: Task, table: pa.Table, where: str) -> tuple[str, ...]:
+    """Return a line on texts without any sign in them; raise DataError where a value is no text, with its place."""
+    blank = []
+    for column in task.text:
+        values = table[column]
+        kind = values.type.value_type if pa.types.is_dictionary(values.type) else values.type
+        is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
+        bad = np.flatnonzero(values.is_null().to_numpy()) if is_text else np.arange(len(values))
+        if len(bad):
+            first = values[bad[0]].as_py()
+            told = "empty" if first is None else f"a {type(first).__name__}"
+            raise DataError(
+                f"{len(bad)} of {len(values)} values of `{column}` in {where} are no text "
+                f"({place(table, bad[0])} is {told})",
+                "fill or drop these rows",
+            )
+        empty = np.flatnonzero(pc.equal(pc.utf8_trim_whitespace(values.cast(pa.large_string())), "").to_numpy())
+        if len(empty):
+            first = place(table, empty[0])
+            blank.append(f"{len(empty)} of {len(values)} values of `{column}` in {where} (first: {first})")
+    return (f"texts without any sign in them are kept: {'; '.join(blank)}",) if blank else ()
+
+
+def table_ids(task: Task, table: pa.Table, where: str, tokenizer: Any) -> tuple[Ragged, Ragged | None]:
+    """Return token ids and type ids (None for single texts) of the text columns of a table, chunk by chunk."""
+    parts: list[Ragged] = []
+    types: list[Ragged] = []
+    columns = table.select(list(task.text))
+    for start in range(0, len(table), CHUNK):
+        chunk = columns.slice(start, CHUNK)
+        texts = [column.to_pylist() for column in chunk.columns]
+        found, kinds = encode(tokenizer, texts, task.max_length)
+        parts.append(Ragged.of(found))
+        types += [] if kinds is None else [Ragged.of(kinds)]
+        tell_count(f"rows of {where} tokenised", start + len(chunk), len(table))
+    ids = Ragged.joined(parts)
+    empty = np.flatnonzero(ids.lengths == 0)
+    if len(empty):
+        told = f"{place(table, empty[0])} is {columns[0][empty[0]].as_py()!r}"
         raise DataError(
-            f"{len(empty)} of {len(ids)} rows of {where} have no tokens ({told})",
+            f"{len(empty)} rows of {where} have no tokens ({told})",
             "drop these rows, or use a tokenizer that adds special tokens",
         )
-    return ids, types
-
-
-def table_texts(task: Task, table: pa.Table, where: str) -> list[list[str]]:
-    """Return the text columns of a table; raise DataError where a value is no text."""
-    return [_texts(table, column, where) for column in task.text]
+    return ids, Ragged.joined(types) if types else None
 
 
 def encode(tokenizer: Any, columns: Sequence[Sequence[str]], max_length: int | None) -> tuple[Ids, Ids | None]:
     """Return token ids, truncated and not padded, of texts or pairs of texts, and type ids, None for single texts."""
     if len(columns) > 1:
         return encode_pairs(tokenizer, columns[0], columns[1], max_length)
-    return tokenizer(list(columns[0]), truncation=True, max_length=max_length)["input_ids"], None
-
-
-def _texts(table: pa.Table, column: str, where: str) -> list[str]:
-    values = table[column].to_pylist()
-    bad = [i for i, v in enumerate(values) if not isinstance(v, str)]
-    if bad:
-        kind = "empty" if values[bad[0]] is None else f"a {type(values[bad[0]]).__name__}"
-        raise DataError(
-            f"{len(bad)} of {len(values)} values of `{column}` in {where} are no text "
-            f"({place(table, bad[0])} is {kind})",
-            "fill or drop these rows",
-        )
-    return values
+    found = tokenizer(list(columns[0]), truncation=True, max_length=max_length, **IDS_ALONE)
+    return found["input_ids"], None
 
 
 def batch_rows(lengths: np.ndarray, batch_size: int, seed: int | None) -> list[np.ndarray]:

@@ -23,6 +23,7 @@ SYNONYMS = {  # those of the `datasets` library, in the order of preference
     "validation": ("valid", "val", "dev"),
     "test": ("testing", "eval", "evaluation"),
 }
+IGNORE_TEST = '--set task.test_split="" leaves it out'
 SHOWN = 8  # names in a message
 SHOWN_UNUSED = 3
 EXPECTED = 10  # rows of the smallest class in what is held out: with fewer, chance could leave it out

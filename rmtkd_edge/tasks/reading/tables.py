@@ -18,11 +18,26 @@ from rmtkd_edge.tasks.reading.delimited import read_delimited
 from rmtkd_edge.tasks.reading.labels import with_names
 from rmtkd_edge.tasks.reading.objects import read_objects
 from rmtkd_edge.tasks.reading.places import with_places
-from rmtkd_edge.tasks.reading.splits import Source, choose, choose_paths, hidden, not_used
+from rmtkd_edge.tasks.reading.splits import Source, choose, choose_paths, hidden, is_split_name, not_used
 from rmtkd_edge.tasks.reading.text_files import COMPRESSIONS, kind_of, stem_of
 
+
+def _read_parquet(task: Task, path: Path) -> pa.Table:
+    """Return the table of a Parquet file; texts that its writer did not mark as such are read as UTF-8."""
+    table = _takeable(pyarrow.parquet.read_table(path))
+    for i, field in enumerate(table.schema):
+        if field.name in (*task.text, task.label) and pa.types.is_large_binary(field.type):
+            try:
+                table = table.set_column(i, field.with_type(pa.large_string()), table[i].cast(pa.large_string()))
+            except pa.ArrowInvalid as err:
+                raise DataError(
+                    f"the column `{field.name}` of {path} holds bytes that are not UTF-8", "write it as text"
+                ) from err
+    return with_places(table, path.name)
+
+
 READERS: dict[str, Callable[[Task, Path], pa.Table]] = {
-    ".parquet": lambda task, path: with_places(_without_views(pyarrow.parquet.read_table(path)), path.name),
+    ".parquet": _read_parquet,
     ".csv": read_delimited,
     ".tsv": read_delimited,
     ".json": read_objects,
@@ -67,6 +82,8 @@ def from_files(task: Task, data: Path) -> Source[pa.Table]:
         return only_train(task, _read(task, data), data.name)
     files = [path for path in sorted(data.iterdir()) if path.is_file() and not hidden(path.name)]
     there = [(stem_of(path), path) for path in files if kind_of(path) in READERS]
+    if not there and (others := [path for path in files if is_split_name(task, path.name.partition(".")[0])]):
+        raise _unknown_kind(others[0])
     chosen, unused = choose_paths(task, there, data)
     origins = {r: p.name for r, p in chosen.items()}
     return Source({r: _read(task, p) for r, p in chosen.items()}, origins, not_used(data.name, unused))
@@ -74,10 +91,7 @@ def from_files(task: Task, data: Path) -> Source[pa.Table]:
 
 def _read(task: Task, path: Path) -> pa.Table:
     if kind_of(path) not in READERS:
-        raise DataError(
-            f"{path}: the ending {''.join(path.suffixes[-2:])!r} is not known",
-            f"known: {', '.join(READERS)}, and those with {', '.join(COMPRESSIONS)} after them",
-        )
+        raise _unknown_kind(path)
     try:
         return READERS[kind_of(path)](task, path)
     except (pa.ArrowException, OSError, ValueError, EOFError) as err:
@@ -86,9 +100,17 @@ def _read(task: Task, path: Path) -> pa.Table:
         ) from err
 
 
-def _without_views(table: pa.Table) -> pa.Table:
-    """Return a table whose texts and bytes can be taken by row, which pyarrow's views of them cannot."""
-    plain = {pa.string_view(): pa.large_string(), pa.binary_view(): pa.large_binary()}
+def _unknown_kind(path: Path) -> DataError:
+    return DataError(
+        f"{path}: the ending {''.join(path.suffixes[-2:])!r} is not known",
+        f"known: {', '.join(READERS)}, and those with {', '.join(COMPRESSIONS)} after them",
+    )
+
+
+def _takeable(table: pa.Table) -> pa.Table:
+    """Return a table whose texts and bytes can be taken by row: views cannot, nor 2 GB and more of the short kinds."""
+    plain = {kind: pa.large_string() for kind in (pa.string(), pa.string_view())}
+    plain |= {kind: pa.large_binary() for kind in (pa.binary(), pa.binary_view())}
     fields = [field.with_type(plain.get(field.type, field.type)) for field in table.schema]
     return table.cast(pa.schema(fields, table.schema.metadata))
 

@@ -20,6 +20,16 @@ MARKS = (  # UTF-32's begins as UTF-16's does
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 LIKELY = "cp1252"  # what Windows writes in western Europe, latin-1 but for a few signs
+OTHERS = (  # what begins so is no text, whatever its ending
+    (b"PK\x03\x04", "a zip archive, as Excel files are", "save the sheet as CSV (UTF-8), or unpack the archive"),
+    (b"\xd0\xcf\x11\xe0", "an Excel file of an older kind", "save the sheet as CSV (UTF-8)"),
+    (b"\x1f\x8b", "compressed by gzip", "let its name end with .gz"),
+    (b"\x28\xb5\x2f\xfd", "compressed by zstd", "let its name end with .zst"),
+    (b"BZh91AY&SY", "compressed by bzip2", "let its name end with .bz2"),
+    (b"PAR1\x15", "a Parquet file", "let its name end with .parquet"),
+    (b"ARROW1\0\0", "an Arrow file", "write it as Parquet"),
+)
+LONGEST_LINE = 2**28  # characters
 SHOWN_BYTES = 20  # around one that is no UTF-8
 FIRST = 4096  # bytes that are looked into before a file is read
 
@@ -51,6 +61,9 @@ def open_text(path: Path, encoding: str | None) -> Iterator[io.TextIOBase]:
     with _bytes(path) as stream:
         first = stream.peek(FIRST)[:FIRST]
         marked = next((name for mark, name in MARKS if first.startswith(mark)), "utf-8-sig")
+        for start, what, way_out in OTHERS:
+            if first.startswith(start):
+                raise DataError(f"{path} is {what}", way_out)
         if encoding is None and marked == "utf-8-sig" and b"\0" in first:
             raise DataError(
                 f"{path} holds NUL bytes, as UTF-16 without a byte order mark does",
@@ -61,6 +74,14 @@ def open_text(path: Path, encoding: str | None) -> Iterator[io.TextIOBase]:
                 yield text
             except UnicodeDecodeError as err:
                 raise _undecodable(path, encoding or marked) from err
+
+
+def lines_of(handle: io.TextIOBase, path: Path) -> Iterator[str]:
+    """Yield the lines of a text file; raise DataError for one that is too long to be a row."""
+    while line := handle.readline(LONGEST_LINE + 1):
+        if len(line) > LONGEST_LINE:
+            raise DataError(f"{path} has a line of more than {LONGEST_LINE:,} characters", "is it a table?")
+        yield line
 
 
 def _bytes(path: Path) -> io.BufferedReader:

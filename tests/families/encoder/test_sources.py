@@ -262,3 +262,25 @@ def test_an_exported_folder_is_loaded_whatever_its_widths(tmp_path, ranks):
     (tmp_path / record.weights).write_bytes(b"altered")
     with pytest.raises(UserError, match="was altered"):
         build(str(tmp_path), LABELS)
+
+
+@pytest.mark.parametrize("kind", MODEL_TYPES)
+def test_a_class_that_computes_something_else_is_refused(kind):
+    model = tiny_classifier(kind)
+    assert from_transformers(model).spec.model_type == kind
+
+    class Scaled(type(model)):
+        def forward(self, *inputs, **named):
+            found = super().forward(*inputs, **named)
+            found.logits = found.logits * 1.001
+            return found
+
+    model.__class__ = Scaled
+    with pytest.raises(UserError, match=r"the Scaled computes something else than a plain encoder.*logits differ by"):
+        from_transformers(model)
+
+
+def test_half_precision_and_training_mode_do_not_look_like_something_else():
+    model = tiny_classifier("bert").half().train()
+    assert from_transformers(model).spec.model_type == "bert"
+    assert model.training and model.dtype == torch.float16

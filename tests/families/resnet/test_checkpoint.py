@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import torchvision
+from report.report_sample import exported
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
@@ -17,6 +18,7 @@ from torchvision.models.resnet import ResNet as Torchvision
 
 from rmtkd_edge.config.recipes import parse_recipe
 from rmtkd_edge.errors import UserError
+from rmtkd_edge.export.bundle import write_folder, write_record
 from rmtkd_edge.families.resnet import FAMILY, ResNetShape
 from rmtkd_edge.families.resnet.module import ResNet
 from rmtkd_edge.families.resnet.sources import IMAGENET_MEAN, IMAGENET_STD, Wanted, build
@@ -185,6 +187,7 @@ def recipe(source: str, **task: Any) -> Any:
 
 def timm_folder(folder: Path, **config: Any) -> Path:
     folder.mkdir()
+    torch.manual_seed(0)
     net = torchvision.models.resnet18(num_classes=len(LABELS))
     save_file(net.state_dict(), folder / "model.safetensors")
     facts = {"architecture": "resnet18", "pretrained_cfg": {"mean": [0.5, 0.5, 0.4], "std": [0.2, 0.3, 0.2]}}
@@ -209,3 +212,42 @@ def test_the_normalisation_of_weights_is_asked_for(tmp_path: Path) -> None:
     asked = recipe(source, mean=list(IMAGENET_MEAN), std=list(IMAGENET_STD))
     assert FAMILY.source_normalisation(asked) is None
     assert FAMILY.source_normalisation(recipe(str(tmp_path / "missing.safetensors"))) is None
+
+
+def test_a_name_of_timm_is_compared_with_torchvisions_model_of_that_name(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="none of a resnet34"):
+        built(str(timm_folder(tmp_path / "name", architecture="resnet34")))
+    with pytest.raises(UserError, match="computes something else than a plain ResNet"):
+        built(str(timm_folder(tmp_path / "eps")), eps=1e-3)
+
+
+def test_labels_of_timm_are_brought_into_the_datas_order(tmp_path: Path) -> None:
+    net, turned = (built(str(timm_folder(tmp_path / n, label_names=list(n)))) for n in ("abc", "cab"))
+    assert torch.equal(turned.classifier.weight, net.classifier.weight[[1, 2, 0]])
+    with pytest.raises(UserError, match="names the labels x, y, z"):
+        built(str(timm_folder(tmp_path / "others", label_names=["x", "y", "z"])))
+
+
+def test_torchvisions_weights_are_compared_with_torchvisions_net(monkeypatch: pytest.MonkeyPatch) -> None:
+    state = torchvision.models.resnet18().state_dict()
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", lambda *_, **__: state)
+    wanted = Wanted(LABELS, 64, 0)
+    assert build("torchvision:resnet18", wanted, ResNetShape(stem="imagenet"))[1] is False
+    forward = ResNet.forward
+    monkeypatch.setattr(ResNet, "forward", lambda self, x: 1.01 * forward(self, x))
+    with pytest.raises(UserError, match="resnet18 computes something else"):
+        build("torchvision:resnet18", wanted, ResNetShape(stem="imagenet"))
+
+
+def test_a_run_is_refused_and_an_export_loaded(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(UserError, match="is a run directory") as caught:
+        built(str(tmp_path))
+    assert f"model.source={tmp_path}/compress/teacher" in caught.value.hint
+    net = built(saved(tmp_path, torchvision_net()), stem="imagenet")
+    folder = tmp_path / "export"
+    folder.mkdir()
+    write_folder(folder, net, "toy", {})
+    write_record(folder, exported(True, {}))
+    assert same(built(str(folder)), net)
+    assert FAMILY.source_normalisation(recipe(str(folder))) == (net.spec.mean, net.spec.std)
