@@ -30,7 +30,7 @@ from rmtkd_edge.methods.base import Method, Objective, find_method
 from rmtkd_edge.run import layout
 from rmtkd_edge.run.directory import Run
 from rmtkd_edge.run.freshness import refuse_other_rows
-from rmtkd_edge.run.records.compress import CompressRecord, StudentRecord, TaskRecord
+from rmtkd_edge.run.records.compress import CompressRecord, FamilyMember, StudentRecord, TaskRecord
 from rmtkd_edge.run.records.cycle import CycleRecord
 from rmtkd_edge.run.records.data import describe
 from rmtkd_edge.run.records.scores import Scores
@@ -136,17 +136,23 @@ def compress_run(
     )
     if recipe.stop.latency_ms is not None and measure_ms is None and context.predict_ms is not None:
         report("note", text="the latency budget is kept by the curves of its device; `profile` there measures it")
-    state, cycles, stop = run_loop(context, State(model.to(ready.accelerator.device), {}, teacher.validation))
+    states, cycles, stop = run_loop(context, State(model.to(ready.accelerator.device), {}, teacher.validation))
     report("stop", rule=stop)
-    final = _final_scores(recipe, ready, model, teacher, state)
+    teacher, students = _final_scores(recipe, ready, model, teacher, states)
     # where an earlier process did a part of it, its finished steps count too
     spent = max(time.monotonic() - start, teacher.seconds + sum(sum(c.seconds.values()) for c in cycles))
-    result = _result(context, ready.dataset, final, cycles, state, stop)
+    members = _members(context, states, students)
+    if missed := _missed(context, states[-1], stop):
+        report("note", text=missed)
+        notes.append(missed)
+    result = _result(context, ready.dataset, teacher, members, cycles, stop)
     result = replace(result, seconds=round(spent, 1), notes=tuple(notes))
-    best = ready.family.unfold(state.folded.cpu(), state.projections)
-    save_model(run, layout.BEST, best)
+    for member, state in zip(members, states, strict=True):
+        best = ready.family.unfold(state.folded.cpu(), state.projections)
+        save_model(run, layout.student(member.name).checkpoint, best)
     run.write_record(layout.RESULT, result)
-    facts = {"metric": state.scores.primary, "value": state.scores.value, "parameters": state.parameters}
+    scores = result.student.validation
+    facts = {"metric": scores.primary, "value": scores.value, "parameters": result.student.parameters}
     if not run.read_only:
         run.record(layout.LOG)
     run.mark("compress", "done", stop=stop, **facts)
@@ -184,11 +190,13 @@ def _check_cut(spec: Spec, recipe: Recipe, ready: Prepared, report: Report) -> S
     if not ready.family.sites_to_cut(spec, options):
         kinds = ", ".join(dict.fromkeys(site.kind for site in list_sites(spec)))
         raise RecipeError(f"this model has no sites of {', '.join(options.sites or ())}", f"its kinds: {kinds}")
-    widths = ready.method.widths(spec, ready.family, recipe, ready.multiple if options.align else 1)
-    if widths is None:
-        return ()
-    report("note", text=widths.note)
-    return (widths.note,)
+    notes = []
+    for target in recipe.stop.targets:
+        aimed, step = recipe.aiming_at(target), ready.multiple if options.align else 1
+        if (widths := ready.method.widths(spec, ready.family, aimed, step)) is not None:
+            report("note", text=widths.note)
+            notes.append(widths.note)
+    return notes
 
 
 def _teacher(run: Run, recipe: Recipe, ready: Prepared, report: Report) -> tuple[Any, TeacherRecord]:
@@ -237,38 +245,64 @@ def _train_teacher(run: Run, recipe: Recipe, ready: Prepared, model: Model, repo
 
 
 def _final_scores(
-    recipe: Recipe, ready: Prepared, model: Model, teacher: TeacherRecord, state: State
-) -> tuple[TeacherRecord, StudentRecord]:
-    """Return both models with their reported scores and interval: of the test split, else of validation.
+    recipe: Recipe, ready: Prepared, model: Model, teacher: TeacherRecord, states: Sequence[State]
+) -> tuple[TeacherRecord, list[StudentRecord]]:
+    """Return all models with their reported scores and interval: of the test split, else of validation.
 
     The test split is read here alone.
     """
-    student = StudentRecord(state.parameters, state.scores, None)
+    students = [StudentRecord(state.parameters, state.scores, None) for state in states]
     split = "validation" if ready.dataset.test is None else "test"
-    teacher_scores, student_scores = (
-        ready.score(found, recipe, split, interval=True) for found in (model, state.folded)
+    first, *others = (
+        ready.score(found, recipe, split, interval=True) for found in (model, *(state.folded for state in states))
     )
     if split == "test":
-        return replace(teacher, test=teacher_scores), replace(student, test=student_scores)
-    return (
-        replace(teacher, validation=replace(teacher.validation, interval=teacher_scores.interval)),
-        replace(student, validation=replace(student.validation, interval=student_scores.interval)),
-    )
+        scored = [replace(student, test=found) for student, found in zip(students, others, strict=True)]
+        return replace(teacher, test=first), scored
+    return replace(teacher, validation=replace(teacher.validation, interval=first.interval)), [
+        replace(student, validation=replace(student.validation, interval=found.interval))
+        for student, found in zip(students, others, strict=True)
+    ]
+
+
+def _members(context: Context, states: Sequence[State], students: Sequence[StudentRecord]) -> list[FamilyMember]:
+    """Return the students with what each has less than the teacher; the larger ones are named by the target they met.
+
+    Where one state meets several targets, it has the name of the last.
+    """
+    members = []
+    for state, student in zip(states, students, strict=True):
+        removed = context.removed(state)
+        met = [target for target in context.recipe.stop.targets if target is not None and target <= removed]
+        name = "" if state is states[-1] else str(met[-1])
+        drop = context.teacher_scores.value - student.validation.value
+        members.append(FamilyMember(name, student, removed, drop, ranks_of(state.folded.spec)))
+    return members
+
+
+def _missed(context: Context, last: State, stop: str) -> str:
+    """Return a sentence on the targets of a family that no student meets, empty where there are none."""
+    targets = [target for target in context.recipe.stop.targets if target is not None]
+    missed = [f"{target:g}" for target in targets if target > context.removed(last)]
+    if len(targets) < 2 or not missed:
+        return ""
+    ended = f"the family ended at a reduction of {context.removed(last):.1%} by the rule {stop.replace('_', ' ')}"
+    return f"{ended}: no student meets {', '.join(missed)}"
 
 
 def _result(
     context: Context,
     dataset: Dataset[Any],
-    final: tuple[TeacherRecord, StudentRecord],
+    teacher: TeacherRecord,
+    members: Sequence[FamilyMember],
     cycles: Sequence[CycleRecord],
-    state: State,
     stop: str,
 ) -> CompressRecord:
-    (teacher, student), recipe = final, context.recipe
+    recipe, (*larger, last) = context.recipe, members
     task = TaskRecord(
         name=dataset.name,
         kind=context.task.name,
-        metric=state.scores.primary,
+        metric=teacher.validation.primary,
         labels=dataset.labels,
         train_rows=len(dataset.train),
         validation_rows=len(dataset.validation),
@@ -280,18 +314,20 @@ def _result(
         stop=stop,
         task=task,
         teacher=teacher,
-        student=student,
-        reduction=1 - student.parameters / teacher.parameters,
-        drop=teacher.validation.value - student.validation.value,
+        student=last.student,
+        reduction=last.reduction,
+        drop=last.drop,
         floor=context.floor,
         cycles=tuple(cycles),
-        ranks=ranks_of(state.folded.spec),
+        ranks=last.ranks,
         seed=recipe.seed,
         one_shot=recipe.compress.one_shot,
         processes=context.accelerator.num_processes,
         device=str(context.accelerator.device),
         seconds=0.0,
         notes=(),
+        targets=tuple(target for target in recipe.stop.targets if target is not None),
+        larger=tuple(larger),
     )
 
 

@@ -151,7 +151,7 @@ def test_nothing_left_to_cut_is_saturation(setting, monkeypatch):
 
 
 def test_a_retry_is_gentler_than_what_was_used(recipe):
-    record: Any = SimpleNamespace(sites=[site("stream", 0.2, 4)], quantile=0.2, round=1)
+    record: Any = SimpleNamespace(sites=[site("stream", 0.2, 4)], quantile=0.2, round=1, target=None)
     job = loop.gentler(recipe, record)
     assert job.retry and job.sites == ("stream",)
     assert job.quantile == pytest.approx(0.2 * recipe.compress.retry_quantile)

@@ -246,11 +246,12 @@ def verified_feeds(plan: Json, folder: Path, workload: Json, sessions: list, sto
         feed = feeds_of(session, arrays_of(folder / plan["inputs"], workload_key(workload)), model["file"])
         names = [node.name for node in session.get_outputs()]
         outputs = dict(zip(names, session.run(names, feed)))  # noqa: B905
-        reference = arrays_of(folder / plan["reference"], f"{model['role']}/{workload_key(workload)}")
+        name = model.get("name", model["role"])
+        reference = arrays_of(folder / plan["reference"], f"{name}/{workload_key(workload)}")
         verified = verify_outputs(model, outputs, reference, plan.get("tolerance", 1e-4))
         if model["precision"] != "fp32":  # plans before tolerance_int8 hold no outputs of int8 files
-            role = f"{model['role']}-{model['precision']}/{workload_key(workload)}"
-            reference = arrays_of(folder / plan["reference"], role, needed=False)
+            own = f"{model['label']}/{workload_key(workload)}"
+            reference = arrays_of(folder / plan["reference"], own, needed=False)
         if reference:
             limit = plan.get("tolerance_int8", plan.get("tolerance", 1e-4))
             verified.update(same_file(model, outputs, reference, limit, plan.get("prediction", "none")))
