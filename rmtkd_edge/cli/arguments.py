@@ -34,7 +34,7 @@ MeterOption = Annotated[str, typer.Option(help="Energy meter: auto, or one by na
 
 
 def shares(option: str, text: str | None) -> tuple[float, ...]:
-    """Return the numbers of a comma-separated option; raise UserError for anything else (the recipe knows the range)."""
+    """Return the numbers of a comma-separated option; raise UserError for anything else. The recipe knows the range."""
     from rmtkd_edge.errors import UserError
 
     try:

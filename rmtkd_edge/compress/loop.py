@@ -1,8 +1,9 @@
 """The loop: cycles over groups of sites, shallow to deep, round after round, until a stop rule fires.
 
-Several targets are aimed at in turn, each from the student of the one before, so that a family of sizes costs one run; a
-recipe with one target is a family of one. The loop keeps nothing in memory that it could not read again: every finished
-step of every cycle is in a store, so a run that was killed replays what is there and continues with what is not.
+Several targets are aimed at in turn, each from the student of the one before, so that a family of sizes costs one run;
+a recipe with one target is a family of one. The loop keeps nothing in memory that it could not read again: every
+finished step of every cycle is in a store, so a run that was killed replays what is there and continues with what is
+not.
 """
 
 from __future__ import annotations
@@ -130,7 +131,7 @@ def jobs(context: Context, names: Sequence[str]) -> deque[JobRecord]:
 
 
 def can_be_gentler(context: Context) -> bool:
-    """Return whether a lower quantile gives other widths: not in one cycle, at fixed ranks, or by a rule without one."""
+    """Return whether a lower quantile gives other widths: not in one cycle, at fixed ranks, by a rule without one."""
     recipe = context.recipe
     return not (context.from_teacher or recipe.compress.ranks or recipe.analyse.rule in WITHOUT_QUANTILE)
 
