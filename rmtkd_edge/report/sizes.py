@@ -112,9 +112,7 @@ def sizes_table(run: RunFacts, shown: Sequence[Shown], panels: Sequence[Costs]) 
     """Return one row a file: what it costs, what it scores, and what is better at no more cost."""
     foot = Footnotes()
     rows = [_row(item, panels, foot) for item in shown]
-    timed = [
-        name for panel in panels[1:] for name in (panel.title, f"Front, {panel.title[:1].lower()}{panel.title[1:]}")
-    ]
+    timed = [name for panel in panels[1:] for name in (panel.title, "Front, latency")]
     columns = ("File", "Parameters", "Disk", text.title(metric_of(run)), "Front, size", *timed)
     where = ", ".join(dict.fromkeys(f"{text.count(s.rows)} {s.split} rows" for i in shown if (s := i.model.scores)))
     fronts = frozenset({4, *range(6, len(columns), 2)})

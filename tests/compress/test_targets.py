@@ -117,16 +117,3 @@ def test_a_family_that_was_stopped_ends_as_one_that_was_not(case, tmp_path, stop
     assert without_clocks(again) == without_clocks(result)
     assert all(weights(tmp_path / "a", m.name) == weights(path, m.name) for m in result.family)
     Run.open(tmp_path / "a").verify()
-
-
-def test_a_floor_ends_the_family_with_the_students_above_it(case, tmp_path):
-    recipe, data, _, _ = case
-    free = compressed(tmp_path / "free", recipe([0.2, 0.9], **ONE_SHOT), data)
-    drops = [member.drop for member in free.family]
-    if not drops[0] < drops[1]:
-        pytest.skip("the smaller student lost no more than the larger one")
-    floor = {"max_drop": max(0.0, (drops[0] + drops[1]) / 2)}
-    ended = compressed(tmp_path / "ended", recipe([0.2, 0.9], stop=floor, **ONE_SHOT), data)
-    assert ended.stop == "metric_floor" and ended.missed == (0.9,) and len(ended.family) == 1
-    assert same(ended.family[0], free.family[0]) and not ended.cycles[-1].accepted
-    assert any("no student meets 0.9" in note for note in ended.notes)
