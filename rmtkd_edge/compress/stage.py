@@ -16,6 +16,7 @@ from rmtkd_edge.compress.learnt import baseline_value, check_loaded, check_train
 from rmtkd_edge.compress.loop import run_loop
 from rmtkd_edge.compress.parallel import make_accelerator
 from rmtkd_edge.compress.ranks.edge import check_site_names, multiple_for
+from rmtkd_edge.compress.result import members_of, missed_targets, result_of
 from rmtkd_edge.compress.resume import forget_damaged
 from rmtkd_edge.compress.store import RunCheckpoints, RunStore
 from rmtkd_edge.compress.training.evaluate import evaluate
@@ -24,14 +25,13 @@ from rmtkd_edge.compress.training.trainer import Training, train
 from rmtkd_edge.config.hardware import HardwareProfile, load_profile
 from rmtkd_edge.config.recipe import Recipe
 from rmtkd_edge.errors import RecipeError, RunDirError
-from rmtkd_edge.families.base import Family, Spec, find_family, list_sites, ranks_of
+from rmtkd_edge.families.base import Family, Spec, find_family, list_sites
 from rmtkd_edge.families.store import load_model, save_model
 from rmtkd_edge.methods.base import Method, Objective, find_method
 from rmtkd_edge.run import layout
 from rmtkd_edge.run.directory import Run
 from rmtkd_edge.run.freshness import refuse_other_rows
-from rmtkd_edge.run.records.compress import CompressRecord, FamilyMember, StudentRecord, TaskRecord
-from rmtkd_edge.run.records.cycle import CycleRecord
+from rmtkd_edge.run.records.compress import CompressRecord, StudentRecord
 from rmtkd_edge.run.records.data import describe
 from rmtkd_edge.run.records.scores import Scores
 from rmtkd_edge.run.records.teacher import TeacherRecord
@@ -141,11 +141,11 @@ def compress_run(
     teacher, students = _final_scores(recipe, ready, model, teacher, states)
     # where an earlier process did a part of it, its finished steps count too
     spent = max(time.monotonic() - start, teacher.seconds + sum(sum(c.seconds.values()) for c in cycles))
-    members = _members(context, states, students)
-    if missed := _missed(context, states[-1], stop):
+    members = members_of(context, states, students)
+    result = result_of(context, ready.dataset, teacher, members, cycles, stop)
+    if missed := missed_targets(result):
         report("note", text=missed)
         notes.append(missed)
-    result = _result(context, ready.dataset, teacher, members, cycles, stop)
     result = replace(result, seconds=round(spent, 1), notes=tuple(notes))
     for member, state in zip(members, states, strict=True):
         best = ready.family.unfold(state.folded.cpu(), state.projections)
@@ -263,72 +263,6 @@ def _final_scores(
         replace(student, validation=replace(student.validation, interval=found.interval))
         for student, found in zip(students, others, strict=True)
     ]
-
-
-def _members(context: Context, states: Sequence[State], students: Sequence[StudentRecord]) -> list[FamilyMember]:
-    """Return the students with what each has less than the teacher; the larger ones are named by the target they met.
-
-    Where one state meets several targets, it has the name of the last.
-    """
-    members = []
-    for state, student in zip(states, students, strict=True):
-        removed = context.removed(state)
-        met = [target for target in context.recipe.stop.targets if target is not None and target <= removed]
-        name = "" if state is states[-1] else str(met[-1])
-        drop = context.teacher_scores.value - student.validation.value
-        members.append(FamilyMember(name, student, removed, drop, ranks_of(state.folded.spec)))
-    return members
-
-
-def _missed(context: Context, last: State, stop: str) -> str:
-    """Return a sentence on the targets of a family that no student meets, empty where there are none."""
-    targets = [target for target in context.recipe.stop.targets if target is not None]
-    missed = [f"{target:g}" for target in targets if target > context.removed(last)]
-    if len(targets) < 2 or not missed:
-        return ""
-    ended = f"the family ended at a reduction of {context.removed(last):.1%} by the rule {stop.replace('_', ' ')}"
-    return f"{ended}: no student meets {', '.join(missed)}"
-
-
-def _result(
-    context: Context,
-    dataset: Dataset[Any],
-    teacher: TeacherRecord,
-    members: Sequence[FamilyMember],
-    cycles: Sequence[CycleRecord],
-    stop: str,
-) -> CompressRecord:
-    recipe, (*larger, last) = context.recipe, members
-    task = TaskRecord(
-        name=dataset.name,
-        kind=context.task.name,
-        metric=teacher.validation.primary,
-        labels=dataset.labels,
-        train_rows=len(dataset.train),
-        validation_rows=len(dataset.validation),
-        test_rows=None if dataset.test is None else len(dataset.test),
-    )
-    return CompressRecord(
-        method=context.method.name,
-        title=recipe.title,
-        stop=stop,
-        task=task,
-        teacher=teacher,
-        student=last.student,
-        reduction=last.reduction,
-        drop=last.drop,
-        floor=context.floor,
-        cycles=tuple(cycles),
-        ranks=last.ranks,
-        seed=recipe.seed,
-        one_shot=recipe.compress.one_shot,
-        processes=context.accelerator.num_processes,
-        device=str(context.accelerator.device),
-        seconds=0.0,
-        notes=(),
-        targets=tuple(target for target in recipe.stop.targets if target is not None),
-        larger=tuple(larger),
-    )
 
 
 def _logger(run: Run, reporter: Reporter) -> Report:

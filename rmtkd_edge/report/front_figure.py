@@ -8,7 +8,8 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from matplotlib.transforms import Affine2D
 
 from rmtkd_edge.report import text
 from rmtkd_edge.report.drawing import Grid, Picture, picture
@@ -16,6 +17,7 @@ from rmtkd_edge.report.palette import ink, run_colour, series_colour
 from rmtkd_edge.report.pareto import Point, dominating, front
 
 MARKERS = {"fp32": "o", "fp16": "s", "int8": "D"}
+HEIGHT = 220.0  # of a panel, in points
 
 
 @dataclass(frozen=True)
@@ -44,8 +46,8 @@ class Costs:
 def front_picture(panels: Sequence[Costs], metric: str) -> Picture:
     """Return the metric against each cost, with the Pareto front."""
     caption = (
-        "Up and to the left is better. The line is the Pareto front; hollow files are dominated. Circles: fp32, "
-        "squares: fp16, diamonds: int8; grey: the original. Bars: 95 % interval."
+        "Up and to the left is better; numbers are those of the table. The line is the Pareto front, hollow files are "
+        "dominated. Circles: fp32, squares: fp16, diamonds: int8; grey: the original. Bars: 95 % interval."
     )
     if any(point.run for panel in panels for point in panel.points):
         caption += " Files of other runs have colours of their own, and are timed in no session with these."
@@ -56,14 +58,14 @@ def front_picture(panels: Sequence[Costs], metric: str) -> Picture:
 
 def _draw(panels: Sequence[Costs], metric: str, narrow: bool) -> Figure:
     columns = 1 if narrow else min(2, len(panels))
-    grid = Grid(len(panels), columns, 200 if narrow else 240, left=46, bottom=34, top=20)
+    grid = Grid(len(panels), columns, HEIGHT, left=46, bottom=34, top=20)
     figure, places = grid.subplots(narrow)
     for axes, panel in zip(places, panels, strict=True):
-        _draw_panel(axes, panel, metric, grid.panel_width(narrow))
+        _draw_panel(axes, panel, metric, grid.panel_width(narrow), HEIGHT)
     return figure
 
 
-def _draw_panel(axes: Axes, panel: Costs, metric: str, width: float) -> None:
+def _draw_panel(axes: Axes, panel: Costs, metric: str, width: float, height: float) -> None:
     axes.grid(axis="y", color=ink("grid"), linewidth=0.8)
     axes.set_axisbelow(True)
     best = front(panel.points)
@@ -71,13 +73,14 @@ def _draw_panel(axes: Axes, panel: Costs, metric: str, width: float) -> None:
         _draw_point(axes, point, on_front=point in best)
     x, y = [point.cost for point in best], [point.scores.value for point in best]
     axes.plot(x, y, color=ink("accent"), linewidth=1.2, drawstyle="steps-post", zorder=2)
-    axes.set_xlim(0, 1.12 * max(point.cost for point in panel.points))
-    axes.margins(y=0.12)
-    _name(axes, panel.points, width)
+    axes.set_xscale("log")
+    axes.margins(x=0.06, y=0.12)
+    _number(axes, panel.points, width, height)
     like = panel.points[0].scores
     axes.annotate(panel.title, (0, 1), (0, 6), xycoords="axes fraction", textcoords="offset points", fontweight="bold")
     axes.set_xlabel(panel.unit)
-    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.xaxis.set_major_locator(LogLocator(10, subs=(1, 2, 5)))
+    axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,g}"))
     axes.yaxis.set_major_locator(MaxNLocator(6))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v * 100:g}{text.NBSP}%" if like.percent else f"{v:g}"))
@@ -96,28 +99,26 @@ def _draw_point(axes: Axes, point: Point, on_front: bool) -> None:
     axes.plot(point.cost, point.scores.value, linestyle="", marker=MARKERS.get(point.precision, "o"), zorder=4, **face)
 
 
-def _name(axes: Axes, points: Sequence[Point], width: float) -> None:
-    """Write names next to their points, each on the side where there is room, one step lower where one is near.
+def _number(axes: Axes, points: Sequence[Point], width: float, height: float) -> None:
+    """Write every point's number above it, one step higher wherever another number is too near.
 
-    width: of the axes, in points.
+    width, height: of the axes, in points.
     """
-    low, high = axes.get_ylim()
+    place = axes.transLimits + Affine2D().scale(width, height)
     taken: list[tuple[float, float]] = []
-    for point in sorted(points, key=lambda p: (p.cost, -p.scores.value)):
-        x = point.cost / axes.get_xlim()[1] * width
-        y = (point.scores.value - low) / (high - low) * 200
-        right = x < 0.6 * width
-        shift = 0.0
-        while any(abs(y + shift - other) < 9 and abs(x - at) < 90 for at, other in taken):
-            shift -= 9
-        taken.append((x, y + shift))
+    for point in sorted(points, key=lambda p: (p.scores.value, p.cost)):
+        x, y = place.transform(axes.transScale.transform((point.cost, point.scores.value)))
+        rise = 6.0
+        while any(abs(x - other) < 11 and abs(y + rise - above) < 9 for other, above in taken):
+            rise += 9
+        taken.append((x, y + rise))
         axes.annotate(
-            point.name,
+            str(point.number),
             (point.cost, point.scores.value),
-            (7 if right else -7, shift),
+            (0, rise),
             textcoords="offset points",
-            ha="left" if right else "right",
-            va="center",
+            ha="center",
+            va="bottom",
             fontsize=8,
             color=ink("ink"),
             zorder=6,

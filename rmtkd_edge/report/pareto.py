@@ -13,11 +13,13 @@ class Point:
     """One file: its cost (bytes, or ms) and what it scores.
 
     Attributes:
+        number: of its row in the table.
         name: what it is called in the report, with the run for one of another run.
         role: `candidate` or `baseline`.
         run: 0 for the run that is reported on, from 1 for those it is held against.
     """
 
+    number: int
     name: str
     role: str
     precision: str

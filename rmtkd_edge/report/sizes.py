@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rmtkd_edge.report import text
 from rmtkd_edge.report.blocks import Block, Cell, Footnotes, NoteBlock, PictureBlock, Row, Section, TableBlock
@@ -20,32 +20,34 @@ CAUTION = (
 
 @dataclass(frozen=True)
 class Shown:
-    """A file of the table, named as the report names it."""
+    """A file of the table, numbered and named as the report names it."""
 
     name: str
     run: int
     model: Model
+    number: int = 0
 
 
 def sizes_section(run: RunFacts, others: Sequence[RunFacts], prefix: str) -> Section | None:
-    """Return the section, or None where fewer than two files were exported and scored.
+    """Return the section, or None where there is nothing to hold against anything.
 
     Runs of other test rows, another task or metric are not drawn; a note says why.
     """
-    notes: list[Block] = []
+    blocks: list[Block] = []
     shown = list(_files(run, 0, ""))
     for number, other in enumerate(others, 1):
         if why := incomparable(run, other):
-            notes.append(NoteBlock(f"{other.name} is not drawn: {why}.", tone="warn"))
+            blocks.append(NoteBlock(f"{other.name} is not drawn: {why}.", tone="warn"))
             continue
         known = {item.model.variant.sha256 for item in shown if item.model.variant}
         new = (item for item in _files(other, number, f"{other.name}: "))
         shown += [item for item in new if item.model.variant and item.model.variant.sha256 not in known]
-    if len(shown) < 2:
-        return None
-    panels = _panels(run, shown)
-    drawn = PictureBlock(front_picture(panels, metric_of(run)), prefix.rstrip("-"))
-    return Section(f"{prefix}sizes", "Size against quality", (drawn, sizes_table(run, shown, panels), *notes))
+    if len(shown) > 1:
+        shown = [replace(item, number=number) for number, item in enumerate(shown, 1)]
+        panels = _panels(run, shown)
+        drawn = PictureBlock(front_picture(panels, metric_of(run)), prefix.rstrip("-"))
+        blocks = [drawn, sizes_table(run, shown, panels), *blocks]
+    return Section(f"{prefix}sizes", "Size against quality", tuple(blocks)) if blocks else None
 
 
 def _files(run: RunFacts, number: int, before: str) -> Iterator[Shown]:
@@ -94,7 +96,8 @@ def _panels(run: RunFacts, shown: Sequence[Shown]) -> list[Costs]:
 
 def _point(item: Shown, cost: float) -> Point:
     assert item.model.scores is not None, "only scored files are shown"
-    return Point(item.name, item.model.role, item.model.label.split()[-1], cost, item.model.scores, item.run)
+    precision = item.model.label.split()[-1]
+    return Point(item.number, item.name, item.model.role, precision, cost, item.model.scores, item.run)
 
 
 def _megabytes(item: Shown) -> float:
@@ -124,7 +127,7 @@ def _row(item: Shown, panels: Sequence[Costs], foot: Footnotes) -> Row:
     model, scores = item.model, item.model.scores
     assert scores is not None, "only scored files are shown"
     cells = [
-        Cell(item.name),
+        Cell(f"{item.number}. {item.name}"),
         foot.figure(model.parameters, text.count),
         foot.figure(model.size_bytes, text.megabytes),
         score_cell(scores, None),

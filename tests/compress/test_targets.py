@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from contract_sample import recipe_of
 
+from rmtkd_edge.compress.result import missed_targets
 from rmtkd_edge.compress.stage import compress_run
 from rmtkd_edge.config.recipe import Recipe
 from rmtkd_edge.families.store import load_model
@@ -77,6 +78,12 @@ def test_every_target_is_met_by_a_student_that_can_be_read(case):
         assert member.student.test is not None and member.student.test.interval is not None
     sizes = [member.student.parameters for member in result.family]
     assert sizes == sorted(sizes, reverse=True) and len(set(sizes)) == 3
+
+
+def test_targets_that_no_student_meets_are_told(case):
+    result = replace(case[-1], targets=(0.2, 0.5, 0.99), stop="metric_floor")
+    assert result.missed == (0.99,) and missed_targets(case[-1]) == ""
+    assert missed_targets(result).endswith("by the rule metric floor: no student meets 0.99")
 
 
 def sorted_roles(run: Run) -> list[layout.Role]:

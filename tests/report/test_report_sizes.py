@@ -17,7 +17,7 @@ from rmtkd_edge.run.directory import Run
 from rmtkd_edge.run.records.compress import CompressRecord, FamilyMember
 
 ROWS = {"validation": "v", "test": "t"}
-GRID = [Point(f"{c}/{q}", "candidate", "fp32", c, scores(q)) for c, q in product((1.0, 2.0, 3.0), (0.7, 0.8))]
+GRID = [Point(0, f"{c}/{q}", "candidate", "fp32", c, scores(q)) for c, q in product((1.0, 2.0, 3.0), (0.7, 0.8))]
 
 
 def test_the_front_is_what_nothing_dominates():
