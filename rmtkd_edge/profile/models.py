@@ -38,20 +38,23 @@ class ModelFile:
     """One ONNX file to be measured.
 
     Attributes:
-        name: of its model, which its precisions share: the label without the precision.
         role: `candidate` or `baseline`.
         sha256: what the export recorded.
         external: its files of weights.
     """
 
     label: str
-    name: str
     role: str
     precision: str
     path: Path
     sha256: str
     external: tuple[tuple[Path, str], ...]
     facts: ExportRecord
+
+    @property
+    def name(self) -> str:
+        """Return the name of its model, which all precisions share."""
+        return model_of(self.label)
 
 
 @dataclass(frozen=True)
@@ -164,7 +167,6 @@ def _model_file(folder: _Folder, precision: str, called: str, facts: ExportRecor
     folder.check(rel, recorded)
     return ModelFile(
         label=called,
-        name=model_of(called),
         role=folder.role.kind,
         precision=precision,
         path=folder.path / rel,

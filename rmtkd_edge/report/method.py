@@ -57,9 +57,9 @@ def cycle_table(c: Compression, metric: str) -> TableBlock:
     rows = [_model_row("Teacher", c.teacher.parameters, "", c.teacher.validation, c.teacher.test, "", "")]
     rows += [_cycle_row(k, c) for k in c.cycles]
     for member in c.record.larger if c.record else ():
-        size, scored = member.student.parameters, (member.student.validation, member.student.test)
-        less = text.percent(-member.reduction)
-        rows.append(_model_row(f"Student {member.name}", size, less, *scored, "on the way", ""))
+        larger, less = member.student, text.percent(-member.reduction)
+        row = (f"Student {member.name}", larger.parameters, less, larger.validation, larger.test, "on the way", "")
+        rows.append(_model_row(*row))
     if c.student is not None:
         less = text.percent(c.student.parameters / c.teacher.parameters - 1)
         stop = f"stop: {c.stop}" if c.record else "not finished"

@@ -17,6 +17,7 @@ class Point:
         name: what it is called in the report, with the run for one of another run.
         role: `candidate` or `baseline`.
         run: 0 for the run that is reported on, from 1 for those it is held against.
+        doubt: what disturbed the measurement of its cost, empty where nothing did.
     """
 
     number: int
@@ -26,6 +27,7 @@ class Point:
     cost: float
     scores: Scores
     run: int = 0
+    doubt: str = ""
 
 
 def dominates(one: Point, other: Point) -> bool:

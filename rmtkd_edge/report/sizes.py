@@ -46,7 +46,7 @@ def sizes_section(run: RunFacts, others: Sequence[RunFacts], prefix: str) -> Sec
         shown = [replace(item, number=number) for number, item in enumerate(shown, 1)]
         panels = _panels(run, shown)
         drawn = PictureBlock(front_picture(panels, metric_of(run)), prefix.rstrip("-"))
-        blocks = [drawn, sizes_table(run, shown, panels), *blocks]
+        blocks = [NoteBlock(CAUTION), drawn, sizes_table(run, shown, panels), *blocks]
     return Section(f"{prefix}sizes", "Size against quality", tuple(blocks)) if blocks else None
 
 
@@ -85,30 +85,31 @@ def _panels(run: RunFacts, shown: Sequence[Shown]) -> list[Costs]:
     """Return what the files cost on disk, and on every device that timed at least two of them."""
     panels = [Costs("Size of the ONNX file", "MB", tuple(_point(item, _megabytes(item)) for item in shown))]
     for profile in run.timed:
-        timed = [(item, ms) for item in shown if (ms := _latency(profile, item)) is not None]
+        timed = [point for item in shown if (point := _timed(profile, item)) is not None]
         if len(timed) > 1:
-            title = f"Latency on {profile.name}"
-            panels.append(
-                Costs(title, f"p50 in ms, {headline_workload(profile)}", tuple(_point(*pair) for pair in timed))
-            )
+            title, unit = f"Latency on {profile.name}", f"p50 in ms, {headline_workload(profile)}"
+            panels.append(Costs(title, unit, tuple(timed)))
     return panels
 
 
-def _point(item: Shown, cost: float) -> Point:
+def _point(item: Shown, cost: float, doubt: str = "") -> Point:
     assert item.model.scores is not None, "only scored files are shown"
     precision = item.model.label.split()[-1]
-    return Point(item.number, item.name, item.model.role, precision, cost, item.model.scores, item.run)
+    return Point(item.number, item.name, item.model.role, precision, cost, item.model.scores, item.run, doubt)
 
 
 def _megabytes(item: Shown) -> float:
     return (item.model.size_bytes.value or 0.0) / 1e6
 
 
-def _latency(profile: Profile, item: Shown) -> float | None:
-    """Return the median latency in ms; None for files of other runs, which ran in another session."""
+def _timed(profile: Profile, item: Shown) -> Point | None:
+    """Return a file at its median latency in ms; None for files of other runs, which ran in another session."""
     workload = headline_workload(profile)
     result = profile.find(item.model.label, workload) if workload and item.run == 0 else None
-    return None if result is None else median_latency(result).value
+    ms = None if result is None else median_latency(result).value
+    if result is None or ms is None:
+        return None
+    return _point(item, ms, "" if result.clean else result.verdict)
 
 
 def sizes_table(run: RunFacts, shown: Sequence[Shown], panels: Sequence[Costs]) -> TableBlock:
@@ -119,7 +120,7 @@ def sizes_table(run: RunFacts, shown: Sequence[Shown], panels: Sequence[Costs]) 
     columns = ("File", "Parameters", "Disk", text.title(metric_of(run)), "Front, size", *timed)
     where = ", ".join(dict.fromkeys(f"{text.count(s.rows)} {s.split} rows" for i in shown if (s := i.model.scores)))
     fronts = frozenset({4, *range(6, len(columns), 2)})
-    caption = f"Every file that ships, scored on {where}. {CAUTION}"
+    caption = f"Every file that ships, scored on {where}."
     return TableBlock(caption, columns, tuple(rows), fronts, foot.notes())
 
 
@@ -135,9 +136,14 @@ def _row(item: Shown, panels: Sequence[Costs], foot: Footnotes) -> Row:
     ]
     for panel in panels[1:]:
         point = panel.find(item.name)
-        cells.append(Cell(text.milliseconds(point.cost)) if point else foot.cell("it did not run in this session"))
+        cells.append(_latency_cell(point) if point else foot.cell("it did not run in this session"))
         cells.append(_place(item, panel))
     return Row(tuple(cells))
+
+
+def _latency_cell(point: Point) -> Cell:
+    shown = text.milliseconds(point.cost)
+    return Cell(shown, (point.doubt,), "warn") if point.doubt else Cell(shown)
 
 
 def _place(item: Shown, panel: Costs) -> Cell:
@@ -145,4 +151,4 @@ def _place(item: Shown, panel: Costs) -> Cell:
     if point is None:
         return Cell("–")
     better = dominating(point, panel.points)
-    return Cell("on the front", tone="good") if better is None else Cell(f"dominated by {better.name}")
+    return Cell("on the front", tone="good") if better is None else Cell("dominated", (f"by {better.name}",))
