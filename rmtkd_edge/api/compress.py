@@ -72,6 +72,7 @@ class CompressOptions:
         on: hardware profile that widths are aligned to.
         budget: hardware profile whose latency and disk limits hold too, where the recipe has none.
         method, seed: come before the recipe's.
+        targets: shares of the parameters to remove, increasing, one student at each; they come before the recipe's.
         force: replace the run that `out` holds.
     """
 
@@ -84,6 +85,7 @@ class CompressOptions:
     budget: str | None = None
     method: str | None = None
     seed: int | None = None
+    targets: tuple[float, ...] = ()
     force: bool = False
 
 
@@ -100,6 +102,7 @@ def resolve_recipe(options: CompressOptions) -> Recipe:
         *(["compress.one_shot=true"] if options.one_shot else []),
         *([f'compress.method="{options.method}"'] if options.method is not None else []),
         *([f"seed={options.seed}"] if options.seed is not None else []),
+        *([f"stop.target_reduction={list(options.targets)}"] if options.targets else []),
     ]
     recipe = load_recipe(options.recipe, items)
     if budget is None:

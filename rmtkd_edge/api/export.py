@@ -15,8 +15,9 @@ from rmtkd_edge.api.batches import Loader, numbered, task_of
 from rmtkd_edge.config.recipe import Export
 from rmtkd_edge.errors import RunDirError, UserError
 from rmtkd_edge.export.options import ExportOptions
+from rmtkd_edge.run.directory import Run
 from rmtkd_edge.run.folders import replace_folder, sweep_builds
-from rmtkd_edge.run.layout import EXPORT_RECORD, PRECISIONS
+from rmtkd_edge.run.layout import EXPORT_RECORD, PRECISIONS, roles_of
 from rmtkd_edge.run.lock import open_to_write
 from rmtkd_edge.run.records.export import ExportRecord, VariantRecord
 from rmtkd_edge.run.reporter import Reporter, SilentReporter
@@ -27,13 +28,15 @@ if TYPE_CHECKING:
     from rmtkd_edge.families.base import Spec
     from rmtkd_edge.families.model import Model
 
-__all__ = ["ExportOptions", "ExportResult", "export", "export_run"]
+__all__ = ["ExportOptions", "ExportResult", "export", "export_run", "exported_family"]
 
 Precision = Literal["fp32", "fp16", "int8"]
 
 
 def export_run(options: ExportOptions, reporter: Reporter | None = None) -> ExportRecord:
     """Export the compressed model of a run into export/ and the teacher into baseline/; return export/'s record.
+
+    Of a size family, the students on the way go into students/NAME/; `exported_family` returns all records.
 
     Raises:
         RunDirError: compress has not finished, or an export is there.
@@ -43,6 +46,17 @@ def export_run(options: ExportOptions, reporter: Reporter | None = None) -> Expo
 
     with open_to_write(options.run):
         return stage(options, reporter)
+
+
+def exported_family(path: Path) -> dict[str, ExportRecord]:
+    """Return the records of a run's exported students by their folders in the run, the run's own first.
+
+    Raises:
+        RunDirError: there is no run, or a student was not exported.
+    """
+    run = Run.open(path)
+    students = (role for role in roles_of(run) if role.kind == "candidate")
+    return {role.folder: run.read_record(ExportRecord, role.record) for role in students}
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,12 +13,14 @@ if TYPE_CHECKING:
     from rmtkd_edge.report.stage import Written
 
 
-def report(*runs: Path | str, out: Path | str | None = None) -> Written:
+def report(*runs: Path | str, out: Path | str | None = None, against: Sequence[Path | str] = ()) -> Written:
     """Write report.md, report.html and the figures of one or several runs.
 
     Args:
         runs: run directories; stages that have not been run become a note with their command.
         out: a folder; report/ of the first run when left out.
+        against: other runs, whose files are drawn next to those of each run by size and quality. One of other test
+            rows is named with the reason, and not drawn.
 
     Returns:
         Where the pages and figures are; in a notebook it shows the page.
@@ -27,8 +30,8 @@ def report(*runs: Path | str, out: Path | str | None = None) -> Written:
     """
     from rmtkd_edge.report.stage import report_runs
 
-    paths = [Path(run) for run in runs]
+    paths, others = [Path(run) for run in runs], [Run.open(path) for path in against]
     if out is not None or not paths:
-        return report_runs([Run.open(path) for path in paths], None if out is None else Path(out))
+        return report_runs([Run.open(path) for path in paths], None if out is None else Path(out), others)
     with open_to_write(paths[0]) as first:
-        return report_runs([first, *(Run.open(path) for path in paths[1:])])
+        return report_runs([first, *(Run.open(path) for path in paths[1:])], None, others)

@@ -33,6 +33,18 @@ DurationOption = Annotated[float | None, typer.Option(help="Seconds a model and 
 MeterOption = Annotated[str, typer.Option(help="Energy meter: auto, or one by name (rmtkd-edge doctor).")]
 
 
+def shares(option: str, text: str | None) -> tuple[float, ...]:
+    """Return the numbers of a comma-separated option; raise UserError for anything else. The recipe knows the range."""
+    from rmtkd_edge.errors import UserError
+
+    try:
+        return () if text is None else tuple(float(part) for part in text.split(","))
+    except ValueError as err:
+        raise UserError(
+            f"{option} {text}: must be shares of the parameters, with commas", f"for example {option} 0.5,0.7,0.8"
+        ) from err
+
+
 def numbers(option: str, text: str | None) -> tuple[int, ...]:
     """Return the positive whole numbers of a comma-separated option; raise UserError for anything else."""
     from rmtkd_edge.errors import UserError

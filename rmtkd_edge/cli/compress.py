@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rmtkd_edge.cli.arguments import DataOption, ForceOption, JsonOption, OutOption
+from rmtkd_edge.cli.arguments import DataOption, ForceOption, JsonOption, OutOption, shares
 from rmtkd_edge.cli.output import progress, say, show_json
 from rmtkd_edge.errors import UserError
 
@@ -26,6 +26,13 @@ def command(
         str | None, typer.Option(help="Compression method: rmt-kd, plain-kd, or an installed one.")
     ] = None,
     one_shot: Annotated[bool, typer.Option("--one-shot", help="Closed form only: nothing is trained.")] = False,
+    targets: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LIST",
+            help="Shares of the parameters to remove, with commas, increasing: one student at each, in one run.",
+        ),
+    ] = None,
     on: Annotated[
         str | None,
         typer.Option(
@@ -61,6 +68,7 @@ def command(
         budget=budget,
         method=method,
         seed=seed,
+        targets=shares("--targets", targets),
         force=force,
     )
     if dry_run:
@@ -75,11 +83,12 @@ def command(
     if as_json:
         show_json(result)
         return
-    say(
-        f"{out}: {result.teacher.parameters:,} -> {result.student.parameters:,} parameters "
-        f"({result.reduction:.1%} fewer), {score_text(result.teacher, result.student)}",
-        f"next: rmtkd-edge export {out}",
-    )
+    for member in result.family:
+        say(
+            f"{out}: {result.teacher.parameters:,} -> {member.student.parameters:,} parameters "
+            f"({member.reduction:.1%} fewer), {score_text(result.teacher, member.student)}"
+        )
+    say(f"next: rmtkd-edge export {out}")
 
 
 def _show_data(summary: DataSummary, as_json: bool) -> None:

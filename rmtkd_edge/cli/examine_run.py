@@ -34,6 +34,7 @@ def _advice(run: Run, rel: str) -> str:
         "compress": f"restore it, or rmtkd-edge compress {where}/{layout.RECIPE} --out {where} --force",
         layout.ROLES["candidate"].folder: f"rmtkd-edge export {where} --force",
         layout.ROLES["baseline"].folder: f"rmtkd-edge export {where} --force",
+        layout.STUDENTS: f"rmtkd-edge export {where} --force",
         layout.PROFILES: f"rmtkd-edge profile {where} --on {device} --force",
         layout.BUNDLES: f"rmtkd-edge bundle {where} --on {device} --force",
         layout.REPORT: f"rmtkd-edge report {where}",

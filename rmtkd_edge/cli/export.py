@@ -20,7 +20,7 @@ def command(
     as_json: JsonOption = False,
 ) -> None:
     """Fold the projections, write ONNX (fp32, int8, on request fp16), and prove that every file computes the same."""
-    from rmtkd_edge.api.export import ExportOptions, export_run
+    from rmtkd_edge.api.export import ExportOptions, export_run, exported_family
     from rmtkd_edge.cli.tables import variants_table
 
     options = ExportOptions(
@@ -32,9 +32,10 @@ def command(
         force=force,
     )
     with progress(as_json) as reporter:
-        result = export_run(options, reporter)
+        own = export_run(options, reporter)
+    family = exported_family(run)
     if as_json:
-        show_json(result)
+        show_json(own if len(family) == 1 else list(family.values()))
         return
-    show(variants_table(result))
+    show(variants_table(family))
     say(f"next: rmtkd-edge profile {run} --on local-cpu")

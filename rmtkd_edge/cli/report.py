@@ -16,12 +16,16 @@ def command(
     out: Annotated[
         Path | None, typer.Option("--out", "--output", "-o", help="Folder; the first run's report/ when left out.")
     ] = None,
+    against: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="RUN", help="Another run on the same test rows, drawn by size and quality (repeatable)."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Write the device benchmark report: report.md, one self-contained report.html, and the figures."""
     from rmtkd_edge.api.report import report
 
-    written = report(*runs, out=out)
+    written = report(*runs, out=out, against=against or ())
     if as_json:
         show_json({"html": written.html, "markdown": written.markdown, "figures": list(written.figures)})
     else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
@@ -49,18 +49,23 @@ def score_text(teacher: TeacherRecord, student: StudentRecord) -> str:
     return f"{after.primary} {before.value:.4f} -> {after.value:.4f} on {after.split}"
 
 
-def variants_table(record: ExportRecord) -> Table:
-    """Return the table of the files that an export wrote or refused."""
-    split = "test" if any(variant.test is not None for variant in record.variants.values()) else "validation"
-    rows = [_variant_row(name, variant) for name, variant in record.variants.items()]
-    return table_of(["variant", "file", "MB", f"{record.metric}, {split}"], rows)
+def variants_table(exported: Mapping[str, ExportRecord]) -> Table:
+    """Return the table of the files that an export wrote or refused, by their folders."""
+    first, *_ = exported.values()
+    split = "test" if any(variant.test is not None for variant in first.variants.values()) else "validation"
+    rows = [
+        _variant_row(name, f"{folder}/" if len(exported) > 1 else "", variant)
+        for folder, record in exported.items()
+        for name, variant in record.variants.items()
+    ]
+    return table_of(["variant", "file", "MB", f"{first.metric}, {split}"], rows)
 
 
-def _variant_row(name: str, variant: VariantRecord) -> list[str]:
+def _variant_row(name: str, folder: str, variant: VariantRecord) -> list[str]:
     if variant.refused:
-        return [name, f"refused: {variant.refused}", "-", "-"]
+        return [name, f"{folder} refused: {variant.refused}".strip(), "-", "-"]
     score = variant.reported.value if variant.reported else None
-    return [name, variant.file, figure(variant.size_bytes, ".2f", 1e-6), figure(score, ".4f")]
+    return [name, folder + variant.file, figure(variant.size_bytes, ".2f", 1e-6), figure(score, ".4f")]
 
 
 def profile_tables(documents: Sequence[ProfileRecord]) -> list[Table]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import Tensor
@@ -74,6 +74,7 @@ class Context:
         multiple: widths are rounded up to it.
         teacher_parameters, teacher_scores: of the model that the loop starts from, on validation.
         measure_ms: latency of a folded model on this machine, where that is the budget's device.
+        fallback: there is an accepted student, which stays where a cycle over all sites falls under the floor.
     """
 
     recipe: Recipe
@@ -89,6 +90,20 @@ class Context:
     teacher_scores: Scores
     profile: HardwareProfile | None = None
     measure_ms: Measure | None = None
+    fallback: bool = False
+
+    def aiming_at(self, target: float | None, fallback: bool) -> Context:
+        """Return the context of one target of several."""
+        return replace(self, recipe=self.recipe.aiming_at(target), fallback=fallback)
+
+    def removed(self, state: State) -> float:
+        """Return the share of the teacher's parameters that a state has no more."""
+        return 1 - state.parameters / self.teacher_parameters
+
+    @property
+    def from_teacher(self) -> bool:
+        """Return whether every student is cut from the teacher, in one cycle, and not from the student before."""
+        return self.recipe.compress.one_shot or not self.method.iterative
 
     @property
     def floor(self) -> float:

@@ -55,7 +55,7 @@ def run_cycle(context: Context, state: State, job: JobRecord, number: int) -> tu
     There is no record where no site would shrink by more than `stop.saturation`.
     """
     record = context.store.get_record(number)
-    if record is not None and tuple(site.name for site in record.sites) == job.sites:
+    if record is not None and (tuple(site.name for site in record.sites), record.target) == (job.sites, job.target):
         return _accepted(context, number, record) if record.accepted else state, record
     context.report(
         "cycle_start",
@@ -202,7 +202,7 @@ def _tune_and_judge(context: Context, state: State, number: int, planned: Planne
         if scores.value >= context.floor:
             break
     above = scores.value >= context.floor
-    accepted = above or one_shot or not context.method.iterative  # one cycle alone has nothing to go back to
+    accepted = above or (context.from_teacher and not context.fallback)  # one cycle alone has nothing to go back to
     after = state.after(best, planned.new, scores) if accepted else state
     record = CycleRecord(
         index=number,
@@ -220,6 +220,7 @@ def _tune_and_judge(context: Context, state: State, number: int, planned: Planne
         reason="" if above else f"{scores.primary} {scores.value:.4f} is under the floor {context.floor:.4f}",
         steps=steps,
         seconds={**plan.seconds, "fine_tune": round(seconds, 2)},
+        target=plan.job.target,
     )
     if accepted:
         context.store.put_model(number, "accepted", after.folded, after.projections)

@@ -1,14 +1,16 @@
 """The loop: cycles over groups of sites, shallow to deep, round after round, until a stop rule fires.
 
-The loop keeps nothing in memory that it could not read again: every finished step of every cycle is in a store, so a
-run that was killed replays what is there and continues with what is not.
+Several targets are aimed at in turn, each from the student of the one before, so that a family of sizes costs one run;
+a recipe with one target is a family of one. The loop keeps nothing in memory that it could not read again: every
+finished step of every cycle is in a store, so a run that was killed replays what is there and continues with what is
+not.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 from rmtkd_edge.compress.context import Context, State
 from rmtkd_edge.compress.cycle import run_cycle
@@ -20,33 +22,87 @@ from rmtkd_edge.run.records.prices import PricesRecord
 MEGABYTE = 1_000_000
 
 
-def run_loop(context: Context, state: State) -> tuple[State, list[CycleRecord], str]:
-    """Return the last accepted state, the records of all cycles and the name of the stop rule that ended the loop."""
-    queue, records = jobs(context, ordered_sites(context, state)), []
-    everything = {name for job in queue for name in job.sites}
-    left_alone: set[str] = set()
-    quiet: set[str] = set()
-    number, stop = 0, stop_rule(context, state)
-    while queue and stop is None:
-        job = queue.popleft()
-        sites = tuple(name for name in job.sites if name not in left_alone)
+@dataclass
+class Way:
+    """What is still to be done, and what was found out about the sites.
+
+    Attributes:
+        held: jobs that cut less than their quantile says, since the target was near: the next target goes on with them.
+        left_alone: sites whose cycles were rolled back.
+        quiet: sites that would not shrink.
+    """
+
+    queue: deque[JobRecord]
+    held: list[JobRecord] = field(default_factory=list)
+    left_alone: set[str] = field(default_factory=set)
+    quiet: set[str] = field(default_factory=set)
+
+    def towards(self, target: float | None) -> None:
+        """Turn to a target."""
+        jobs = [*self.held, *self.queue]
+        self.queue, self.held = deque(replace(job, target=target) for job in jobs), []
+        self.quiet.clear()
+
+
+def run_loop(context: Context, teacher: State) -> tuple[list[State], list[CycleRecord], str]:
+    """Return the students, the records of all cycles and the name of the stop rule that ended the loop.
+
+    Students come largest first: one for every target that was met, then the last accepted state where it meets none of
+    its own. Without an accepted cycle the teacher is the one student.
+    """
+    targets = context.recipe.stop.targets
+    way, records = Way(jobs(context, ordered_sites(context, teacher))), list[CycleRecord]()
+    all_jobs = way.queue.copy()
+    students: list[State] = []
+    state, stop = teacher, ""
+    for target in targets:
+        if students and target is not None and context.removed(students[-1]) >= target:
+            continue  # one state meets both
+        aimed = context.aiming_at(target, fallback=bool(students))
+        if len(targets) > 1:
+            context.report("stage", name=f"target {target:g}")
+        if context.from_teacher:
+            way = Way(all_jobs.copy())
+        way.towards(target if len(targets) > 1 else None)
+        start = teacher if context.from_teacher else state
+        found, stop = reach(aimed, start, way, records)
+        state = state if found is start else found
+        if stop == "target_reduction":
+            students.append(state)
+        elif stop == "metric_floor":
+            break
+    if not students or state is not students[-1]:
+        students.append(state)
+    return students, records, stop
+
+
+def reach(context: Context, state: State, way: Way, records: list[CycleRecord]) -> tuple[State, str]:
+    """Return the last accepted state on the way to one target, and the stop rule that ended it; `records` grows."""
+    everything = {name for job in way.queue for name in job.sites}
+    stop = stop_rule(context, state)
+    while way.queue and stop is None:
+        job = way.queue.popleft()
+        sites = tuple(name for name in job.sites if name not in way.left_alone)
         if not sites:
             continue
-        state, record = run_cycle(context, state, replace(job, sites=sites), number + 1)
+        state, record = run_cycle(context, state, replace(job, sites=sites), len(records) + 1)
         if record is None:
-            quiet |= set(sites)
+            way.quiet |= set(sites)
+            way.held.append(job)
         else:
-            number += 1
             records.append(record)
-            quiet -= set(sites)
-            if not record.accepted and not job.retry and can_be_gentler(context.recipe):
-                queue.appendleft(gentler(context.recipe, record))
+            way.quiet -= set(sites)
+            if not record.accepted and not job.retry and can_be_gentler(context):
+                way.queue.appendleft(gentler(context.recipe, record))
             elif not record.accepted:
-                left_alone |= set(sites)
-        stop = "outliers_saturated" if everything <= quiet | left_alone and quiet else stop_rule(context, state)
+                way.left_alone |= set(sites)
+            elif record.quantile < job.quantile:
+                way.held.append(job)
+        saturated = everything <= way.quiet | way.left_alone and way.quiet
+        stop = "outliers_saturated" if saturated else stop_rule(context, state)
     if stop is None:
-        stop = "metric_floor" if left_alone else "all_sites_and_rounds"
-    return state, records, stop
+        stop = "metric_floor" if way.left_alone else "all_sites_and_rounds"
+    return state, stop
 
 
 def ordered_sites(context: Context, state: State) -> list[str]:
@@ -74,16 +130,16 @@ def jobs(context: Context, names: Sequence[str]) -> deque[JobRecord]:
     return deque(JobRecord(r + 1, group, quantile, False) for r in range(options.rounds) for group in groups)
 
 
-def can_be_gentler(recipe: Recipe) -> bool:
-    """Return whether a lower quantile gives other widths: not in one shot, at fixed ranks, or by a rule without one."""
-    options = recipe.compress
-    return not (options.one_shot or options.ranks or recipe.analyse.rule in WITHOUT_QUANTILE)
+def can_be_gentler(context: Context) -> bool:
+    """Return whether a lower quantile gives other widths: not in one cycle, at fixed ranks, by a rule without one."""
+    recipe = context.recipe
+    return not (context.from_teacher or recipe.compress.ranks or recipe.analyse.rule in WITHOUT_QUANTILE)
 
 
 def gentler(recipe: Recipe, record: CycleRecord) -> JobRecord:
     """Return the retry of a rolled-back cycle, gentler than the quantile it used (a target may lower that)."""
     sites = tuple(site.name for site in record.sites)
-    return JobRecord(record.round, sites, record.quantile * recipe.compress.retry_quantile, True)
+    return JobRecord(record.round, sites, record.quantile * recipe.compress.retry_quantile, True, record.target)
 
 
 def stop_rule(context: Context, state: State) -> str | None:
@@ -91,9 +147,7 @@ def stop_rule(context: Context, state: State) -> str | None:
     rules = context.recipe.stop
     if state.scores.value < context.floor:
         return "metric_floor"
-    if rules.target_reduction is not None and 1 - state.parameters / context.teacher_parameters >= (
-        rules.target_reduction
-    ):
+    if rules.target is not None and context.removed(state) >= rules.target:
         return "target_reduction"
     if rules.disk_mb is not None and state.parameters * 4 / MEGABYTE <= rules.disk_mb:
         return "disk_budget"

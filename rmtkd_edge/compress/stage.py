@@ -16,6 +16,7 @@ from rmtkd_edge.compress.learnt import baseline_value, chance, check_loaded, che
 from rmtkd_edge.compress.loop import run_loop
 from rmtkd_edge.compress.parallel import make_accelerator
 from rmtkd_edge.compress.ranks.edge import check_site_names, multiple_for
+from rmtkd_edge.compress.result import members_of, missed_targets, result_of
 from rmtkd_edge.compress.resume import forget_damaged
 from rmtkd_edge.compress.store import RunCheckpoints, RunStore
 from rmtkd_edge.compress.training.evaluate import evaluate
@@ -24,14 +25,13 @@ from rmtkd_edge.compress.training.trainer import Training, train
 from rmtkd_edge.config.hardware import HardwareProfile, load_profile
 from rmtkd_edge.config.recipe import Recipe
 from rmtkd_edge.errors import RecipeError, RunDirError
-from rmtkd_edge.families.base import Family, Spec, find_family, list_sites, ranks_of
+from rmtkd_edge.families.base import Family, Spec, find_family, list_sites
 from rmtkd_edge.families.store import load_model, save_model
 from rmtkd_edge.methods.base import Method, Objective, find_method
 from rmtkd_edge.run import layout
 from rmtkd_edge.run.directory import Run
 from rmtkd_edge.run.freshness import refuse_other_rows
-from rmtkd_edge.run.records.compress import CompressRecord, StudentRecord, TaskRecord
-from rmtkd_edge.run.records.cycle import CycleRecord
+from rmtkd_edge.run.records.compress import CompressRecord, StudentRecord
 from rmtkd_edge.run.records.data import describe
 from rmtkd_edge.run.records.scores import Scores
 from rmtkd_edge.run.records.teacher import TeacherRecord
@@ -136,17 +136,23 @@ def compress_run(
     )
     if recipe.stop.latency_ms is not None and measure_ms is None and context.predict_ms is not None:
         report("note", text="the latency budget is kept by the curves of its device; `profile` there measures it")
-    state, cycles, stop = run_loop(context, State(model.to(ready.accelerator.device), {}, teacher.validation))
+    states, cycles, stop = run_loop(context, State(model.to(ready.accelerator.device), {}, teacher.validation))
     report("stop", rule=stop)
-    final = _final_scores(recipe, ready, model, teacher, state)
+    teacher, students = _final_scores(recipe, ready, model, teacher, states)
     # where an earlier process did a part of it, its finished steps count too
     spent = max(time.monotonic() - start, teacher.seconds + sum(sum(c.seconds.values()) for c in cycles))
-    result = _result(context, ready.dataset, final, cycles, state, stop)
+    members = members_of(context, states, students)
+    result = result_of(context, ready.dataset, teacher, members, cycles, stop)
+    if missed := missed_targets(result):
+        report("note", text=missed)
+        notes.append(missed)
     result = replace(result, seconds=round(spent, 1), notes=tuple(notes))
-    best = ready.family.unfold(state.folded.cpu(), state.projections)
-    save_model(run, layout.BEST, best)
+    for member, state in zip(members, states, strict=True):
+        best = ready.family.unfold(state.folded.cpu(), state.projections)
+        save_model(run, layout.student(member.name).checkpoint, best)
     run.write_record(layout.RESULT, result)
-    facts = {"metric": state.scores.primary, "value": state.scores.value, "parameters": state.parameters}
+    scores = result.student.validation
+    facts = {"metric": scores.primary, "value": scores.value, "parameters": result.student.parameters}
     if not run.read_only:
         run.record(layout.LOG)
     run.mark("compress", "done", stop=stop, **facts)
@@ -184,11 +190,13 @@ def _check_cut(spec: Spec, recipe: Recipe, ready: Prepared, report: Report) -> S
     if not ready.family.sites_to_cut(spec, options):
         kinds = ", ".join(dict.fromkeys(site.kind for site in list_sites(spec)))
         raise RecipeError(f"this model has no sites of {', '.join(options.sites or ())}", f"its kinds: {kinds}")
-    widths = ready.method.widths(spec, ready.family, recipe, ready.multiple if options.align else 1)
-    if widths is None:
-        return ()
-    report("note", text=widths.note)
-    return (widths.note,)
+    notes = []
+    for target in recipe.stop.targets:
+        aimed, step = recipe.aiming_at(target), ready.multiple if options.align else 1
+        if (widths := ready.method.widths(spec, ready.family, aimed, step)) is not None:
+            report("note", text=widths.note)
+            notes.append(widths.note)
+    return notes
 
 
 def _teacher(run: Run, recipe: Recipe, ready: Prepared, report: Report) -> tuple[Any, TeacherRecord]:
@@ -241,62 +249,24 @@ def _train_teacher(run: Run, recipe: Recipe, ready: Prepared, model: Model, repo
 
 
 def _final_scores(
-    recipe: Recipe, ready: Prepared, model: Model, teacher: TeacherRecord, state: State
-) -> tuple[TeacherRecord, StudentRecord]:
-    """Return both models with their reported scores and interval: of the test split, else of validation.
+    recipe: Recipe, ready: Prepared, model: Model, teacher: TeacherRecord, states: Sequence[State]
+) -> tuple[TeacherRecord, list[StudentRecord]]:
+    """Return all models with their reported scores and interval: of the test split, else of validation.
 
     The test split is read here alone.
     """
-    student = StudentRecord(state.parameters, state.scores, None)
+    students = [StudentRecord(state.parameters, state.scores, None) for state in states]
     split = "validation" if ready.dataset.test is None else "test"
-    teacher_scores, student_scores = (
-        ready.score(found, recipe, split, interval=True) for found in (model, state.folded)
+    first, *others = (
+        ready.score(found, recipe, split, interval=True) for found in (model, *(state.folded for state in states))
     )
     if split == "test":
-        return replace(teacher, test=teacher_scores), replace(student, test=student_scores)
-    return (
-        replace(teacher, validation=replace(teacher.validation, interval=teacher_scores.interval)),
-        replace(student, validation=replace(student.validation, interval=student_scores.interval)),
-    )
-
-
-def _result(
-    context: Context,
-    dataset: Dataset[Any],
-    final: tuple[TeacherRecord, StudentRecord],
-    cycles: Sequence[CycleRecord],
-    state: State,
-    stop: str,
-) -> CompressRecord:
-    (teacher, student), recipe = final, context.recipe
-    task = TaskRecord(
-        name=dataset.name,
-        kind=context.task.name,
-        metric=state.scores.primary,
-        labels=dataset.labels,
-        train_rows=len(dataset.train),
-        validation_rows=len(dataset.validation),
-        test_rows=None if dataset.test is None else len(dataset.test),
-    )
-    return CompressRecord(
-        method=context.method.name,
-        title=recipe.title,
-        stop=stop,
-        task=task,
-        teacher=teacher,
-        student=student,
-        reduction=1 - student.parameters / teacher.parameters,
-        drop=teacher.validation.value - student.validation.value,
-        floor=context.floor,
-        cycles=tuple(cycles),
-        ranks=ranks_of(state.folded.spec),
-        seed=recipe.seed,
-        one_shot=recipe.compress.one_shot,
-        processes=context.accelerator.num_processes,
-        device=str(context.accelerator.device),
-        seconds=0.0,
-        notes=(),
-    )
+        scored = [replace(student, test=found) for student, found in zip(students, others, strict=True)]
+        return replace(teacher, test=first), scored
+    return replace(teacher, validation=replace(teacher.validation, interval=first.interval)), [
+        replace(student, validation=replace(student.validation, interval=found.interval))
+        for student, found in zip(students, others, strict=True)
+    ]
 
 
 def _logger(run: Run, reporter: Reporter) -> Report:

@@ -20,6 +20,7 @@ from rmtkd_edge.config.settings import (
     describe_faults,
     did_you_mean,
 )
+from rmtkd_edge.config.targets import MEANING, Targets
 from rmtkd_edge.errors import RecipeError
 from rmtkd_edge.packaged import PACKAGE
 
@@ -280,11 +281,31 @@ class Stop(Section):
     """When the loop ends; the first rule that holds wins and is named in the result."""
 
     max_drop: Fraction = Field(0.02, description="Floor: the teacher's metric on validation minus this")
-    target_reduction: Fraction | None = Field(0.809, description="Share of the teacher's parameters to remove")
+    target_reduction: Targets = Field(0.809, description=MEANING)
     profile: Text | None = Field(None, description="Hardware profile whose alignment and budgets hold")
     latency_ms: Amount | None = None
     disk_mb: Amount | None = None
     saturation: Fraction = Field(0.03, description="Stop when no site would shrink by more than this share")
+
+    @property
+    def targets(self) -> tuple[float | None, ...]:
+        """Return the shares of the parameters that are aimed at in turn; None is a loop without such a target."""
+        found = self.target_reduction
+        return found if isinstance(found, tuple) else (found,)
+
+    @property
+    def target(self) -> float | None:
+        """Return the last share that is aimed at."""
+        return self.targets[-1]
+
+    @model_validator(mode="after")
+    def _targets_are_in_one_unit(self) -> Stop:
+        if len(self.targets) > 1 and (self.latency_ms is not None or self.disk_mb is not None):
+            raise ValueError(
+                f"stop.target_reduction = {list(self.targets)} names the sizes of a family, a budget "
+                "(stop.latency_ms, stop.disk_mb) one size: give one of the two"
+            )
+        return self
 
 
 class Export(Section):
@@ -335,6 +356,10 @@ class Recipe(Section):
         if faults:
             raise ValueError("; ".join(faults))
         return self
+
+    def aiming_at(self, target: float | None) -> Recipe:
+        """Return the recipe with one target in place of its own."""
+        return self.model_copy(update={"stop": self.stop.model_copy(update={"target_reduction": target})})
 
     def to_toml(self) -> str:
         """Return the resolved recipe as TOML (keys that are None are left out)."""

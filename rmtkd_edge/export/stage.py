@@ -1,4 +1,4 @@
-"""`rmtkd-edge export`: from the checkpoints of a run to two folders, the compressed model and its baseline."""
+"""`rmtkd-edge export`: from the checkpoints of a run to folders, one for each student and one for the baseline."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from rmtkd_edge.machine import detect_machine
 from rmtkd_edge.run.directory import Run
 from rmtkd_edge.run.folders import files_of
 from rmtkd_edge.run.freshness import refuse_other_rows
-from rmtkd_edge.run.layout import PREPROCESSING, ROLES, read_device, read_recipe
+from rmtkd_edge.run.layout import PREPROCESSING, ROLES, Role, read_device, read_recipe, roles_of
 from rmtkd_edge.run.records.export import ExportRecord
 from rmtkd_edge.run.reporter import Reporter, SilentReporter
 from rmtkd_edge.tasks.base import Dataset, find_task
@@ -32,6 +32,8 @@ def export_run(
     options: ExportOptions, reporter: Reporter | None = None, dataset: Dataset[Any] | None = None
 ) -> ExportRecord:
     """Export the compressed model of a run into export/ and the teacher into baseline/.
+
+    Of a size family, the students on the way go into students/NAME/.
 
     Args:
         dataset: saves reading the data again.
@@ -45,20 +47,20 @@ def export_run(
     """
     run, reporter = Run.open(options.run), reporter or SilentReporter()
     _check_ready(run, options.force)
-    recipe, start, records = read_recipe(run), time.monotonic(), {}
+    recipe, start, records = read_recipe(run), time.monotonic(), list[ExportRecord]()
     teacher = load_model(run, ROLES["baseline"].checkpoint)
     job = _job(run, recipe, options, teacher.spec, dataset)
     run.mark("export", "running")
-    for name, role in ROLES.items():
+    for role in roles_of(run):
         reporter.event("stage", name=role.folder)
         run.remove(role.folder)
-        model = teacher if name == "baseline" else load_model(run, role.checkpoint)
-        with TemporaryDirectory(dir=run.path, prefix=f".{role.folder}.") as temporary:
+        model = teacher if role.kind == "baseline" else load_model(run, role.checkpoint)
+        with TemporaryDirectory(dir=run.path, prefix=f".{role.folder.partition('/')[0]}.") as temporary:
             built = Path(temporary) / role.folder
-            records[name] = export_folder(built, model_id(recipe, name), model, job, reporter)
+            records.append(export_folder(built, model_id(recipe, role), model, job, reporter))
             run.install(role.folder, built)
     run.mark("export", "done", seconds=round(time.monotonic() - start, 1), threads=job.threads)
-    return records["candidate"]
+    return records[0]
 
 
 def _check_ready(run: Run, force: bool) -> None:
@@ -115,8 +117,8 @@ def saturates(profile: str | HardwareProfile | None, here: Sequence[str]) -> boo
     return not SUMS_IN_32_BITS & set(known.instruction_sets if known else here)
 
 
-def model_id(recipe: Recipe, role: str) -> str:
-    """Return the name of a model: source, data set, and the method that compressed it."""
+def model_id(recipe: Recipe, role: Role) -> str:
+    """Return the name of a model: source, data set, the method that compressed it, and which of a family it is."""
     source = find_family(recipe.model.family).describe_source(recipe)
-    method = f"-{recipe.compress.method}" if role == "candidate" else ""
-    return f"{source}-{recipe.task.name}{method}"
+    method = recipe.compress.method if role.kind == "candidate" else ""
+    return "-".join(part for part in (source, recipe.task.name, method, role.student) if part)

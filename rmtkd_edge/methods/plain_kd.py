@@ -42,7 +42,7 @@ class PlainKd:
                 "distil.match decodes a projection of the teacher's states, plain-kd starts from random weights",
                 "--set distil.match=0",
             )
-        if recipe.stop.target_reduction is None and not recipe.compress.ranks:
+        if recipe.stop.target is None and not recipe.compress.ranks:
             raise RecipeError(
                 "plain-kd chooses its widths by stop.target_reduction or compress.ranks, the recipe has neither",
                 "--set stop.target_reduction=0.8",
@@ -55,7 +55,7 @@ class PlainKd:
         if recipe.compress.ranks:
             fixed = {site.name: rank for site in sites if (rank := fixed_rank(recipe.compress, site)) is not None}
             return Widths(fixed, f"{self.name}: widths from compress.ranks")
-        target = recipe.stop.target_reduction or 0.0
+        target = recipe.stop.target or 0.0
         before = spec.count_parameters()
 
         def scaled(factor: float) -> dict[str, int]:
@@ -69,7 +69,8 @@ class PlainKd:
                 f"{target:.1%}",
                 f"--set stop.target_reduction={max(most - 0.005, 0):.2f}, or more of compress.sites",
             )
-        return Widths(scaled(factor), f"{self.name}: every width scaled by {factor:.3f} to meet stop.target_reduction")
+        note = f"{self.name}: every width scaled by {factor:.3f} to meet stop.target_reduction = {target:g}"
+        return Widths(scaled(factor), note)
 
     def initial_student(
         self, family: Family, teacher: Model, cut: Cut, warm: Batches, effect: Batches, recipe: Recipe

@@ -12,6 +12,7 @@ from rmtkd_edge.profile.comparison import compare_all
 from rmtkd_edge.profile.emulation import disagreements, without_times
 from rmtkd_edge.profile.models import ModelFile
 from rmtkd_edge.profile.plan import Measurement
+from rmtkd_edge.run.layout import model_of
 from rmtkd_edge.run.records.base import from_json, to_json
 from rmtkd_edge.run.records.profile import ComparisonRecord, FileScore, ProfileRecord
 
@@ -84,5 +85,5 @@ def slower_than_fp32(comparisons: tuple[ComparisonRecord, ...]) -> list[str]:
         f"{c.candidate} is refused on this device: it takes {c.ratio:.2f} times as long as {c.baseline} "
         f"(batch {c.workload.batch}, 95 % interval {c.ci95[0]:.2f} to {c.ci95[1]:.2f})"
         for c in comparisons
-        if c.ci95 and c.clear and c.ratio > 1 and c.candidate.split()[:-1] == c.baseline.split()[:-1]
+        if c.ci95 and c.clear and c.ratio > 1 and model_of(c.candidate) == model_of(c.baseline)
     ]

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rmtkd_edge.profile.ratios import LEAST_ROUNDS, Interval, Rounds, ratio_of_medians
+from rmtkd_edge.run.layout import model_of
 from rmtkd_edge.run.records.profile import ComparisonRecord, WorkloadRecord
 
 AGAINST_FP32 = ("int8", "fp16")
@@ -41,11 +42,12 @@ def compare(
 
 
 def compare_all(results: Sequence[Mapping[str, Any]], seed: int) -> Iterator[ComparisonRecord]:
-    """Yield every candidate against every baseline, and int8 and fp16 against fp32 of the same role, by workload."""
+    """Yield every candidate against every baseline, and int8 and fp16 against fp32 of the same model, by workload."""
     for a in results:
         for b in results:
             against_original = (a["role"], b["role"]) == ("candidate", "baseline")
             lower = a["model"]["precision"] in AGAINST_FP32 and b["model"]["precision"] == "fp32"
-            if a["workload"] == b["workload"] and (against_original or (lower and a["role"] == b["role"])):
+            same_model = a["role"] == b["role"] and model_of(a["label"]) == model_of(b["label"])
+            if a["workload"] == b["workload"] and (against_original or (lower and same_model)):
                 values = (a["latency"]["rounds_ns"], b["latency"]["rounds_ns"])
                 yield compare((a["label"], b["label"]), a["workload"], values, seed)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,19 @@ from rmtkd_edge.errors import RecipeError, RunDirError
 from rmtkd_edge.families.base import Spec, spec_from_dict
 from rmtkd_edge.hashing import sha256_file
 from rmtkd_edge.run.folders import inside
-from rmtkd_edge.run.layout import CONFIG, DEFAULT_METHOD, EXPORT_RECORD, PRECISIONS, ROLES, label, read_recipe
+from rmtkd_edge.run.layout import (
+    CONFIG,
+    DEFAULT_METHOD,
+    EXPORT_RECORD,
+    PRECISIONS,
+    ROLES,
+    Role,
+    exported_roles,
+    label,
+    model_of,
+    read_recipe,
+    roles_of,
+)
 from rmtkd_edge.run.records.base import from_json, read_json_file
 from rmtkd_edge.run.records.export import ExportRecord
 
@@ -23,7 +35,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ModelFile:
-    """One ONNX file to be measured; `sha256` is what the export recorded, `external` its files of weights."""
+    """One ONNX file to be measured.
+
+    Attributes:
+        role: `candidate` or `baseline`.
+        sha256: what the export recorded.
+        external: its files of weights.
+    """
 
     label: str
     role: str
@@ -32,6 +50,11 @@ class ModelFile:
     sha256: str
     external: tuple[tuple[Path, str], ...]
     facts: ExportRecord
+
+    @property
+    def name(self) -> str:
+        """Return the name of its model, which all precisions share."""
+        return model_of(self.label)
 
 
 @dataclass(frozen=True)
@@ -50,23 +73,23 @@ def find_models(run: Run) -> Exported:
         RunDirError: the candidate was not exported, or a file is not the one that rmtkd.json describes.
     """
     again = f"rmtkd-edge export {run.path}"
-    folders = {role: _Folder(run.path_of(known.folder), again, run) for role, known in ROLES.items()}
-    if not folders["candidate"].has(EXPORT_RECORD):
+    folders = [_Folder(run.path_of(role.folder), role, again, run) for role in roles_of(run)]
+    if not folders[0].has(EXPORT_RECORD):
         raise RunDirError(f"{run.path} holds no exported model", again)
     return _found(folders, read_recipe(run).compress.method)
 
 
 def find_exported(path: Path) -> Exported:
-    """Return what a folder without a run holds: an exported folder, or one that has export/ (and baseline/) in it.
+    """Return what a folder without a run holds: an exported folder, or one with export/ (and others of a run) in it.
 
     Raises:
         RunDirError: it holds no exported model, or a file is not the one that rmtkd.json describes.
     """
     again = "export the model again"
     if (path / EXPORT_RECORD).is_file():
-        return _found({"candidate": _Folder(path, again)})
-    folders = {role: _Folder(path / known.folder, again) for role, known in ROLES.items()}
-    if not folders["candidate"].has(EXPORT_RECORD):
+        return _found([_Folder(path, ROLES["candidate"], again)])
+    folders = [_Folder(path / role.folder, role, again) for role in exported_roles(path)]
+    if not folders[0].has(EXPORT_RECORD):
         raise RunDirError(f"{path} holds no exported model: no {EXPORT_RECORD}", "export one, or give its folder")
     return _found(folders)
 
@@ -76,6 +99,7 @@ class _Folder:
     """An exported folder; with a run its files are checked against the manifest. `again`: what to do about a fault."""
 
     path: Path
+    role: Role
     again: str
     run: Run | None = None
 
@@ -84,7 +108,7 @@ class _Folder:
 
     def read(self, name: str) -> Any:
         if self.run is not None:
-            return self.run.read_json(f"{self.path.name}/{name}")
+            return self.run.read_json(f"{self.role.folder}/{name}")
         return read_json_file(self.path / name, self.again)
 
     def check(self, name: str, sha256: str) -> None:
@@ -104,22 +128,23 @@ class _Folder:
             raise RunDirError(f"{self.path / CONFIG} describes no model that is known here: {err}", self.again) from err
 
 
-def _found(folders: dict[str, _Folder], method: str = DEFAULT_METHOD) -> Exported:
+def _found(folders: Sequence[_Folder], method: str = DEFAULT_METHOD) -> Exported:
     models: list[ModelFile] = []
     notes: list[str] = []
-    for role, folder in folders.items():
+    for folder in folders:
+        role = folder.role
         if not folder.has(EXPORT_RECORD):
-            notes.append(f"{folder.path.name}/ is not there: nothing to compare with; {folder.again} writes it")
+            notes.append(f"{role.folder}/ is not there: nothing to compare with; {folder.again} writes it")
             continue
         facts = from_json(ExportRecord, folder.read(EXPORT_RECORD), folder.path / EXPORT_RECORD)
         for precision in PRECISIONS:
-            name = label(role, precision, method)
+            called = label(role.kind, precision, method, role.student)
             why = _why_not(folder, precision, facts)
             if why is None and folder.has(PRECISIONS[precision].file):
-                models.append(_model_file(folder, role, precision, name, facts))
+                models.append(_model_file(folder, precision, called, facts))
             elif why:
-                notes.append(f"{name} is not measured: {why}")
-    return Exported(tuple(models), tuple(notes), folders["candidate"].spec())
+                notes.append(f"{called} is not measured: {why}")
+    return Exported(tuple(models), tuple(notes), folders[0].spec())
 
 
 def _why_not(folder: _Folder, precision: str, facts: ExportRecord) -> str | None:
@@ -131,16 +156,24 @@ def _why_not(folder: _Folder, precision: str, facts: ExportRecord) -> str | None
         return None
     if precision == "fp32":
         raise RunDirError(f"{folder.path / known.file} is missing", folder.again)
-    return None if variant is None and known.on_request else f"{folder.path.name}/{known.file} is not there"
+    return None if variant is None and known.on_request else f"{folder.role.folder}/{known.file} is not there"
 
 
-def _model_file(folder: _Folder, role: str, precision: str, name: str, facts: ExportRecord) -> ModelFile:
+def _model_file(folder: _Folder, precision: str, called: str, facts: ExportRecord) -> ModelFile:
     variant, rel = facts.variants.get(precision), PRECISIONS[precision].file
     recorded = facts.files.get(rel) if variant is None else variant.sha256
     if recorded is None:
         raise RunDirError(f"nothing records the sha256 of {folder.path / rel}", folder.again)
     folder.check(rel, recorded)
-    return ModelFile(name, role, precision, folder.path / rel, recorded, tuple(_weights(folder, rel, facts)), facts)
+    return ModelFile(
+        label=called,
+        role=folder.role.kind,
+        precision=precision,
+        path=folder.path / rel,
+        sha256=recorded,
+        external=tuple(_weights(folder, rel, facts)),
+        facts=facts,
+    )
 
 
 def _weights(folder: _Folder, rel: str, facts: ExportRecord) -> Iterator[tuple[Path, str]]:

@@ -77,8 +77,8 @@ def build_bundle(folder: Path, measurement: Measurement, copy: bool = False) -> 
         arrays.update({f"{key}/{name}": value for name, value in made.items()})
         for model in models:
             outputs = reference_outputs(model.path, made, resolve_threads(m.profile), model.label)
-            role = model.role if model.precision == "fp32" else f"{model.role}-{model.precision}"
-            reference.update({f"{role}/{key}/{name}": value for name, value in outputs.items()})
+            own = model.name if model.precision == "fp32" else model.label
+            reference.update({f"{own}/{key}/{name}": value for name, value in outputs.items()})
     settings = {
         "models": [_bring(model, folder, copy) for model in models],
         "tolerance_int8": TOLERANCE_INT8,
@@ -154,7 +154,7 @@ def _bring(model: ModelFile, folder: Path, copy: bool) -> dict[str, Any]:
     for path, _ in parts:
         (shutil.copyfile if copy else _link_or_copy)(path, _made(folder / place / path.relative_to(model.path.parent)))
     named = [{"file": (place / p.relative_to(model.path.parent)).as_posix(), "sha256": sha} for p, sha in parts]
-    told = {"label": model.label, "role": model.role, "precision": model.precision}
+    told = {"label": model.label, "name": model.name, "role": model.role, "precision": model.precision}
     return {**told, **named[0], "external": named[1:], "onnxruntime": model.facts.onnxruntime}
 
 

@@ -48,8 +48,9 @@ def _collect_one(run: Run, name: str) -> RunFacts:
         stages={stage: dict(facts) for stage, facts in sorted(manifest["stages"].items()) if stage != "report"},
         data=run.read_record(DataSummary, layout.DATA) if run.has(layout.DATA) else None,
         compression=compression,
-        exported=_exported(run, "candidate", where),
-        baseline=_exported(run, "baseline", where),
+        exported=_exported(run, layout.ROLES["candidate"], where),
+        larger={role.student: _exported(run, role, where) for role in layout.roles_of(run) if role.student},
+        baseline=_exported(run, layout.ROLES["baseline"], where),
         profiles=profiles,
         no_profile=None if profiles else _no_profile(run, where),
     )
@@ -103,12 +104,11 @@ def _spectra(run: Run, cycles: Sequence[CycleRecord]) -> Spectra:
     return found
 
 
-def _exported(run: Run, role: str, where: str) -> ExportRecord | Missing:
-    rel = layout.ROLES[role].record
-    if run.has(rel):
-        return run.read_record(ExportRecord, rel)
+def _exported(run: Run, role: layout.Role, where: str) -> ExportRecord | Missing:
+    if run.has(role.record):
+        return run.read_record(ExportRecord, role.record)
     missing = _missing(run, "export", f"rmtkd-edge export {where}")
-    why = missing.why if role == "candidate" else f"{missing.why} for the original model"
+    why = missing.why if role.kind == "candidate" else f"{missing.why} for the original model"
     return Missing("export", why, missing.command)
 
 

@@ -56,6 +56,10 @@ def cycle_table(c: Compression, metric: str) -> TableBlock:
     """Return one row a cycle, the teacher first and the stop rule last."""
     rows = [_model_row("Teacher", c.teacher.parameters, "", c.teacher.validation, c.teacher.test, "", "")]
     rows += [_cycle_row(k, c) for k in c.cycles]
+    for member in c.record.larger if c.record else ():
+        larger, less = member.student, text.percent(-member.reduction)
+        row = (f"Student {member.name}", larger.parameters, less, larger.validation, larger.test, "on the way", "")
+        rows.append(_model_row(*row))
     if c.student is not None:
         less = text.percent(c.student.parameters / c.teacher.parameters - 1)
         stop = f"stop: {c.stop}" if c.record else "not finished"
@@ -89,7 +93,7 @@ def _cycle_row(k: CycleRecord, c: Compression) -> Row:
     decision = (steps, k.reason) if k.reason else (steps,)
     accepted = Cell("accepted", decision, "good") if k.accepted else Cell("rolled back", decision, "bad")
     cells = (
-        Cell(str(k.index), (f"round {k.round}",)),
+        Cell(str(k.index), (f"round {k.round}", *([] if k.target is None else [f"target {text.percent(k.target)}"]))),
         Cell(sites[0] if sites else "no site", tuple(sites[1:])),
         Cell(text.count(k.parameters_after), (text.percent(k.parameters_after / c.teacher.parameters - 1),)),
         Cell(text.score(k.before)),

@@ -17,24 +17,29 @@ from rmtkd_edge.report.palette import properties, stylesheet
 from rmtkd_edge.report.proof import fusion_section, reproduce_section, verification_section
 from rmtkd_edge.report.records import Compression, RunFacts
 from rmtkd_edge.report.runs import runs_section
+from rmtkd_edge.report.sizes import sizes_section
 from rmtkd_edge.report.summary import summary_table
 from rmtkd_edge.report.svg import FONT
 from rmtkd_edge.report.trust import trust_section
 from rmtkd_edge.report.verdict import doubts, tiles, verdict
 
 
-def build(runs: Sequence[RunFacts]) -> Document:
-    """Return the report of one run, or of several next to each other and then one by one; figures are drawn here."""
+def build(runs: Sequence[RunFacts], against: Sequence[RunFacts] = ()) -> Document:
+    """Return the report of one run, or of several next to each other and then one by one; figures are drawn here.
+
+    Args:
+        against: other runs, whose files each run's are held against by size and quality.
+    """
     if not runs:
         raise ValueError("a report needs at least one run")
     if len(runs) == 1:
         run = runs[0]
-        return Document(title(run), facts(run), (verdict(run),), tiles(run), doubts(run), sections(run, ""))
+        return Document(title(run), facts(run), (verdict(run),), tiles(run), doubts(run), sections(run, against, ""))
     marks = prefixes([run.name for run in runs])
     ones = []
     for run, mark in zip(runs, marks, strict=True):
         lead: tuple[Block, ...] = (NoteBlock(verdict(run)), *doubts(run))
-        ones.append(Section(f"{mark}-run", run_title(run), lead, sections(run, f"{mark}-")))
+        ones.append(Section(f"{mark}-run", run_title(run), lead, sections(run, against, f"{mark}-")))
     heading = f"{len(runs)} runs compared"
     said = tuple(f"{run.name}: {verdict(run)}" for run in runs)
     return Document(heading, tuple(run.name for run in runs), said, (), (), (runs_section(runs), *ones))
@@ -59,10 +64,12 @@ def facts(run: RunFacts) -> tuple[str, ...]:
     return tuple(p for p in (f"run {run.name}", task, f"seed {run.seed}", created, version) if p)
 
 
-def sections(run: RunFacts, prefix: str) -> tuple[Section, ...]:
+def sections(run: RunFacts, against: Sequence[RunFacts], prefix: str) -> tuple[Section, ...]:
     """Return the sections of one run; `prefix` keeps anchors and ids of several runs apart."""
+    sizes = sizes_section(run, against, prefix)
     return (
         Section(f"{prefix}summary", "Summary", (summary_table(run),)),
+        *([sizes] if sizes else []),
         devices_section(run, prefix),
         compression_section(run, prefix),
         spectra_section(run, prefix),

@@ -148,6 +148,7 @@ class RunFacts:
     data: DataSummary | None
     compression: Compression | Missing
     exported: ExportRecord | Missing
+    larger: dict[str, ExportRecord | Missing]  # students on the way, by name, the largest first
     baseline: ExportRecord | Missing
     profiles: tuple[Profile, ...]
     no_profile: Missing | None

@@ -33,12 +33,13 @@ class Written:
         return f'<iframe srcdoc="{page}" title="rmtkd-edge report" width="100%" height="800"></iframe>'
 
 
-def report_runs(runs: Sequence[Run], out: Path | None = None) -> Written:
+def report_runs(runs: Sequence[Run], out: Path | None = None, against: Sequence[Run] = ()) -> Written:
     """Write the report of one or several runs; the same runs give the same bytes.
 
     Args:
         runs: a stage that has not been run becomes a note with its command.
         out: a folder; report/ of the first run when left out.
+        against: other runs, whose files are drawn next to those of each run by size and quality.
 
     Returns:
         Where the pages and figures are.
@@ -50,7 +51,8 @@ def report_runs(runs: Sequence[Run], out: Path | None = None) -> Written:
     if not runs:
         raise UserError("there is no run to report on", "rmtkd-edge report runs/NAME")
     target = out if out is not None else runs[0].path / layout.REPORT
-    document = build(collect(runs))
+    facts = collect([*runs, *against])
+    document = build(facts[: len(runs)], facts[len(runs) :])
     files = {f"figures/{block.file_name}": block.picture.file() for block in document.pictures()}
     files |= {"report.md": markdown(document), "report.html": html(document)}
     if target != runs[0].path / layout.REPORT:

@@ -30,12 +30,17 @@ Interval = tuple[float, float]
 
 @dataclass(frozen=True)
 class Model:
-    """One column: a model in a precision, with what the export knows of it."""
+    """A model in a precision, with what the export knows of it.
+
+    Attributes:
+        student: of a size family, the name of a student on the way.
+    """
 
     label: str
     role: str
     exported: ExportRecord | Missing | None
     variant: VariantRecord | None
+    student: str = ""
 
     @property
     def scores(self) -> Scores | None:
@@ -64,11 +69,13 @@ class Model:
 def models(run: RunFacts) -> tuple[Model, ...]:
     """Return the files of the run (on request ones where they were made), then other models that were profiled."""
     found = []
-    for role, exported in (("baseline", run.baseline), ("candidate", run.exported)):
+    students = [("candidate", name, exported) for name, exported in run.larger.items()]
+    for role, student, exported in (("baseline", "", run.baseline), *students, ("candidate", "", run.exported)):
         variants = {} if isinstance(exported, Missing) else exported.variants
         for name, precision in layout.PRECISIONS.items():
             if name in variants or not precision.on_request:
-                found.append(Model(layout.label(role, name, run.method), role, exported, variants.get(name)))
+                label = layout.label(role, name, run.method, student)
+                found.append(Model(label, role, exported, variants.get(name), student))
     known = {model.label for model in found}
     others = {r.label: r.role for p in run.profiles for r in p.results if r.label not in known}
     return (*found, *(Model(label, role, None, None) for label, role in others.items()))
@@ -105,8 +112,8 @@ def gain_of(profile: Profile, label: str, workload: WorkloadRecord) -> tuple[flo
 
 
 def summary_table(run: RunFacts) -> TableBlock:
-    """Return the summary: one column a file, one row a figure, one group a device."""
-    columns = models(run)
+    """Return the summary: one column a file, one row a figure, one group a device; of a family its last student."""
+    columns = [model for model in models(run) if not model.student]
     foot = Footnotes()
     rows = [group("Model"), _score_row(run, columns, foot), _parameter_row(columns, foot), _disk_row(columns, foot)]
     for profile in run.timed:

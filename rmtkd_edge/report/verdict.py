@@ -17,7 +17,6 @@ from rmtkd_edge.report.summary import (
     models,
 )
 from rmtkd_edge.run import layout
-from rmtkd_edge.run.records.export import ExportRecord
 
 
 def best(run: RunFacts) -> Model | None:
@@ -190,10 +189,10 @@ def doubts(run: RunFacts) -> tuple[NoteBlock, ...]:
         notes.append(NoteBlock(said, tone="warn"))
     low = _floor_note(run, c) if isinstance(c, Compression) else ""
     notes += [NoteBlock(low, tone="warn")] if low else []
-    if isinstance(run.exported, ExportRecord):
-        for precision, variant in run.exported.variants.items():
-            if variant.refused:
-                notes.append(NoteBlock(f"The {precision} file was refused: {variant.refused}", tone="warn"))
+    for model in models(run):
+        if model.role == "candidate" and model.variant and model.variant.refused:
+            which = model.label if model.student else model.label.split()[-1]
+            notes.append(NoteBlock(f"The {which} file was refused: {model.variant.refused}", tone="warn"))
     for profile in run.timed:
         bad = [r.verdict for r in profile.results if not r.clean]
         if bad:

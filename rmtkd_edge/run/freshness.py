@@ -14,7 +14,7 @@ from rmtkd_edge.run.records.profile import ProfileRecord
 def replaced_files(run: Run, profile: ProfileRecord) -> list[str]:
     """Return the labels of results whose file is no longer in the run, since it was exported again."""
     there = set()
-    for role in layout.ROLES.values():
+    for role in layout.roles_of(run):
         if run.has(role.record):
             exported = run.read_record(ExportRecord, role.record)
             there |= {variant.sha256 for variant in exported.variants.values()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -11,6 +12,8 @@ from typing import TYPE_CHECKING
 from rmtkd_edge.errors import RunDirError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from rmtkd_edge.config.hardware import HardwareProfile
     from rmtkd_edge.config.recipe import Recipe
     from rmtkd_edge.run.directory import Run
@@ -29,11 +32,12 @@ TEACHER = "compress/teacher"
 TEACHER_RECORD = f"{TEACHER}/teacher.json"
 TEACHER_TRAINING = "compress/teacher-training"
 BEST = "compress/best"
+STUDENTS = "students"  # of a size family: those on the way to the run's own, by target
 CYCLES = "compress/cycles"
 BUNDLES = "bundles"
 PROFILES = "profile"
 REPORT = "report"
-OWNED = ("compress", "export", "baseline", PROFILES, BUNDLES, REPORT)  # folders that a run writes to
+OWNED = ("compress", "export", "baseline", STUDENTS, PROFILES, BUNDLES, REPORT)  # folders that a run writes to
 
 SHAPE, WEIGHTS, PROJECTIONS = "model.json", "model.safetensors", "projections.safetensors"  # of a model's folder
 EXPORT_RECORD, CONFIG = "rmtkd.json", "config.json"  # of an exported folder
@@ -42,17 +46,21 @@ OWN_WEIGHTS = "rmtkd.safetensors"  # its weights where transformers cannot rebui
 
 @dataclass(frozen=True)
 class Role:
-    """One of the two models of a run.
+    """One of the models of a run.
 
     Attributes:
         folder: where it is exported to.
         checkpoint: folder of the torch model that is exported.
         name: what it is called, before a precision.
+        kind: `candidate` or `baseline`.
+        student: of a size family, the target that a student on the way met.
     """
 
     folder: str
     checkpoint: str
     name: str
+    kind: str
+    student: str = ""
 
     @property
     def record(self) -> str:
@@ -70,7 +78,10 @@ class Precision:
 
 DEFAULT_METHOD = "rmt-kd"
 ROLES = MappingProxyType(
-    {"candidate": Role("export", BEST, DEFAULT_METHOD), "baseline": Role("baseline", TEACHER, "original")}
+    {
+        "candidate": Role("export", BEST, DEFAULT_METHOD, "candidate"),
+        "baseline": Role("baseline", TEACHER, "original", "baseline"),
+    }
 )
 PRECISIONS = MappingProxyType(
     {
@@ -81,13 +92,50 @@ PRECISIONS = MappingProxyType(
 )
 
 
-def label(role: str, precision: str, method: str = DEFAULT_METHOD) -> str:
-    """Return what a file is called in measurements and reports: `rmt-kd int8`, `original fp32`.
+STUDENT = r"\d(?:\.\d+)?(?:e-\d+)?"  # a target as a name
+
+
+def label(role: str, precision: str, method: str = DEFAULT_METHOD, student: str = "") -> str:
+    """Return what a file is called in measurements and reports: `rmt-kd int8`, `rmt-kd 0.5 int8`, `original fp32`.
 
     Args:
         method: the run's compression method, which names the candidate.
+        student: name of a student on the way to the run's own.
     """
-    return f"{method if role == 'candidate' else ROLES[role].name} {precision}"
+    names = [method if role == "candidate" else ROLES[role].name, student, precision]
+    return " ".join(name for name in names if name)
+
+
+def model_of(label: str) -> str:
+    """Return what the labels of a model's files have in common: all but the precision."""
+    return label.rpartition(" ")[0]
+
+
+def student(name: str) -> Role:
+    """Return a student by its name; the run's own has an empty one."""
+    own = ROLES["candidate"]
+    if not name:
+        return own
+    return Role(f"{STUDENTS}/{name}", f"compress/{STUDENTS}/{name}", f"{own.name} {name}", own.kind, name)
+
+
+def roles_of(run: Run) -> tuple[Role, ...]:
+    """Return the models that compress left in a run: its own student, those on the way, the largest first, the teacher.
+
+    A run that names one target has none on the way.
+    """
+    return _roles(rel.removeprefix("compress/") for rel in run.manifest["files"] if rel.endswith(f"/{SHAPE}"))
+
+
+def exported_roles(folder: Path) -> tuple[Role, ...]:
+    """Return the models of a folder that holds the exported folders of a run."""
+    return _roles(path.relative_to(folder).as_posix() for path in folder.glob(f"{STUDENTS}/*/{EXPORT_RECORD}"))
+
+
+def _roles(files: Iterable[str]) -> tuple[Role, ...]:
+    found = (re.fullmatch(rf"{STUDENTS}/({STUDENT})/[^/]+", rel) for rel in files)
+    names = sorted((match[1] for match in found if match), key=float)
+    return (ROLES["candidate"], *map(student, names), ROLES["baseline"])
 
 
 def cycle_folder(number: int) -> str:

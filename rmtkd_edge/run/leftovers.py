@@ -10,12 +10,12 @@ from pathlib import Path
 
 from rmtkd_edge.errors import RunDirError
 from rmtkd_edge.run.folders import remove_files
-from rmtkd_edge.run.layout import LOCK, LOG, MANIFEST, OWNED, PROFILES, RECIPE, ROLES
+from rmtkd_edge.run.layout import LOCK, LOG, MANIFEST, OWNED, PROFILES, RECIPE, ROLES, STUDENTS
 from rmtkd_edge.run.records.manifest import REMOVING, read_manifest
 
 # names that tempfile made: of files that were not whole yet, and of folders that were being filled
 FILE = re.compile(r"\..+\.(json|jsonl|toml|safetensors|md|html|svg)\.[a-z0-9_]{8}")
-FOLDER = re.compile(rf"\.({'|'.join([PROFILES, *(role.folder for role in ROLES.values())])})\.[a-z0-9_]{{8}}")
+FOLDER = re.compile(rf"\.({'|'.join([PROFILES, STUDENTS, *(role.folder for role in ROLES.values())])})\.[a-z0-9_]{{8}}")
 UNFINISHED = ".partial.tmp"  # of a measurement
 
 

@@ -235,7 +235,7 @@ class TextPredictor:
 
 def _samples(texts: pa.Table, split: TextSplit) -> tuple[Sample, ...]:
     """Return a few rows as texts: the first ones, the longest and the shortest."""
-    lengths = split.ids.lengths
+    lengths = np.fromiter(map(len, split.ids), np.int64)
     rows = sorted({*range(min(SAMPLES, len(lengths))), int(lengths.argmax()), int(lengths.argmin())})
     return tuple(Sample(row, f"row {row}", tuple(texts.slice(row, 1).to_pylist()[0].values())) for row in rows)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -55,10 +56,8 @@ class MemoryStore:
 class Model:
     """Stands for a model: only its number of parameters is asked for."""
 
-    spec = SimpleNamespace(count_parameters=lambda: 50)
-
-    def __init__(self, name="teacher"):
-        self.name = name
+    def __init__(self, name="teacher", parameters=50):
+        self.name, self.spec = name, SimpleNamespace(count_parameters=lambda: parameters)
 
     def to(self, device):
         return self
@@ -130,6 +129,57 @@ def tune(setting, monkeypatch, kill_at=None):
     return loop.run_loop(setting.context, State(Model(), {}, SCORES))
 
 
+def family(setting, monkeypatch, targets, made, one_shot=False):
+    """Run a loop from 100 parameters whose cycles give models of these (parameters, accuracy, quantile) in turn."""
+    recipe = setting.context.recipe
+    compress, stop = recipe.compress.model_copy(update={"one_shot": one_shot}), {"target_reduction": tuple(targets)}
+    recipe = recipe.model_copy(update={"compress": compress, "stop": recipe.stop.model_copy(update=stop)})
+    setting.context = replace(setting.context, recipe=recipe, teacher_parameters=100)
+    models = iter([Model(f"{parameters}", parameters) for parameters, _, _ in made])
+    quantiles = iter([quantile for _, _, quantile in made])
+    scores = {f"{parameters}": replace(SCORES, values={"accuracy": value}) for parameters, value, _ in made}
+
+    def by_spectra(context, state, job):
+        sites = tuple(site(name, job.quantile, 4) for name in job.sites)
+        return Decision(next(quantiles), sites, Cut({name: 4 for name in job.sites}), {})
+
+    def fine_tune(context, state, planned, number, attempt):
+        return planned.student, SimpleNamespace(steps=1, scores=scores[planned.student.name], seconds=1.0)
+
+    monkeypatch.setattr(cycle, "by_spectra", by_spectra)
+    monkeypatch.setattr(cycle, "narrowed", lambda context, folded, cut: (next(models), {}))
+    monkeypatch.setattr(cycle, "fine_tune", fine_tune)
+    monkeypatch.setattr(Context, "validate", lambda self, model: scores[model.name])
+    students, records, stop = loop.run_loop(setting.context, State(Model("teacher", 100), {}, SCORES))
+    return [state.parameters for state in students], records, stop
+
+
+def test_one_state_that_meets_two_targets_is_one_student(setting, monkeypatch):
+    sizes, _, stop = family(setting, monkeypatch, [0.3, 0.5, 0.6], [(45, 0.9, 0.5), (35, 0.9, 0.5)])
+    assert sizes == [45, 35] and stop == "target_reduction"
+
+
+def test_the_next_target_goes_on_with_what_the_last_one_held_back(setting, monkeypatch):
+    made = [(85, 0.9, 0.1), (75, 0.9, 0.2), (60, 0.9, 0.5), (40, 0.9, 0.3)]  # the recipe's quantile is 0.5
+    sizes, records, stop = family(setting, monkeypatch, [0.1, 0.2, 0.6], made)
+    assert sizes == [85, 75, 40] and stop == "target_reduction"
+    assert [(r.sites[0].name, r.target) for r in records] == [("a", 0.1), ("a", 0.2), ("a", 0.6), ("b", 0.6)]
+
+
+def test_a_family_that_ends_short_of_a_target_keeps_the_last_state(setting, monkeypatch):
+    made = [(65, 0.9, 0.5), (50, 0.9, 0.5), (45, 0.9, 0.5)]
+    sizes, _, stop = family(setting, monkeypatch, [0.3, 0.9], made)
+    assert sizes == [65, 45] and stop == "all_sites_and_rounds"
+
+
+def test_a_student_of_one_cycle_under_the_floor_ends_the_family(setting, monkeypatch):
+    made = [(65, 0.9, 0.5), (45, 0.5, 0.5), (20, 0.9, 0.5)]
+    sizes, records, stop = family(setting, monkeypatch, [0.3, 0.5, 0.7], made, one_shot=True)
+    assert sizes == [65] and stop == "metric_floor" and [r.accepted for r in records] == [True, False]
+    alone, _, stop = family(setting, monkeypatch, [0.5], made[1:], one_shot=True)
+    assert alone == [45] and stop == "metric_floor"  # it has nothing to go back to
+
+
 def test_a_plan_belongs_to_its_job_and_not_to_its_number(setting, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         tune(setting, monkeypatch, kill_at="b")
@@ -151,7 +201,7 @@ def test_nothing_left_to_cut_is_saturation(setting, monkeypatch):
 
 
 def test_a_retry_is_gentler_than_what_was_used(recipe):
-    record: Any = SimpleNamespace(sites=[site("stream", 0.2, 4)], quantile=0.2, round=1)
+    record: Any = SimpleNamespace(sites=[site("stream", 0.2, 4)], quantile=0.2, round=1, target=None)
     job = loop.gentler(recipe, record)
     assert job.retry and job.sites == ("stream",)
     assert job.quantile == pytest.approx(0.2 * recipe.compress.retry_quantile)

@@ -98,6 +98,43 @@ def test_values_that_make_no_sense_are_refused(key: str, value):
         parse_recipe(data, "x")
 
 
+@pytest.mark.parametrize(
+    ("targets", "part"),
+    [
+        ([0.8, 0.5], r"must increase; did you mean \[0\.5, 0\.8\]"),
+        ([0.5, 0.5], r"must increase; did you mean \[0\.5\]"),
+        ([50, 70, 80], r"between 0 and 1; did you mean \[0\.5, 0\.7, 0\.8\]"),
+        ([0.5, 1.0], "between 0 and 1"),
+        ([0, 0.5], "between 0 and 1"),
+        ([0.5, float("nan")], "between 0 and 1"),
+        ([], "such as"),
+        (["half"], "such as"),
+        (True, "such as"),
+        (80, r"from 0 to 1; did you mean 0\.8"),
+        (-0.1, "from 0 to 1"),
+    ],
+)
+def test_targets_are_increasing_shares(targets, part):
+    with pytest.raises(RecipeError, match=rf"stop\.target_reduction: .*{part}"):
+        parse_recipe({**copy.deepcopy(LEAST), "stop": {"target_reduction": targets}}, "x")
+
+
+def test_targets_survive_being_written_and_one_is_a_target():
+    several = parse_recipe({**copy.deepcopy(LEAST), "stop": {"target_reduction": [0.5, 0.7]}}, "x")
+    assert several.stop.targets == (0.5, 0.7) and several.stop.target == 0.7
+    assert parse_recipe(tomllib.loads(several.to_toml()), "x") == several
+    one = parse_recipe({**copy.deepcopy(LEAST), "stop": {"target_reduction": [0.7]}}, "x")
+    assert one.stop.target_reduction == 0.7 and one.stop.targets == (0.7,)
+
+
+@pytest.mark.parametrize("budget", ["latency_ms", "disk_mb"])
+def test_a_budget_goes_with_one_target(budget):
+    stop = {"target_reduction": [0.5, 0.7], budget: 5.0, "profile": "local-cpu"}
+    with pytest.raises(RecipeError, match="names the sizes of a family"):
+        parse_recipe({**copy.deepcopy(LEAST), "stop": stop}, "x")
+    assert parse_recipe({**copy.deepcopy(LEAST), "stop": {**stop, "target_reduction": 0.7}}, "x").stop.target == 0.7
+
+
 @pytest.mark.parametrize("value", [2**31, 2**63, 10**400, 1e30, float("inf")])
 @pytest.mark.parametrize(
     "key",

@@ -162,7 +162,7 @@ def int8_plan(folder: Path, shift: float | None, **changes: Any) -> Path:
     with np.load(folder / "reference.npz") as stored:
         reference = dict(stored)
     if shift is not None:
-        reference["candidate-int8/b2s6/logits"] = reference["candidate/b2s6/logits"] + np.float32(shift)
+        reference["A/b2s6/logits"] = reference["candidate/b2s6/logits"] + np.float32(shift)
     np.savez(folder / "reference.npz", **reference)
     return path
 

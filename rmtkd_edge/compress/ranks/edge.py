@@ -127,7 +127,7 @@ def pick_ranks(
     Raises:
         UserError: one shot at the least ranks that the rule allows misses the target.
     """
-    target, options = recipe.stop.target_reduction, recipe.compress
+    target, options = recipe.stop.target, recipe.compress
 
     def removed(chosen: Sequence[SiteRank]) -> float:
         return reduction(spec, widths_of(chosen), teacher_parameters)

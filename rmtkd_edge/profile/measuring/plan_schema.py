@@ -92,6 +92,7 @@ FILE = {"file": place, "sha256": sha256}
 MODEL = {
     **FILE,
     "label": text,
+    "name": text,
     "role": text,
     "precision": text,
     "onnxruntime": text,

@@ -46,11 +46,10 @@ def verified(plan: Json, folder: Path, model: Json, session: Any, key: str, feed
     """Return how far a session's outputs are from the plan's; raise RunnerError where that is too far."""
     names = [node.name for node in session.get_outputs()]
     outputs = dict(zip(names, session.run(names, feed)))  # noqa: B905
-    reference = arrays_of(folder / plan["reference"], f"{model['role']}/{key}")
+    reference = arrays_of(folder / plan["reference"], f"{model.get('name', model['role'])}/{key}")
     found = verify_outputs(model, outputs, reference, plan.get("tolerance", 1e-4))
     if model["precision"] != "fp32":  # plans before tolerance_int8 hold no outputs of int8 files
-        role = f"{model['role']}-{model['precision']}/{key}"
-        reference = arrays_of(folder / plan["reference"], role, needed=False)
+        reference = arrays_of(folder / plan["reference"], f"{model['label']}/{key}", needed=False)
     if reference:
         limit = plan.get("tolerance_int8", plan.get("tolerance", 1e-4))
         found.update(same_file(model, outputs, reference, limit, plan.get("prediction", "none")))

@@ -34,6 +34,24 @@ class StudentRecord:
 
 
 @dataclass(frozen=True)
+class FamilyMember:
+    """One student of a run.
+
+    Attributes:
+        name: the target that it met, which names its folder; empty for the run's own student, the smallest.
+        reduction: share of the teacher's parameters that is gone.
+        drop: teacher minus student, of the primary metric on validation.
+        ranks: width of every site by name.
+    """
+
+    name: str
+    student: StudentRecord
+    reduction: float
+    drop: float
+    ranks: dict[str, int]
+
+
+@dataclass(frozen=True)
 class CompressRecord(Document):
     """What compress found.
 
@@ -44,6 +62,8 @@ class CompressRecord(Document):
         floor: the primary metric on validation under which a cycle is rolled back.
         ranks: width of every site of the student by name.
         seconds: of all sessions that the run took.
+        targets: shares of the parameters that were aimed at in turn.
+        larger: students on the way to the last target, the largest first.
     """
 
     SCHEMA: ClassVar[str] = "rmtkd-edge/compress@2"
@@ -65,3 +85,15 @@ class CompressRecord(Document):
     device: str
     seconds: float
     notes: tuple[str, ...]
+    targets: tuple[float, ...] = ()
+    larger: tuple[FamilyMember, ...] = ()
+
+    @property
+    def family(self) -> tuple[FamilyMember, ...]:
+        """Return all students, the largest first; the last one is the run's own."""
+        return (*self.larger, FamilyMember("", self.student, self.reduction, self.drop, self.ranks))
+
+    @property
+    def missed(self) -> tuple[float, ...]:
+        """Return the targets that no student meets."""
+        return tuple(target for target in self.targets if target > self.reduction)

@@ -53,12 +53,17 @@ class WidthRecord:
 
 @dataclass(frozen=True)
 class JobRecord:
-    """The sites that a cycle was asked to cut, and the quantile that it started from."""
+    """The sites that a cycle was asked to cut, and the quantile that it started from.
+
+    Attributes:
+        target: of a size family, the share of the parameters that was aimed at.
+    """
 
     round: int
     sites: tuple[str, ...]
     quantile: float
     retry: bool
+    target: float | None = None
 
 
 @dataclass(frozen=True)
@@ -76,7 +81,11 @@ class PlanRecord(Document):
 
 @dataclass(frozen=True)
 class CycleRecord(Document):
-    """A finished cycle; scores are of the validation split, `seconds` by step."""
+    """A finished cycle; scores are of the validation split, `seconds` by step.
+
+    Attributes:
+        target: of a size family, the share of the parameters that was aimed at.
+    """
 
     SCHEMA: ClassVar[str] = "rmtkd-edge/cycle@2"
 
@@ -95,6 +104,7 @@ class CycleRecord(Document):
     reason: str
     steps: int
     seconds: dict[str, float]
+    target: float | None = None
 
     @property
     def analysed(self) -> tuple[SiteRecord, ...]:
