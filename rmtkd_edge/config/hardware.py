@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import tomllib
 from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
@@ -21,6 +20,7 @@ from rmtkd_edge.config.settings import (
     did_you_mean,
     shipped_folder,
 )
+from rmtkd_edge.config.toml import read_toml
 from rmtkd_edge.errors import RecipeError
 from rmtkd_edge.machine import Machine, detect_machine
 
@@ -224,13 +224,7 @@ def load_profile(name_or_path: str | Path) -> HardwareProfile:
     Raises RecipeError that lists all faults at once, or the profiles that exist.
     """
     path = find_profile(str(name_or_path))
-    try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as err:
-        raise RecipeError(
-            f"{path} is not a readable TOML file: {err}", "fix the file at the place named above"
-        ) from err
-    return parse_profile(data, str(path))
+    return parse_profile(read_toml(path), str(path))
 
 
 def parse_profile(data: dict[str, Any], where: str, machine: Machine | None = None) -> HardwareProfile:

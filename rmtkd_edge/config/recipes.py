@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 from rmtkd_edge.config.recipe import Recipe
 from rmtkd_edge.config.renamed import renamed
 from rmtkd_edge.config.settings import describe_faults, did_you_mean, shipped_folder
+from rmtkd_edge.config.toml import read_toml
 from rmtkd_edge.errors import RecipeError
 
 
@@ -47,10 +48,7 @@ def load_recipe(name: str, overrides: list[str] | None = None) -> Recipe:
     Raises RecipeError listing all faults at once, each with its key and a near match where one exists.
     """
     path = find_recipe(name)
-    try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as err:
-        raise RecipeError(f"{path} is not valid TOML: {err}", "fix the line named above") from err
+    data = read_toml(path)
     for item in overrides or []:
         apply_override(data, item)
     return parse_recipe(data, str(path))
@@ -77,6 +75,8 @@ def apply_override(data: dict[str, Any], item: str) -> None:
         value = tomllib.loads(f"v = {text}")["v"]
     except tomllib.TOMLDecodeError:
         value = text.strip()
+    except RecursionError as err:
+        raise RecipeError(f"the value of --set {key.strip()} is nested too deep", "give it fewer brackets") from err
     *tables, last = key.strip().split(".")
     for name in tables:
         data = data.setdefault(name, {})

@@ -22,7 +22,7 @@ from rmtkd_edge.run.folders import files_of
 from rmtkd_edge.run.freshness import refuse_other_rows
 from rmtkd_edge.run.layout import PREPROCESSING, ROLES, Role, read_device, read_recipe, roles_of
 from rmtkd_edge.run.records.export import ExportRecord
-from rmtkd_edge.run.reporter import Reporter, SilentReporter
+from rmtkd_edge.run.reporter import Reporter, SilentReporter, reporting
 from rmtkd_edge.tasks.base import Dataset, find_task
 
 SUMS_IN_32_BITS = {"avx512-vnni", "avx-vnni", "neon"}  # x86 without VNNI adds pairs of products in 16 bits
@@ -49,7 +49,8 @@ def export_run(
     _check_ready(run, options.force)
     recipe, start, records = read_recipe(run), time.monotonic(), list[ExportRecord]()
     teacher = load_model(run, ROLES["baseline"].checkpoint)
-    job = _job(run, recipe, options, teacher.spec, dataset)
+    with reporting(reporter):
+        job = _job(run, recipe, options, teacher.spec, dataset)
     run.mark("export", "running")
     for role in roles_of(run):
         reporter.event("stage", name=role.folder)

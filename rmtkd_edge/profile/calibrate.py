@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -19,6 +18,7 @@ from rmtkd_edge.config.hardware import (
     parse_profile,
     resolve_threads,
 )
+from rmtkd_edge.config.toml import read_toml
 from rmtkd_edge.errors import RunDirError, UserError
 from rmtkd_edge.hashing import sha256_file
 from rmtkd_edge.profile import layers
@@ -171,7 +171,7 @@ def write_profile(source: str | Path, found: MeasuredCurves, target: Path) -> Ha
 
     Raises RecipeError for a file name that is no profile's name.
     """
-    data: dict[str, Any] = tomllib.loads(find_profile(str(source)).read_text(encoding="utf-8"))
+    data: dict[str, Any] = read_toml(find_profile(str(source)))
     data |= {"name": target.stem, "comparable": False, "alignment": dict(found.multiples)}
     data.setdefault("whys", {})["alignment"] = "measured: see calibration"
     env = found.environment

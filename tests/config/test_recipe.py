@@ -9,6 +9,7 @@ from config.keys import put
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rmtkd_edge.config.hardware import load_profile
 from rmtkd_edge.config.recipe import Recipe
 from rmtkd_edge.config.recipes import (
     apply_override,
@@ -212,6 +213,17 @@ def test_a_file_that_is_no_toml_is_named(tmp_path: Path, text: str):
     path.write_text(text, encoding="utf-8")
     with pytest.raises(RecipeError, match=r"bad\.toml is not valid TOML"):
         load_recipe(str(path))
+
+
+@pytest.mark.parametrize("load", [load_recipe, load_profile])
+def test_a_settings_file_is_bounded(tmp_path: Path, load):
+    path = tmp_path / "mine.toml"
+    for content, told in ((f"a = {'[' * 5000}{']' * 5000}", "nested too deep"), ("#" * 2**21, "bytes")):
+        path.write_text(content, encoding="utf-8")
+        with pytest.raises(RecipeError, match=rf"mine\.toml .*{told}"):
+            load(str(path))
+    with pytest.raises(RecipeError, match="nested too deep"):
+        load_recipe("demo", [f"seed={'[' * 5000}{']' * 5000}"])
 
 
 def test_overrides_are_values_of_toml_or_plain_text():
