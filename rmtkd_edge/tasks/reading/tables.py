@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,11 +15,12 @@ from rmtkd_edge.config.recipe import Task
 from rmtkd_edge.errors import DataError, reason
 from rmtkd_edge.hashing import sha256_file
 from rmtkd_edge.tasks.reading.delimited import read_delimited
-from rmtkd_edge.tasks.reading.labels import with_names
+from rmtkd_edge.tasks.reading.labels import stored_names, with_names
 from rmtkd_edge.tasks.reading.objects import read_objects
-from rmtkd_edge.tasks.reading.places import with_places
+from rmtkd_edge.tasks.reading.places import joined, with_places
+from rmtkd_edge.tasks.reading.shards import by_split
 from rmtkd_edge.tasks.reading.splits import Source, choose, choose_paths, hidden, is_split_name, not_used
-from rmtkd_edge.tasks.reading.text_files import COMPRESSIONS, kind_of, stem_of
+from rmtkd_edge.tasks.reading.text_files import COMPRESSIONS, kind_of
 
 
 def _read_parquet(task: Task, path: Path) -> pa.Table:
@@ -43,6 +44,7 @@ READERS: dict[str, Callable[[Task, Path], pa.Table]] = {
     ".json": read_objects,
     ".jsonl": read_objects,
 }
+INNER = "data"  # where the hub's data sets have their files
 PACKAGE = "package:"
 P = TypeVar("P")
 KNOWN_DATA = {  # the file of a package that was looked into, by package and ending
@@ -81,12 +83,41 @@ def from_files(task: Task, data: Path) -> Source[pa.Table]:
     if data.is_file():
         return only_train(task, _read(task, data), data.name)
     files = [path for path in sorted(data.iterdir()) if path.is_file() and not hidden(path.name)]
-    there = [(stem_of(path), path) for path in files if kind_of(path) in READERS]
+    splits = by_split([path for path in files if kind_of(path) in READERS])
+    there, shards = [(name, paths[0]) for name, paths in splits], {paths[0]: paths for _, paths in splits}
     if not there and (others := [path for path in files if is_split_name(task, path.name.partition(".")[0])]):
         raise _unknown_kind(others[0])
+    if not there and (data / INNER).is_dir():
+        raise DataError(f"{data} holds no files of rows, but a folder `{INNER}`", f"--data {data / INNER}")
     chosen, unused = choose_paths(task, there, data)
-    origins = {r: p.name for r, p in chosen.items()}
-    return Source({r: _read(task, p) for r, p in chosen.items()}, origins, not_used(data.name, unused))
+    used = {role: shards[path] for role, path in chosen.items()}
+    unused = [name for name in unused if not any(name == path.name for paths in used.values() for path in paths)]
+    parts = {role: _read_all(task, paths) for role, paths in used.items()}
+    return Source(parts, {role: _named(paths) for role, paths in used.items()}, not_used(data.name, unused))
+
+
+def _read_all(task: Task, paths: Sequence[Path]) -> pa.Table:
+    """Return the rows of all files of a split."""
+    tables = [_read(task, path) for path in paths]
+    if len(tables) == 1:
+        return tables[0]
+    orders = [stored_names(table, task.label) for table in tables]
+    if other := next((i for i, order in enumerate(orders) if order != orders[0]), None):
+        raise DataError(
+            f"{paths[0].name} and {paths[other].name} name the labels of `{task.label}` differently: "
+            f"{orders[0]} and {orders[other]}",
+            "write both with the same names in the same order",
+        )
+    try:
+        return joined(tables)
+    except pa.ArrowException as err:
+        raise DataError(
+            f"{_named(paths)} do not go together: {reason(err)}", "give the columns the same types in all of them"
+        ) from err
+
+
+def _named(paths: Sequence[Path]) -> str:
+    return paths[0].name if len(paths) == 1 else f"{paths[0].name} and {len(paths) - 1} more"
 
 
 def _read(task: Task, path: Path) -> pa.Table:
