@@ -139,7 +139,7 @@ def family(setting, monkeypatch, targets, made, one_shot=False):
     quantiles = iter([quantile for _, _, quantile in made])
     scores = {f"{parameters}": replace(SCORES, values={"accuracy": value}) for parameters, value, _ in made}
 
-    def by_spectra(context, state, job):
+    def by_spectra(context, state, job, number):
         sites = tuple(site(name, job.quantile, 4) for name in job.sites)
         return Decision(next(quantiles), sites, Cut({name: 4 for name in job.sites}), {})
 

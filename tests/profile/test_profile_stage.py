@@ -89,7 +89,7 @@ def test_the_plan_compares_padded_rows_and_names_the_oldest_onnxruntime(tmp_path
     assert plan["checks"] == ["padded"] and {model["onnxruntime"] for model in plan["models"]} == {"1.18"}
     with np.load(tmp_path / "inputs.npz") as inputs, np.load(tmp_path / "reference.npz") as reference:
         assert 0 < inputs["padded/attention_mask"].mean() < 1 and inputs["b1s8/attention_mask"].all()
-        assert {"candidate/padded/logits", "baseline-int8/padded/logits"} <= set(reference.files)
+        assert {"rmt-kd/padded/logits", "original int8/padded/logits"} <= set(reference.files)
 
 
 def test_the_stage_never_imports_torch() -> None:
