@@ -183,6 +183,7 @@ FAULTS: dict[str, tuple[Fault, str]] = {  # name: what is done to the bundle, wh
     "the provider falls back": (change(provider="CUDAExecutionProvider"), "CUDAExecutionProvider"),
     "the meter is unreadable": (change(meters=["rapl"], meter_required=True), "the meter rapl cannot be read"),
     "the meter does not exist": (change(meters=["sundial"], meter_required=True), "no meters/sundial.py"),
+    "the meter's name is too long for a file": (change(meters=["x" * 300]), "is no name of a meter"),
     "the meter's name is a path": (change(meters=["../x"]), "is no name of a meter"),
     "more cores than there are": (change(limits={"cores": 4096}), "limits.cores is 4096"),
     "a model lies outside": (model_is(file="../A.onnx"), "models must be a list"),

@@ -24,7 +24,7 @@ def open_meter(plan: Json, folder: Path = HOME) -> tuple[Any, Json]:
     skipped: list[str] = []
     options = {**plan.get("meter_options", {}), "provider": plan["provider"]}
     for name in plan["meters"]:
-        if not re.match(r"^[a-z][a-z0-9_]*$", name):
+        if not re.fullmatch(r"[a-z][a-z0-9_]{0,63}", name):
             raise RunnerError("plan", f"{name!r} is no name of a meter")
         module = find_meter(name, folder)
         if module is None:
