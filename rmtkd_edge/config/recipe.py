@@ -13,20 +13,20 @@ from rmtkd_edge import plugins
 from rmtkd_edge.config.settings import (
     Amount,
     Batch,
+    Fraction,
     Length,
     Nonnegative,
     Positive,
     Section,
+    Text,
     describe_faults,
     did_you_mean,
 )
-from rmtkd_edge.config.targets import MEANING, Targets
+from rmtkd_edge.config.stop import Stop
 from rmtkd_edge.errors import RecipeError
 from rmtkd_edge.packaged import PACKAGE
 
-Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Pixels = Annotated[int, Field(ge=1, le=8192)]  # a side
-Text = Annotated[str, Field(max_length=1024)]  # a name, an id or a path
 WITHOUT_QUANTILE = ("bema", "parallel")  # edge rules that give one rank, which no target moves
 
 
@@ -275,37 +275,6 @@ class Distil(Section):
     dropout: Fraction = 0.0
     evaluate_every: Positive = Field(200, description="Steps between validations; the best state is kept")
     through_projection: bool = Field(False, description="Train the wide producers through P instead of the folded ones")
-
-
-class Stop(Section):
-    """When the loop ends; the first rule that holds wins and is named in the result."""
-
-    max_drop: Fraction = Field(0.02, description="Floor: the teacher's metric on validation minus this")
-    target_reduction: Targets = Field(0.809, description=MEANING)
-    profile: Text | None = Field(None, description="Hardware profile whose alignment and budgets hold")
-    latency_ms: Amount | None = None
-    disk_mb: Amount | None = None
-    saturation: Fraction = Field(0.03, description="Stop when no site would shrink by more than this share")
-
-    @property
-    def targets(self) -> tuple[float | None, ...]:
-        """Return the shares of the parameters that are aimed at in turn; None is a loop without such a target."""
-        found = self.target_reduction
-        return found if isinstance(found, tuple) else (found,)
-
-    @property
-    def target(self) -> float | None:
-        """Return the last share that is aimed at."""
-        return self.targets[-1]
-
-    @model_validator(mode="after")
-    def _targets_are_in_one_unit(self) -> Stop:
-        if len(self.targets) > 1 and (self.latency_ms is not None or self.disk_mb is not None):
-            raise ValueError(
-                f"stop.target_reduction = {list(self.targets)} names the sizes of a family, a budget "
-                "(stop.latency_ms, stop.disk_mb) one size: give one of the two"
-            )
-        return self
 
 
 class Export(Section):

@@ -38,22 +38,21 @@ _KINDS: dict[str, tuple[type[RmtkdError], str]] = {
 }
 
 
-# What kills a process whatever it does: what it means, and what to do
-_DEATHS: dict[int, tuple[str, str]] = {
-    signal.SIGILL: (
+# What kills a process whatever it does: what it means, and what to do; Windows has not all of these signals
+_DEATHS: dict[str, tuple[str, str]] = {
+    "SIGILL": (
         "its processor lacks instructions that this onnxruntime is built with (illegal instruction)",
-        "{python} -m pip install --upgrade onnxruntime: 1.21.0 does so on a Raspberry Pi 3 and 4, 1.22 does not; else "
-        "build onnxruntime for that processor",
+        "another version of onnxruntime, with {python} -m pip; else build onnxruntime for that processor",
     ),
-    signal.SIGKILL: (
+    "SIGKILL": (
         "it was killed, most likely for want of memory",
         "close other programs, or measure fewer models or shorter sequences; the same command continues",
     ),
-    signal.SIGSEGV: (
+    "SIGSEGV": (
         "onnxruntime crashed (segmentation fault)",
         "another version of onnxruntime, with {python} -m pip",
     ),
-    signal.SIGBUS: ("onnxruntime crashed (bus error)", "another version of onnxruntime, with {python} -m pip"),
+    "SIGBUS": ("onnxruntime crashed (bus error)", "another version of onnxruntime, with {python} -m pip"),
 }
 
 
@@ -65,7 +64,8 @@ def death(code: int, where: str, python: str) -> ProviderError | None:
         where: the machine, for the message.
         python: what runs Python there.
     """
-    found = _DEATHS.get(-code if code < 0 else code - 128)
+    names = {number.value: number.name for number in signal.Signals}
+    found = _DEATHS.get(names.get(-code if code < 0 else code - 128, ""))
     return (
         None
         if found is None

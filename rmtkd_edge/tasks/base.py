@@ -17,6 +17,7 @@ from rmtkd_edge.config.recipe import Recipe
 from rmtkd_edge.errors import DataError
 from rmtkd_edge.run.records.data import DataSummary, SourceSummary
 from rmtkd_edge.run.records.scores import Scores
+from rmtkd_edge.tasks.subsets import Subsets
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 Batch = dict[str, "Tensor"]
 """Model inputs by name, `index` (int64 (B,): the row's number in its split), and targets under names of the task."""
 
-JUDGED_ROWS = 2048  # a divergence is the mean of few large values: it needs more rows than effects do
 
 Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
 """Mean and standard deviation per channel, of pixels as shares of 255."""
@@ -41,25 +41,6 @@ class Split(Protocol):
 
 
 S = TypeVar("S", bound=Split)
-
-
-@dataclass(frozen=True)
-class Subsets:
-    """Sorted row numbers of train, drawn once.
-
-    Attributes:
-        analysis: spectra are taken from them.
-        effect: effects on the outputs are measured on them.
-        warm: closed forms are fitted on them.
-        trial: closed forms that are only compared are fitted on them.
-        judged: such closed forms are compared on them; none of `trial`, where train has others.
-    """
-
-    analysis: np.ndarray
-    effect: np.ndarray
-    warm: np.ndarray
-    trial: np.ndarray
-    judged: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -327,28 +308,3 @@ def score(
         )
     found = task.interval(primary, outputs, targets) if interval else None
     return Scores(split, rows, primary, values, found, primary in task.percent_metrics)
-
-
-def draw_subsets(
-    rows: int, recipe: Recipe, fitted: Callable[[np.ndarray], tuple[int, int]], analysed: int | None = None
-) -> Subsets:
-    """Return row numbers drawn under the recipe's seed: of a calibration subset, closed forms of the rest of train too.
-
-    Args:
-        rows: of train.
-        fitted: takes shuffled row numbers, the subset's first, and returns how many of them closed forms and trials of
-            closed forms are fitted on.
-        analysed: rows that spectra take at most.
-    """
-    analyse, seed = recipe.analyse, recipe.seed
-    count = min(rows, max(analyse.minimum_rows, round(analyse.calibration * rows)))
-    subset = np.sort(np.random.default_rng([seed, 3]).permutation(rows)[:count])
-    rng = np.random.default_rng([seed, 1])
-    order = rng.permutation(subset)
-    rest = np.random.default_rng([seed, 4]).permutation(np.setdiff1d(np.arange(rows), subset))
-    longer = np.concatenate([order, rest])
-    warm, trial = (np.sort(longer[:n]) for n in fitted(longer))
-    order = rng.permutation(subset)
-    others = longer[len(trial) : len(trial) + JUDGED_ROWS]
-    judged = np.sort(others) if len(others) else trial
-    return Subsets(np.sort(order[:analysed]), np.sort(order[: analyse.weighting_rows]), warm, trial, judged)

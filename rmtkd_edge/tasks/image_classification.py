@@ -12,7 +12,7 @@ import numpy as np
 from rmtkd_edge.config.recipe import Recipe
 from rmtkd_edge.config.recipe import Task as TaskSettings
 from rmtkd_edge.errors import DataError, UserError
-from rmtkd_edge.tasks.base import Batch, Dataset, Exported, Normalisation, Prediction, Subsets, Task, draw_subsets
+from rmtkd_edge.tasks.base import Batch, Dataset, Exported, Normalisation, Prediction, Task
 from rmtkd_edge.tasks.classification import Classification, absent, check_metric, named
 from rmtkd_edge.tasks.reading.clients import compare_pictures
 from rmtkd_edge.tasks.reading.digests import rows_digest
@@ -20,6 +20,7 @@ from rmtkd_edge.tasks.reading.images import ImagePreprocessing, load_pixels, roo
 from rmtkd_edge.tasks.reading.labels import label_names, label_notes, label_numbers
 from rmtkd_edge.tasks.reading.pictures import RESAMPLE, read_picture
 from rmtkd_edge.tasks.reading.splits import Classes, Source, share_out
+from rmtkd_edge.tasks.subsets import Subsets, draw_subsets
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -19,9 +19,7 @@ from rmtkd_edge.tasks.base import (
     Normalisation,
     Prediction,
     Sample,
-    Subsets,
     Task,
-    draw_subsets,
 )
 from rmtkd_edge.tasks.classification import Classification, absent, check_metric, named
 from rmtkd_edge.tasks.reading.clients import SAMPLES, compare_texts
@@ -43,6 +41,7 @@ from rmtkd_edge.tasks.reading.sequences import (
 from rmtkd_edge.tasks.reading.splits import Classes, share_out
 from rmtkd_edge.tasks.reading.tables import load_tables
 from rmtkd_edge.tasks.reading.tokenizers import load_tokenizer
+from rmtkd_edge.tasks.subsets import Subsets, draw_subsets
 
 if TYPE_CHECKING:
     import pyarrow as pa

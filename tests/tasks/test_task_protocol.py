@@ -25,12 +25,11 @@ from rmtkd_edge.tasks.base import (
     Exported,
     Normalisation,
     Prediction,
-    Subsets,
     Task,
-    draw_subsets,
     score,
     steps,
 )
+from rmtkd_edge.tasks.subsets import Subsets, draw_subsets
 
 IGNORED = -100
 ROWS, LENGTH = 40, 6

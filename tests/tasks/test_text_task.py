@@ -14,10 +14,11 @@ from tasks.tasks_sample import recipe_of
 from rmtkd_edge.config.recipe import Analyse, Compress, Task
 from rmtkd_edge.errors import DataError, RunDirError, UserError
 from rmtkd_edge.tasks import text_classification as text
-from rmtkd_edge.tasks.base import Dataset, draw_subsets, steps
+from rmtkd_edge.tasks.base import Dataset, steps
 from rmtkd_edge.tasks.reading.labels import label_names, label_numbers, with_names
 from rmtkd_edge.tasks.reading.sequences import Special, padded
 from rmtkd_edge.tasks.reading.tokenizers import load_tokenizer
+from rmtkd_edge.tasks.subsets import draw_subsets
 from rmtkd_edge.tasks.text_classification import TextSplit
 
 PAD = 7
