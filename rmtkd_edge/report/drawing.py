@@ -9,6 +9,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from rmtkd_edge.report.palette import ink
 from rmtkd_edge.report.svg import STYLE, inline, render, standalone
 
 WIDE, NARROW = 9.4, 3.5  # inches at 72 points: about 900 and 336 CSS pixels
@@ -78,3 +79,23 @@ def picture(name: str, title: str, description: str, caption: str, draw: Callabl
     """Return a Picture from a function that draws it wide (False) or narrow (True)."""
     with matplotlib.rc_context(STYLE):
         return Picture(name, title, description, caption, render(draw(False)), render(draw(True)))
+
+
+def name_above(axes: Axes, name: str, at: tuple[float, float], rise: float) -> None:
+    """Write a point's name above it.
+
+    Args:
+        at: the point, in data coordinates.
+        rise: between the point and the text, in points.
+    """
+    axes.annotate(
+        name,
+        at,
+        (0, rise),
+        textcoords="offset points",
+        ha="center",
+        va="bottom",
+        fontsize=8,
+        color=ink("ink"),
+        zorder=6,
+    )

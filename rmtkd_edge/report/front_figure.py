@@ -12,7 +12,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 from matplotlib.transforms import Affine2D
 
 from rmtkd_edge.report import text
-from rmtkd_edge.report.drawing import Grid, Picture, picture
+from rmtkd_edge.report.drawing import Grid, Picture, name_above, picture
 from rmtkd_edge.report.palette import ink, run_colour, series_colour
 from rmtkd_edge.report.pareto import Point, dominating, front
 
@@ -112,14 +112,4 @@ def _number(axes: Axes, points: Sequence[Point], width: float, height: float) ->
         while any(abs(x - other) < 11 and abs(y + rise - above) < 9 for other, above in taken):
             rise += 9
         taken.append((x, y + rise))
-        axes.annotate(
-            str(point.number),
-            (point.cost, point.scores.value),
-            (0, rise),
-            textcoords="offset points",
-            ha="center",
-            va="bottom",
-            fontsize=8,
-            color=ink("ink"),
-            zorder=6,
-        )
+        name_above(axes, str(point.number), (point.cost, point.scores.value), rise)

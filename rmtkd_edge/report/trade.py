@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from rmtkd_edge.report import text
-from rmtkd_edge.report.drawing import Grid, Picture, picture
+from rmtkd_edge.report.drawing import Grid, Picture, name_above, picture
 from rmtkd_edge.report.palette import ink, run_colour
 from rmtkd_edge.report.records import Compression
 from rmtkd_edge.run.records.export import ExportRecord
@@ -164,17 +164,7 @@ def _name_points(axes: Axes, item: Path, width: float) -> None:
         at = x / axes.get_xlim()[1] * width
         step = step + 1 if at - last < 9 and step < 3 else 0
         last = at
-        axes.annotate(
-            name,
-            (x, scores.value),
-            (0, 7 + 10 * step),
-            textcoords="offset points",
-            ha="center",
-            va="bottom",
-            fontsize=8,
-            color=ink("ink"),
-            zorder=6,
-        )
+        name_above(axes, name, (x, scores.value), 7 + 10 * step)
 
 
 def _name_rolled_back(axes: Axes, item: Path) -> None:
