@@ -9,7 +9,7 @@ import numpy as np
 
 from rmtkd_edge.config.recipe import Recipe
 
-JUDGED_ROWS = 2048  # a divergence is the mean of few large values: it needs more rows than effects do
+JUDGED_ROWS = 1024  # a divergence is the mean of few large values: it needs more rows than effects do
 
 
 @dataclass(frozen=True)
