@@ -104,7 +104,11 @@ def with_digest(manifest: dict[str, Any]) -> str:
             )
         ],
         with_digest({"schema": SCHEMA, "files": {}, "stages": {"export": {"seconds": float("nan")}}, "seed": 0}),
-        '{"schema": "%s", "files": {}, "seed": 0, "stages": {"a": {"b":' % SCHEMA + "[" * 900 + "]" * 900 + "}}}",
+        with_digest({"schema": SCHEMA, "files": {}, "seed": 0, "stages": {}})[:-1]
+        + ', "b":'
+        + "[" * 900
+        + "]" * 900
+        + "}",
     ],
 )
 def test_a_manifest_that_is_none_is_the_users_error(run: Run, text: str):

@@ -16,7 +16,8 @@ from rmtkd_edge.run.records.base import describe, read_json_file
 SCHEMA = "rmtkd-edge/run@3"
 OLDER = "rmtkd-edge/run@2"  # had no digest; read, and written again as SCHEMA
 REMOVING = "removing"  # the files that a process was about to remove
-RESTORE = "restore it, or compress again into another folder (--out)"  # --force removes only what a manifest lists
+ANEW = "compress again into another folder (--out)"  # --force removes only what a manifest lists
+RESTORE = f"restore it, or {ANEW}"
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
@@ -50,7 +51,7 @@ def read_manifest(file: Path) -> dict[str, Any]:
     if schema not in (SCHEMA, OLDER):
         raise RunDirError(
             f"{file} has schema {schema!r}, this version reads {SCHEMA!r}",
-            f"use the version that made it ({found.get('version', '?')}), or compress again into another folder (--out)",
+            f"use the version that made it ({found.get('version', '?')}), or {ANEW}",
         )
     if (schema == SCHEMA or "digest" in found) and found.pop("digest", None) != digest_of(found):
         raise RunDirError(f"{file} was changed after it was written: its digest does not fit", RESTORE)
