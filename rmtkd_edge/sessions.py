@@ -57,6 +57,7 @@ def open_session(
             f"{provider} was asked for, onnxruntime took {session.get_providers()[0]}",
             "install the libraries of that provider, or --provider " + CPU,
         )
+    session.disable_fallback()  # else a call that fails there is repeated on the processor, with no error
     return session
 
 

@@ -14,6 +14,7 @@ from faults_kills import outcome
 from faults_trials import Tally, call, refusal
 
 from rmtkd_edge.run.directory import Run
+from rmtkd_edge.run.layout import MANIFEST
 
 READERS = {  # by the folder of a file, besides the report
     "compress": ("export",),
@@ -21,6 +22,7 @@ READERS = {  # by the folder of a file, besides the report
     "baseline": ("bundle", "profile"),
     "recipe.toml": ("export", "profile"),
     "bundles": ("collect",),
+    MANIFEST: ("bundle", "collect", "export", "profile"),
 }
 
 
@@ -36,7 +38,7 @@ def flips(case: faults_data.Case, seed: int, work: Path) -> Iterator[Tally]:
         "collect": ["collect", str(run), str(case.bundle / "results.json"), "--force"],
     }
     named, read = Tally(f"{case.name}: a flipped byte, named by doctor"), Tally(f"{case.name}: a flipped byte, read")
-    for rel in sorted(Run.open(case.whole).manifest["files"]):
+    for rel in sorted([*Run.open(case.whole).manifest["files"], MANIFEST]):
         for command in (None, "report", *READERS.get(rel.partition("/")[0], ())):
             shutil.rmtree(run, ignore_errors=True)
             shutil.copytree(case.whole, run)

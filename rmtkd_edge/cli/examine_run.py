@@ -6,6 +6,7 @@ import shlex
 from pathlib import Path
 
 from rmtkd_edge.cli.examine import Check
+from rmtkd_edge.errors import RunDirError
 from rmtkd_edge.run import layout
 from rmtkd_edge.run.directory import Run
 
@@ -14,9 +15,14 @@ def examine_run(path: Path) -> list[Check]:
     """Return a check for every file of a run that is not what was written, or one that says that all are.
 
     Raises:
-        RunDirError: there is no run, or its manifest cannot be read.
+        RunDirError: there is no run.
     """
-    run = Run.open(path)
+    try:
+        run = Run.open(path)
+    except RunDirError as err:
+        if not (path / layout.MANIFEST).is_file():
+            raise
+        return [Check(layout.MANIFEST, "problem", err.message, err.hint)]
     damaged = run.damaged()
     if not damaged:
         count = len(run.manifest["files"])

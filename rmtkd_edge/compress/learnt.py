@@ -42,7 +42,7 @@ def chance(source: str, scores: Scores, baseline: float | None) -> str:
         return ""
     return (
         f"`{source}` came trained, but its {scores.primary} of {scores.value:.4f} on {scores.rows} validation rows may "
-        f"be chance ({baseline:.4f} is that of always predicting the most frequent label): it is trained"
+        f"be chance ({baseline:.4f} is that of always predicting one label): it is trained"
     )
 
 
@@ -60,5 +60,5 @@ def _fault(scores: Scores, baseline: float | None) -> str:
         return ""
     return (
         f"its {scores.primary} of {scores.value:.4f} on {scores.rows} validation rows is no better than the "
-        f"{baseline:.4f} of always predicting the most frequent label"
+        f"{baseline:.4f} of always predicting one label"
     )

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from rmtkd_edge.errors import RunDirError
-from rmtkd_edge.hashing import sha256_file
+from rmtkd_edge.hashing import digest_of, sha256_file
 from rmtkd_edge.run.folders import files_of, inside, move_files, refuse_foreign, remove_files
 from rmtkd_edge.run.layout import MANIFEST, RECIPE
 from rmtkd_edge.run.leftovers import make_room
@@ -277,4 +277,5 @@ class Run:
     def _save(self) -> None:
         if self.read_only:
             return
-        atomic_write_bytes(self.path / MANIFEST, (json.dumps(self.manifest, indent=1) + "\n").encode())
+        document = {**self.manifest, "digest": digest_of(self.manifest)}
+        atomic_write_bytes(self.path / MANIFEST, (json.dumps(document, indent=1) + "\n").encode())

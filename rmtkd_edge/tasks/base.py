@@ -215,7 +215,7 @@ class Task(Protocol[S]):
         """Return every metric that these batches allow; higher is better."""
 
     def baseline(self, targets: Sequence[np.ndarray], outputs: int) -> dict[str, float]:
-        """Return the metrics of a model that looks at no input: of always predicting the most frequent label, for one.
+        """Return the metrics of a model that looks at no input: of always predicting one label, for one.
 
         A model that is no better has learnt nothing. Metrics that such a model reaches in full are left out.
 

@@ -91,14 +91,13 @@ class Classification:
         return metrics.classification_metrics(np.concatenate(outputs), np.concatenate(targets))
 
     def baseline(self, targets: Sequence[np.ndarray], outputs: int) -> dict[str, float]:
-        """Return the metrics of always predicting the most frequent label; none where there is but one label."""
+        """Return the best metrics of always predicting one label; none where there is but one label."""
         rows = np.concatenate(targets)
-        answer = np.bincount(rows, minlength=outputs).argmax()
-        if (rows == answer).all():
+        frequent = int(np.bincount(rows, minlength=outputs).argmax())
+        if (rows == frequent).all():
             return {}
-        constant = np.zeros((len(rows), outputs), np.float32)
-        constant[:, answer] = 1.0
-        return metrics.classification_metrics(constant, rows)
+        found = [_of_one_label(answer, outputs, rows) for answer in {frequent, outputs - 1}]  # f1 is of the last one
+        return {name: max(each[name] for each in found) for name in found[0]}
 
     def why_missing(self, metric: str, outputs: Sequence[np.ndarray], targets: Sequence[np.ndarray]) -> str:
         """Return why `metrics` leaves a metric out, an empty text where it does not."""
@@ -147,3 +146,9 @@ def named(outputs: Sequence[np.ndarray], labels: Sequence[str]) -> Prediction:
     """Return batches of logits as one prediction, each row with the name of its largest logit."""
     logits = np.concatenate(outputs) if len(outputs) else np.zeros((0, len(labels)), np.float32)
     return Prediction(logits, [labels[i] for i in logits.argmax(1)])
+
+
+def _of_one_label(answer: int, outputs: int, rows: np.ndarray) -> dict[str, float]:
+    constant = np.zeros((len(rows), outputs), np.float32)
+    constant[:, answer] = 1.0
+    return metrics.classification_metrics(constant, rows)

@@ -75,6 +75,65 @@ def test_a_checkpoint_that_knows_nothing_of_the_data_is_refused(tmp_path: Path, 
     assert not Run.open(tmp_path / "run").has(layout.TEACHER_RECORD)
 
 
+@pytest.mark.parametrize("counts", [(5, 5), (7, 3), (3, 7), (4, 4, 4), (2, 7, 1)])
+@pytest.mark.parametrize("answer", [0, 1, None])
+def test_no_constant_answer_beats_the_baseline_by_any_metric(counts: tuple[int, ...], answer: int | None) -> None:
+    """None: of logits that are no figures."""
+    targets = np.repeat(np.arange(len(counts)), counts)
+    outputs = np.zeros((len(targets), len(counts)), np.float32)
+    if answer is None:
+        outputs[:] = np.nan
+    else:
+        outputs[:, answer] = 3.0
+    baseline = TASK.baseline([targets], len(counts))
+    for name, value in TASK.metrics([outputs], [targets]).items():
+        with pytest.raises(UserError, match="came trained"):
+            check_loaded("net", Scores("validation", len(targets), name, {name: value}, None), baseline[name])
+
+
+def balanced(folder: Path, family: str, texts: Path, images: Path) -> tuple[Path, tuple[str, ...]]:
+    """Return data whose labels are equally frequent in every split, and the labels."""
+    folder.mkdir()
+    for split in ("train", "validation"):
+        if family == "encoder":
+            header, *rows = (texts / f"{split}.csv").read_text().splitlines()
+            sides = [[row for row in rows if row.endswith(label)] for label in ("negative", "positive")]
+            kept = [row for pair in zip(*sides, strict=False) for row in pair]
+            (folder / f"{split}.csv").write_text("\n".join([header, *kept]) + "\n")
+        else:
+            found = np.load(images / f"{split}.npz")
+            places = [np.flatnonzero(found["labels"] == digit)[:10] for digit in range(10)]
+            chosen = np.concatenate(places)
+            np.savez(folder / f"{split}.npz", images=found["images"][chosen], labels=found["labels"][chosen])
+    return folder, ("negative", "positive") if family == "encoder" else tuple(map(str, range(10)))
+
+
+@pytest.mark.parametrize("family", ["encoder", "resnet"])
+@pytest.mark.parametrize("bias", [1.0, float("nan")])
+def test_a_constant_classifier_is_refused_though_the_labels_are_balanced(
+    tmp_path: Path, tiny_recipe_dict: Any, tiny_data: Path, tiny_images: Path, family: str, bias: float
+) -> None:
+    tables: dict[str, Any] = {
+        "model": {"family": "resnet", "source": "scratch", "shape": {"width": 8}},
+        "task": {"name": "digits", "kind": "image-classification"},
+    }
+    tables = json.loads(json.dumps(tiny_recipe_dict)) if family == "encoder" else tables
+    data, labels = balanced(tmp_path / "data", family, tiny_data, tiny_images)
+    recipe = parse_recipe(tables, "test")
+    how = find_task(recipe.task.kind).load(recipe, data).preprocessing
+    net, _ = find_family(family).load(recipe, labels, how)
+    with torch.no_grad():
+        net.classifier.weight.zero_()
+        net.classifier.bias.zero_()
+        net.classifier.bias[-1] = bias
+    save_folder(tmp_path / "net", net)
+    tables["model"]["source"] = str(tmp_path / "net")
+    with pytest.raises(UserError, match="came trained") as caught:
+        compress(tmp_path / "run", parse_recipe(tables, "test"), data)
+    assert f"{1 / len(labels):.4f}" in caught.value.message
+    assert not Run.open(tmp_path / "run").has(layout.TEACHER_RECORD)
+
+
 class Trained(Exception):
     """The teacher is trained."""
 

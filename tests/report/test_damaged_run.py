@@ -59,6 +59,19 @@ def test_a_lost_file_and_its_command(run: Run, capsys: pytest.CaptureFixture[str
     path.write_bytes(kept)
 
 
+def test_a_changed_figure_of_the_manifest_is_refused_and_named(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    file = run.path / layout.MANIFEST
+    kept = file.read_text()
+    seed = run.manifest["seed"]
+    file.write_text(kept.replace(f'"seed": {seed}', f'"seed": {seed ^ 1}'))
+    code, (check,) = doctor(run, capsys)
+    assert code == 1 and check["name"] == layout.MANIFEST and "changed" in check["found"] and "--out" in check["advice"]
+    with pytest.raises(SystemExit) as left:
+        main(["report", str(run.path)])
+    assert left.value.code == 2 and str(file) in capsys.readouterr().err
+    file.write_text(kept)
+
+
 def test_what_is_no_run_is_the_users_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as left:
         main(["doctor", str(tmp_path)])

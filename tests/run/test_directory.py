@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,8 @@ from hypothesis import strategies as st
 
 import rmtkd_edge.run.directory as run_module
 from rmtkd_edge.errors import RunDirError
-from rmtkd_edge.hashing import sha256_file
+from rmtkd_edge.hashing import digest_of, sha256_file
+from rmtkd_edge.profile.measuring import store
 from rmtkd_edge.run.directory import SCHEMA, Run, atomic_write_bytes
 
 
@@ -70,6 +72,10 @@ def test_another_schema_names_both_versions(run: Run):
     assert "run@9" in caught.value.message and SCHEMA in caught.value.message and "7.1" in caught.value.hint
 
 
+def with_digest(manifest: dict[str, Any]) -> str:
+    return json.dumps({**manifest, "digest": digest_of(manifest)})
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -77,11 +83,11 @@ def test_another_schema_names_both_versions(run: Run):
         "{",
         "[]",
         "null",
-        '{"schema": "rmtkd-edge/run@2"}',
+        json.dumps({"schema": SCHEMA}),
         '{"schema": "rmtkd-edge/run@1", "version": "0.1.0", "files": {}, "stages": {}, "seed": 0}',
         "\x00",
         *[
-            json.dumps({"schema": SCHEMA, "files": {}, "stages": {}, "seed": 0, **odd})
+            with_digest({"schema": SCHEMA, "files": {}, "stages": {}, "seed": 0, **odd})
             for odd in (
                 {"seed": -1},
                 {"seed": 2**32},
@@ -97,14 +103,54 @@ def test_another_schema_names_both_versions(run: Run):
                 {"version": ["0.2"]},
             )
         ],
-        '{"schema": "rmtkd-edge/run@2", "files": {}, "stages": {"export": {"seconds": NaN}}, "seed": 0}',
-        '{"schema": "rmtkd-edge/run@2", "files": {}, "seed": 0, "stages": {"a": {"b":' + "[" * 900 + "]" * 900 + "}}}",
+        with_digest({"schema": SCHEMA, "files": {}, "stages": {"export": {"seconds": float("nan")}}, "seed": 0}),
+        with_digest({"schema": SCHEMA, "files": {}, "seed": 0, "stages": {}})[:-1]
+        + ', "b":'
+        + "[" * 900
+        + "]" * 900
+        + "}",
     ],
 )
 def test_a_manifest_that_is_none_is_the_users_error(run: Run, text: str):
     (run.path / "run.json").write_text(text)
     with pytest.raises(RunDirError):
         Run.open(run.path)
+
+
+def test_a_flipped_bit_of_the_manifest_is_refused_wherever_it_changes_what_is_read(run: Run):
+    run.mark("compress", "done", seconds=12.5, parameters=7, data="C:\\é")
+    file, wanted = run.path / "run.json", Run.open(run.path).manifest
+    whole, read = file.read_bytes(), 0
+    for place in range(len(whole)):
+        file.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << place % 7]) + whole[place + 1 :])
+        try:
+            assert Run.open(run.path).manifest == wanted
+            read += 1
+        except RunDirError as err:
+            assert str(file) in err.message and "--out" in err.hint
+    assert read < 5  # spellings of the same, such as \u00E9
+    file.write_bytes(whole.replace(b"12.5", b"12.6"))
+    with pytest.raises(RunDirError, match="changed after it was written"):
+        Run.open(run.path)
+
+
+def test_a_manifest_of_the_schema_before_had_no_digest_and_gets_one(run: Run):
+    file = run.path / "run.json"
+    older = {**json.loads(file.read_text()), "schema": "rmtkd-edge/run@2"}
+    file.write_text(json.dumps(older))
+    with pytest.raises(RunDirError, match="digest"):  # a bit of the schema alone leads to the older one
+        Run.open(run.path)
+    del older["digest"]
+    file.write_text(json.dumps(older))
+    Run.open(run.path).write_text("a.txt", "x")
+    newer = json.loads(file.read_text())
+    assert newer["schema"] == SCHEMA and newer["digest"] == digest_of(newer)
+    assert Run.open(run.path).manifest["seed"] == 3
+
+
+def test_results_have_the_digest_of_the_manifest(run: Run):
+    """What measures runs without this package and has a digest of its own."""
+    assert store.digest_of(run.manifest) == digest_of(run.manifest)
 
 
 def test_a_folder_that_is_no_run_is_not_opened(tmp_path: Path):

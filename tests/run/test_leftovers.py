@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from rmtkd_edge.errors import RunDirError
+from rmtkd_edge.hashing import digest_of
 from rmtkd_edge.run.directory import Run
 from rmtkd_edge.run.folders import replace_folder, sweep_builds
 from rmtkd_edge.run.lock import open_to_write
@@ -145,7 +146,7 @@ def test_a_manifest_that_lists_files_outside_removes_none(run: Run, tmp_path: Pa
     (tmp_path / "precious").write_text("x")
     manifest = json.loads((run.path / "run.json").read_text())
     manifest["files"]["../precious"] = "0" * 64
-    (run.path / "run.json").write_text(json.dumps(manifest))
+    (run.path / "run.json").write_text(json.dumps({**manifest, "digest": digest_of(manifest)}))
     with pytest.raises(RunDirError, match="outside"):
         Run.create(run.path, RECIPE, 0, force=True)
     assert (tmp_path / "precious").exists()

@@ -34,6 +34,7 @@ def open_session(plan: Json, file: Path) -> Any:
         raise RunnerError("model", f"{file.name} does not load on {asked}: {err}") from err
     if session.get_providers()[0] != asked:
         raise RunnerError("provider", f"{file.name}: {asked} was asked for, {session.get_providers()[0]} is what runs")
+    session.disable_fallback()  # else a call that fails there is repeated on the processor, with no error
     return session
 
 

@@ -10,11 +10,14 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_confi
 from typing_extensions import TypedDict
 
 from rmtkd_edge.errors import RunDirError
+from rmtkd_edge.hashing import digest_of
 from rmtkd_edge.run.records.base import describe, read_json_file
 
-SCHEMA = "rmtkd-edge/run@2"
+SCHEMA = "rmtkd-edge/run@3"
+OLDER = "rmtkd-edge/run@2"  # had no digest; read, and written again as SCHEMA
 REMOVING = "removing"  # the files that a process was about to remove
-RESTORE = "restore it, or start again with --force"
+ANEW = "compress again into another folder (--out)"  # --force removes only what a manifest lists
+RESTORE = f"restore it, or {ANEW}"
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
@@ -40,15 +43,19 @@ class Manifest(TypedDict):
 
 
 def read_manifest(file: Path) -> dict[str, Any]:
-    """Return run.json; raise RunDirError for one of another schema, or with values that no run has."""
+    """Return run.json without its digest; raise RunDirError for another schema, another digest, or odd values."""
     found = read_json_file(file, RESTORE)
     if not isinstance(found, dict):
         raise RunDirError(f"{file} holds no JSON object", RESTORE)
-    if found.get("schema") != SCHEMA:
+    schema = found.get("schema")
+    if schema not in (SCHEMA, OLDER):
         raise RunDirError(
-            f"{file} has schema {found.get('schema')!r}, this version reads {SCHEMA!r}",
-            f"use the version that made it ({found.get('version', '?')}), or compress again with --force",
+            f"{file} has schema {schema!r}, this version reads {SCHEMA!r}",
+            f"use the version that made it ({found.get('version', '?')}), or {ANEW}",
         )
+    if (schema == SCHEMA or "digest" in found) and found.pop("digest", None) != digest_of(found):
+        raise RunDirError(f"{file} was changed after it was written: its digest does not fit", RESTORE)
+    found["schema"] = SCHEMA
     try:
         TypeAdapter(Manifest).validate_json(json.dumps(found))
     except ValidationError as err:
