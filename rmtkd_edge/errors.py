@@ -34,6 +34,10 @@ class DataError(UserError):
     """A data set that is missing, empty, malformed or has the wrong columns."""
 
 
+class NotFiniteError(UserError):
+    """A model whose outputs are NaN or infinite on some rows."""
+
+
 class RunDirError(UserError):
     """A run directory that cannot be created, read or trusted (wrong hash, other version, no space)."""
 

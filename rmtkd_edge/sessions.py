@@ -12,7 +12,7 @@ import onnxruntime as ort
 
 from rmtkd_edge.errors import ProviderError, RunDirError, UserError, reason
 
-CPU = "CPUExecutionProvider"
+CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 
 
 @contextmanager
@@ -45,6 +45,8 @@ def open_session(
         raise ProviderError(
             f"{provider} is not in this onnxruntime ({ort.__version__}: {', '.join(available)})", f"--provider {CPU}"
         )
+    if provider == CUDA and hasattr(ort, "preload_dlls"):
+        ort.preload_dlls()  # finds the CUDA libraries that pip installed, which no search path names
     options = session_options(threads)
     if optimised is not None:
         options.optimized_model_filepath = str(optimised)

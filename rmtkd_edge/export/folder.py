@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rmtkd_edge.config.recipe import Export
+from rmtkd_edge.errors import NotFiniteError
 from rmtkd_edge.export.audit import audit_emitted, audit_optimised
 from rmtkd_edge.export.bundle import versions, write_folder, write_record
 from rmtkd_edge.export.fold_proof import FLOAT32_TOLERANCE, FoldProof, fold_with_proof, prove_same
@@ -144,7 +145,11 @@ def _judged(
 ) -> VariantRecord:
     """Return what is recorded of a file made from the fp32 one; it is removed where it loses more than is allowed."""
     proof = compare_onnx(open_session(target, threads=job.threads), shipped, job.rows.shapes, job.task)
-    variant = replace(_variant([target], proof, job), quantisation=quantisation)
+    try:
+        variant = _variant([target], proof, job)
+    except NotFiniteError:  # of rows that the proof did not have
+        variant = _unscored([target], replace(proof, relative=math.inf))
+    variant = replace(variant, quantisation=quantisation)
     refused = refusal(fp32, variant, job.options.max_drop)
     if refused:
         target.unlink()
@@ -153,21 +158,25 @@ def _judged(
 
 def _variant(files: Sequence[Path], proof: OnnxProof, job: Job) -> VariantRecord:
     """Return what is recorded of a file, its scores on validation and on test among it."""
-    path, folder = files[0], files[0].parent.parent
-    session = open_session(path, threads=job.threads)
+    session = open_session(files[0], threads=job.threads)
     splits = {"validation": job.rows.validation, "test": job.rows.test}
     scores = {
         split: evaluate_onnx(session, batches, job.task, job.metric, split)
         for split, batches in splits.items()
         if batches
     }
+    return replace(_unscored(files, proof), validation=scores.get("validation"), test=scores.get("test"))
+
+
+def _unscored(files: Sequence[Path], proof: OnnxProof) -> VariantRecord:
+    path, folder = files[0], files[0].parent.parent
     return VariantRecord(
         file=path.relative_to(folder).as_posix(),
         files=tuple(file.relative_to(folder).as_posix() for file in files),
         size_bytes=sum(file.stat().st_size for file in files),
         sha256=sha256_file(path),
-        validation=scores.get("validation"),
-        test=scores.get("test"),
+        validation=None,
+        test=None,
         relative_difference=proof.relative if math.isfinite(proof.relative) else None,
         agreement=proof.agreement,
         compared_rows=proof.rows,

@@ -14,7 +14,7 @@ import numpy as np
 
 from rmtkd_edge import plugins
 from rmtkd_edge.config.recipe import Recipe
-from rmtkd_edge.errors import DataError
+from rmtkd_edge.errors import DataError, NotFiniteError
 from rmtkd_edge.run.records.data import DataSummary, SourceSummary
 from rmtkd_edge.run.records.scores import Scores
 from rmtkd_edge.tasks.subsets import Subsets
@@ -294,10 +294,17 @@ def score(
 
     Raises:
         DataError: there are no rows, or they do not allow the primary metric.
+        NotFiniteError: the model gives some rows no finite outputs, of which no metric can be made.
     """
     rows = sum(map(len, targets))
     if not rows:
         raise DataError(f"the {split} split has no rows", f"check task.{split}_split")
+    odd = sum(int((~np.isfinite(batch)).reshape(len(batch), -1).any(1).sum()) for batch in outputs)
+    if odd:
+        raise NotFiniteError(
+            f"the model's outputs on {odd} of {rows} {split} rows are NaN or infinite",
+            "check the weights of the checkpoint; half precision overflows above 65504",
+        )
     primary = metric or task.known_metrics[0]
     values = task.metrics(outputs, targets)
     if primary not in values:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,14 @@ from rmtkd_edge.compress.learnt import baseline_value, check_loaded, check_train
 from rmtkd_edge.compress.stage import compress_run
 from rmtkd_edge.config.recipe import Recipe
 from rmtkd_edge.config.recipes import parse_recipe
-from rmtkd_edge.errors import TrainingError, UserError
+from rmtkd_edge.errors import NotFiniteError, TrainingError, UserError
 from rmtkd_edge.families.base import find_family
 from rmtkd_edge.families.store import save_folder
 from rmtkd_edge.run import layout
 from rmtkd_edge.run.directory import Run
 from rmtkd_edge.run.records.scores import Scores
 from rmtkd_edge.run.reporter import SilentReporter
-from rmtkd_edge.tasks.base import find_task
+from rmtkd_edge.tasks.base import find_task, score
 
 TASK, TASK_OF_IMAGES = find_task("text-classification"), find_task("image-classification")
 ROWS = [{"labels": torch.tensor([0] * 7)}, {"labels": torch.tensor([1] * 3)}]
@@ -109,9 +110,9 @@ def balanced(folder: Path, family: str, texts: Path, images: Path) -> tuple[Path
 
 
 @pytest.mark.parametrize("family", ["encoder", "resnet"])
-@pytest.mark.parametrize("bias", [1.0, float("nan")])
+@pytest.mark.parametrize(("bias", "said"), [(1.0, "came trained"), (float("nan"), "are NaN or infinite")])
 def test_a_constant_classifier_is_refused_though_the_labels_are_balanced(
-    tmp_path: Path, tiny_recipe_dict: Any, tiny_data: Path, tiny_images: Path, family: str, bias: float
+    tmp_path: Path, tiny_recipe_dict: Any, tiny_data: Path, tiny_images: Path, family: str, bias: float, said: str
 ) -> None:
     tables: dict[str, Any] = {
         "model": {"family": "resnet", "source": "scratch", "shape": {"width": 8}},
@@ -128,10 +129,18 @@ def test_a_constant_classifier_is_refused_though_the_labels_are_balanced(
         net.classifier.bias[-1] = bias
     save_folder(tmp_path / "net", net)
     tables["model"]["source"] = str(tmp_path / "net")
-    with pytest.raises(UserError, match="came trained") as caught:
+    with pytest.raises(UserError, match=said) as caught:
         compress(tmp_path / "run", parse_recipe(tables, "test"), data)
-    assert f"{1 / len(labels):.4f}" in caught.value.message
+    assert math.isnan(bias) or f"{1 / len(labels):.4f}" in caught.value.message
     assert not Run.open(tmp_path / "run").has(layout.TEACHER_RECORD)
+
+
+@pytest.mark.parametrize("odd", [np.nan, np.inf])
+def test_one_row_without_a_figure_is_no_answer(odd: float) -> None:
+    outputs = np.eye(2, dtype=np.float32)
+    outputs[1, 0] = odd
+    with pytest.raises(NotFiniteError, match="on 1 of 2 validation rows"):
+        score(TASK, None, "validation", [outputs], [np.arange(2)])
 
 
 class Trained(Exception):

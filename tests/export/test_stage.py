@@ -19,7 +19,7 @@ from transformers import (
     AutoTokenizer,
 )
 
-from rmtkd_edge.errors import DataError, Finding, RunDirError, UserError
+from rmtkd_edge.errors import DataError, Finding, NotFiniteError, RunDirError, UserError
 from rmtkd_edge.export import folder, stage
 from rmtkd_edge.export.load import load
 from rmtkd_edge.export.stage import export_run, saturates
@@ -259,3 +259,19 @@ def test_a_file_whose_outputs_are_not_finite_is_refused(text_run):
     fp32 = text_run.record.variants["fp32"]
     assert "finite" in folder.refusal(fp32, replace(fp32, relative_difference=None), 1.0)
     assert folder.refusal(fp32, fp32, 0.0) is None
+
+
+def test_a_file_that_overflows_on_a_validation_row_alone_is_refused(text_run, traced, tmp_path, monkeypatch):
+    real = folder.evaluate_onnx
+
+    def evaluate(session, *rest):
+        if "quantized" in str(session._model_path):
+            raise NotFiniteError("the model's outputs on 1 of 9 validation rows are NaN or infinite")
+        return real(session, *rest)
+
+    monkeypatch.setattr(folder, "evaluate_onnx", evaluate)
+    options = copied(text_run, tmp_path / "run", force=True)
+    variants = export_run(options).variants
+    assert "finite" in variants["int8"].refused and variants["int8"].validation is None
+    assert not (Path(options.run) / "export" / variants["int8"].file).exists()
+    assert variants["fp32"].validation is not None

@@ -63,3 +63,17 @@ def test_a_provider_that_fails_in_a_call_is_not_replaced(
     with pytest.raises(EPFail):
         session.run(None, feeds)
     assert not replaced
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the provider may load")
+@pytest.mark.filterwarnings("ignore:Specified provider")
+@pytest.mark.parametrize("opened", OPENS)
+def test_cuda_libraries_that_pip_installed_are_found(
+    file: Path, monkeypatch: pytest.MonkeyPatch, opened: Callable[[Path, str], Any]
+) -> None:
+    looked: list[str] = []
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CUDA, CPU])
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: looked.append("libraries"), raising=False)
+    with pytest.raises((ProviderError, basics.RunnerError)):
+        opened(file, CUDA)
+    assert looked == ["libraries"]
