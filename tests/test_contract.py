@@ -313,7 +313,7 @@ def test_a_folder_gives_back_every_tensor(case: Case, tmp_path: Path) -> None:
 def test_a_method_starts_a_smaller_student_that_learns(case: Case, name: str, tiny_tokenizer: Path) -> None:
     method, family = find_method(name), case.family
     recipe = recipe_of(family.name, tiny_tokenizer, compress={"method": name}, stop={"target_reduction": 0.3})
-    method.check(recipe)
+    method.check(recipe, family)
     widths = method.widths(case.teacher.spec, family, recipe, 1)
     if widths is None:
         names = family.sites_to_cut(case.teacher.spec, recipe.compress)

@@ -178,6 +178,7 @@ class Family(Protocol[S, M]):
     modes: tuple[str, ...]  # values of compress.mode
     shape: type[Section]  # settings of `model.shape`
     parity_hint: str  # a setting to try where an exported file differs from torch, empty where there is none
+    offers: tuple[str, ...]  # what methods may need beyond widths: `layers` that can be left out, `stages`
 
     # shapes and modules
     def spec_from_dict(self, data: Mapping[str, Any]) -> S: ...
@@ -233,6 +234,12 @@ class Family(Protocol[S, M]):
 
     def predict_ms(self, spec: S, curves: Calibration, sequence: int) -> float:
         """Return the predicted latency in ms of one input of a folded model, from measured curves."""
+
+    def shorter(self, spec: S, layers: Sequence[int]) -> S:
+        """Return the shape of these layers alone, of a family that offers `layers`."""
+
+    def shortened(self, model: M, layers: Sequence[int]) -> M:
+        """Return a folded model of these layers alone, with copies of their weights and of all that is no layer."""
 
     # export
     def standardise(self, folded: M) -> M:

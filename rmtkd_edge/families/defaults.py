@@ -84,6 +84,7 @@ class FamilyDefaults(Generic[S, M]):
     samples: tuple[str, ...]
     sample_keys = "analyse.calibration"
     parity_hint = ""
+    offers: tuple[str, ...] = ()
     quantised: tuple[str, ...] = ("Gemm", "MatMul", "Conv")  # operators that int8 runs on
 
     spec: type[S]  # with `from_dict`, as SpecDefaults has it
@@ -150,6 +151,14 @@ class FamilyDefaults(Generic[S, M]):
         """Return the fixed projections by site; all producers of a site share one."""
         first = {site: layers[0].projection for site, layers in self.producers(model).items() if layers}
         return {site: p for site, p in first.items() if p is not None}  # type: ignore[misc]
+
+    def shorter(self, spec: S, layers: Sequence[int]) -> S:
+        """Refuse: no layer can be left out."""
+        raise NotImplementedError
+
+    def shortened(self, model: M, layers: Sequence[int]) -> M:
+        """Refuse: no layer can be left out."""
+        raise NotImplementedError
 
     # export
     def standardise(self, folded: M) -> M:

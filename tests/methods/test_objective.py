@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from rmtkd_edge import plugins
 from rmtkd_edge.config.recipes import parse_recipe
+from rmtkd_edge.families.encoder import FAMILY
 from rmtkd_edge.methods.base import Seen, distillation, find_method
 from rmtkd_edge.tasks.text_classification import TASK
 
@@ -22,7 +23,7 @@ def test_methods_are_found_under_their_own_names(name, tiny_recipe_dict):
     method = find_method(name)
     recipe = parse_recipe({**tiny_recipe_dict, "compress": {"method": name}}, "test")
     assert method.name == name and method.title
-    method.check(recipe)
+    method.check(recipe, FAMILY)
     logits = torch.randn(4, 2, requires_grad=True)
     objective = method.objective(TASK, recipe, NOTHING)
     batch = {"labels": torch.tensor([0, 1, 1, 0]), "index": torch.arange(4)}

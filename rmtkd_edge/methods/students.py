@@ -1,0 +1,131 @@
+"""What methods of one cycle share: the settings that they cannot follow, and the shapes that they give a student."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from rmtkd_edge import plugins
+from rmtkd_edge.config.recipe import Recipe
+from rmtkd_edge.errors import RecipeError
+from rmtkd_edge.families.base import Batches, Family, Site, Spec, list_sites
+from rmtkd_edge.methods.base import Cut, Objective, Pair, Widths, align, distillation, fixed_rank, reduction, shape_of
+
+if TYPE_CHECKING:
+    from rmtkd_edge.families.model import Model
+    from rmtkd_edge.tasks.base import Task
+
+BISECTIONS = 20
+Fault = tuple[str, str]  # what is wrong, and the setting that helps
+
+
+class OneCycle:
+    """A method of one cycle over the whole model, trained on the teacher's outputs unless it says otherwise.
+
+    Attributes:
+        needs: what the family must offer (see `Family.offers`), empty for nothing.
+        start: what training starts from, where that is no closed form; one is refused what needs closed forms then.
+    """
+
+    name: str
+    title: str
+    iterative = False
+    needs = ""
+    start = ""
+
+    def check(self, recipe: Recipe, family: Family) -> None:
+        """Raise RecipeError with all that the method cannot follow."""
+        found = self.faults(recipe, family)
+        if found:
+            raise RecipeError("\n".join(what for what, _ in found), " ".join(dict.fromkeys(hint for _, hint in found)))
+
+    def faults(self, recipe: Recipe, family: Family) -> list[Fault]:
+        """Return what the method cannot follow, and what helps."""
+        found = []
+        if self.needs and self.needs not in family.offers:
+            names = [name for name in plugins.names("families") if self.needs in plugins.find("families", name).offers]
+            what = f"{self.name} needs {self.needs}, which the family {family.name} has not; it serves"
+            found.append((f"{what} {', '.join(names)}", "--method plain-kd"))
+        if self.start and recipe.compress.one_shot:
+            what = f"compress.one_shot trains nothing, and {self.name} starts from {self.start}"
+            found.append((what, "--set compress.one_shot=false"))
+        if recipe.compress.allocation != "edge":
+            what = f"compress.allocation = {recipe.compress.allocation} moves the edge of spectra, {self.name} has none"
+            found.append((what, "--set compress.allocation=edge"))
+        if self.start and recipe.distil.match:
+            what = f"distil.match decodes a projection of the teacher's states, {self.name} starts from {self.start}"
+            found.append((what, "--set distil.match=0"))
+        return found
+
+    def settings(self, recipe: Recipe) -> Recipe:
+        """Return the recipe as it is."""
+        return recipe
+
+    def objective(self, task: Task, recipe: Recipe, pair: Pair) -> Objective:
+        """Return alpha times the task's loss + (1 - alpha) times the divergence from the teacher."""
+        return distillation(task, recipe.distil.alpha, recipe.distil.temperature)
+
+
+class Scaled(OneCycle):
+    """A method whose student is the teacher with every width scaled by one factor."""
+
+    def faults(self, recipe: Recipe, family: Family) -> list[Fault]:
+        """Return what the method cannot follow; there must be a target, or widths."""
+        found = super().faults(recipe, family)
+        if recipe.stop.target is None and not recipe.compress.ranks:
+            what = f"{self.name} chooses its widths by stop.target_reduction or compress.ranks, the recipe has neither"
+            found.append((what, "--set stop.target_reduction=0.8"))
+        return found
+
+    def widths(self, spec: Spec, family: Family, recipe: Recipe, multiple: int) -> Widths:
+        """Return the recipe's `compress.ranks`, else every site scaled by the one factor that meets the target."""
+        names = family.sites_to_cut(spec, recipe.compress)
+        sites = [site for site in list_sites(spec) if site.name in names]
+        if recipe.compress.ranks:
+            fixed = {site.name: rank for site in sites if (rank := fixed_rank(recipe.compress, site)) is not None}
+            return Widths(fixed, f"{self.name}: widths from compress.ranks")
+        target = recipe.stop.target or 0.0
+        before = spec.count_parameters()
+
+        def scaled(factor: float) -> dict[str, int]:
+            return scaled_widths(sites, factor, multiple, recipe.compress.minimum_rank)
+
+        factor = largest_factor(lambda at: reduction(spec, scaled(at), before) >= target)
+        if factor is None:
+            most = reduction(spec, scaled(0.0), before)
+            raise RecipeError(
+                f"the narrowest {len(sites)} sites remove {most:.1%} of the parameters, stop.target_reduction is "
+                f"{target:.1%}",
+                f"--set stop.target_reduction={max(most - 0.005, 0):.2f}, or more of compress.sites",
+            )
+        note = f"{self.name}: every width scaled by {factor:.3f} to meet stop.target_reduction = {target:g}"
+        return Widths(scaled(factor), note)
+
+
+class Narrower(Scaled):
+    """A method whose student has the teacher's layers at scaled widths, with random weights."""
+
+    start = "random weights"
+
+    def initial_student(
+        self, family: Family, teacher: Model, cut: Cut, warm: Batches, effect: Batches, recipe: Recipe
+    ) -> Model:
+        """Return a model of the smaller shape with random weights."""
+        return family.initialise(family.build(shape_of(family, teacher.spec, cut)), recipe.seed)
+
+
+def scaled_widths(sites: Sequence[Site], factor: float, multiple: int, minimum: int) -> dict[str, int]:
+    """Return the width of every site times `factor`, rounded up to `multiple` and at least `minimum`."""
+    return {s.name: align(math.ceil(factor * s.width), s.width, s.heads, multiple, minimum) for s in sites}
+
+
+def largest_factor(small_enough: Callable[[float], bool]) -> float | None:
+    """Return the largest factor in [0, 1], to about 1e-6, of a condition that holds below some factor, or None."""
+    if not small_enough(0.0):
+        return None
+    low, high = 0.0, 1.0
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if small_enough(middle) else (low, middle)
+    return low
