@@ -36,6 +36,7 @@ class Site:
 
     Attributes:
         width: channels, of one head where `heads` > 1.
+        layer: the layer that it belongs to, from 0 where layers can be left out; None for what all layers share.
         latent: the width is not there yet: cutting it puts two thin layers in place of one.
         selectable: channels can be kept as they are, since an elementwise function follows.
         weighted: its edge comes from the spectrum weighted by the effect on the output, where that is asked for.
@@ -178,7 +179,8 @@ class Family(Protocol[S, M]):
     modes: tuple[str, ...]  # values of compress.mode
     shape: type[Section]  # settings of `model.shape`
     parity_hint: str  # a setting to try where an exported file differs from torch, empty where there is none
-    offers: tuple[str, ...]  # what methods may need beyond widths: `layers` that can be left out, `stages`
+    offers: tuple[str, ...]  # what methods may need beyond widths: `layers` that can be left out, `stages`, `features`
+    feature_tap: str  # of the features (B, d) that the classifier reads, empty where there are none
 
     # shapes and modules
     def spec_from_dict(self, data: Mapping[str, Any]) -> S: ...
@@ -271,6 +273,12 @@ class Family(Protocol[S, M]):
 
     def stream_taps(self, spec: S) -> tuple[str, ...]:
         """Return the taps of the residual stream, shallow to deep, that a student can be matched at; () for none."""
+
+    def stage_taps(self, spec: S) -> tuple[str, ...]:
+        """Return the taps (B, C, H, W) of what every stage gives, shallow to deep; () for no stages."""
+
+    def classified(self, activation: Tensor) -> Tensor:
+        """Return what the classifier reads of a state of the stream, (B, channels)."""
 
     def rows(self, activation: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
         """Return an activation as rows (n, channels): of what is no padding, one a token or a pixel."""

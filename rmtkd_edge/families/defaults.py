@@ -85,6 +85,7 @@ class FamilyDefaults(Generic[S, M]):
     sample_keys = "analyse.calibration"
     parity_hint = ""
     offers: tuple[str, ...] = ()
+    feature_tap = ""
     quantised: tuple[str, ...] = ("Gemm", "MatMul", "Conv")  # operators that int8 runs on
 
     spec: type[S]  # with `from_dict`, as SpecDefaults has it
@@ -213,6 +214,14 @@ class FamilyDefaults(Generic[S, M]):
     def stream_taps(self, spec: S) -> tuple[str, ...]:
         """Return nothing: there is no residual stream."""
         return ()
+
+    def stage_taps(self, spec: S) -> tuple[str, ...]:
+        """Return nothing: there are no stages."""
+        return ()
+
+    def classified(self, activation: Tensor) -> Tensor:
+        """Return the activation (B, channels) as it is."""
+        return activation
 
     def rows(self, activation: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
         """Return the activation (B, channels) as it is."""

@@ -12,7 +12,7 @@ from rmtkd_edge.config.recipe import Compress, Recipe
 from rmtkd_edge.families.base import Batches, Family, Site, Spec
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from rmtkd_edge.families.model import Model
     from rmtkd_edge.tasks.base import Batch, Task
@@ -62,11 +62,13 @@ class Objective:
         loss: of what the student computes, the batch, and what the teacher computes (None without a teacher).
         teacher: whether the teacher is asked.
         taps: activations that are collected from student and teacher, under the family's names.
+        helper: a module of the loss's own that is trained with the student, kept in its checkpoints, and never ships.
     """
 
     loss: Callable[[Seen, Batch, Seen | None], Tensor]
     teacher: bool = True
     taps: tuple[str, ...] = ()
+    helper: nn.Module | None = None
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,7 @@ class Method(Protocol):
     """How a smaller student comes from a teacher.
 
     Attributes:
+        title: its name in sentences.
         iterative: cycles over groups of sites, each distilled from the model before it; else one cycle over all sites,
             distilled from the teacher, whose result stands whatever its metric.
     """

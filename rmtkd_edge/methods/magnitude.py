@@ -29,7 +29,7 @@ class Magnitude(Scaled):
     """
 
     name = "magnitude"
-    title = "Magnitude pruning"
+    title = "magnitude pruning"
 
     def widths(self, spec: Spec, family: Family, recipe: Recipe, multiple: int) -> Widths:
         """Return the widths of `Scaled`; raise RecipeError for sites whose channels are not there yet."""

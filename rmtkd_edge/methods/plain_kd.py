@@ -10,7 +10,7 @@ class PlainKd(Narrower):
     """The baseline that RMT-KD is held against: same shape family, same loss, no knowledge of the teacher's weights."""
 
     name = "plain-kd"
-    title = "Plain KD"
+    title = "plain KD"
 
 
 METHOD: Method = PlainKd()

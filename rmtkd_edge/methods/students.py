@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING
 from rmtkd_edge import plugins
 from rmtkd_edge.config.recipe import Recipe
 from rmtkd_edge.errors import RecipeError
-from rmtkd_edge.families.base import Batches, Family, Site, Spec, list_sites
+from rmtkd_edge.families.base import Batches, Family, Site, Spec, call, list_sites
 from rmtkd_edge.methods.base import Cut, Objective, Pair, Widths, align, distillation, fixed_rank, reduction, shape_of
 
 if TYPE_CHECKING:
+    from torch import Size, Tensor, nn
+
     from rmtkd_edge.families.model import Model
     from rmtkd_edge.tasks.base import Task
 
@@ -26,6 +28,7 @@ class OneCycle:
     Attributes:
         needs: what the family must offer (see `Family.offers`), empty for nothing.
         start: what training starts from, where that is no closed form; one is refused what needs closed forms then.
+        labels_only: the loss has no divergence of the outputs, so that `distil.alpha` and `.temperature` have no part.
     """
 
     name: str
@@ -33,6 +36,7 @@ class OneCycle:
     iterative = False
     needs = ""
     start = ""
+    labels_only = False
 
     def check(self, recipe: Recipe, family: Family) -> None:
         """Raise RecipeError with all that the method cannot follow."""
@@ -62,6 +66,11 @@ class OneCycle:
         """Return the recipe as it is."""
         return recipe
 
+    def note(self, text: str) -> str:
+        """Return what the result says of the student's shape, and of settings that have no part."""
+        unread = "; distil.alpha and distil.temperature have no part in its loss" if self.labels_only else ""
+        return f"{self.name}: {text}{unread}"
+
     def objective(self, task: Task, recipe: Recipe, pair: Pair) -> Objective:
         """Return alpha times the task's loss + (1 - alpha) times the divergence from the teacher."""
         return distillation(task, recipe.distil.alpha, recipe.distil.temperature)
@@ -84,7 +93,7 @@ class Scaled(OneCycle):
         sites = [site for site in list_sites(spec) if site.name in names]
         if recipe.compress.ranks:
             fixed = {site.name: rank for site in sites if (rank := fixed_rank(recipe.compress, site)) is not None}
-            return Widths(fixed, f"{self.name}: widths from compress.ranks")
+            return Widths(fixed, self.note("widths from compress.ranks"))
         target = recipe.stop.target or 0.0
         before = spec.count_parameters()
 
@@ -99,8 +108,8 @@ class Scaled(OneCycle):
                 f"{target:.1%}",
                 f"--set stop.target_reduction={max(most - 0.005, 0):.2f}, or more of compress.sites",
             )
-        note = f"{self.name}: every width scaled by {factor:.3f} to meet stop.target_reduction = {target:g}"
-        return Widths(scaled(factor), note)
+        note = f"every width scaled by {factor:.3f} to meet stop.target_reduction = {target:g}"
+        return Widths(scaled(factor), self.note(note))
 
 
 class Narrower(Scaled):
@@ -113,6 +122,80 @@ class Narrower(Scaled):
     ) -> Model:
         """Return a model of the smaller shape with random weights."""
         return family.initialise(family.build(shape_of(family, teacher.spec, cut)), recipe.seed)
+
+
+class Shorter(OneCycle):
+    """A method whose student has some of the teacher's layers, at their full width and with their weights."""
+
+    needs = "layers"
+    start = "some of the teacher's layers"
+
+    def faults(self, recipe: Recipe, family: Family) -> list[Fault]:
+        """Return what the method cannot follow, widths among it."""
+        found = super().faults(recipe, family)
+        if recipe.compress.ranks:
+            what = f"compress.ranks names widths, and {self.name} leaves out whole layers"
+            found.append((what, "--set 'compress.ranks={}'"))
+        return found
+
+    def depths(self, layers: int) -> Sequence[int]:
+        """Return how many of a teacher's layers a student may have."""
+        return range(1, layers)
+
+    def kept(self, layers: int, depth: int) -> tuple[int, ...]:
+        """Return which layers a student of `depth` has: its first ones."""
+        return tuple(range(depth))
+
+    def widths(self, spec: Spec, family: Family, recipe: Recipe, multiple: int) -> Widths:
+        """Return the layers that stay: as many as come nearest to the target, or half of them where there is none."""
+        layers, before, target = layers_of(spec), spec.count_parameters(), recipe.stop.target
+        if not self.depths(layers):
+            raise RecipeError(f"{self.name} leaves layers out, and the teacher has {layers}", "--method plain-kd")
+
+        def removed(depth: int) -> float:
+            return 1 - family.shorter(spec, self.kept(layers, depth)).count_parameters() / before
+
+        distance = {d: abs(layers / 2 - d) if target is None else abs(removed(d) - target) for d in self.depths(layers)}
+        depth = min(distance, key=lambda d: (distance[d], -d))
+        kept = self.kept(layers, depth)
+        aim = "half of them" if target is None else f"the depth nearest to stop.target_reduction = {target:g}"
+        numbers = ", ".join(map(str, kept))
+        note = f"layers {numbers} of 0 to {layers - 1} stay, {removed(depth):.1%} of the parameters go ({aim})"
+        return Widths({}, self.note(note), kept)
+
+    def initial_student(
+        self, family: Family, teacher: Model, cut: Cut, warm: Batches, effect: Batches, recipe: Recipe
+    ) -> Model:
+        """Return the teacher with the layers that stay."""
+        assert cut.layers is not None, "the method names the layers that stay"
+        return family.shortened(teacher, cut.layers)
+
+
+def layers_of(spec: Spec) -> int:
+    """Return the number of layers of a model whose layers can be left out."""
+    return len({site.layer for site in list_sites(spec) if site.layer is not None})
+
+
+def shapes_at(pair: Pair, taps: Sequence[str]) -> list[tuple[Size, Size]]:
+    """Return the sizes of a calibration batch's activations at taps, of student and teacher."""
+    import torch
+
+    batch, found = next(iter(pair.warm())), []
+    for model in (pair.student, pair.teacher):
+        seen: dict[str, Tensor] = {}
+        with torch.no_grad():
+            call(model.eval(), batch, seen.__setitem__)
+        found.append([seen[tap].shape for tap in taps])
+    return list(zip(*found, strict=True))
+
+
+def seeded(seed: int, make: Callable[[], nn.Module]) -> nn.Module:
+    """Return a module whose random weights depend on the seed alone."""
+    import torch
+
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return make()
 
 
 def scaled_widths(sites: Sequence[Site], factor: float, multiple: int, minimum: int) -> dict[str, int]:

@@ -34,6 +34,7 @@ class EncoderFamily(FamilyDefaults[EncoderSpec, "Encoder"]):
     sample_keys = "analyse.maximum_rows or analyse.tokens_per_sequence"
     site_kinds = ("stream", "embedding", "qk", "value", "ffn", "pooler")
     default_sites = ("stream", "qk", "value", "ffn", "pooler")
+    offers: tuple[str, ...] = ("layers",)
     shape = EncoderShape
     spec = EncoderSpec
 
@@ -126,6 +127,18 @@ class EncoderFamily(FamilyDefaults[EncoderSpec, "Encoder"]):
 
         return predict_ms(spec, curves, sequence)
 
+    def shorter(self, spec: EncoderSpec, layers: Sequence[int]) -> EncoderSpec:
+        """Return the shape of these layers alone."""
+        from rmtkd_edge.families.encoder.depth import shorter
+
+        return shorter(spec, layers)
+
+    def shortened(self, model: Encoder, layers: Sequence[int]) -> Encoder:
+        """Return a folded encoder of these layers alone, with copies of their weights."""
+        from rmtkd_edge.families.encoder.depth import shortened
+
+        return shortened(model, layers)
+
     def standardise(self, folded: Encoder) -> Encoder:
         """Return the same function with the attention scale that other loaders derive from the width."""
         from rmtkd_edge.families.encoder.config import standardise
@@ -189,6 +202,10 @@ class EncoderFamily(FamilyDefaults[EncoderSpec, "Encoder"]):
     def stream_taps(self, spec: EncoderSpec) -> tuple[str, ...]:
         """Return the stream after the embeddings and after every layer."""
         return tuple(f"stream.{i}" for i in range(len(spec.layers) + 1))
+
+    def classified(self, activation: Tensor) -> Tensor:
+        """Return the first token of a state (B, T, d), which the pooler reads."""
+        return activation[:, 0]
 
     def rows(self, activation: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
         """Return activations (B, T, d) at valid tokens."""
