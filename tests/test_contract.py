@@ -329,7 +329,8 @@ def test_a_method_starts_a_smaller_student_that_learns(case: Case, name: str, ti
     assert student.spec == shape_of(family, case.teacher.spec, cut) and not student.spec.raw
     assert student.spec.count_parameters() < case.teacher.spec.count_parameters()
     task = find_task(family.default_task)
-    objective = method.objective(task, recipe, Pair(family, case.teacher, student, batches))
+    rows = sum(len(batch["index"]) for batch in case.batches)
+    objective = method.objective(task, recipe, Pair(family, case.teacher, student, batches, rows))
 
     student.train()
     with torch.no_grad():

@@ -174,7 +174,7 @@ def fine_tune(context: Context, state: State, planned: Planned, number: int, att
     model = copy.deepcopy(student) if model is student else model
     model = model.to(context.accelerator.device)
     old = state.folded.to(context.accelerator.device)
-    pair = Pair(family, old, model, own_batches(context, data.warm))
+    pair = Pair(family, old, model, own_batches(context, data.warm), data.rows)
     objective = context.method.objective(context.task, recipe, pair)
     model.train()
     teacher = None

@@ -179,7 +179,9 @@ class Family(Protocol[S, M]):
     modes: tuple[str, ...]  # values of compress.mode
     shape: type[Section]  # settings of `model.shape`
     parity_hint: str  # a setting to try where an exported file differs from torch, empty where there is none
-    offers: tuple[str, ...]  # what methods may need beyond widths: `layers` that can be left out, `stages`, `features`
+    offers: tuple[
+        str, ...
+    ]  # what methods may need beyond widths: `layers` to leave out, `attention`, `stages`, `features`
     feature_tap: str  # of the features (B, d) that the classifier reads, empty where there are none
 
     # shapes and modules
@@ -243,6 +245,12 @@ class Family(Protocol[S, M]):
     def shortened(self, model: M, layers: Sequence[int]) -> M:
         """Return a folded model of these layers alone, with copies of their weights and of all that is no layer."""
 
+    def mixed(self, teacher: M, student: M) -> Replacing:
+        """Return the student with layers of the teacher in place of some of its own; all but its layers is frozen.
+
+        Of a family that offers `layers`; every layer of the student stands for equally many of the teacher's.
+        """
+
     # export
     def standardise(self, folded: M) -> M:
         """Return the same function in the form that other loaders of its config.json expect."""
@@ -280,6 +288,12 @@ class Family(Protocol[S, M]):
     def classified(self, activation: Tensor) -> Tensor:
         """Return what the classifier reads of a state of the stream, (B, channels)."""
 
+    def attention_taps(self, spec: S) -> tuple[tuple[str, ...], ...]:
+        """Return the taps of every layer that its attention scores come from, of a family that offers `attention`."""
+
+    def attention_scores(self, spec: S, layer: int, taps: Mapping[str, Tensor], batch: Mapping[str, Tensor]) -> Tensor:
+        """Return a layer's scores (B, heads, T, T) before the softmax; those of padded keys are at most -5000."""
+
     def rows(self, activation: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
         """Return an activation as rows (n, channels): of what is no padding, one a token or a pixel."""
 
@@ -290,6 +304,12 @@ class Family(Protocol[S, M]):
         self, source: Path, target: Path, calibration: Sequence[Mapping[str, Tensor]], options: QuantiseOptions
     ) -> dict[str, Any]:
         """Write the int8 file of an fp32 one and return how it was made."""
+
+
+class Replacing(Protocol):
+    """A module in which each layer of a student takes the place of the teacher's with the probability `rate`."""
+
+    rate: float
 
 
 def find_family(name: str) -> Family:

@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Self, cast
 import numpy as np
 
 from rmtkd_edge.config.recipe import Compress, Export, Recipe
-from rmtkd_edge.families.base import Batches, Input, M, NarrowOptions, QuantiseOptions, S, list_sites, raw_from
+from rmtkd_edge.families.base import (
+    Batches,
+    Input,
+    M,
+    NarrowOptions,
+    QuantiseOptions,
+    Replacing,
+    S,
+    list_sites,
+    raw_from,
+)
 
 if TYPE_CHECKING:
     import onnx
@@ -161,6 +171,10 @@ class FamilyDefaults(Generic[S, M]):
         """Refuse: no layer can be left out."""
         raise NotImplementedError
 
+    def mixed(self, teacher: M, student: M) -> Replacing:
+        """Refuse: there are no layers to replace."""
+        raise NotImplementedError
+
     # export
     def standardise(self, folded: M) -> M:
         """Return the model as it is: no other loader expects another form."""
@@ -222,6 +236,14 @@ class FamilyDefaults(Generic[S, M]):
     def classified(self, activation: Tensor) -> Tensor:
         """Return the activation (B, channels) as it is."""
         return activation
+
+    def attention_taps(self, spec: S) -> tuple[tuple[str, ...], ...]:
+        """Return nothing: there is no attention."""
+        return ()
+
+    def attention_scores(self, spec: S, layer: int, taps: Mapping[str, Tensor], batch: Mapping[str, Tensor]) -> Tensor:
+        """Refuse: there is no attention."""
+        raise NotImplementedError
 
     def rows(self, activation: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
         """Return the activation (B, channels) as it is."""

@@ -63,22 +63,31 @@ class Objective:
         teacher: whether the teacher is asked.
         taps: activations that are collected from student and teacher, under the family's names.
         helper: a module of the loss's own that is trained with the student, kept in its checkpoints, and never ships.
+        stand_in: a module that is run in the student's place while the student's parameters, which it has, are trained.
+        on_step: called before every step with the share of the steps that are done.
     """
 
     loss: Callable[[Seen, Batch, Seen | None], Tensor]
     teacher: bool = True
     taps: tuple[str, ...] = ()
     helper: nn.Module | None = None
+    stand_in: nn.Module | None = None
+    on_step: Callable[[float], None] | None = None
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A student before its training and the folded teacher that it learns from, with calibration batches for both."""
+    """A student before its training and the folded teacher that it learns from, with calibration batches for both.
+
+    Attributes:
+        rows: training rows, which a batch's `index` numbers; None where a row may come under another number next time.
+    """
 
     family: Family
     teacher: Model
     student: Model
     warm: Batches
+    rows: int | None = None
 
 
 class Method(Protocol):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ from rmtkd_edge import plugins
 from rmtkd_edge.config.recipe import Recipe
 from rmtkd_edge.errors import RecipeError
 from rmtkd_edge.families.base import Batches, Family, Site, Spec, call, list_sites
-from rmtkd_edge.methods.base import Cut, Objective, Pair, Widths, align, distillation, fixed_rank, reduction, shape_of
+from rmtkd_edge.methods.base import Cut, Objective, Pair, Widths, align, distillation, fixed_rank, shape_of
 
 if TYPE_CHECKING:
     from torch import Size, Tensor, nn
@@ -28,6 +29,7 @@ class OneCycle:
     Attributes:
         needs: what the family must offer (see `Family.offers`), empty for nothing.
         start: what training starts from, where that is no closed form; one is refused what needs closed forms then.
+        one_process: whether one process alone can train it.
         labels_only: the loss has no divergence of the outputs, so that `distil.alpha` and `.temperature` have no part.
     """
 
@@ -36,6 +38,7 @@ class OneCycle:
     iterative = False
     needs = ""
     start = ""
+    one_process = False
     labels_only = False
 
     def check(self, recipe: Recipe, family: Family) -> None:
@@ -51,6 +54,8 @@ class OneCycle:
             names = [name for name in plugins.names("families") if self.needs in plugins.find("families", name).offers]
             what = f"{self.name} needs {self.needs}, which the family {family.name} has not; it serves"
             found.append((f"{what} {', '.join(names)}", "--method plain-kd"))
+        if self.one_process and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            found.append((f"{self.name} is trained in one process", "compress without `accelerate launch`"))
         if self.start and recipe.compress.one_shot:
             what = f"compress.one_shot trains nothing, and {self.name} starts from {self.start}"
             found.append((what, "--set compress.one_shot=false"))
@@ -94,22 +99,40 @@ class Scaled(OneCycle):
         if recipe.compress.ranks:
             fixed = {site.name: rank for site in sites if (rank := fixed_rank(recipe.compress, site)) is not None}
             return Widths(fixed, self.note("widths from compress.ranks"))
-        target = recipe.stop.target or 0.0
-        before = spec.count_parameters()
+        return self.meeting_target(spec, family, sites, recipe, multiple)
 
-        def scaled(factor: float) -> dict[str, int]:
-            return scaled_widths(sites, factor, multiple, recipe.compress.minimum_rank)
+    def meeting_target(
+        self,
+        spec: Spec,
+        family: Family,
+        sites: Sequence[Site],
+        recipe: Recipe,
+        multiple: int,
+        layers: tuple[int, ...] | None = None,
+    ) -> Widths:
+        """Return the largest widths, all sites scaled by one factor, that meet the target with the layers that stay.
 
-        factor = largest_factor(lambda at: reduction(spec, scaled(at), before) >= target)
+        Raises:
+            RecipeError: the narrowest sites miss it.
+        """
+        target, least, before = recipe.stop.target or 0.0, recipe.compress.minimum_rank, spec.count_parameters()
+
+        def at(factor: float) -> Widths:
+            which = "" if layers is None else f"{len(layers)} of {layers_of(spec)} layers, "
+            note = f"{which}every width scaled by {factor:.3f} to meet stop.target_reduction = {target:g}"
+            return Widths(scaled_widths(sites, factor, multiple, least), self.note(note), layers)
+
+        def removed(factor: float) -> float:
+            return 1 - shape_of(family, spec, at(factor)).count_parameters() / before
+
+        factor = largest_factor(lambda factor: removed(factor) >= target)
         if factor is None:
-            most = reduction(spec, scaled(0.0), before)
             raise RecipeError(
-                f"the narrowest {len(sites)} sites remove {most:.1%} of the parameters, stop.target_reduction is "
-                f"{target:.1%}",
-                f"--set stop.target_reduction={max(most - 0.005, 0):.2f}, or more of compress.sites",
+                f"the narrowest {len(sites)} sites remove {removed(0.0):.1%} of the parameters, stop.target_reduction "
+                f"is {target:.1%}",
+                f"--set stop.target_reduction={max(removed(0.0) - 0.005, 0):.2f}, or more of compress.sites",
             )
-        note = f"every width scaled by {factor:.3f} to meet stop.target_reduction = {target:g}"
-        return Widths(scaled(factor), self.note(note))
+        return at(factor)
 
 
 class Narrower(Scaled):
@@ -174,6 +197,11 @@ class Shorter(OneCycle):
 def layers_of(spec: Spec) -> int:
     """Return the number of layers of a model whose layers can be left out."""
     return len({site.layer for site in list_sites(spec) if site.layer is not None})
+
+
+def divisors(layers: int) -> list[int]:
+    """Return the depths below that of a teacher of which each student's layer stands for equally many."""
+    return [depth for depth in range(1, layers) if layers % depth == 0]
 
 
 def shapes_at(pair: Pair, taps: Sequence[str]) -> list[tuple[Size, Size]]:

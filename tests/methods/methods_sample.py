@@ -55,7 +55,8 @@ def example(name: str, family: str, tokenizer: Any, target: float = 0.3, **secti
     cut = Cut(widths.by_site, layers=widths.layers)
     student = randomised(method.initial_student(home, teacher, cut, lambda: batches, lambda: batches, recipe), 1)
     task = find_task(home.default_task)
-    objective = method.objective(task, recipe, Pair(home, teacher, student, lambda: batches))
+    rows = sum(len(batch["index"]) for batch in batches)
+    objective = method.objective(task, recipe, Pair(home, teacher, student, lambda: batches, rows))
     return Example(task, teacher.eval(), student.train(), batches[0], objective)
 
 

@@ -137,7 +137,8 @@ class _Step:
         self, model: Model, optimizer: torch.optim.Optimizer, training: Training, accelerator: Accelerator
     ) -> None:
         self.model, self.training, self.accelerator = model, training, accelerator
-        self.wrapped, self.optimizer = accelerator.prepare(model, optimizer)
+        run = training.objective.stand_in
+        self.wrapped, self.optimizer = accelerator.prepare(model if run is None else run, optimizer)
         # accelerate patches the model's forward to run in half precision; `take` says so itself, the rest is float32
         accelerator.unwrap_model(self.wrapped, keep_fp32_wrapper=False)
 
@@ -149,6 +150,8 @@ class _Step:
             return None
         for group in self.optimizer.param_groups:
             group["lr"] = plan.learning_rate * rate(step, plan.steps, plan.warmup)
+        if objective.on_step is not None:
+            objective.on_step((step - 1) / plan.steps)
         self.model.train()
         teacher = self.training.teacher
         with accelerator.autocast():
