@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from contract_sample import recipe_of
-from methods.methods_sample import example, run_of
+from methods.methods_sample import example
 from torch.nn import functional as F
 
 from rmtkd_edge.errors import RecipeError
@@ -98,9 +98,3 @@ def test_rows_without_numbers_are_refused(tiny_tokenizer: Any) -> None:
     pair = Pair(find_family("resnet"), case.teacher, case.student, lambda: [case.batch])
     with pytest.raises(RecipeError, match="have no numbers"):
         find_method("crd").objective(find_task("image-classification"), recipe_of("resnet", tiny_tokenizer), pair)
-
-
-def test_one_cycle_in_the_same_run_directory(tiny_tokenizer: Any, tiny_images: Any, tmp_path: Any) -> None:
-    recipe = recipe_of("resnet", tiny_tokenizer, compress={"method": "crd"}, stop={"target_reduction": 0.5})
-    result = run_of("crd", recipe, tiny_images, tmp_path / "crd")
-    assert result.cycles[0].accepted and result.cycles[0].steps > 0 and result.reduction >= 0.5

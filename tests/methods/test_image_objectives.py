@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from contract_sample import recipe_of
-from methods.methods_sample import example, run_of
+from methods.methods_sample import example
 from torch.nn import functional as F
 
 from rmtkd_edge.errors import RecipeError
@@ -67,11 +67,3 @@ def test_a_family_without_stages_is_refused_with_all_other_faults(name: str, tin
         find_method(name).check(recipe, find_family("encoder"))
     assert all(word in caught.value.message for word in ("one_shot", "allocation", "match"))
     assert len(caught.value.message.splitlines()) == 4
-
-
-@pytest.mark.parametrize("name", ["at", "fitnet"])
-def test_one_cycle_in_the_same_run_directory(name: str, tiny_tokenizer: Any, tiny_images: Any, tmp_path: Any) -> None:
-    recipe = recipe_of("resnet", tiny_tokenizer, compress={"method": name}, stop={"target_reduction": 0.5})
-    result = run_of(name, recipe, tiny_images, tmp_path / name)
-    (cycle,) = result.cycles
-    assert cycle.accepted and cycle.steps > 0 and result.reduction >= 0.5
