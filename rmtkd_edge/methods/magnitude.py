@@ -7,6 +7,7 @@ are is read off the shapes of the family's model with that one site narrower.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -37,7 +38,7 @@ class Magnitude(Scaled):
         if latent := [site.name for site in list_sites(spec) if site.latent and site.name in names]:
             raise RecipeError(
                 f"magnitude keeps channels, and {', '.join(latent[:3])} has none until it is cut",
-                f"--set 'compress.sites={list(family.default_sites)}' --set 'compress.mode={{}}'",
+                f"--set 'compress.sites={json.dumps(family.default_sites)}' --set 'compress.mode={{}}'",
             )
         return super().widths(spec, family, recipe, multiple)
 

@@ -24,7 +24,7 @@ def test_export_and_report(name: str, tiny_tokenizer: Any, tiny_data: Any, tiny_
     family = next(f for f in ("encoder", "resnet") if serves(name, f, tiny_tokenizer))
     data, path = tiny_data if find_family(family).modality == "text" else tiny_images, tmp_path / name
     recipe = recipe_of(family, tiny_tokenizer, compress={"method": name}, stop={"target_reduction": 0.4, "max_drop": 1})
-    run_of(name, recipe, data, path)
+    result = run_of(name, recipe, data, path)
     exported = export_run(ExportOptions(run=path))
     best = load_model(Run.open(path), layout.BEST)
     assert exported.variants["fp32"].size_bytes > 0 and "int8" in exported.variants
@@ -35,3 +35,4 @@ def test_export_and_report(name: str, tiny_tokenizer: Any, tiny_data: Any, tiny_
     np.testing.assert_allclose(onnx, torch, rtol=1e-3, atol=1e-4)
     page = rmtkd_edge.report(path).html.read_text(encoding="utf-8")
     assert plugins.find("methods", name).title in page
+    assert ("left out" in page) == any(site.width_after == 0 for site in result.cycles[0].sites)

@@ -84,12 +84,17 @@ def test_latent_sites_and_the_allocation_are_refused(tiny_tokenizer: Any, tiny_d
             prepare(recipe_of("encoder", tiny_tokenizer, compress={"method": name, "allocation": "kl"}), tiny_data)
 
 
+@pytest.mark.parametrize("one_shot", [False, True])
 @pytest.mark.parametrize("name", ["magnitude", "pca"])
-def test_one_cycle_meets_the_target(name: str, tiny_tokenizer: Any, tiny_images: Any, tmp_path: Any) -> None:
-    recipe = recipe_of("resnet", tiny_tokenizer, compress={"method": name}, stop={"target_reduction": 0.5})
+def test_one_cycle_meets_the_target(
+    name: str, one_shot: bool, tiny_tokenizer: Any, tiny_images: Any, tmp_path: Any
+) -> None:
+    compress = {"method": name, "one_shot": one_shot}
+    recipe = recipe_of("resnet", tiny_tokenizer, compress=compress, stop={"target_reduction": 0.5})
     run = Run.create(tmp_path / name, recipe.to_toml(), 0)
     result = compress_run(run, recipe, data=tiny_images, reporter=SimpleNamespace(event=lambda *a, **k: None))
     (cycle,) = result.cycles
+    assert (cycle.steps == 0) == one_shot
     assert 0.5 <= result.reduction < 0.6 and result.method == name and result.stop == "target_reduction"
     assert {site.rule for site in cycle.analysed} == ({"explained-variance"} if name == "pca" else set())
     assert {site.weighting for site in cycle.analysed} <= {"none"}
