@@ -229,7 +229,7 @@ class Compress(Section):
         description="By site or kind: narrower (width, the default), two thin layers (factor), or the better (auto)",
     )
     warm_start: Literal["least-squares", "fold"] | None = Field(
-        None, description="Weights fitted to the teacher's, or by algebra alone; unset: the first, of `magnitude` fold"
+        None, description="Weights fitted to the teacher's, or by algebra alone; unset: the first, but for `magnitude`"
     )
     warm_start_tokens: Positive | None = Field(
         None,

@@ -81,10 +81,9 @@ def group_norms(family: Family, model: Model, name: str) -> Tensor:
     for key, value in model.named_parameters():
         if key.endswith("bias") or key not in shapes:
             continue
-        squares = value.detach().double().cpu().square()
         for axis, (now, then) in enumerate(zip(value.shape, shapes[key], strict=True)):
             if now != then:
-                total += squares.movedim(axis, 0).flatten(1).sum(1) if value.ndim > 1 else squares
+                total += value.detach().double().cpu().square().movedim(axis, 0).reshape(now, -1).sum(1)
     return total
 
 

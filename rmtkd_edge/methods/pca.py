@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING
 
 from rmtkd_edge.config.recipe import Recipe
 from rmtkd_edge.families.base import Batches, Family, NarrowOptions, Spec
-from rmtkd_edge.methods.base import Cut, Method, Objective, Pair
+from rmtkd_edge.methods.base import Cut, Method
 from rmtkd_edge.methods.students import OneCycle
 
 if TYPE_CHECKING:
     from rmtkd_edge.families.model import Model
-    from rmtkd_edge.tasks.base import Task
 
 
 class Pca(OneCycle):
@@ -37,15 +36,6 @@ class Pca(OneCycle):
     ) -> Model:
         """Return the family's closed form of the projected teacher."""
         return family.narrow(teacher, cut.projections, warm, effect, NarrowOptions(recipe.compress, recipe.seed))
-
-    def objective(self, task: Task, recipe: Recipe, pair: Pair) -> Objective:
-        """Return RMT-KD's loss: inner states are matched too where `distil.match` says so."""
-        base = super().objective(task, recipe, pair)
-        if not recipe.distil.match:
-            return base
-        from rmtkd_edge.methods.matching import matching
-
-        return matching(base, pair, recipe.distil.match)
 
 
 METHOD: Method = Pca()

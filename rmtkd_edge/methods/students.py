@@ -77,8 +77,16 @@ class OneCycle:
         return f"{self.name}: {text}{unread}"
 
     def objective(self, task: Task, recipe: Recipe, pair: Pair) -> Objective:
-        """Return alpha times the task's loss + (1 - alpha) times the divergence from the teacher."""
-        return distillation(task, recipe.distil.alpha, recipe.distil.temperature)
+        """Return alpha times the task's loss + (1 - alpha) times the divergence from the teacher.
+
+        Where `distil.match` says so, inner states are matched too.
+        """
+        base = distillation(task, recipe.distil.alpha, recipe.distil.temperature)
+        if not recipe.distil.match:
+            return base
+        from rmtkd_edge.methods.matching import matching
+
+        return matching(base, pair, recipe.distil.match)
 
 
 class Scaled(OneCycle):

@@ -24,7 +24,7 @@ MASKED = -100.0  # scores up to this are those of padding, and count as 0
 
 
 class TinyBert(Narrower):
-    """Half of the layers (TinyBERT-6) where that meets the target, else a third, with scaled widths (TinyBERT-4)."""
+    """Half of the layers (TinyBERT-6) where that comes nearest to the target, else a third, narrower (TinyBERT-4)."""
 
     name = "tinybert"
     title = "TinyBERT"
@@ -40,7 +40,8 @@ class TinyBert(Narrower):
         if layers < 2:
             raise RecipeError(f"{self.name} leaves layers out, and the teacher has {layers}", "--method plain-kd")
         half, third = (max(d for d in divisors(layers) if d <= max(1, layers // share)) for share in (2, 3))
-        if 1 - family.shorter(spec, range(half)).count_parameters() / before >= target:
+        removed = [1 - family.shorter(spec, range(depth)).count_parameters() / before for depth in (half, third)]
+        if target <= sum(removed) / 2:  # nearer to half of the layers than to a third
             return Widths({}, self.note(f"{half} of {layers} layers, at full width"), tuple(range(half)))
         names = family.sites_to_cut(spec, recipe.compress)
         sites = [s for s in list_sites(spec) if s.name in names and (s.layer is None or s.layer < third)]

@@ -86,7 +86,11 @@ def test_theseus_mixes_layers_as_its_authors_do(tiny_tokenizer: Any) -> None:
     mixed.rate = 0.0  # type: ignore[assignment]
     for name in ("embeddings", "pooler", "classifier"):  # noise was added to the student's
         getattr(student, name).load_state_dict(getattr(teacher, name).state_dict())
-    torch.testing.assert_close(mixed(*inputs), teacher(*inputs), **EXACT)
+    logits = mixed(*inputs)
+    torch.testing.assert_close(logits, teacher(*inputs), **EXACT)
+    logits.sum().backward()  # the teacher's layers alone: nothing moves, and nothing fails
+    moved = [p.grad.abs().sum() for p in student.parameters() if p.grad is not None]
+    assert moved and not any(moved)
 
 
 def test_theseus_trains_the_layers_alone_on_the_labels(tiny_tokenizer: Any) -> None:

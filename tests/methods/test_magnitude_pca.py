@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,9 +13,10 @@ from contract_sample import batches_of, load, randomised, recipe_of
 from rmtkd_edge.compress.stage import compress_run, prepare
 from rmtkd_edge.errors import RecipeError
 from rmtkd_edge.families.base import call, find_family
-from rmtkd_edge.methods.base import Cut
+from rmtkd_edge.methods.base import Cut, Pair, find_method
 from rmtkd_edge.methods.magnitude import METHOD, group_norms, largest_channels
 from rmtkd_edge.run.directory import Run
+from rmtkd_edge.tasks.base import find_task
 
 
 @pytest.fixture(scope="module", params=["encoder", "resnet"])
@@ -72,6 +74,18 @@ def test_channels_that_do_nothing_go_first_and_nothing_changes(teacher: Any) -> 
     assert student.spec == teacher.spec.with_ranks(cut.widths)
     with torch.no_grad():
         torch.testing.assert_close(call(student, batches[0]), call(teacher.eval(), batches[0]), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["magnitude", "pca"])
+def test_inner_states_are_matched_where_the_recipe_asks_for_it(name: str, tiny_tokenizer: Any) -> None:
+    family = find_family("encoder")
+    recipe = recipe_of("encoder", tiny_tokenizer, compress={"method": name}, distil={"match": 1.0})
+    find_method(name).check(recipe, family)
+    teacher = load(family, tiny_tokenizer)
+    batches = batches_of(teacher.spec)
+    pair = Pair(family, teacher, copy.deepcopy(teacher), lambda: batches)
+    objective = find_method(name).objective(find_task("text-classification"), recipe, pair)
+    assert objective.taps == family.stream_taps(teacher.spec)
 
 
 def test_latent_sites_and_the_allocation_are_refused(tiny_tokenizer: Any, tiny_data: Any) -> None:
