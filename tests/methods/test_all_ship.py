@@ -35,4 +35,4 @@ def test_export_and_report(name: str, tiny_tokenizer: Any, tiny_data: Any, tiny_
     np.testing.assert_allclose(onnx, torch, rtol=1e-3, atol=1e-4)
     page = rmtkd_edge.report(path).html.read_text(encoding="utf-8")
     assert plugins.find("methods", name).title in page
-    assert ("left out" in page) == any(site.width_after == 0 for site in result.cycles[0].sites)
+    assert ("→ left out" in page) == any(site.width_after == 0 for site in result.cycles[0].sites)
