@@ -12,7 +12,7 @@ from typing import Any
 from rmtkd_edge.errors import RecipeError
 
 ATTRIBUTES = {"families": "FAMILY", "tasks": "TASK", "methods": "METHOD"}
-NOT_PLUGINS = {"base", "classification", "matching", "metrics", "reading", "subsets"}
+NOT_PLUGINS = {"base", "classification", "contrast", "matching", "metrics", "reading", "students", "subsets"}
 
 
 @cache

@@ -16,7 +16,9 @@ from torch import Tensor
 from rmtkd_edge import plugins
 from rmtkd_edge.config.recipe import Recipe
 from rmtkd_edge.config.recipes import parse_recipe
+from rmtkd_edge.errors import RecipeError
 from rmtkd_edge.families.base import Family, find_family
+from rmtkd_edge.methods.base import find_method
 from rmtkd_edge.tasks.base import find_task
 
 THIRD_PARTY = {"families": ["mlp"], "tasks": ["digit-parity"], "methods": []}  # that tests/third_party brings
@@ -83,9 +85,19 @@ def recipe_of(name: str, tokenizer: Path, **sections: Any) -> Recipe:
     return parse_recipe(data, "tiny")
 
 
-def load(family: Family, tokenizer: Path) -> Any:
+def serves(method: str, family: str, tokenizer: Path) -> bool:
+    """Return whether a method goes with a family; where it does not, it names those that it serves."""
+    try:
+        find_method(method).check(recipe_of(family, tokenizer, compress={"method": method}), find_family(family))
+    except RecipeError as err:
+        assert "it serves" in err.message, err.message
+        return False
+    return True
+
+
+def load(family: Family, tokenizer: Path, **sections: Any) -> Any:
     """Return a family's small model with random weights, in eval mode."""
-    recipe = recipe_of(family.name, tokenizer)
+    recipe = recipe_of(family.name, tokenizer, **sections)
     if family.modality == "text":
         from rmtkd_edge.tasks.reading.tokenizers import load_tokenizer
 

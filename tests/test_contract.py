@@ -18,7 +18,7 @@ import onnx
 import pytest
 import torch
 from config.test_curves import curves
-from contract_sample import bases, batches_of, found, load, projected, randomised, recipe_of, third_party
+from contract_sample import bases, batches_of, found, load, projected, randomised, recipe_of, serves, third_party
 from torch import Tensor
 
 from rmtkd_edge.compress.ranks.projection import projection
@@ -43,7 +43,7 @@ from rmtkd_edge.families.base import (
     spec_from_dict,
 )
 from rmtkd_edge.families.store import load_folder, save_folder
-from rmtkd_edge.methods.base import Cut, Objective, Pair, Seen, find_method, reduction
+from rmtkd_edge.methods.base import Cut, Objective, Pair, find_method, reduction, shape_of
 from rmtkd_edge.methods.matching import matching
 from rmtkd_edge.run import layout
 from rmtkd_edge.run.directory import Run
@@ -312,32 +312,31 @@ def test_a_folder_gives_back_every_tensor(case: Case, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", found("methods"))
 def test_a_method_starts_a_smaller_student_that_learns(case: Case, name: str, tiny_tokenizer: Path) -> None:
     method, family = find_method(name), case.family
+    if not serves(name, family.name, tiny_tokenizer):
+        pytest.skip("refused, with the families that it serves")
     recipe = recipe_of(family.name, tiny_tokenizer, compress={"method": name}, stop={"target_reduction": 0.3})
-    method.check(recipe)
-    widths = method.widths(case.teacher.spec, family, recipe, 1)
+    spec = case.teacher.spec
+    widths = method.widths(spec, family, recipe, 1)
     if widths is None:
         names = family.sites_to_cut(case.teacher.spec, recipe.compress)
         chosen = {site: p for site, p in case.projections.items() if site in names}
         cut = Cut(ranks_from(case.teacher.spec, chosen), chosen)
     else:
-        assert reduction(case.teacher.spec, widths.by_site, case.teacher.spec.count_parameters()) >= 0.3 and widths.note
-        cut = Cut(widths.by_site)
+        assert widths.note and (widths.layers or reduction(spec, widths.by_site, spec.count_parameters()) >= 0.3)
+        cut = Cut(widths.by_site, layers=widths.layers)
     batches = lambda: case.batches
     student = method.initial_student(family, case.teacher, cut, batches, batches, recipe)
-    assert student.spec == case.teacher.spec.with_ranks(cut.widths) and not student.spec.raw
+    assert student.spec == shape_of(family, case.teacher.spec, cut) and not student.spec.raw
     assert student.spec.count_parameters() < case.teacher.spec.count_parameters()
     task = find_task(family.default_task)
-    objective = method.objective(task, recipe, Pair(family, case.teacher, student, batches))
-
-    def seen(model: Any) -> Seen:
-        taps: dict[str, Tensor] = {}
-        outputs = call(model, case.batches[0], taps.__setitem__)
-        return Seen(outputs, {tap: taps[tap] for tap in objective.taps})
+    rows = sum(len(batch["index"]) for batch in case.batches)
+    objective = method.objective(task, recipe, Pair(family, case.teacher, student, batches, rows))
 
     student.train()
     with torch.no_grad():
-        teacher = seen(case.teacher) if objective.teacher else None
-    loss = objective.loss(seen(student), case.batches[0], teacher)
+        shown = seen(case.teacher, case.batches[0], objective.taps, spec) if objective.teacher else None
+    own = seen(student, case.batches[0], objective.taps, student.spec)
+    loss = objective.loss(own, case.batches[0], shown)
     loss.backward()
     assert loss.ndim == 0 and loss.isfinite()
     assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in student.parameters())
@@ -389,14 +388,19 @@ def test_a_run_that_was_stopped_between_cycles_ends_as_one_that_was_not(
     assert all((tmp_path / "whole" / rel).read_bytes() == (tmp_path / "stopped" / rel).read_bytes() for rel in best)
 
 
-def test_every_method_leaves_the_same_records(tmp_path: Path, tiny_tokenizer: Path, tiny_images: Path) -> None:
+def test_every_method_leaves_the_same_records(
+    tmp_path: Path, tiny_tokenizer: Path, tiny_data: Path, tiny_images: Path
+) -> None:
     listed = {}
     for name in found("methods"):
+        family = next(f for f in ("mlp", "encoder", "resnet") if serves(name, f, tiny_tokenizer))
         sections = {"compress": {"method": name, "sites_per_cycle": 2}, "stop": {"target_reduction": 0.3}}
-        recipe = recipe_of("mlp", tiny_tokenizer, **sections)
-        record = compressed(tmp_path / name, recipe, tiny_images)
-        assert record is not None and record.method == name and record.reduction >= 0.3
-        listed[name] = {p.relative_to(tmp_path / name).as_posix() for p in (tmp_path / name).rglob("*.json")}
+        recipe = recipe_of(family, tiny_tokenizer, **sections)
+        data = tiny_data if find_family(family).modality == "text" else tiny_images
+        record = compressed(tmp_path / name, recipe, data)
+        assert record is not None and record.method == name and record.reduction > 0
+        files = {p.relative_to(tmp_path / name).as_posix() for p in (tmp_path / name).rglob("*.json")}
+        listed[name] = {file for file in files if not file.startswith(layout.PREPROCESSING)}
     assert all({layout.RESULT, layout.TEACHER_RECORD, layout.cycle_record(1)} <= files for files in listed.values())
     assert len({frozenset(files) for files in listed.values()}) == 1
 

@@ -75,7 +75,7 @@ def distil(
     batches = numbered(loader, model)
     pair = Pair(family_of(model), teacher, model, first_rows(batches, Analyse().minimum_rows))
     found, recipe = find_method(method), settings(distil=how)
-    found.check(recipe)
+    found.check(recipe, pair.family)
     objective = found.objective(kind, recipe, pair)
     if how.alpha > 0:
         need_targets(kind, batches, "training", "add them, or learn from the teacher alone: options=Distil(alpha=0)")

@@ -23,7 +23,8 @@ def command(
         list[str] | None, typer.Option("--set", help="Change a recipe key: --set distil.alpha=0.7 (repeatable).")
     ] = None,
     method: Annotated[
-        str | None, typer.Option(help="Compression method: rmt-kd, plain-kd, or an installed one.")
+        str | None,
+        typer.Option(help="Compression method: rmt-kd, plain-kd, pca, pkd, ... or an installed one."),
     ] = None,
     one_shot: Annotated[bool, typer.Option("--one-shot", help="Closed form only: nothing is trained.")] = False,
     targets: Annotated[

@@ -89,7 +89,7 @@ def _site(facts: dict[str, Any]) -> str:
     law = (
         "" if edge is None else f"  lambda+ {edge:.3g}, q {facts.get('q', float('nan')):.3g}, rank {facts.get('rank')}"
     )
-    return f"  {facts['name']:<20} {facts['width_before']:>5} -> {facts['width_after']:<5}{law}"
+    return f"  {facts['name']:<20} {facts['width_before']:>5} -> {facts['width_after'] or 'left out':<5}{law}"
 
 
 def _cycle_end(facts: dict[str, Any]) -> str:

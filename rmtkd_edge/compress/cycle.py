@@ -18,7 +18,7 @@ from rmtkd_edge.compress.ranks.edge import SiteRank, pick_ranks, shrinks
 from rmtkd_edge.compress.training.schedule import Schedule
 from rmtkd_edge.compress.training.teacher_outputs import TeacherOutputs
 from rmtkd_edge.compress.training.trainer import Trained, Training, train
-from rmtkd_edge.families.base import Family, list_sites
+from rmtkd_edge.families.base import Family, Site, list_sites
 from rmtkd_edge.methods.base import Cut, Pair, Widths
 from rmtkd_edge.run.records.cycle import CycleRecord, JobRecord, PlanRecord, SiteRecord, WidthRecord
 from rmtkd_edge.run.records.trials import TrialsRecord
@@ -114,7 +114,8 @@ def by_spectra(context: Context, state: State, job: JobRecord, number: int) -> D
     recipe, spec = context.recipe, state.folded.spec
     spectra = spectra_of(context, state.folded, job.sites)
     choose = chooser(context, spec, spectra)
-    quantile, chosen = pick_ranks(choose, spec, recipe, job.quantile, context.teacher_parameters)
+    parameters, once = context.teacher_parameters, context.from_teacher
+    quantile, chosen = pick_ranks(choose, spec, recipe, job.quantile, parameters, once)
     records = [c.record(recipe.analyse.weighting) for c in chosen]
     if recipe.compress.allocation == "kl" and shrinks(records, recipe.stop.saturation):
         kept = context.store.get_trials(number)
@@ -132,14 +133,18 @@ def by_spectra(context: Context, state: State, job: JobRecord, number: int) -> D
 
 
 def by_widths(state: State, job: JobRecord, widths: Widths) -> Decision:
-    """Return the cut to widths that the method gives without spectra."""
-    by_site = widths.by_site
+    """Return the cut to the shape that the method gives without spectra; in a layer that goes every width is 0."""
+
+    def after(site: Site) -> int:
+        gone = widths.layers is not None and site.layer is not None and site.layer not in widths.layers
+        return 0 if gone else widths.by_site.get(site.name, site.width)
+
     records = [
-        WidthRecord(site.name, site.kind, site.heads, site.width, by_site.get(site.name, site.width))
+        WidthRecord(site.name, site.kind, site.heads, site.width, after(site))
         for site in list_sites(state.folded.spec)
         if site.name in job.sites
     ]
-    return Decision(job.quantile, tuple(records), Cut(by_site), {})
+    return Decision(job.quantile, tuple(records), Cut(widths.by_site, layers=widths.layers), {})
 
 
 def too_few_samples(chosen: Sequence[SiteRank], family: Family) -> str:
@@ -169,7 +174,7 @@ def fine_tune(context: Context, state: State, planned: Planned, number: int, att
     model = copy.deepcopy(student) if model is student else model
     model = model.to(context.accelerator.device)
     old = state.folded.to(context.accelerator.device)
-    pair = Pair(family, old, model, own_batches(context, data.warm))
+    pair = Pair(family, old, model, own_batches(context, data.warm), data.rows)
     objective = context.method.objective(context.task, recipe, pair)
     model.train()
     teacher = None

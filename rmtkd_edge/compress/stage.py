@@ -71,7 +71,7 @@ def prepare(recipe: Recipe, data: Path | None) -> Prepared:
     """Return device, data and what the recipe names; raise RecipeError, DataError or UserError."""
     family, task = find_family(recipe.model.family), find_task(recipe.task.kind)
     method = find_method(recipe.compress.method)
-    method.check(recipe)
+    method.check(recipe, family)
     if recipe.stop.latency_ms is not None and recipe.stop.profile is None:
         raise RecipeError(
             "stop.latency_ms needs stop.profile, the device that it holds on", "--set stop.profile=local-cpu"
@@ -120,7 +120,7 @@ def compress_run(
     model, teacher = _teacher(run, recipe, ready, report)
     notes = [*ready.dataset.notes, *_check_cut(model.spec, recipe, ready, report)]
     context = Context(
-        recipe=recipe,
+        recipe=ready.method.settings(recipe),
         family=ready.family,
         task=ready.task,
         method=ready.method,

@@ -210,7 +210,7 @@ class Analyse(Section):
 class Compress(Section):
     """What is cut, in which order, and how the narrowed model starts."""
 
-    method: str = Field("rmt-kd", description="`rmt-kd`, `plain-kd`, or an installed one")
+    method: str = Field("rmt-kd", description="`rmt-kd`, `plain-kd`, ... (docs/method.md), or an installed one")
     sites: tuple[str, ...] | None = Field(
         None,
         min_length=1,
@@ -228,7 +228,9 @@ class Compress(Section):
         {},
         description="By site or kind: narrower (width, the default), two thin layers (factor), or the better (auto)",
     )
-    warm_start: Literal["least-squares", "fold"] = "least-squares"
+    warm_start: Literal["least-squares", "fold"] | None = Field(
+        None, description="Weights fitted to the teacher's, or by algebra alone; unset: the first, but for `magnitude`"
+    )
     warm_start_tokens: Positive | None = Field(
         None,
         description="Text: rows are fitted on, the calibration subset's first, until they hold so many tokens; unset: "

@@ -36,6 +36,7 @@ class Site:
 
     Attributes:
         width: channels, of one head where `heads` > 1.
+        layer: the layer that it belongs to, from 0 where layers can be left out; None for what all layers share.
         latent: the width is not there yet: cutting it puts two thin layers in place of one.
         selectable: channels can be kept as they are, since an elementwise function follows.
         weighted: its edge comes from the spectrum weighted by the effect on the output, where that is asked for.
@@ -178,6 +179,8 @@ class Family(Protocol[S, M]):
     modes: tuple[str, ...]  # values of compress.mode
     shape: type[Section]  # settings of `model.shape`
     parity_hint: str  # a setting to try where an exported file differs from torch, empty where there is none
+    offers: tuple[str, ...]  # what methods may need: `layers` to leave out, `attention`, `stages`, `features`
+    feature_tap: str  # of the features (B, d) that the classifier reads, empty where there are none
 
     # shapes and modules
     def spec_from_dict(self, data: Mapping[str, Any]) -> S: ...
@@ -234,6 +237,18 @@ class Family(Protocol[S, M]):
     def predict_ms(self, spec: S, curves: Calibration, sequence: int) -> float:
         """Return the predicted latency in ms of one input of a folded model, from measured curves."""
 
+    def shorter(self, spec: S, layers: Sequence[int]) -> S:
+        """Return the shape of these layers alone, of a family that offers `layers`."""
+
+    def shortened(self, model: M, layers: Sequence[int]) -> M:
+        """Return a folded model of these layers alone, with copies of their weights and of all that is no layer."""
+
+    def mixed(self, teacher: M, student: M) -> Replacing:
+        """Return the student with layers of the teacher in place of some of its own; all but its layers is frozen.
+
+        Of a family that offers `layers`; every layer of the student stands for equally many of the teacher's.
+        """
+
     # export
     def standardise(self, folded: M) -> M:
         """Return the same function in the form that other loaders of its config.json expect."""
@@ -265,6 +280,18 @@ class Family(Protocol[S, M]):
     def stream_taps(self, spec: S) -> tuple[str, ...]:
         """Return the taps of the residual stream, shallow to deep, that a student can be matched at; () for none."""
 
+    def stage_taps(self, spec: S) -> tuple[str, ...]:
+        """Return the taps (B, C, H, W) of what every stage gives, shallow to deep; () for no stages."""
+
+    def classified(self, activation: Tensor) -> Tensor:
+        """Return what the classifier reads of a state of the stream, (B, channels)."""
+
+    def attention_taps(self, spec: S) -> tuple[tuple[str, ...], ...]:
+        """Return the taps of every layer that its attention scores come from, of a family that offers `attention`."""
+
+    def attention_scores(self, spec: S, layer: int, taps: Mapping[str, Tensor], batch: Mapping[str, Tensor]) -> Tensor:
+        """Return a layer's scores (B, heads, T, T) before the softmax; those of padded keys are at most -5000."""
+
     def rows(self, activation: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
         """Return an activation as rows (n, channels): of what is no padding, one a token or a pixel."""
 
@@ -275,6 +302,12 @@ class Family(Protocol[S, M]):
         self, source: Path, target: Path, calibration: Sequence[Mapping[str, Tensor]], options: QuantiseOptions
     ) -> dict[str, Any]:
         """Write the int8 file of an fp32 one and return how it was made."""
+
+
+class Replacing(Protocol):
+    """A module in which each layer of a student takes the place of the teacher's with the probability `rate`."""
+
+    rate: float
 
 
 def find_family(name: str) -> Family:

@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Self, cast
 import numpy as np
 
 from rmtkd_edge.config.recipe import Compress, Export, Recipe
-from rmtkd_edge.families.base import Batches, Input, M, NarrowOptions, QuantiseOptions, S, list_sites, raw_from
+from rmtkd_edge.families.base import (
+    Batches,
+    Input,
+    M,
+    NarrowOptions,
+    QuantiseOptions,
+    Replacing,
+    S,
+    list_sites,
+    raw_from,
+)
 
 if TYPE_CHECKING:
     import onnx
@@ -84,6 +94,8 @@ class FamilyDefaults(Generic[S, M]):
     samples: tuple[str, ...]
     sample_keys = "analyse.calibration"
     parity_hint = ""
+    offers: tuple[str, ...] = ()
+    feature_tap = ""
     quantised: tuple[str, ...] = ("Gemm", "MatMul", "Conv")  # operators that int8 runs on
 
     spec: type[S]  # with `from_dict`, as SpecDefaults has it
@@ -151,6 +163,18 @@ class FamilyDefaults(Generic[S, M]):
         first = {site: layers[0].projection for site, layers in self.producers(model).items() if layers}
         return {site: p for site, p in first.items() if p is not None}  # type: ignore[misc]
 
+    def shorter(self, spec: S, layers: Sequence[int]) -> S:
+        """Refuse: no layer can be left out."""
+        raise NotImplementedError
+
+    def shortened(self, model: M, layers: Sequence[int]) -> M:
+        """Refuse: no layer can be left out."""
+        raise NotImplementedError
+
+    def mixed(self, teacher: M, student: M) -> Replacing:
+        """Refuse: there are no layers to replace."""
+        raise NotImplementedError
+
     # export
     def standardise(self, folded: M) -> M:
         """Return the model as it is: no other loader expects another form."""
@@ -204,6 +228,22 @@ class FamilyDefaults(Generic[S, M]):
     def stream_taps(self, spec: S) -> tuple[str, ...]:
         """Return nothing: there is no residual stream."""
         return ()
+
+    def stage_taps(self, spec: S) -> tuple[str, ...]:
+        """Return nothing: there are no stages."""
+        return ()
+
+    def classified(self, activation: Tensor) -> Tensor:
+        """Return the activation (B, channels) as it is."""
+        return activation
+
+    def attention_taps(self, spec: S) -> tuple[tuple[str, ...], ...]:
+        """Return nothing: there is no attention."""
+        return ()
+
+    def attention_scores(self, spec: S, layer: int, taps: Mapping[str, Tensor], batch: Mapping[str, Tensor]) -> Tensor:
+        """Refuse: there is no attention."""
+        raise NotImplementedError
 
     def rows(self, activation: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
         """Return the activation (B, channels) as it is."""

@@ -12,7 +12,7 @@ from rmtkd_edge.config.recipe import Compress, Recipe
 from rmtkd_edge.families.base import Batches, Family, Site, Spec
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from rmtkd_edge.families.model import Model
     from rmtkd_edge.tasks.base import Batch, Task
@@ -20,10 +20,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Widths:
-    """Widths by site that a method chose without spectra, and how, in a sentence for the result's notes."""
+    """A shape that a method chose without spectra, and how, in a sentence for the result's notes.
+
+    Attributes:
+        by_site: new widths under the teacher's names; a site that is left out stays as it is.
+        layers: the teacher's layers that stay, from 0; None keeps all of them.
+    """
 
     by_site: Mapping[str, int]
     note: str
+    layers: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -32,10 +38,12 @@ class Cut:
 
     Attributes:
         projections: P (k, d) by site; empty for a method that chooses its widths without spectra.
+        layers: the teacher's layers that stay; None keeps all of them.
     """
 
     widths: Mapping[str, int]
     projections: Mapping[str, Tensor] = field(default_factory=dict)
+    layers: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -54,27 +62,39 @@ class Objective:
         loss: of what the student computes, the batch, and what the teacher computes (None without a teacher).
         teacher: whether the teacher is asked.
         taps: activations that are collected from student and teacher, under the family's names.
+        helper: a module of the loss's own that is trained with the student, kept in its checkpoints, and never ships.
+        stand_in: a module that is run in the student's place while the student's parameters, which it has, are trained.
+        on_step: called before every step with the share of the steps that are done.
     """
 
     loss: Callable[[Seen, Batch, Seen | None], Tensor]
     teacher: bool = True
     taps: tuple[str, ...] = ()
+    helper: nn.Module | None = None
+    stand_in: nn.Module | None = None
+    on_step: Callable[[float], None] | None = None
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A student before its training and the folded teacher that it learns from, with calibration batches for both."""
+    """A student before its training and the folded teacher that it learns from, with calibration batches for both.
+
+    Attributes:
+        rows: training rows, which a batch's `index` numbers; None where a row may come under another number next time.
+    """
 
     family: Family
     teacher: Model
     student: Model
     warm: Batches
+    rows: int | None = None
 
 
 class Method(Protocol):
     """How a smaller student comes from a teacher.
 
     Attributes:
+        title: its name in sentences.
         iterative: cycles over groups of sites, each distilled from the model before it; else one cycle over all sites,
             distilled from the teacher, whose result stands whatever its metric.
     """
@@ -83,11 +103,14 @@ class Method(Protocol):
     title: str
     iterative: bool
 
-    def check(self, recipe: Recipe) -> None:
-        """Raise RecipeError for settings that the method cannot follow."""
+    def check(self, recipe: Recipe, family: Family) -> None:
+        """Raise RecipeError for settings that the method cannot follow, or a family that it does not serve."""
+
+    def settings(self, recipe: Recipe) -> Recipe:
+        """Return the recipe with what the method fixes."""
 
     def widths(self, spec: Spec, family: Family, recipe: Recipe, multiple: int) -> Widths | None:
-        """Return the width of every site to cut, rounded up to `multiple`; None where the spectra decide."""
+        """Return the shape of the student, widths rounded up to `multiple`; None where the spectra decide."""
 
     def initial_student(
         self, family: Family, teacher: Model, cut: Cut, warm: Batches, effect: Batches, recipe: Recipe
@@ -131,6 +154,12 @@ def fixed_rank(options: Compress, site: Site) -> int | None:
     """Return the width that `compress.ranks` gives a site, by its name or kind; None where it gives none."""
     found = options.ranks.get(site.name, options.ranks.get(site.kind))
     return None if found is None else min(found, site.width)
+
+
+def shape_of(family: Family, spec: Spec, found: Widths | Cut) -> Spec:
+    """Return the shape of a teacher of `spec` at new widths, with the layers that stay."""
+    narrow = spec.with_ranks(found.by_site if isinstance(found, Widths) else found.widths)
+    return narrow if found.layers is None else family.shorter(narrow, found.layers)
 
 
 def reduction(spec: Spec, widths: Mapping[str, int], parameters: int) -> float:

@@ -20,8 +20,12 @@ class RmtKd:
     title = "RMT-KD"
     iterative = True
 
-    def check(self, recipe: Recipe) -> None:
+    def check(self, recipe: Recipe, family: Family) -> None:
         """Accept every recipe."""
+
+    def settings(self, recipe: Recipe) -> Recipe:
+        """Return the recipe as it is."""
+        return recipe
 
     def widths(self, spec: Spec, family: Family, recipe: Recipe, multiple: int) -> None:
         """Leave the widths to the spectra."""

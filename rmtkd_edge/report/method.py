@@ -87,7 +87,7 @@ def _model_row(
 
 
 def _cycle_row(k: CycleRecord, c: Compression) -> Row:
-    sites = [f"{s.name} {_heads(s)}{s.width_before} → {s.width_after}" for s in k.sites]
+    sites = [f"{s.name} {_heads(s)}{s.width_before} → {s.width_after or 'left out'}" for s in k.sites]
     steps = CHOSEN[k.chosen] + (f", {text.plural(k.steps, 'step')}" if k.steps else "")
     parts = tuple(f"{name.replace('_', ' ')} {text.seconds(v)}" for name, v in k.seconds.items())
     decision = (steps, k.reason) if k.reason else (steps,)

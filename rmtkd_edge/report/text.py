@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+from rmtkd_edge import plugins
+from rmtkd_edge.errors import RecipeError
 from rmtkd_edge.run.records.scores import Scores
 
 NBSP = "\u00a0"
@@ -142,8 +144,12 @@ def metric_name(name: str) -> str:
 
 
 def method_name(name: str) -> str:
-    """Return a compression method's name as it is written in sentences: RMT-KD, plain KD."""
-    return {"rmt-kd": "RMT-KD", "plain-kd": "plain KD"}.get(name, name)
+    """Return a compression method's title: RMT-KD, plain KD; its name where another machine's has it installed."""
+    try:
+        title: str = plugins.find("methods", name).title
+    except RecipeError:
+        return name
+    return title
 
 
 def title(name: str) -> str:

@@ -82,6 +82,33 @@ def test_killed_and_continued_is_the_same_as_uninterrupted():
         torch.testing.assert_close(a, b, rtol=0, atol=0, msg=name)
 
 
+def test_a_helper_is_trained_kept_and_never_part_of_the_model():
+    """A module of the objective's own: killed and continued it is the same, and the optimiser moves it."""
+
+    def run_with_helper(checkpoints, report=lambda *a, **k: None):
+        torch.manual_seed(3)
+        helper, model = torch.nn.Linear(16, 1), encoder()
+        loss = lambda seen, batch, _: (helper(seen.taps["pooler"]).squeeze(1) - batch["labels"]).square().mean()
+        objective = Objective(loss, teacher=False, taps=("pooler",), helper=helper)
+        training = Training(PLAN, objective, lambda n: epoch(0), validate, 7)
+        return helper, model, train(model, training, make_accelerator(), checkpoints, report)
+
+    def kill(kind, **facts):
+        if kind == "step" and facts["step"] >= 20 and checkpoints.saved is not None:
+            raise KeyboardInterrupt
+
+    whole, model, figures = run_with_helper(Memory())
+    torch.manual_seed(3)
+    assert not torch.equal(whole.weight, torch.nn.Linear(16, 1).weight)
+    assert model.state_dict().keys() == encoder().state_dict().keys()
+    checkpoints = Memory()
+    with pytest.raises(KeyboardInterrupt):
+        run_with_helper(checkpoints, kill)
+    again, other, later = run_with_helper(checkpoints)
+    assert later == figures and torch.equal(again.weight, whole.weight)
+    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), other.state_dict().values(), strict=True))
+
+
 def test_the_best_state_is_kept():
     model, trained = run(None)
     assert trained.scores.value == max(score for _, score in trained.history)

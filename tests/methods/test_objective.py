@@ -1,35 +1,25 @@
-"""What every method owes: its own name, an objective, and the loss that distillation minimises."""
+"""What every method owes: its own name and a family that it serves; and the loss that distillation minimises."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
+from contract_sample import recipe_of, serves
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rmtkd_edge import plugins
-from rmtkd_edge.config.recipes import parse_recipe
 from rmtkd_edge.methods.base import Seen, distillation, find_method
 from rmtkd_edge.tasks.text_classification import TASK
 
-NOTHING: Any = None  # of a pair of models that these settings do not look at
-
 
 @pytest.mark.parametrize("name", plugins.names("methods"))
-def test_methods_are_found_under_their_own_names(name, tiny_recipe_dict):
+def test_methods_are_found_under_their_own_names(name, tiny_tokenizer):
     method = find_method(name)
-    recipe = parse_recipe({**tiny_recipe_dict, "compress": {"method": name}}, "test")
-    assert method.name == name and method.title
-    method.check(recipe)
-    logits = torch.randn(4, 2, requires_grad=True)
-    objective = method.objective(TASK, recipe, NOTHING)
-    batch = {"labels": torch.tensor([0, 1, 1, 0]), "index": torch.arange(4)}
-    taps = {tap: torch.randn(4, 3, requires_grad=True) for tap in objective.taps}
-    loss = objective.loss(Seen(logits, taps), batch, Seen(torch.randn(4, 2), taps))
-    loss.backward()
-    assert loss.ndim == 0 and logits.grad is not None
+    assert method.name == name and method.title and find_method(name) is method
+    assert any(serves(name, family, tiny_tokenizer) for family in plugins.names("families"))
+    recipe = recipe_of("encoder", tiny_tokenizer, compress={"method": name})
+    assert method.settings(recipe).model == recipe.model
 
 
 @settings(deadline=None)

@@ -16,7 +16,8 @@ from rmtkd_edge.families.encoder import FAMILY
 from rmtkd_edge.families.encoder.spec import EncoderSpec, LayerSpec
 from rmtkd_edge.families.store import load_model
 from rmtkd_edge.methods.base import align, reduction
-from rmtkd_edge.methods.plain_kd import METHOD, largest_factor
+from rmtkd_edge.methods.plain_kd import METHOD
+from rmtkd_edge.methods.students import largest_factor
 from rmtkd_edge.run import layout
 from rmtkd_edge.run.directory import Run
 from rmtkd_edge.run.reporter import SilentReporter

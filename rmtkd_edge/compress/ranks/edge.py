@@ -120,12 +120,12 @@ def choose_ranks(
 
 
 def pick_ranks(
-    choose: Choose, spec: Spec, recipe: Recipe, quantile: float, teacher_parameters: int
+    choose: Choose, spec: Spec, recipe: Recipe, quantile: float, teacher_parameters: int, once: bool
 ) -> tuple[float, list[SiteRank]]:
-    """Return the quantile used and the ranks: one shot solves for the target, a cycle is only kept from passing it.
+    """Return the quantile used and the ranks: `once` solves for the target, a cycle is only kept from passing it.
 
     Raises:
-        UserError: one shot at the least ranks that the rule allows misses the target.
+        UserError: one cut at the least ranks that the rule allows misses the target.
     """
     target, options = recipe.stop.target, recipe.compress
 
@@ -135,9 +135,9 @@ def pick_ranks(
     chosen = choose(quantile, NO_OFFSETS)
     if target is None or all(fixed_rank(options, c.spectrum.site) is not None for c in chosen):
         return quantile, chosen
-    highest = 1.0 if options.one_shot else quantile
+    highest = 1.0 if once else quantile
     used, chosen = land_on_target(lambda at: choose(at, NO_OFFSETS), removed, target, highest)
-    if options.one_shot and recipe.analyse.rule not in WITHOUT_QUANTILE and (most := removed(chosen)) < target:
+    if once and recipe.analyse.rule not in WITHOUT_QUANTILE and (most := removed(chosen)) < target:
         raise UserError(
             f"cutting {len(chosen)} sites to the least that the rule {recipe.analyse.rule} allows removes "
             f"{most:.1%} of the parameters, stop.target_reduction is {target:.1%}",

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rmtkd_edge.run.records.scores import Scores
 
@@ -61,10 +61,10 @@ class Progress:
 
 
 def snapshot(
-    model: Model, optimizer: torch.optim.Optimizer, progress: Progress, accelerator: Accelerator
+    trained: nn.ModuleDict, optimizer: torch.optim.Optimizer, progress: Progress, accelerator: Accelerator
 ) -> dict[str, Tensor]:
-    """Return all that the next step depends on, on the CPU."""
-    tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
+    """Return all that the next step depends on, on the CPU; `trained` holds the model and the objective's helper."""
+    tensors = dict(trained.state_dict())
     tensors |= {f"best.{name}": value for name, value in progress.weights.items()}
     for i, p in enumerate(_parameters(optimizer)):
         state = optimizer.state[p]
@@ -84,10 +84,10 @@ def snapshot(
 
 
 def restore(
-    model: Model, optimizer: torch.optim.Optimizer, saved: dict[str, Tensor], accelerator: Accelerator
+    trained: nn.ModuleDict, optimizer: torch.optim.Optimizer, saved: dict[str, Tensor], accelerator: Accelerator
 ) -> Progress:
-    """Set model and optimiser to what `snapshot` kept, and return how far the training is."""
-    model.load_state_dict(_under("model.", saved))
+    """Set models and optimiser to what `snapshot` kept, and return how far the training is."""
+    trained.load_state_dict({name: value for name, value in saved.items() if name.split(".")[0] in trained})
     for i, p in enumerate(_parameters(optimizer)):
         if f"adam.{i}.step" in saved:
             optimizer.state[p] = {

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 from rmtkd_edge.compress.parallel import mixed_seed, own_rows, total
 from rmtkd_edge.compress.training.checkpoint import Checkpoints, NoCheckpoints, Progress, restore, snapshot
@@ -81,10 +82,11 @@ def train(
     """
     start, plan, kept = time.monotonic(), training.schedule, checkpoints or NoCheckpoints()
     model.set_dropout(plan.dropout)
-    optimizer = torch.optim.AdamW(parameter_groups(model, plan.weight_decay), lr=plan.learning_rate, fused=True)
+    whole = with_helper(model, training.objective, accelerator)
+    optimizer = torch.optim.AdamW(parameter_groups(whole, plan.weight_decay), lr=plan.learning_rate, fused=True)
     progress = Progress()
     if (saved := kept.load()) is not None:
-        progress = restore(model, optimizer, saved, accelerator)
+        progress = restore(whole, optimizer, saved, accelerator)
         report("note", text=f"continuing after step {progress.step}")
     before = progress.seconds
     step = _Step(model, optimizer, training, accelerator)
@@ -101,12 +103,19 @@ def train(
             report("validation", step=number, metric=scores.primary, value=scores.value)
             if accelerator.is_main_process and number < plan.steps:
                 now = replace(progress, step=number, seconds=before + time.monotonic() - start)
-                kept.save(number, snapshot(model, step.optimizer, now, accelerator))
+                kept.save(number, snapshot(whole, step.optimizer, now, accelerator))
     assert progress.best is not None, "the last step is validated"
     model.load_state_dict(progress.weights)
     accelerator.free_memory()  # it keeps every prepared model, and both of its moments
     seconds = round(before + time.monotonic() - start, 2)
     return Trained(progress.best, plan.steps, progress.history, seconds)
+
+
+def with_helper(model: Model, objective: Objective, accelerator: Accelerator) -> nn.ModuleDict:
+    """Return all that is trained: the model, and the objective's helper where it has one."""
+    if objective.helper is None:
+        return nn.ModuleDict({"model": model})
+    return nn.ModuleDict({"model": model, "helper": objective.helper.to(accelerator.device).train()})
 
 
 def _batches(training: Training, steps: int) -> Iterator[tuple[int, Batch]]:
@@ -128,7 +137,8 @@ class _Step:
         self, model: Model, optimizer: torch.optim.Optimizer, training: Training, accelerator: Accelerator
     ) -> None:
         self.model, self.training, self.accelerator = model, training, accelerator
-        self.wrapped, self.optimizer = accelerator.prepare(model, optimizer)
+        run = training.objective.stand_in
+        self.wrapped, self.optimizer = accelerator.prepare(model if run is None else run, optimizer)
         # accelerate patches the model's forward to run in half precision; `take` says so itself, the rest is float32
         accelerator.unwrap_model(self.wrapped, keep_fp32_wrapper=False)
 
@@ -140,6 +150,8 @@ class _Step:
             return None
         for group in self.optimizer.param_groups:
             group["lr"] = plan.learning_rate * rate(step, plan.steps, plan.warmup)
+        if objective.on_step is not None:
+            objective.on_step((step - 1) / plan.steps)
         self.model.train()
         teacher = self.training.teacher
         with accelerator.autocast():
@@ -154,6 +166,9 @@ class _Step:
             )
         self.optimizer.zero_grad()
         accelerator.backward(loss)
-        accelerator.clip_grad_norm_(self.model.parameters(), plan.max_grad_norm)
+        if objective.helper is not None and accelerator.num_processes > 1:  # the model's wrapper does it for its own
+            for parameter in objective.helper.parameters():
+                parameter.grad = accelerator.reduce(parameter.grad, "mean")
+        accelerator.clip_grad_norm_([p for g in self.optimizer.param_groups for p in g["params"]], plan.max_grad_norm)
         self.optimizer.step()
         return float(loss.detach()) if step % LOG_EVERY == 0 or step == 1 else None

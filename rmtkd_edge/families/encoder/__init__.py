@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from rmtkd_edge.config.hardware import Calibration
 from rmtkd_edge.config.recipe import Export, Recipe
-from rmtkd_edge.families.base import AnalyseOptions, Batches, NarrowOptions, QuantiseOptions, Site
+from rmtkd_edge.families.base import AnalyseOptions, Batches, NarrowOptions, QuantiseOptions, Replacing, Site
 from rmtkd_edge.families.defaults import FamilyDefaults
 from rmtkd_edge.families.encoder.settings import EncoderShape
 from rmtkd_edge.families.encoder.spec import EncoderSpec
@@ -34,6 +34,7 @@ class EncoderFamily(FamilyDefaults[EncoderSpec, "Encoder"]):
     sample_keys = "analyse.maximum_rows or analyse.tokens_per_sequence"
     site_kinds = ("stream", "embedding", "qk", "value", "ffn", "pooler")
     default_sites = ("stream", "qk", "value", "ffn", "pooler")
+    offers: tuple[str, ...] = ("layers", "attention")
     shape = EncoderShape
     spec = EncoderSpec
 
@@ -126,6 +127,24 @@ class EncoderFamily(FamilyDefaults[EncoderSpec, "Encoder"]):
 
         return predict_ms(spec, curves, sequence)
 
+    def shorter(self, spec: EncoderSpec, layers: Sequence[int]) -> EncoderSpec:
+        """Return the shape of these layers alone."""
+        from rmtkd_edge.families.encoder.depth import shorter
+
+        return shorter(spec, layers)
+
+    def shortened(self, model: Encoder, layers: Sequence[int]) -> Encoder:
+        """Return a folded encoder of these layers alone, with copies of their weights."""
+        from rmtkd_edge.families.encoder.depth import shortened
+
+        return shortened(model, layers)
+
+    def mixed(self, teacher: Encoder, student: Encoder) -> Replacing:
+        """Return the student with layers of the teacher in place of some of its own."""
+        from rmtkd_edge.families.encoder.depth import Mixed
+
+        return Mixed(teacher, student)
+
     def standardise(self, folded: Encoder) -> Encoder:
         """Return the same function with the attention scale that other loaders derive from the width."""
         from rmtkd_edge.families.encoder.config import standardise
@@ -189,6 +208,23 @@ class EncoderFamily(FamilyDefaults[EncoderSpec, "Encoder"]):
     def stream_taps(self, spec: EncoderSpec) -> tuple[str, ...]:
         """Return the stream after the embeddings and after every layer."""
         return tuple(f"stream.{i}" for i in range(len(spec.layers) + 1))
+
+    def classified(self, activation: Tensor) -> Tensor:
+        """Return the first token of a state (B, T, d), which the pooler reads."""
+        return activation[:, 0]
+
+    def attention_taps(self, spec: EncoderSpec) -> tuple[tuple[str, ...], ...]:
+        """Return the queries and keys of every layer."""
+        return tuple((f"layer.{i}.q", f"layer.{i}.k") for i in range(len(spec.layers)))
+
+    def attention_scores(
+        self, spec: EncoderSpec, layer: int, taps: Mapping[str, Tensor], batch: Mapping[str, Tensor]
+    ) -> Tensor:
+        """Return a layer's scores (B, heads, T, T) before the softmax, less 10,000 for padded keys, as in BERT."""
+        shape, names = spec.layers[layer], self.attention_taps(spec)[layer]
+        q, k = (taps[name].float().unflatten(2, (shape.heads, shape.qk)).transpose(1, 2) for name in names)
+        padded = 1 - batch["attention_mask"][:, None, None, :].to(q)
+        return shape.scale * q @ k.transpose(2, 3) - 10_000 * padded
 
     def rows(self, activation: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
         """Return activations (B, T, d) at valid tokens."""

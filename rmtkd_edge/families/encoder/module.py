@@ -161,7 +161,10 @@ class Encoder(Model):
         self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None, tap: Tap | None = None
     ) -> Tensor:
         """Return logits (B, labels) for token ids and mask (B, T), int64."""
-        state = self.states(input_ids, attention_mask, token_type_ids, tap)
+        return self.classify(self.states(input_ids, attention_mask, token_type_ids, tap), tap)
+
+    def classify(self, state: Tensor, tap: Tap | None = None) -> Tensor:
+        """Return logits (B, labels) for the last state of the stream (B, T, d)."""
         inner = self.pooler(self.dropout(state[:, 0]))
         if tap is not None:
             tap("pooler", inner)

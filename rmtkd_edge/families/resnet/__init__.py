@@ -56,6 +56,8 @@ class ResNetFamily(FamilyDefaults[ResNetSpec, "ResNet"]):
     shape: type[Section] = ResNetShape
     spec = ResNetSpec
     quantised = QUANTISED
+    offers: tuple[str, ...] = ("stages", "features")
+    feature_tap = "pooled"
 
     def build(self, spec: ResNetSpec) -> ResNet:
         """Return an untrained net of a shape."""
@@ -191,12 +193,18 @@ class ResNetFamily(FamilyDefaults[ResNetSpec, "ResNet"]):
             f"layer.{i}.block.{j}.sum" for i, stage in enumerate(spec.stages, 1) for j in range(len(stage.blocks))
         )
 
+    def stage_taps(self, spec: ResNetSpec) -> tuple[str, ...]:
+        """Return what the last block of every stage gives, after its ReLU."""
+        return tuple(f"layer.{i}.output" for i in range(1, len(spec.stages) + 1))
+
     def rows(self, activation: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
         """Return activations (B, C, H, W) as one row a pixel."""
         return activation.permute(0, 2, 3, 1).flatten(0, 2)
 
     def site_of(self, tap: str) -> str:
-        """Return the site whose producers make what a tap sees: of a sum its stage's stream."""
+        """Return the site whose producers make what a tap sees: of a sum or an output its stage's stream."""
+        if tap.endswith(".output"):
+            return f"{tap.removesuffix('.output')}.stream"
         if not tap.endswith(".sum"):
             return tap
         return "stem" if tap == "stem.sum" else f"{tap.split('.block.')[0]}.stream"

@@ -162,9 +162,11 @@ class ResNet(Model):
         if tap is not None:
             tap("stem.sum", state)
         state = self.pool(F.relu(state))
-        for blocks in self.stages:
+        for i, blocks in enumerate(self.stages, 1):
             for block in blocks:
                 state = block(state, tap)
+            if tap is not None:
+                tap(f"layer.{i}.output", state)
         pooled = F.adaptive_avg_pool2d(state, 1).flatten(1)
         if tap is not None:
             tap("pooled", pooled)
