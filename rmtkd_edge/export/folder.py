@@ -14,6 +14,7 @@ from rmtkd_edge.export.audit import audit_emitted, audit_optimised
 from rmtkd_edge.export.bundle import versions, write_folder, write_record
 from rmtkd_edge.export.fold_proof import FLOAT32_TOLERANCE, FoldProof, fold_with_proof, prove_same
 from rmtkd_edge.export.half import to_half
+from rmtkd_edge.export.portable import make_portable
 from rmtkd_edge.export.rows import Rows
 from rmtkd_edge.export.verify import OnnxProof, compare_onnx, evaluate_onnx, verify_onnx
 from rmtkd_edge.families.base import Family, OpCount, QuantiseOptions, Spec, family_of, ranks_of
@@ -84,6 +85,7 @@ def export_folder(folder: Path, model_id: str, model: Model, job: Job, reporter:
         reporter.event("note", text=note)
     path = folder / PRECISIONS["fp32"].file
     files = family.export(shipped, path, job.options, _metadata(spec, model_id, job))
+    _settle(path, job)
     emitted = audit_emitted(path, spec, job.options)
     audits = {"fp32": audit_optimised(path, spec, job.options, "fp32")}
     proof = verify_onnx(path, shipped, job.rows.shapes, job.task, threads=job.threads)
@@ -93,6 +95,7 @@ def export_folder(folder: Path, model_id: str, model: Model, job: Job, reporter:
     for precision, make in _makers(family, job).items():
         target = folder / PRECISIONS[precision].file
         quantisation = make(path, target)
+        _settle(target, job)
         if precision == "int8":
             audits[precision] = audit_optimised(target, spec, job.options, "int8")
         variants[precision] = _judged(target, quantisation, shipped, variants["fp32"], job)
@@ -115,14 +118,19 @@ def export_folder(folder: Path, model_id: str, model: Model, job: Job, reporter:
             verification=_verification(fold_proof, proof),
             variants=variants,
             fusion=FusionRecord(_counts(emitted), {name: _counts(audit) for name, audit in audits.items()}),
-            graph=job.options.model_dump(include={"opset", "attention", "norm"}),
+            graph={"name": job.options.graph, "opset": job.options.opset},
             threads=job.threads,
             files={},
             versions=versions(),
-            onnxruntime=oldest_runtime(job.options.opset),
+            onnxruntime=oldest_runtime(job.options.opset, job.options.graph),
             notes=notes,
         ),
     )
+
+
+def _settle(path: Path, job: Job) -> None:
+    if job.options.graph == "portable":
+        make_portable(path)
 
 
 Maker = Callable[[Path, Path], dict[str, Any] | None]  # source, target -> how it was quantised
@@ -216,7 +224,7 @@ def _metadata(spec: Spec, model_id: str, job: Job) -> dict[str, str]:
         "rmtkd_task": job.name,
         "rmtkd_ranks": json.dumps(ranks_of(spec)),
         "rmtkd_labels": json.dumps(list(spec.labels)),
-        "rmtkd_onnxruntime": oldest_runtime(job.options.opset),
+        "rmtkd_onnxruntime": oldest_runtime(job.options.opset, job.options.graph),
     }
 
 

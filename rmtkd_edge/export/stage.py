@@ -8,7 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from rmtkd_edge.config.hardware import HardwareProfile, load_profile
+from rmtkd_edge.config.hardware import HardwareProfile, graph_for, load_profile
 from rmtkd_edge.config.recipe import Recipe
 from rmtkd_edge.errors import RunDirError, UserError
 from rmtkd_edge.export.folder import Job, export_folder
@@ -78,6 +78,8 @@ def _job(run: Run, recipe: Recipe, options: ExportOptions, spec: Spec, dataset: 
     section, machine = options.applied(recipe.export), detect_machine()
     if options.threads is not None and options.threads < 1:
         raise UserError(f"threads is {options.threads}", "--threads 1 or more")
+    device = read_device(run, recipe)
+    section = section.model_copy(update={"graph": graph_for(section.graph, device)})
     find_family(spec.family).expected_ops(spec, section, "emitted")  # refuses what no graph can be written with
     kept = [rel for rel in run.manifest["files"] if rel.startswith(f"{PREPROCESSING}/")]
     if odd := [name for name in files_of(run.path_of(PREPROCESSING)) if f"{PREPROCESSING}/{name}" not in kept]:
@@ -100,7 +102,7 @@ def _job(run: Run, recipe: Recipe, options: ExportOptions, spec: Spec, dataset: 
         rows=rows_of_dataset(task, dataset, recipe, spec),
         preprocessing=preprocessing,
         options=section,
-        reduce_range=saturates(read_device(run, recipe), machine.instruction_sets),
+        reduce_range=saturates(device, machine.instruction_sets),
         threads=options.threads or machine.usable_cores,
         teacher_parameters=spec.count_parameters(),
         dataset=dataset,

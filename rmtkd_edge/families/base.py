@@ -177,7 +177,7 @@ class Family(Protocol[S, M]):
     default_sites: tuple[str, ...]
     modes: tuple[str, ...]  # values of compress.mode
     shape: type[Section]  # settings of `model.shape`
-    parity_hint: str  # a setting to try where an exported file differs from torch, empty where there is none
+    parity_hint: str  # an option of export to try where an exported file differs from torch, empty where there is none
 
     # shapes and modules
     def spec_from_dict(self, data: Mapping[str, Any]) -> S: ...

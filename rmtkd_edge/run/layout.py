@@ -198,13 +198,14 @@ def bundle_record(name: str) -> str:
 def read_recipe(run: Run) -> Recipe:
     """Return the resolved recipe of a run; raise RunDirError for no TOML, RecipeError for what is no recipe."""
     from rmtkd_edge.config.recipes import parse_recipe
+    from rmtkd_edge.config.renamed import of_a_run
 
     where = str(run.path / RECIPE)
     try:
         data = tomllib.loads(run.read_text(RECIPE))
     except tomllib.TOMLDecodeError as err:
         raise RunDirError(f"{where} is not valid TOML: {err}", "restore it, or compress again with --force") from err
-    return parse_recipe(data, where)
+    return parse_recipe(of_a_run(data), where)
 
 
 def keep_device(run: Run, recipe: Recipe) -> None:

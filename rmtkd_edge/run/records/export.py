@@ -86,6 +86,7 @@ class ExportRecord(Document):
         max_length: longest sequence in tokens, None for a model that reads no sequences.
         variants: ONNX files by precision.
         files: sha256 of every file of the folder but this one.
+        graph: its `name` (`fast` or `portable`) and `opset`.
         onnxruntime: the oldest one that the files are right on, empty where it is not known.
         notes: what users of the folder have to know.
     """
