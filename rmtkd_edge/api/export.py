@@ -18,7 +18,7 @@ from rmtkd_edge.errors import RunDirError, UserError
 from rmtkd_edge.export.options import ExportOptions
 from rmtkd_edge.run.directory import Run
 from rmtkd_edge.run.folders import replace_folder, sweep_builds
-from rmtkd_edge.run.layout import EXPORT_RECORD, PRECISIONS, roles_of
+from rmtkd_edge.run.layout import CARD, EXPORT_RECORD, PRECISIONS, roles_of
 from rmtkd_edge.run.lock import open_to_write
 from rmtkd_edge.run.records.export import ExportRecord, VariantRecord
 from rmtkd_edge.run.reporter import Reporter, SilentReporter
@@ -173,7 +173,7 @@ def _check_target(out: Path, force: bool) -> tuple[str, ...]:
         raise RunDirError(f"{out} holds an export already", "force=True replaces it")
     from rmtkd_edge.export.bundle import read_record
 
-    return (*read_record(out).files, EXPORT_RECORD)
+    return (*read_record(out).files, EXPORT_RECORD, CARD)
 
 
 def _preprocessing(task: Task[Any], tokenizer: Any, spec: Spec) -> dict[str, bytes]:

@@ -41,6 +41,7 @@ OWNED = ("compress", "export", "baseline", STUDENTS, PROFILES, BUNDLES, REPORT) 
 
 SHAPE, WEIGHTS, PROJECTIONS = "model.json", "model.safetensors", "projections.safetensors"  # of a model's folder
 EXPORT_RECORD, CONFIG = "rmtkd.json", "config.json"  # of an exported folder
+CARD = "README.md"  # its model card, which later stages write anew
 OWN_WEIGHTS = "rmtkd.safetensors"  # its weights where transformers cannot rebuild the model: it reads no such name
 
 
@@ -66,6 +67,11 @@ class Role:
     def record(self) -> str:
         """Return the path of the export's record."""
         return f"{self.folder}/{EXPORT_RECORD}"
+
+    @property
+    def card(self) -> str:
+        """Return the path of the export's model card."""
+        return f"{self.folder}/{CARD}"
 
 
 @dataclass(frozen=True)
