@@ -128,8 +128,9 @@ def export_folder(
         onnxruntime=oldest_runtime(job.options.opset, job.options.graph),
         notes=notes,
     )
+    record = write_record(folder, record)
     atomic_write_bytes(folder / CARD, card(record, origin).encode())
-    return write_record(folder, record)
+    return record
 
 
 def _settle(path: Path, job: Job) -> None:

@@ -37,7 +37,7 @@ OWN = """\
 import rmtkd_edge
 
 model = rmtkd_edge.load($folder, precision="$precision")  # checks every hash first
-print(model.predict(ITEMS).labels)
+labels = model.predict(ITEMS).labels
 """
 IMAGE_ONNXRUNTIME = """\
 import onnxruntime
