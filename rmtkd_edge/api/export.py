@@ -172,8 +172,12 @@ def _check_target(out: Path, force: bool) -> tuple[str, ...]:
     if not force:
         raise RunDirError(f"{out} holds an export already", "force=True replaces it")
     from rmtkd_edge.export.bundle import read_record
+    from rmtkd_edge.export.card import card
+    from rmtkd_edge.export.origin import Origin
 
-    return (*read_record(out).files, EXPORT_RECORD, CARD)
+    record, there = read_record(out), out / CARD
+    ours = there.is_file() and there.read_bytes() == card(record, Origin()).encode()  # else somebody's own words
+    return (*record.files, EXPORT_RECORD, *([CARD] if ours else []))
 
 
 def _preprocessing(task: Task[Any], tokenizer: Any, spec: Spec) -> dict[str, bytes]:

@@ -59,9 +59,9 @@ def push(options: PushOptions) -> Pushed:
         RunDirError: nothing was exported, or a file is not the one that was written.
     """
     from rmtkd_edge.export.bundle import check_file, read_record
-    from rmtkd_edge.export.origin import is_hub_id
+    from rmtkd_edge.export.origin import is_repo_id
 
-    if "/" not in options.repo or not is_hub_id(options.repo):
+    if "/" not in options.repo or not is_repo_id(options.repo):
         raise UserError(f"`{options.repo}` is no repository of the hub", f"rmtkd-edge push {options.run} OWNER/NAME")
     folder = options.run / ROLES["candidate"].folder if (options.run / MANIFEST).is_file() else options.run
     if not (folder / EXPORT_RECORD).is_file():

@@ -36,7 +36,6 @@ MeterName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=100)]
 # multiple that tensor cores need for half precision; WebAssembly's vectors have 4.
 ALIGNMENT = MappingProxyType({"cuda": 8, "wasm": 4, "avx512": 16, "avx2": 8, "neon": 4})
 
-
 # Providers with kernels of the operators (com.microsoft) in the graph `fast`.
 FAST_PROVIDERS = frozenset({"CPUExecutionProvider", "CUDAExecutionProvider", "WasmExecutionProvider"})
 

@@ -7,7 +7,7 @@ from string import Template
 from typing import Any
 
 from rmtkd_edge.export.markdown import fence, plain, table
-from rmtkd_edge.export.origin import SCRATCH, Origin
+from rmtkd_edge.export.origin import SCRATCH, Origin, public_name
 from rmtkd_edge.run.records.export import ExportRecord, VariantRecord
 from rmtkd_edge.run.records.profile import ProfileRecord
 from rmtkd_edge.run.records.scores import Scores
@@ -170,7 +170,7 @@ def _usage(record: ExportRecord, origin: Origin, repo: str) -> list[str]:
 
 def _making(record: ExportRecord, origin: Origin) -> str:
     check, graph = record.verification, record.graph
-    source = {"": "a model in memory", SCRATCH: "random weights"}.get(origin.source, plain(origin.source))
+    source = {"": "a model in memory", SCRATCH: "random weights"}.get(origin.source, plain(public_name(origin.source)))
     trained = ", trained on the data first" if origin.trained and origin.source else ""
     versions = ", ".join(f"{name} {version}" for name, version in sorted(record.versions.items()))
     rows: list[Sequence[object]] = [

@@ -68,15 +68,26 @@ def edited_card(run: Run, role: Role) -> bytes | None:
     return path.read_bytes()
 
 
-def is_hub_id(name: str) -> bool:
-    """Return whether a name can be an id on the hub; folders and `package:NAME` are none."""
+def is_repo_id(name: str) -> bool:
+    """Return whether a name can be an id on the hub."""
     from huggingface_hub.utils import HFValidationError, validate_repo_id
 
     try:
         validate_repo_id(name)
     except HFValidationError:
         return False
-    return bool(name) and name != SCRATCH and not Path(name).exists()
+    return bool(name)
+
+
+def is_hub_id(source: str) -> bool:
+    """Return whether a source can be one of the hub: folders, `package:NAME` and `scratch` are none."""
+    return is_repo_id(source) and source != SCRATCH and not Path(source).exists()
+
+
+def public_name(source: str) -> str:
+    """Return a source as others may see it: of a path on this machine the last part alone."""
+    path = Path(source)
+    return path.name if path.is_absolute() or path.exists() or source.startswith((".", "~")) else source
 
 
 def license_of(source: str) -> str | None:

@@ -18,6 +18,7 @@ from export.export_sample import make_text_run
 from rmtkd_edge.cli.app import main
 
 REPO = "somebody/small-model"
+CARD = {"license": "cc-by-4.0"}
 
 
 class Hub(BaseHTTPRequestHandler):
@@ -51,7 +52,14 @@ class Hub(BaseHTTPRequestHandler):
     def do_GET(self):
         self.server.state.asked.append((self.path, self.headers.get("Authorization")))
         self.answer(
-            {"id": REPO, "private": bool(self.server.state.private), "sha": "0" * 40, "tags": [], "siblings": []}
+            {
+                "id": REPO,
+                "private": bool(self.server.state.private),
+                "sha": "0" * 40,
+                "tags": [],
+                "siblings": [],
+                "cardData": CARD,
+            }
         )
 
     def answer(self, value, code=200):
@@ -104,6 +112,14 @@ def test_what_arrives_is_the_exported_folder_and_its_card(run, hub, capsys):
     assert {token for path, token in hub.asked if "/commit/" in path} == {"Bearer hf_of_a_test"}
     assert "hf_of_a_test" not in out + err
     assert f"sent to {REPO}: {hub.url}" in out and "note: no licence is stated" in out
+
+
+def test_the_licence_of_a_base_model_is_asked_of_the_hub(run, hub, capsys, monkeypatch):
+    found = lambda source, name: run if name == "config.json" else None  # as if it had been downloaded
+    monkeypatch.setattr("rmtkd_edge.export.origin._in_cache", found)
+    code, out, err = push(capsys, run, REPO)
+    assert code == 0, err
+    assert b"license: cc-by-4.0" in hub.files["README.md"] and "note: no licence" not in out
 
 
 def test_a_dry_run_needs_neither_network_nor_token_and_sends_nothing(run, hub, capsys, monkeypatch):

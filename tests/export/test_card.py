@@ -15,6 +15,7 @@ from report.report_sample import profiled
 
 from rmtkd_edge.api.card import refresh_cards
 from rmtkd_edge.api.export import export
+from rmtkd_edge.errors import RunDirError
 from rmtkd_edge.export.card import card
 from rmtkd_edge.export.load import load
 from rmtkd_edge.export.origin import Origin, license_of, origin_of
@@ -121,6 +122,13 @@ def test_other_text_columns_and_repositories_change_the_code(text_run):
     assert find_task("image-classification").hub.pipeline_tag == "image-classification"
 
 
+def test_a_card_tells_no_path_of_this_machine(text_run, tmp_path):
+    (tmp_path / "model").mkdir()
+    made = card(text_run.record, Origin(source=str(tmp_path / "model")))
+    assert "From model" in made and str(tmp_path) not in made.replace("\\", "")
+    assert "From org/model" in card(text_run.record, Origin(source="org/model"))
+
+
 def test_a_licence_is_that_of_the_source_models_card(tmp_path):
     source = tmp_path / "model"
     source.mkdir()
@@ -183,3 +191,7 @@ def test_a_model_in_memory_has_a_card_and_its_folder_can_be_replaced(tmp_path):
     folder = export(net, tmp_path / "out", precision="fp32")
     assert "a model in memory" in (tmp_path / "out/README.md").read_text()
     export(net, folder, precision="fp32", force=True)
+    (tmp_path / "out/README.md").write_text("my own words")
+    with pytest.raises(RunDirError, match=r"README\.md is there and was not written by this program"):
+        export(net, folder, precision="fp32", force=True)
+    assert (tmp_path / "out/README.md").read_text() == "my own words"
