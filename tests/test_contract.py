@@ -19,6 +19,7 @@ import pytest
 import torch
 from config.test_curves import curves
 from contract_sample import bases, batches_of, found, load, projected, randomised, recipe_of, serves, third_party
+from onnx.reference import ReferenceEvaluator
 from torch import Tensor
 
 from rmtkd_edge.compress.ranks.projection import projection
@@ -28,6 +29,8 @@ from rmtkd_edge.config.recipe import Analyse, Compress, Export, Recipe
 from rmtkd_edge.errors import RecipeError
 from rmtkd_edge.export.audit import audit_emitted, audit_optimised
 from rmtkd_edge.export.fold_proof import fold_with_proof
+from rmtkd_edge.export.half import to_half
+from rmtkd_edge.export.portable import make_portable
 from rmtkd_edge.export.verify import bisect, compare_onnx, verify_onnx
 from rmtkd_edge.families.base import (
     AnalyseOptions,
@@ -48,7 +51,7 @@ from rmtkd_edge.methods.matching import matching
 from rmtkd_edge.run import layout
 from rmtkd_edge.run.directory import Run
 from rmtkd_edge.run.records.compress import CompressRecord
-from rmtkd_edge.sessions import open_session
+from rmtkd_edge.sessions import open_session, run_session
 from rmtkd_edge.tasks.base import find_task, tasks_of
 
 
@@ -80,19 +83,28 @@ def case(request: pytest.FixtureRequest, site: Path, tiny_tokenizer: Path) -> Ca
 
 @dataclass(frozen=True)
 class Shipped:
-    """A family's folded model as it ships, and its ONNX file."""
+    """A family's folded model as it ships, and its ONNX file in one of the graphs."""
 
     case: Case
     model: Any
     path: Path
+    options: Export
+
+    def settle(self, path: Path) -> Path:
+        if self.options.graph == "portable":
+            make_portable(path)
+        return path
 
 
-@pytest.fixture(scope="module")
-def shipped(case: Case, tmp_path_factory: pytest.TempPathFactory) -> Shipped:
+@pytest.fixture(scope="module", params=["fast", "portable"])
+def shipped(request: pytest.FixtureRequest, case: Case, tmp_path_factory: pytest.TempPathFactory) -> Shipped:
     folded, _ = fold_with_proof(case.projected, case.batches)
     model, path = case.family.standardise(folded), tmp_path_factory.mktemp("onnx") / "model.onnx"
-    assert case.family.export(model, path, Export(), {"rmtkd_task": "toy"}) == [path]
-    return Shipped(case, model, path)
+    options = Export(graph=request.param)
+    assert case.family.export(model, path, options, {"rmtkd_task": "toy"}) == [path]
+    made = Shipped(case, model, path, options)
+    made.settle(path)
+    return made
 
 
 # --- families: shapes ---
@@ -262,15 +274,60 @@ def test_onnxruntime_computes_what_torch_does_in_every_shape(shipped: Shipped) -
 
 
 def test_the_graph_has_the_operators_that_the_shape_demands(shipped: Shipped) -> None:
-    assert audit_emitted(shipped.path, shipped.model.spec, Export()).expected
-    audit_optimised(shipped.path, shipped.model.spec, Export(), "fp32")
+    assert audit_emitted(shipped.path, shipped.model.spec, shipped.options).expected
+    audit_optimised(shipped.path, shipped.model.spec, shipped.options, "fp32")
+
+
+@pytest.fixture(scope="module")
+def portable(shipped: Shipped, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The portable files of a family by precision."""
+    if shipped.options.graph != "portable":
+        pytest.skip("other runtimes read portable graphs")
+    folder = tmp_path_factory.mktemp("portable")
+    to_half(shipped.path, folder / "half.onnx")
+    shipped.case.family.quantise(shipped.path, folder / "int8.onnx", shipped.case.batches, QuantiseOptions(True, 1))
+    made = {name: shipped.settle(folder / f"{name}.onnx") for name in ("half", "int8")}
+    return {"fp32": shipped.path, **made}
+
+
+CLOSE = {"fp32": 1e-5, "half": 2e-2, "int8": 2e-2}  # of the largest output
+
+
+def shapes_and_outputs(shipped: Shipped, path: Path) -> Iterator[tuple[dict[str, np.ndarray], np.ndarray]]:
+    """Yield inputs of several shapes, padded rows among them, and what onnxruntime computes of them."""
+    task, session = find_task(shipped.case.family.default_task), open_session(path, threads=1)
+    for batch in task.verification_batches(shipped.case.batches[:1], shipped.model.spec):
+        yield {item.name: batch[item.name].numpy() for item in session.get_inputs()}, run_session(session, batch)
+
+
+@pytest.mark.parametrize("precision", CLOSE)
+def test_a_portable_graph_is_standard_onnx(shipped: Shipped, portable: dict[str, Path], precision: str) -> None:
+    model = onnx.load(str(portable[precision]))
+    assert {item.domain for item in model.opset_import} == {""} and model.ir_version == 8
+    onnx.checker.check_model(model, full_check=True)
+    if precision == "int8":  # the evaluator has no DequantizeLinear of opsets 13 to 18; that of 19 adds types alone
+        model.opset_import[0].version = 19
+    evaluator = ReferenceEvaluator(model)
+    for inputs, wanted in shapes_and_outputs(shipped, portable[precision]):
+        (found,) = evaluator.run(None, inputs)
+        assert np.abs(found - wanted).max() < CLOSE[precision] * np.abs(wanted).max()
+
+
+@pytest.mark.parametrize("precision", CLOSE)
+def test_openvino_computes_a_portable_graph(shipped: Shipped, portable: dict[str, Path], precision: str) -> None:
+    openvino = pytest.importorskip("openvino", reason="OpenVINO is not installed: pip install openvino")
+    settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}  # else bf16 on some
+    compiled = openvino.Core().compile_model(str(portable[precision]), "CPU", settings)
+    for inputs, wanted in shapes_and_outputs(shipped, portable[precision]):
+        found = compiled(inputs)[0]
+        assert np.abs(found - wanted).max() < 10 * CLOSE[precision] * np.abs(wanted).max()
 
 
 def test_int8_is_close_and_has_its_operators(shipped: Shipped, tmp_path: Path) -> None:
     case, path = shipped.case, tmp_path / "int8.onnx"
     how = case.family.quantise(shipped.path, path, case.batches, QuantiseOptions(True, 1))
     assert how["reduce_range"] is True and how["calibration_rows"] == sum(len(b["index"]) for b in case.batches)
-    audit_optimised(path, shipped.model.spec, Export(), "int8")
+    audit_optimised(shipped.settle(path), shipped.model.spec, shipped.options, "int8")
     task = find_task(case.family.default_task)
     assert 0 < compare_onnx(open_session(path, threads=1), shipped.model, case.batches, task).relative < 0.3
 

@@ -39,6 +39,8 @@ from rmtkd_edge.export.bundle import versions
 from rmtkd_edge.export.rows import rows_of_dataset
 from rmtkd_edge.export.stage import saturates
 from rmtkd_edge.families.base import QuantiseOptions, Spec, family_of, ranks_of
+from rmtkd_edge.families.encoder.graph import GraphOptions
+from rmtkd_edge.families.encoder.graph import export as export_encoder
 from rmtkd_edge.families.onnx_program import export_module
 from rmtkd_edge.families.store import load_model
 from rmtkd_edge.profile.ratios import ratio_of_medians
@@ -51,8 +53,8 @@ Feed = Mapping[str, Any]
 Times = dict[str, dict[str, list[float]]]
 
 GRAPHS = {  # an encoder's steps from torch's graph to the one that ships, which adds the norms
-    "+ first token, GELU": Export(attention="plain", norm="layer"),
-    "+ attention": Export(norm="layer"),
+    "+ first token, GELU": GraphOptions(attention="plain", norm="layer"),
+    "+ attention": GraphOptions(norm="layer"),
 }
 RUNTIME_INT8: dict[str, dict[str, Any]] = {  # onnxruntime's own dynamic int8, without smoothing and int8 tables
     "runtime's int8": {"per_channel": True},
@@ -200,7 +202,7 @@ def write_fp32(files: Files, name: str, model: Any, args: argparse.Namespace) ->
         return files.add(name, "fp32", shipped)
     files.add(name, "torch graph", partial(plain_export, model))
     for label, options in (GRAPHS if args.all else {}).items():
-        files.add(name, label, partial(family.export, model, options=options, metadata={}))
+        files.add(name, label, partial(export_encoder, model, options=options))
     return files.add(name, "shipped", shipped)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from rmtkd_edge.api.card import refresh_cards
 from rmtkd_edge.api.profile import ProfileResult, recipe_budget
 from rmtkd_edge.profile.budget import missed_budgets
 from rmtkd_edge.profile.bundle import collect
@@ -30,4 +31,5 @@ def collect_run(options: CollectOptions) -> ProfileResult:
     with open_to_write(options.run) as run:
         budget = recipe_budget(run)
         record = collect(run, options.results, options.force)
+        refresh_cards(run)
     return ProfileResult((record,), missed_budgets(run.path, [record], budget))

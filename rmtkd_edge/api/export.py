@@ -12,12 +12,13 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal
 
 from rmtkd_edge.api.batches import Loader, numbered, task_of
+from rmtkd_edge.config.hardware import graph_for, load_profile
 from rmtkd_edge.config.recipe import Export
 from rmtkd_edge.errors import RunDirError, UserError
 from rmtkd_edge.export.options import ExportOptions
 from rmtkd_edge.run.directory import Run
 from rmtkd_edge.run.folders import replace_folder, sweep_builds
-from rmtkd_edge.run.layout import EXPORT_RECORD, PRECISIONS, roles_of
+from rmtkd_edge.run.layout import CARD, EXPORT_RECORD, PRECISIONS, roles_of
 from rmtkd_edge.run.lock import open_to_write
 from rmtkd_edge.run.records.export import ExportRecord, VariantRecord
 from rmtkd_edge.run.reporter import Reporter, SilentReporter
@@ -114,8 +115,8 @@ def export(
             loader random inputs prove the files, and nothing is calibrated or scored.
         teacher: the original, which the reduction is measured against.
         task: kind of the task; the default of the model's family when left out.
-        on: hardware profile of the target, which int8 depends on; this machine when left out.
-        options: opset, operators and tolerance: the recipe's section `export`.
+        on: hardware profile of the target, which int8 and the graph depend on; this machine when left out.
+        options: opset, graph and tolerance: the recipe's section `export`.
         force: replace an exported folder that is there.
 
     Raises:
@@ -136,7 +137,8 @@ def export(
         raise UserError(f"there is no precision {unknown[0]!r}", f"precision: {', '.join(PRECISIONS)}")
     mine, kind, machine = copy.deepcopy(model).cpu(), task_of(model, task), detect_machine()
     spec = family_of(mine).fold(mine).spec
-    wanted = {"int8": "int8" in precisions, "fp16": "fp16" in precisions}
+    options, device = options or Export(), None if on is None else load_profile(on)
+    wanted = {"int8": "int8" in precisions, "fp16": "fp16" in precisions, "graph": graph_for(options.graph, device)}
     job = Job(
         task=kind,
         name=out.name,
@@ -144,8 +146,8 @@ def export(
         max_length=spec.max_length,
         rows=rows_of_loader(kind, None if loader is None else numbered(loader, mine)(), spec),
         preprocessing=_preprocessing(kind, tokenizer, spec),
-        options=(options or Export()).model_copy(update=wanted),
-        reduce_range=saturates(on, machine.instruction_sets),
+        options=options.model_copy(update=wanted),
+        reduce_range=saturates(device, machine.instruction_sets),
         threads=machine.usable_cores,
         teacher_parameters=(teacher.spec.with_projections({}) if teacher is not None else spec).count_parameters(),
     )
@@ -170,8 +172,12 @@ def _check_target(out: Path, force: bool) -> tuple[str, ...]:
     if not force:
         raise RunDirError(f"{out} holds an export already", "force=True replaces it")
     from rmtkd_edge.export.bundle import read_record
+    from rmtkd_edge.export.card import card
+    from rmtkd_edge.export.origin import Origin
 
-    return (*read_record(out).files, EXPORT_RECORD)
+    record, there = read_record(out), out / CARD
+    ours = there.is_file() and there.read_bytes() == card(record, Origin()).encode()  # else somebody's own words
+    return (*record.files, EXPORT_RECORD, *([CARD] if ours else []))
 
 
 def _preprocessing(task: Task[Any], tokenizer: Any, spec: Spec) -> dict[str, bytes]:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from rmtkd_edge.api.card import refresh_cards
 from rmtkd_edge.errors import Finding, RunDirError, UserError
 from rmtkd_edge.profile.budget import RecipeBudget, missed_budgets
 from rmtkd_edge.profile.identity import refuse_device
@@ -68,6 +69,7 @@ def profile_run(options: ProfileOptions, reporter: Reporter | None = None) -> Pr
         refuse_devices(run, options)
         budget = recipe_budget(run)
         records = profile_several(run, options, reporter or SilentReporter())
+        refresh_cards(run)
     return ProfileResult(tuple(records), missed_budgets(run.path, records, budget))
 
 

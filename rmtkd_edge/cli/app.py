@@ -28,6 +28,7 @@ from rmtkd_edge.cli import (
     export,
     profile,
     profiles,
+    push,
     recipes,
     report,
 )
@@ -58,6 +59,7 @@ for module in (
     collect,
     compare,
     report,
+    push,
     demo,
     doctor,
     recipes,

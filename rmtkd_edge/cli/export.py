@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -15,6 +15,10 @@ def command(
     no_int8: Annotated[bool, typer.Option("--no-int8", help="No int8 files.")] = False,
     fp16: Annotated[bool, typer.Option("--fp16", help="Half-precision files too, for GPUs.")] = False,
     opset: Annotated[int | None, typer.Option(help="ONNX opset (recipe key export.opset).")] = None,
+    graph: Annotated[
+        Literal["fast", "portable"] | None,
+        typer.Option(help="With onnxruntime's own operators, or standard ONNX alone (recipe key export.graph)."),
+    ] = None,
     data: DataOption = None,
     force: ForceOption = False,
     as_json: JsonOption = False,
@@ -28,6 +32,7 @@ def command(
         int8=False if no_int8 else None,
         fp16=True if fp16 else None,
         opset=opset,
+        graph=graph,
         data=data,
         force=force,
     )

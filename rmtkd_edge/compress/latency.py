@@ -7,7 +7,7 @@ from collections.abc import Callable
 from statistics import median
 from typing import TYPE_CHECKING
 
-from rmtkd_edge.config.hardware import HardwareProfile, resolve_threads
+from rmtkd_edge.config.hardware import HardwareProfile, graph_for, resolve_threads
 from rmtkd_edge.config.recipe import Export
 from rmtkd_edge.families.base import Family, Spec
 from rmtkd_edge.run.scratch import scratch_folder
@@ -41,6 +41,7 @@ def measure_ms(family: Family, folded: Model, options: Export, profile: Hardware
     spec, lengths = folded.spec, profile.workloads.seq
     sequence = None if spec.max_length is None else min(*lengths, spec.max_length)
     batch = spec.example_inputs(1, sequence, seed=0)
+    options = options.model_copy(update={"graph": graph_for(options.graph, profile)})
     with scratch_folder("budget") as folder:
         file = folder / "model.onnx"
         family.export(folded.cpu().eval(), file, options, {})

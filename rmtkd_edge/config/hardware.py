@@ -13,6 +13,7 @@ from pydantic import Field, ValidationError, model_validator
 from rmtkd_edge.config.settings import (
     Amount,
     Batch,
+    Graph,
     Length,
     Positive,
     Section,
@@ -34,6 +35,9 @@ MeterName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=100)]
 # the channel block of onnxruntime's blocked convolutions and the tile width of its matrix products; on CUDA 8, the
 # multiple that tensor cores need for half precision; WebAssembly's vectors have 4.
 ALIGNMENT = MappingProxyType({"cuda": 8, "wasm": 4, "avx512": 16, "avx2": 8, "neon": 4})
+
+# Providers with kernels of the operators (com.microsoft) in the graph `fast`.
+FAST_PROVIDERS = frozenset({"CPUExecutionProvider", "CUDAExecutionProvider", "WasmExecutionProvider"})
 
 
 class Processor(Section):
@@ -176,6 +180,7 @@ class HardwareProfile(Section):
         default=(), description="What the processor must have, e.g. avx512, avx2, neon"
     )
     provider: str = Field(default="CPUExecutionProvider", pattern=r"^[A-Za-z]+ExecutionProvider$")
+    graph: Graph | None = Field(default=None, description="What export writes for it; by the provider when left out")
     threads: Cores | Literal["auto-physical"] = Field("auto-physical", description="Threads of one onnxruntime session")
     spinning: bool = Field(
         default=False, description="session.intra_op.allow_spinning: saves microseconds, costs energy"
@@ -252,6 +257,13 @@ def resolve_threads(profile: HardwareProfile, machine: Machine | None = None) ->
         return profile.threads
     usable = (machine or detect_machine()).usable_cores
     return usable if profile.limits.cores is None else min(usable, profile.limits.cores)
+
+
+def graph_for(wanted: Graph | None, profile: HardwareProfile | None) -> Graph:
+    """Return the graph to export: what is asked for, else the profile's, else what its provider has kernels for."""
+    if wanted is not None or profile is None:
+        return wanted or "fast"
+    return profile.graph or ("fast" if profile.provider in FAST_PROVIDERS else "portable")
 
 
 def alignment_of(instruction_sets: tuple[str, ...]) -> tuple[int, str]:

@@ -14,6 +14,7 @@ from rmtkd_edge.config.settings import (
     Amount,
     Batch,
     Fraction,
+    Graph,
     Length,
     Nonnegative,
     Positive,
@@ -287,9 +288,10 @@ class Export(Section):
     fp16: bool = Field(False, description="A half-precision file too, for GPUs")
     max_drop: Fraction = Field(0.01, description="int8 (or fp16) that loses more of the metric than this is refused")
     verify_rows: Positive = 64
-    attention: Literal["fused", "plain"] = "fused"
-    norm: Literal["instance", "layer"] = Field(
-        "instance", description="How layer norms are written; `instance` is faster in onnxruntime on a CPU"
+    graph: Graph | None = Field(
+        None,
+        description="`fast` (onnxruntime's own operators too) or `portable` (standard ONNX alone); "
+        "the hardware profile's when left out, `fast` without one",
     )
 
 

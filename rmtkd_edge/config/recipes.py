@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
+from pydantic.json_schema import GenerateJsonSchema
 
 from rmtkd_edge.config.recipe import Recipe
 from rmtkd_edge.config.renamed import renamed
@@ -83,6 +84,11 @@ def apply_override(data: dict[str, Any], item: str) -> None:
         if not isinstance(data, dict):
             raise RecipeError(f"--set {item!r}: `{name}` is a value, not a table")
     data[last] = value
+
+
+def schema_of_recipes() -> dict[str, Any]:
+    """Return the JSON schema of recipes, by which editors complete keys and mark what is wrong."""
+    return {"$schema": GenerateJsonSchema.schema_dialect, **Recipe.model_json_schema()}
 
 
 def describe_keys(model: type[BaseModel] = Recipe, prefix: str = "") -> list[dict[str, str]]:

@@ -13,6 +13,8 @@ RENAMED = {  # keys of earlier versions: what they are called now
     "compress.conv_mode": "compress.mode",
     "stop.max_accuracy_drop": "stop.max_drop",
     "export.max_accuracy_drop": "export.max_drop",
+    "export.attention": 'export.graph = "fast" or "portable"',
+    "export.norm": 'export.graph = "fast" or "portable"',
 }
 RENAMED_VALUES = {  # values of earlier versions
     ("model.family", "bert"): "encoder",
@@ -25,6 +27,17 @@ RENAMED_VALUES = {  # values of earlier versions
     ("compress.ranks", "words"): "embedding",
     ("compress.ranks", "head"): "pooler",
 }
+
+
+def of_a_run(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the recipe that a run keeps with the keys of version 0.2 under their present names."""
+    export = data.get("export")
+    if not isinstance(export, dict):
+        return dict(data)
+    kept = {key: value for key, value in export.items() if key not in ("attention", "norm")}
+    if "attention" in export:
+        kept["graph"] = "portable" if export["attention"] == "plain" else "fast"
+    return {**data, "export": kept}
 
 
 def renamed(data: Mapping[str, Any]) -> list[str]:

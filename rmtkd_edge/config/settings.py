@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -18,6 +18,7 @@ Length = Annotated[int, Field(ge=1, le=1_048_576)]  # in tokens, or of pixels in
 Nonnegative = Annotated[float, Field(ge=0, le=1e12)]
 MOST_WEIGHTS = 2_000_000_000  # of a model that is trained from random weights
 Amount = Annotated[float, Field(gt=0, le=1e12)]
+Graph = Literal["fast", "portable"]  # with onnxruntime's own operators (com.microsoft), or standard ONNX alone
 
 
 class Section(BaseModel):

@@ -17,7 +17,7 @@ from rmtkd_edge.families.base import Spec, family_of, find_family
 from rmtkd_edge.families.store import assemble, read_weights, spec_of
 from rmtkd_edge.hashing import sha256_file
 from rmtkd_edge.run.directory import atomic_write_bytes, package_version
-from rmtkd_edge.run.layout import CONFIG, EXPORT_RECORD, OWN_WEIGHTS, WEIGHTS
+from rmtkd_edge.run.layout import CARD, CONFIG, EXPORT_RECORD, OWN_WEIGHTS, WEIGHTS
 from rmtkd_edge.run.records.base import from_json, read_json_file, to_json
 from rmtkd_edge.run.records.export import ExportRecord
 from rmtkd_edge.run.records.model import ModelRecord
@@ -30,7 +30,12 @@ PACKAGES = ("torch", "onnx", "onnxruntime", "transformers")
 
 
 def write_folder(
-    folder: Path, shipped: Model, task: str, preprocessing: Mapping[str, bytes], max_length: int | None = None
+    folder: Path,
+    shipped: Model,
+    task: str,
+    preprocessing: Mapping[str, bytes],
+    max_length: int | None = None,
+    problem_type: str | None = None,
 ) -> None:
     """Write config.json, the weights and the files that turn raw items into inputs.
 
@@ -41,10 +46,13 @@ def write_folder(
         task: name of the data set.
         preprocessing: content of the tokenizer's or the image processor's files by name.
         max_length: tokens that rows were cut to in training, None where nothing was cut.
+        problem_type: what transformers calls the kind of labels, None where it has no name for it.
     """
     spec = shipped.spec
     family = family_of(spec)
     config = family.config(spec, task)
+    if problem_type is not None:
+        config["problem_type"] = problem_type
     ours = {"schema": ModelRecord.SCHEMA, "spec": spec.to_dict(), "task": task, "version": package_version()}
     config["rmtkd"] = {**ours, **config.get("rmtkd", {})}
     _write_json(folder / CONFIG, config)
@@ -57,8 +65,8 @@ def write_folder(
 
 
 def write_record(folder: Path, record: ExportRecord) -> ExportRecord:
-    """Write rmtkd.json, the last file, with the hashes of all others; a folder without it is not whole."""
-    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != EXPORT_RECORD)
+    """Write rmtkd.json, the last file, with the hashes of all others but the card; a folder without it is not whole."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name not in (EXPORT_RECORD, CARD))
     whole = replace(record, files={path.relative_to(folder).as_posix(): sha256_file(path) for path in paths})
     data = to_json(whole)
     from_json(ExportRecord, data, folder / EXPORT_RECORD)  # what cannot be read again is its writer's fault

@@ -13,15 +13,18 @@ from rmtkd_edge.config.recipe import Export
 from rmtkd_edge.errors import NotFiniteError
 from rmtkd_edge.export.audit import audit_emitted, audit_optimised
 from rmtkd_edge.export.bundle import versions, write_folder, write_record
+from rmtkd_edge.export.card import card
 from rmtkd_edge.export.fold_proof import FLOAT32_TOLERANCE, FoldProof, fold_with_proof, prove_same
 from rmtkd_edge.export.half import to_half
+from rmtkd_edge.export.origin import Origin
+from rmtkd_edge.export.portable import make_portable
 from rmtkd_edge.export.rows import Rows
 from rmtkd_edge.export.verify import OnnxProof, compare_onnx, evaluate_onnx, verify_onnx
 from rmtkd_edge.families.base import Family, OpCount, QuantiseOptions, Spec, family_of, ranks_of
 from rmtkd_edge.families.onnx_program import oldest_runtime
 from rmtkd_edge.hashing import sha256_file
-from rmtkd_edge.run.directory import package_version
-from rmtkd_edge.run.layout import PRECISIONS
+from rmtkd_edge.run.directory import atomic_write_bytes, package_version
+from rmtkd_edge.run.layout import CARD, PRECISIONS
 from rmtkd_edge.run.records.export import (
     ExportRecord,
     FusionRecord,
@@ -36,6 +39,7 @@ from rmtkd_edge.tasks.base import Dataset, Task
 if TYPE_CHECKING:
     from rmtkd_edge.families.model import Model
 
+NOWHERE = Origin()  # of a model that was given in memory
 ROUNDING = 1e-9  # 0.90 - 0.89 is more than 0.01 in floating point
 
 
@@ -65,7 +69,9 @@ class Job:
     dataset: Dataset[Any] | None = None
 
 
-def export_folder(folder: Path, model_id: str, model: Model, job: Job, reporter: Reporter) -> ExportRecord:
+def export_folder(
+    folder: Path, model_id: str, model: Model, job: Job, reporter: Reporter, origin: Origin = NOWHERE
+) -> ExportRecord:
     """Export a model, projected or folded, into an empty folder and return its record.
 
     Raises:
@@ -76,8 +82,8 @@ def export_folder(folder: Path, model_id: str, model: Model, job: Job, reporter:
     family = family_of(folded)
     shipped = family.standardise(folded)
     prove_same(folded, shipped, job.rows.held_out)
-    spec = shipped.spec
-    write_folder(folder, shipped, job.name, job.preprocessing, job.max_length)
+    spec, problem_type = shipped.spec, None if job.task.hub is None else job.task.hub.problem_type
+    write_folder(folder, shipped, job.name, job.preprocessing, job.max_length, problem_type)
     notes: tuple[str, ...] = ()
     if job.dataset is not None and job.dataset.samples:
         notes = job.task.check_preprocessing(job.dataset, folder, spec)
@@ -85,6 +91,7 @@ def export_folder(folder: Path, model_id: str, model: Model, job: Job, reporter:
         reporter.event("note", text=note)
     path = folder / PRECISIONS["fp32"].file
     files = family.export(shipped, path, job.options, _metadata(spec, model_id, job))
+    _settle(path, job)
     emitted = audit_emitted(path, spec, job.options)
     audits = {"fp32": audit_optimised(path, spec, job.options, "fp32")}
     proof = verify_onnx(path, shipped, job.rows.shapes, job.task, threads=job.threads)
@@ -94,36 +101,42 @@ def export_folder(folder: Path, model_id: str, model: Model, job: Job, reporter:
     for precision, make in _makers(family, job).items():
         target = folder / PRECISIONS[precision].file
         quantisation = make(path, target)
+        _settle(target, job)
         if precision == "int8":
             audits[precision] = audit_optimised(target, spec, job.options, "int8")
         variants[precision] = _judged(target, quantisation, shipped, variants["fp32"], job)
         _tell(reporter, folder, precision, variants[precision])
     parameters = spec.count_parameters()
-    return write_record(
-        folder,
-        ExportRecord(
-            model_id=model_id,
-            family=spec.family,
-            task=job.name,
-            kind=job.task.name,
-            metric=job.metric,
-            labels=tuple(spec.labels),
-            max_length=job.max_length,
-            ranks=ranks_of(spec),
-            parameters=parameters,
-            teacher_parameters=job.teacher_parameters,
-            reduction=1 - parameters / job.teacher_parameters,
-            verification=_verification(fold_proof, proof),
-            variants=variants,
-            fusion=FusionRecord(_counts(emitted), {name: _counts(audit) for name, audit in audits.items()}),
-            graph=job.options.model_dump(include={"opset", "attention", "norm"}),
-            threads=job.threads,
-            files={},
-            versions=versions(),
-            onnxruntime=oldest_runtime(job.options.opset),
-            notes=notes,
-        ),
+    record = ExportRecord(
+        model_id=model_id,
+        family=spec.family,
+        task=job.name,
+        kind=job.task.name,
+        metric=job.metric,
+        labels=tuple(spec.labels),
+        max_length=job.max_length,
+        ranks=ranks_of(spec),
+        parameters=parameters,
+        teacher_parameters=job.teacher_parameters,
+        reduction=1 - parameters / job.teacher_parameters,
+        verification=_verification(fold_proof, proof),
+        variants=variants,
+        fusion=FusionRecord(_counts(emitted), {name: _counts(audit) for name, audit in audits.items()}),
+        graph={"name": job.options.graph, "opset": job.options.opset},
+        threads=job.threads,
+        files={},
+        versions=versions(),
+        onnxruntime=oldest_runtime(job.options.opset, job.options.graph),
+        notes=notes,
     )
+    record = write_record(folder, record)
+    atomic_write_bytes(folder / CARD, card(record, origin).encode())
+    return record
+
+
+def _settle(path: Path, job: Job) -> None:
+    if job.options.graph == "portable":
+        make_portable(path)
 
 
 Maker = Callable[[Path, Path], dict[str, Any] | None]  # source, target -> how it was quantised
@@ -225,7 +238,7 @@ def _metadata(spec: Spec, model_id: str, job: Job) -> dict[str, str]:
         "rmtkd_task": job.name,
         "rmtkd_ranks": json.dumps(ranks_of(spec)),
         "rmtkd_labels": json.dumps(list(spec.labels)),
-        "rmtkd_onnxruntime": oldest_runtime(job.options.opset),
+        "rmtkd_onnxruntime": oldest_runtime(job.options.opset, job.options.graph),
     }
 
 

@@ -16,6 +16,8 @@ from rmtkd_edge.run.directory import atomic_write_bytes
 def to_half(source: Path, target: Path) -> None:
     """Write the fp16 file of an fp32 one."""
     from onnxruntime.transformers.float16 import convert_float_to_float16
+    from onnxruntime.transformers.onnx_model import OnnxModel
 
     half = convert_float_to_float16(onnx.load(str(source)), keep_io_types=True)
+    OnnxModel(half).topological_sort(is_deterministic=True)  # it puts casts of inputs last, which ONNX does not allow
     atomic_write_bytes(target, half.SerializeToString())

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rmtkd_edge.config.recipe import Export
+from rmtkd_edge.config.settings import Graph
 
 
 @dataclass(frozen=True)
@@ -15,6 +16,7 @@ class ExportOptions:
 
     Attributes:
         run: the run directory.
+        graph: `fast` or `portable`.
         data: the data set, None for the one that compress used.
         threads: of onnxruntime while files are verified and scored, None for all cores of this process.
         force: replace an export that is there.
@@ -24,11 +26,12 @@ class ExportOptions:
     int8: bool | None = None
     fp16: bool | None = None
     opset: int | None = None
+    graph: Graph | None = None
     data: Path | None = None
     threads: int | None = None
     force: bool = False
 
     def applied(self, section: Export) -> Export:
         """Return a recipe's export section with what these options say otherwise."""
-        given: dict[str, Any] = {"int8": self.int8, "fp16": self.fp16, "opset": self.opset}
+        given: dict[str, Any] = {"int8": self.int8, "fp16": self.fp16, "opset": self.opset, "graph": self.graph}
         return section.model_copy(update={key: value for key, value in given.items() if value is not None})

@@ -8,16 +8,17 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from rmtkd_edge.config.hardware import HardwareProfile, load_profile
+from rmtkd_edge.config.hardware import HardwareProfile, graph_for, load_profile
 from rmtkd_edge.config.recipe import Recipe
 from rmtkd_edge.errors import RunDirError, UserError
 from rmtkd_edge.export.folder import Job, export_folder
 from rmtkd_edge.export.options import ExportOptions
+from rmtkd_edge.export.origin import edited_card, origin_of
 from rmtkd_edge.export.rows import rows_of_dataset
 from rmtkd_edge.families.base import Spec, find_family
 from rmtkd_edge.families.store import load_model
 from rmtkd_edge.machine import detect_machine
-from rmtkd_edge.run.directory import Run
+from rmtkd_edge.run.directory import Run, atomic_write_bytes
 from rmtkd_edge.run.folders import files_of
 from rmtkd_edge.run.freshness import refuse_other_rows
 from rmtkd_edge.run.layout import PREPROCESSING, ROLES, Role, read_device, read_recipe, roles_of
@@ -54,12 +55,16 @@ def export_run(
     run.mark("export", "running")
     for role in roles_of(run):
         reporter.event("stage", name=role.folder)
+        card = edited_card(run, role)
         run.remove(role.folder)
         model = teacher if role.kind == "baseline" else load_model(run, role.checkpoint)
         with TemporaryDirectory(dir=run.path, prefix=f".{role.folder.partition('/')[0]}.") as temporary:
             built = Path(temporary) / role.folder
-            records.append(export_folder(built, model_id(recipe, role), model, job, reporter))
+            origin = origin_of(run, recipe, role)
+            records.append(export_folder(built, model_id(recipe, role), model, job, reporter, origin))
             run.install(role.folder, built)
+        if card is not None:
+            atomic_write_bytes(run.path_of(role.card), card)
     run.mark("export", "done", seconds=round(time.monotonic() - start, 1), threads=job.threads)
     return records[0]
 
@@ -78,6 +83,8 @@ def _job(run: Run, recipe: Recipe, options: ExportOptions, spec: Spec, dataset: 
     section, machine = options.applied(recipe.export), detect_machine()
     if options.threads is not None and options.threads < 1:
         raise UserError(f"threads is {options.threads}", "--threads 1 or more")
+    device = read_device(run, recipe)
+    section = section.model_copy(update={"graph": graph_for(section.graph, device)})
     find_family(spec.family).expected_ops(spec, section, "emitted")  # refuses what no graph can be written with
     kept = [rel for rel in run.manifest["files"] if rel.startswith(f"{PREPROCESSING}/")]
     if odd := [name for name in files_of(run.path_of(PREPROCESSING)) if f"{PREPROCESSING}/{name}" not in kept]:
@@ -100,7 +107,7 @@ def _job(run: Run, recipe: Recipe, options: ExportOptions, spec: Spec, dataset: 
         rows=rows_of_dataset(task, dataset, recipe, spec),
         preprocessing=preprocessing,
         options=section,
-        reduce_range=saturates(read_device(run, recipe), machine.instruction_sets),
+        reduce_range=saturates(device, machine.instruction_sets),
         threads=options.threads or machine.usable_cores,
         teacher_parameters=spec.count_parameters(),
         dataset=dataset,

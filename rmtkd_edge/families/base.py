@@ -178,7 +178,7 @@ class Family(Protocol[S, M]):
     default_sites: tuple[str, ...]
     modes: tuple[str, ...]  # values of compress.mode
     shape: type[Section]  # settings of `model.shape`
-    parity_hint: str  # a setting to try where an exported file differs from torch, empty where there is none
+    parity_hint: str  # an option of export to try where an exported file differs from torch, empty where there is none
     offers: tuple[str, ...]  # what methods may need: `layers` to leave out, `attention`, `stages`, `features`
     feature_tap: str  # of the features (B, d) that the classifier reads, empty where there are none
 

@@ -13,16 +13,21 @@ import torch
 from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 from torch import Tensor, nn
 
+from rmtkd_edge.config.settings import Graph
 from rmtkd_edge.errors import RmtkdError, RunDirError
 
 LIMIT_BYTES = 1_900_000_000  # a protobuf message holds 2 GiB; the graph itself needs some of it
 OUTPUT = "logits"
-OPSETS_OF_RUNTIMES = {(1, 18): 21, (1, 21): 22, (1, 23): 23}  # the highest opset that each onnxruntime and later read
+# The highest opset that each onnxruntime and later read. Before 1.18 they refuse the file format (IR version 10) that
+# torch writes, and read that of a portable file.
+OPSETS_OF_RUNTIMES = {(1, 18): 21, (1, 21): 22, (1, 23): 23}
+OPSETS_OF_OLD_RUNTIMES = {(1, 16): 19, (1, 17): 20}
 
 
-def oldest_runtime(opset: int) -> str:
-    """Return the oldest onnxruntime that reads a file of an opset; 1.17 refuses the file format that torch writes."""
-    return next((f"{a}.{b}" for (a, b), highest in OPSETS_OF_RUNTIMES.items() if opset <= highest), "")
+def oldest_runtime(opset: int, graph: Graph | None = None) -> str:
+    """Return the oldest onnxruntime that reads a file of an opset."""
+    known = {**OPSETS_OF_OLD_RUNTIMES, **OPSETS_OF_RUNTIMES} if graph == "portable" else OPSETS_OF_RUNTIMES
+    return next((f"{a}.{b}" for (a, b), highest in known.items() if opset <= highest), "")
 
 
 def export_module(

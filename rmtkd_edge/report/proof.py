@@ -150,5 +150,7 @@ def origin_table(run: RunFacts) -> TableBlock:
         rows.append(text_row(f"Stage {stage}", f"{facts.get('state', '')} {facts.get('finished') or ''}".strip()))
     if isinstance(run.exported, ExportRecord):
         rows.append(text_row("Model", run.exported.model_id or "not recorded"))
+        if "name" in run.exported.graph:  # files of version 0.2 have no name of their graph
+            rows.append(text_row("Graph", f"{run.exported.graph['name']}, opset {run.exported.graph['opset']}"))
         rows += [text_row(name, version) for name, version in sorted(run.exported.versions.items())]
     return TableBlock("Origin.", ("What", "Value"), tuple(rows), frozenset({1}))

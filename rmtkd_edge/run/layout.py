@@ -41,6 +41,7 @@ OWNED = ("compress", "export", "baseline", STUDENTS, PROFILES, BUNDLES, REPORT) 
 
 SHAPE, WEIGHTS, PROJECTIONS = "model.json", "model.safetensors", "projections.safetensors"  # of a model's folder
 EXPORT_RECORD, CONFIG = "rmtkd.json", "config.json"  # of an exported folder
+CARD = "README.md"  # its model card, which later stages write anew
 OWN_WEIGHTS = "rmtkd.safetensors"  # its weights where transformers cannot rebuild the model: it reads no such name
 
 
@@ -66,6 +67,11 @@ class Role:
     def record(self) -> str:
         """Return the path of the export's record."""
         return f"{self.folder}/{EXPORT_RECORD}"
+
+    @property
+    def card(self) -> str:
+        """Return the path of the export's model card."""
+        return f"{self.folder}/{CARD}"
 
 
 @dataclass(frozen=True)
@@ -198,13 +204,14 @@ def bundle_record(name: str) -> str:
 def read_recipe(run: Run) -> Recipe:
     """Return the resolved recipe of a run; raise RunDirError for no TOML, RecipeError for what is no recipe."""
     from rmtkd_edge.config.recipes import parse_recipe
+    from rmtkd_edge.config.renamed import of_a_run
 
     where = str(run.path / RECIPE)
     try:
         data = tomllib.loads(run.read_text(RECIPE))
     except tomllib.TOMLDecodeError as err:
         raise RunDirError(f"{where} is not valid TOML: {err}", "restore it, or compress again with --force") from err
-    return parse_recipe(data, where)
+    return parse_recipe(of_a_run(data), where)
 
 
 def keep_device(run: Run, recipe: Recipe) -> None:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from rmtkd_edge.families.base import Spec
+    from rmtkd_edge.tasks.reading.usage import HubTask
 
 Batch = dict[str, "Tensor"]
 """Model inputs by name, `index` (int64 (B,): the row's number in its split), and targets under names of the task."""
@@ -144,6 +145,10 @@ class Task(Protocol[S]):
 
         For the stand-alone runner, which compares the predictions of two processors without this package.
         """
+
+    @property
+    def hub(self) -> HubTask | None:
+        """Return what the hub calls the task, None where it has no such task."""
 
     @property
     def required_keys(self) -> Mapping[str, str]:

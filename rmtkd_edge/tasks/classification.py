@@ -13,6 +13,7 @@ from rmtkd_edge.run.records.data import DataSummary, RowSummary, SplitSummary
 from rmtkd_edge.spectral.seeded import row_contrasts
 from rmtkd_edge.tasks import metrics
 from rmtkd_edge.tasks.base import Batch, Dataset, Prediction
+from rmtkd_edge.tasks.reading.usage import HubTask
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,6 +30,7 @@ class Classification:
     percent_metrics = metrics.SHARES
     prediction: Literal["argmax"] = "argmax"
     target_names = ("labels",)
+    hub: HubTask | None = None
 
     def summary(self, dataset: Dataset[Any]) -> DataSummary:
         """Return what was read: rows by label, sequences that were cut, the first rows."""

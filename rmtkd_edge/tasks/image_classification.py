@@ -20,6 +20,7 @@ from rmtkd_edge.tasks.reading.images import ImagePreprocessing, load_pixels, roo
 from rmtkd_edge.tasks.reading.labels import label_names, label_notes, label_numbers
 from rmtkd_edge.tasks.reading.pictures import RESAMPLE, read_picture
 from rmtkd_edge.tasks.reading.splits import Classes, Source, share_out
+from rmtkd_edge.tasks.reading.usage import HubTask, image_clients
 from rmtkd_edge.tasks.subsets import Subsets, draw_subsets
 
 if TYPE_CHECKING:
@@ -65,6 +66,7 @@ class ImageClassification(Classification):
     name = "image-classification"
     modality = "image"
     evaluation_batch = 128
+    hub = HubTask("image-classification", "single_label_classification", image_clients)
     required_keys: Mapping[str, str] = {}
 
     def load(

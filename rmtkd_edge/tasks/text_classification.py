@@ -41,6 +41,7 @@ from rmtkd_edge.tasks.reading.sequences import (
 from rmtkd_edge.tasks.reading.splits import Classes, share_out
 from rmtkd_edge.tasks.reading.tables import load_tables
 from rmtkd_edge.tasks.reading.tokenizers import load_tokenizer
+from rmtkd_edge.tasks.reading.usage import HubTask, text_clients
 from rmtkd_edge.tasks.subsets import Subsets, draw_subsets
 
 if TYPE_CHECKING:
@@ -87,6 +88,7 @@ class TextClassification(Classification):
     name = "text-classification"
     modality = "text"
     evaluation_batch = 64
+    hub = HubTask("text-classification", "single_label_classification", text_clients)
     required_keys: Mapping[str, str] = {"text": '["sentence"]'}
 
     def load(

@@ -19,6 +19,7 @@ from rmtkd_edge.config.recipes import (
     load_recipe,
     parse_recipe,
     recipes_folder,
+    schema_of_recipes,
 )
 from rmtkd_edge.errors import RecipeError
 from rmtkd_edge.plugins import find
@@ -118,6 +119,12 @@ def test_values_that_make_no_sense_are_refused(key: str, value):
 def test_targets_are_increasing_shares(targets, part):
     with pytest.raises(RecipeError, match=rf"stop\.target_reduction: .*{part}"):
         parse_recipe({**copy.deepcopy(LEAST), "stop": {"target_reduction": targets}}, "x")
+
+
+@pytest.mark.parametrize(("key", "value"), [("attention", "plain"), ("norm", "layer")])
+def test_keys_of_the_graph_are_refused_with_the_one_that_chooses_it(key, value):
+    with pytest.raises(RecipeError, match=rf'export\.{key}: renamed, it is export\.graph = "fast" or "portable" now'):
+        parse_recipe({**copy.deepcopy(LEAST), "export": {key: value}}, "x")
 
 
 def test_targets_survive_being_written_and_one_is_a_target():
@@ -309,3 +316,18 @@ def test_validation_and_test_are_different_splits():
     data["task"] |= {"test_split": "validation"}
     with pytest.raises(RecipeError, match="validation chooses, test only reports"):
         parse_recipe(data, "x")
+
+
+def test_the_schema_knows_every_key_with_its_default_and_meaning():
+    schema = schema_of_recipes()
+    assert set(schema["required"]) == {"model", "task"}
+    for row in describe_keys():
+        place, *keys = schema, *row["key"].split(".")
+        for key in keys:
+            table = place.get("$ref", place.get("allOf", [{}])[0].get("$ref", "")).removeprefix("#/$defs/")
+            place = (schema["$defs"][table] if table else place)["properties"][key]
+        assert place.get("description", "") == row["meaning"] and ("default" in place) == (
+            row["default"] != "(required)"
+        )
+    assert schema["additionalProperties"] is False
+    assert all(table["additionalProperties"] is False for table in schema["$defs"].values())

@@ -47,7 +47,7 @@ def test_both_folders_are_whole(made):
         found = {p.relative_to(run.path / role.folder).as_posix() for p in run.path_of(role.folder).rglob("*")}
         found = {name for name in found if (run.path / role.folder / name).is_file()}
         listed = run.read_record(ExportRecord, role.record)
-        assert found == {*listed.files, "rmtkd.json"}
+        assert found == {*listed.files, "rmtkd.json", "README.md"}
         assert {"config.json", listed.weights, "onnx/model.onnx", "onnx/model_quantized.onnx"} <= found
     run.verify("export/")
     assert 0 < record.reduction < 1

@@ -211,7 +211,7 @@ def exported(original: bool, ranks: dict[str, int], tested: bool = True) -> Expo
         ),
         variants={name: variant(name, original, tested) for name in ("fp32", "int8")},
         fusion=FusionRecord(OpCounts(expected, {**expected, "BiasGelu": 4}), {"fp32": OpCounts(expected, expected)}),
-        graph={"opset": 18},
+        graph={"name": "fast", "opset": 18},
         threads=1,
         files={},
         versions={"torch": "2.14.1", "onnx": "1.23.0", "onnxruntime": "1.31.1", "transformers": "5.23.0"},

@@ -53,6 +53,7 @@ class Sketch:
     """What the sketches share: drawn rows, batches, and a predictor of token ids."""
 
     name, modality, evaluation_batch = "sketch", "text", 4
+    hub = None
     required_keys: Mapping[str, str] = {}
     known_metrics: tuple[str, ...] = ()
     percent_metrics: tuple[str, ...] = ()

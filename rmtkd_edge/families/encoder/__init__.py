@@ -28,7 +28,7 @@ class EncoderFamily(FamilyDefaults[EncoderSpec, "Encoder"]):
     name = "encoder"
     modality = "text"
     default_task = "text-classification"
-    parity_hint = "--set export.attention=plain"
+    parity_hint = "--graph portable"
     curve: Literal["gemm", "conv"] = "gemm"
     samples = ("token", "sequence")
     sample_keys = "analyse.maximum_rows or analyse.tokens_per_sequence"

@@ -46,7 +46,9 @@ class GraphOptions:
     @staticmethod
     def of(options: Export) -> GraphOptions:
         """Return what a recipe's export section says of the graph."""
-        return GraphOptions(opset=options.opset, attention=options.attention, norm=options.norm)
+        if options.graph == "portable":
+            return GraphOptions(opset=options.opset, attention="plain", norm="layer", gelu="plain")
+        return GraphOptions(opset=options.opset)
 
     def __post_init__(self) -> None:
         """Raise UserError for an opset that is not supported, or that has no kernel for plain attention."""
@@ -57,7 +59,7 @@ class GraphOptions:
         if self.attention == "plain" and self.opset >= 23:
             raise UserError(
                 "torch writes plain attention from opset 23 on as ai.onnx.Attention, whose CPU kernel refuses the mask",
-                "--opset 22 or less, or --set export.attention=fused",
+                "--opset 22 or less, or --graph fast",
             )
 
 
@@ -188,7 +190,7 @@ def export(
         )
     except RmtkdError as err:
         if err.message.startswith("torch could not export"):
-            raise RmtkdError(err.message, "try --set export.attention=plain") from err
+            raise RmtkdError(err.message, "try --graph portable") from err
         raise
 
 

@@ -85,7 +85,8 @@ class ExportRecord(Document):
         task: name of the data set; `kind` is the task's.
         max_length: longest sequence in tokens, None for a model that reads no sequences.
         variants: ONNX files by precision.
-        files: sha256 of every file of the folder but this one.
+        files: sha256 of every file of the folder but this one and the model card.
+        graph: its `name` (`fast` or `portable`) and `opset`.
         onnxruntime: the oldest one that the files are right on, empty where it is not known.
         notes: what users of the folder have to know.
     """

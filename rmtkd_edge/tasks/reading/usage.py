@@ -1,0 +1,120 @@
+"""How the Hugging Face hub knows a task, and code that uses an exported folder, by client: for the model card."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+TEXT_ONNXRUNTIME = """\
+import numpy as np
+import onnxruntime
+from transformers import AutoTokenizer
+
+folder = $folder
+tokenizer = AutoTokenizer.from_pretrained(folder)
+session = onnxruntime.InferenceSession(f"{folder}/$file", providers=["CPUExecutionProvider"])
+rows = tokenizer(TEXTS, padding=True, truncation=True, return_tensors="np")
+inputs = {item.name: rows[item.name].astype(np.int64) for item in session.get_inputs()}
+(logits,) = session.run(None, inputs)
+"""
+TEXT_OPTIMUM = """\
+from optimum.onnxruntime import ORTModelForSequenceClassification
+from transformers import AutoTokenizer
+
+folder = $folder
+tokenizer = AutoTokenizer.from_pretrained(folder)
+model = ORTModelForSequenceClassification.from_pretrained(folder, subfolder="onnx", file_name="$name")
+logits = model(**tokenizer(TEXTS, padding=True, truncation=True, return_tensors="pt")).logits
+"""
+TEXT_JAVASCRIPT = """\
+import { AutoModelForSequenceClassification, AutoTokenizer } from "@huggingface/transformers";
+
+const tokenizer = await AutoTokenizer.from_pretrained("$repo");
+const model = await AutoModelForSequenceClassification.from_pretrained("$repo", { dtype: "$dtype" });
+const { logits } = await model(tokenizer(["a text"], { PAIRpadding: true, truncation: true }));
+"""
+OWN = """\
+import rmtkd_edge
+
+model = rmtkd_edge.load($folder, precision="$precision")  # checks every hash first
+labels = model.predict(ITEMS).labels
+"""
+IMAGE_ONNXRUNTIME = """\
+import onnxruntime
+from PIL import Image
+from transformers import AutoImageProcessor
+
+folder = $folder
+processor = AutoImageProcessor.from_pretrained(folder)
+session = onnxruntime.InferenceSession(f"{folder}/$file", providers=["CPUExecutionProvider"])
+pixels = processor([Image.open("picture.png").convert("RGB")], return_tensors="np")["pixel_values"]
+(logits,) = session.run(None, {"pixel_values": pixels})
+"""
+IMAGE_OPTIMUM = """\
+from optimum.onnxruntime import ORTModelForImageClassification
+from PIL import Image
+from transformers import AutoImageProcessor
+
+folder = $folder
+processor = AutoImageProcessor.from_pretrained(folder)
+model = ORTModelForImageClassification.from_pretrained(folder, subfolder="onnx", file_name="$name")
+logits = model(**processor([Image.open("picture.png").convert("RGB")], return_tensors="pt")).logits
+"""
+IMAGE_JAVASCRIPT = """\
+import { pipeline } from "@huggingface/transformers";
+
+const classify = await pipeline("image-classification", "$repo", { dtype: "$dtype" });
+console.log(await classify("picture.png"));
+"""
+
+
+@dataclass(frozen=True)
+class Client:
+    """How to use an exported folder in one program.
+
+    Attributes:
+        language: of the code, as Markdown names it.
+        code: to be filled in are `$folder` (an expression in Python), `$repo`, `$file`, its `$name`, `$precision` and
+            `$dtype`.
+    """
+
+    title: str
+    language: str
+    code: str
+
+
+@dataclass(frozen=True)
+class HubTask:
+    """What the Hugging Face hub and transformers call a task.
+
+    Attributes:
+        problem_type: in config.json.
+        clients: gives, for a number of text columns, how the folder is used.
+    """
+
+    pipeline_tag: str
+    problem_type: str
+    clients: Callable[[int], tuple[Client, ...]]
+
+
+def text_clients(columns: int) -> tuple[Client, ...]:
+    """Return the code for a text, or for a pair of texts where there are two columns."""
+    texts, pair, items = '["a text"]', "", '["a text"]'
+    if columns == 2:
+        texts, pair, items = '["a text"], ["its pair"]', 'text_pair: ["its pair"], ', '[("a text", "its pair")]'
+    return (
+        Client("onnxruntime", "python", TEXT_ONNXRUNTIME.replace("TEXTS", texts)),
+        Client("Optimum", "python", TEXT_OPTIMUM.replace("TEXTS", texts)),
+        Client("transformers.js", "js", TEXT_JAVASCRIPT.replace("PAIR", pair)),
+        Client("rmtkd-edge", "python", OWN.replace("ITEMS", items)),
+    )
+
+
+def image_clients(columns: int) -> tuple[Client, ...]:
+    """Return the code for an image."""
+    return (
+        Client("onnxruntime", "python", IMAGE_ONNXRUNTIME),
+        Client("Optimum", "python", IMAGE_OPTIMUM),
+        Client("transformers.js", "js", IMAGE_JAVASCRIPT),
+        Client("rmtkd-edge", "python", OWN.replace("ITEMS", '["picture.png"]')),
+    )
