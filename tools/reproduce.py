@@ -81,7 +81,7 @@ VARIANTS = {
     "rmt-kd, one shot's target": Variant((LESS,), "the whole loop, cutting less"),
     "select": Variant(("compress.channels=select",), "channels selected, in place of directions"),
     "project": Variant(("compress.channels=project",), "directions, in place of channels that are selected"),
-    "magnitude": Variant(("compress.method=magnitude",), "channels of the largest group norm, one factor for all sites"),
+    "magnitude": Variant(("compress.method=magnitude",), "largest group norms, one factor for all sites"),
     "pca": Variant(("compress.method=pca",), "explained variance, unweighted, all sites at once"),
     "allocation": Variant(("compress.allocation=kl",), "where the parameters go is searched on training rows"),
     "matching": Variant(("distil.match=3",), "the residual stream is matched too"),
