@@ -69,6 +69,8 @@ STUDIES = {
 }
 ONE_SHOT, LESS = "compress.one_shot=true", "stop.target_reduction={one_shot}"
 OTHER = "analyse.weighting={other}"
+EXPLAINED, EDGE = "analyse.rule=explained-variance", "compress.allocation=edge"
+PLAIN = (EDGE, "distil.match=0")  # without what the recipe may have beyond the paper
 LOOP = "rmt-kd"
 VARIANTS = {
     LOOP: Variant((), "the whole loop"),
@@ -76,18 +78,18 @@ VARIANTS = {
     "one-shot at the loop's target": Variant((ONE_SHOT,), "closed form, no training"),
     "one-shot, other weighting": Variant((ONE_SHOT, LESS, OTHER), "one shot, weighting by effect switched"),
     "other weighting": Variant((OTHER,), "the loop, weighting by effect switched"),
-    "explained variance": Variant(("analyse.rule=explained-variance",), "PCA's rule in place of the edge, same budget"),
+    "explained variance": Variant((EXPLAINED,), "PCA's rule in place of the edge, same budget"),
     "no warm start": Variant(("compress.warm_start=fold",), "P W and W P^T, then the same fine-tuning"),
     "rmt-kd, one shot's target": Variant((LESS,), "the whole loop, cutting less"),
     "select": Variant(("compress.channels=select",), "channels selected, in place of directions"),
     "project": Variant(("compress.channels=project",), "directions, in place of channels that are selected"),
-    "magnitude": Variant(("compress.method=magnitude",), "largest group norms, one factor for all sites"),
-    "pca": Variant(("compress.method=pca",), "explained variance, unweighted, all sites at once"),
-    "allocation": Variant(("compress.allocation=kl",), "where the parameters go is searched on training rows"),
-    "matching": Variant(("distil.match=3",), "the residual stream is matched too"),
-    "allocation, matching": Variant(("compress.allocation=kl", "distil.match=3"), "both"),
+    "edge alone": Variant(PLAIN, "one quantile for all sites, the teacher's outputs alone"),
+    "explained variance alone": Variant((*PLAIN, EXPLAINED), "PCA's rule, and else as the edge alone"),
+    "matching": Variant((EDGE,), "one quantile for all sites, inner states are matched"),
+    "magnitude": Variant(("compress.method=magnitude", *PLAIN), "largest group norms, one factor for all sites"),
+    "pca": Variant(("compress.method=pca", *PLAIN), "explained variance, unweighted, all sites at once"),
     "plain kd": Variant(
-        ("compress.method=plain-kd",),
+        ("compress.method=plain-kd", *PLAIN),
         "random weights at the loop's final ranks, all of its steps in one go",
         like_loop=True,
     ),
