@@ -89,10 +89,10 @@ def _results(record: ExportRecord, origin: Origin, task: str) -> Iterator[Any]:
 def _summary(record: ExportRecord, origin: Origin) -> str:
     kind, data = plain(record.kind), plain(record.task)
     if record.parameters == record.teacher_parameters:
-        return f"A model for {kind}, {data}, with {record.parameters:,} parameters, as ONNX."
+        return f"A {kind} model for {data} with {record.parameters:,} parameters, as ONNX."
     how = f" by {plain(origin.method)}" if origin.method else ""
     return (
-        f"A model for {kind}, {data}, compressed{how} from {record.teacher_parameters:,} to {record.parameters:,} "
+        f"A {kind} model for {data}, compressed{how} from {record.teacher_parameters:,} to {record.parameters:,} "
         f"parameters ({record.reduction:.1%} fewer), as ONNX."
     )
 
@@ -171,7 +171,7 @@ def _usage(record: ExportRecord, origin: Origin, repo: str) -> list[str]:
 def _making(record: ExportRecord, origin: Origin) -> str:
     check, graph = record.verification, record.graph
     source = {"": "a model in memory", SCRATCH: "random weights"}.get(origin.source, plain(public_name(origin.source)))
-    trained = ", trained on the data first" if origin.trained and origin.source else ""
+    trained = ", trained on this data before it was compressed" if origin.trained and origin.source else ""
     versions = ", ".join(f"{name} {version}" for name, version in sorted(record.versions.items()))
     rows: list[Sequence[object]] = [
         ["method", origin.method or "none: this is the original"] if origin.source else ["method", "not recorded"],
