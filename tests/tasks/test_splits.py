@@ -237,6 +237,15 @@ def test_a_folder_says_what_became_what_and_what_was_not_used(tmp_path: Path, ti
     )
 
 
+def test_the_present_folder_has_a_name(tmp_path: Path, tiny_tokenizer: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path, train=40)
+    (tmp_path / "my.toml").write_text("", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    recipe = recipe_of(TASK, str(tiny_tokenizer))
+    there, here = (text.TASK.load(recipe, path).notes for path in (tmp_path, Path()))
+    assert here == there and f"not used of {tmp_path.name}: 1 (my.toml)" in here
+
+
 def test_two_files_of_one_split_are_refused(tmp_path: Path) -> None:
     write(tmp_path, train=40)
     pyarrow.parquet.write_table(pa.table({"text": ["a", "b"], "label": [0, 1]}), tmp_path / "train.parquet")

@@ -21,6 +21,7 @@ from rmtkd_edge.tasks.reading.splits import (
     Source,
     choose_paths,
     find_split,
+    folder_name,
     hidden,
     is_split_name,
     not_used,
@@ -65,10 +66,12 @@ def _folders(task: Task, data: Path) -> Source[Encoded] | None:
         for role, root in chosen.items():
             parts[role], others = _classes(task, root, role)
             unused += [f"{root.name}/{name}" for name in others]
-        return Source(parts, {role: f"{root.name}/" for role, root in chosen.items()}, not_used(data.name, unused))
+        return Source(
+            parts, {role: f"{root.name}/" for role, root in chosen.items()}, not_used(folder_name(data), unused)
+        )
     if classes:
         found, others = _classes(task, data, "train")
-        return replace(only_train(task, found, f"{data.name}/"), unused=not_used(data.name, others))
+        return replace(only_train(task, found, f"{folder_name(data)}/"), unused=not_used(folder_name(data), others))
     return None
 
 
@@ -130,7 +133,7 @@ def _numpy(task: Task, data: Path) -> Source[Encoded] | None:
         return None
     chosen, unused = choose_paths(task, files, data)
     parts = {role: _arrays(task, path) for role, path in chosen.items()}
-    return Source(parts, {role: path.name for role, path in chosen.items()}, not_used(data.name, unused))
+    return Source(parts, {role: path.name for role, path in chosen.items()}, not_used(folder_name(data), unused))
 
 
 def _arrays(task: Task, path: Path) -> Encoded:

@@ -151,6 +151,11 @@ def choose_paths(task: Task, entries: Sequence[tuple[str, Path]], folder: Path) 
     return chosen, [name for name in there if name not in used]
 
 
+def folder_name(data: Path) -> str:
+    """Return the last part of a path, of `.` too."""
+    return data.name or data.resolve().name
+
+
 def not_used(where: str, names: Sequence[str]) -> str:
     """Return a line on what of a source is not used, empty where all of it is."""
     if not names:

@@ -19,7 +19,7 @@ from rmtkd_edge.tasks.reading.labels import stored_names, with_names
 from rmtkd_edge.tasks.reading.objects import read_objects
 from rmtkd_edge.tasks.reading.places import joined, with_places
 from rmtkd_edge.tasks.reading.shards import by_split
-from rmtkd_edge.tasks.reading.splits import Source, choose, choose_paths, hidden, is_split_name, not_used
+from rmtkd_edge.tasks.reading.splits import Source, choose, choose_paths, folder_name, hidden, is_split_name, not_used
 from rmtkd_edge.tasks.reading.text_files import COMPRESSIONS, kind_of
 
 
@@ -93,7 +93,7 @@ def from_files(task: Task, data: Path) -> Source[pa.Table]:
     used = {role: shards[path] for role, path in chosen.items()}
     unused = [name for name in unused if not any(name == path.name for paths in used.values() for path in paths)]
     parts = {role: _read_all(task, paths) for role, paths in used.items()}
-    return Source(parts, {role: _named(paths) for role, paths in used.items()}, not_used(data.name, unused))
+    return Source(parts, {role: _named(paths) for role, paths in used.items()}, not_used(folder_name(data), unused))
 
 
 def _read_all(task: Task, paths: Sequence[Path]) -> pa.Table:
