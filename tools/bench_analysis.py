@@ -71,7 +71,7 @@ class Bench:
         spectra = spectra_of(context, model, sites)
         analysed = self.clock()
         choose = chooser(context, model.spec, spectra)
-        _, chosen = pick_ranks(choose, model.spec, recipe, recipe.analyse.quantile, total)
+        _, chosen = pick_ranks(choose, model.spec, recipe, recipe.analyse.quantile, total, context.from_teacher)
         if recipe.compress.allocation == "kl":
             chosen = allocated(Trials(context, model, choose), chosen)
         middle = self.clock()

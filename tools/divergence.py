@@ -82,7 +82,7 @@ def closed_form(context: Context, teacher: Model) -> tuple[Model, dict[str, int]
     spectra = spectra_of(context, teacher, context.family.sites_to_cut(teacher.spec, recipe.compress))
     choose = chooser(context, teacher.spec, spectra)
     quantile, parameters = recipe.analyse.quantile, context.teacher_parameters
-    _, chosen = pick_ranks(choose, teacher.spec, recipe, quantile, parameters)
+    _, chosen = pick_ranks(choose, teacher.spec, recipe, quantile, parameters, context.from_teacher)
     if recipe.compress.allocation == "kl":
         chosen = allocated(Trials(context, teacher, choose), chosen)
     return narrowed(context, teacher, projected(chosen, context))[0], widths_of(chosen)

@@ -106,7 +106,7 @@ def _write_texts(folder: Path) -> None:
 
 
 def _tokenizer(folder: Path) -> Path:
-    from transformers import BertTokenizerFast
+    from transformers import BertTokenizerFast  # type: ignore[attr-defined]
 
     folder.mkdir()
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *PLAIN, *GOOD, *BAD]

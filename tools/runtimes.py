@@ -26,7 +26,8 @@ def child(folder: Path) -> None:
     import numpy as np
     import onnxruntime
 
-    options, found = onnxruntime.SessionOptions(), {}
+    found: dict[str, float | str] = {}
+    options = onnxruntime.SessionOptions()
     options.log_severity_level, options.intra_op_num_threads = 4, 1
     for path in sorted(folder.glob("*.onnx")):
         wanted = np.load(path.with_suffix(".npy"))
@@ -56,7 +57,7 @@ def write_files(folder: Path) -> None:
     for name, spec in (("text", encoder_spec(**small)), ("image", resnet_spec(18))):
         model, sequences = random_model(spec), spec.max_length is not None
         batch = spec.padded_inputs(4, 24, 1) if sequences else spec.example_inputs(4, None, 1)
-        np.savez(folder / f"{name}.npz", **batch)
+        np.savez(folder / f"{name}.npz", **batch)  # type: ignore[arg-type]
         calibration = [tensors(spec.example_inputs(16, 24 if sequences else None, 2))]
         for graph in ("fast", "portable"):
             files = {p: folder / f"{name}-{graph}-{p}.onnx" for p in ("fp32", "fp16", "int8")}
