@@ -15,11 +15,12 @@ from torch.nn import functional as F
 
 from rmtkd_edge.errors import RecipeError
 from rmtkd_edge.families.base import call
-from rmtkd_edge.methods.base import Objective, Pair, Seen
+from rmtkd_edge.methods.base import Objective, Pair, Seen, distillation
 from rmtkd_edge.spectral import CrossMoments, Moments
 
 if TYPE_CHECKING:
-    from rmtkd_edge.tasks.base import Batch
+    from rmtkd_edge.config.recipe import Recipe
+    from rmtkd_edge.tasks.base import Batch, Task
 
 RIDGE = 1e-4
 
@@ -36,6 +37,12 @@ class Decoder:
         """Return the mean squared error of the decoded rows as a share of the variance."""
         error = F.linear(student, self.weight, self.bias) - teacher
         return error.square().sum(1).mean() / self.variance
+
+
+def recipe_objective(task: Task, recipe: Recipe, pair: Pair) -> Objective:
+    """Return `distillation` as the recipe sets it, with matching where `distil.match` says so."""
+    base = distillation(task, recipe.distil.alpha, recipe.distil.temperature)
+    return matching(base, pair, recipe.distil.match) if recipe.distil.match else base
 
 
 def matching(base: Objective, pair: Pair, weight: float) -> Objective:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from rmtkd_edge.config.recipe import Recipe
 from rmtkd_edge.families.base import Batches, Family, NarrowOptions, Spec
-from rmtkd_edge.methods.base import Cut, Method, Objective, Pair, distillation
+from rmtkd_edge.methods.base import Cut, Method, Objective, Pair
 
 if TYPE_CHECKING:
     from rmtkd_edge.families.model import Model
@@ -41,12 +41,9 @@ class RmtKd:
 
         Where `distil.match` says so, inner states are matched too.
         """
-        base = distillation(task, recipe.distil.alpha, recipe.distil.temperature)
-        if not recipe.distil.match:
-            return base
-        from rmtkd_edge.methods.matching import matching
+        from rmtkd_edge.methods.matching import recipe_objective
 
-        return matching(base, pair, recipe.distil.match)
+        return recipe_objective(task, recipe, pair)
 
 
 METHOD: Method = RmtKd()

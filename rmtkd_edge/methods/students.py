@@ -11,7 +11,7 @@ from rmtkd_edge import plugins
 from rmtkd_edge.config.recipe import Recipe
 from rmtkd_edge.errors import RecipeError
 from rmtkd_edge.families.base import Batches, Family, Site, Spec, call, list_sites
-from rmtkd_edge.methods.base import Cut, Objective, Pair, Widths, align, distillation, fixed_rank, shape_of
+from rmtkd_edge.methods.base import Cut, Objective, Pair, Widths, align, fixed_rank, shape_of
 
 if TYPE_CHECKING:
     from torch import Size, Tensor, nn
@@ -81,12 +81,9 @@ class OneCycle:
 
         Where `distil.match` says so, inner states are matched too.
         """
-        base = distillation(task, recipe.distil.alpha, recipe.distil.temperature)
-        if not recipe.distil.match:
-            return base
-        from rmtkd_edge.methods.matching import matching
+        from rmtkd_edge.methods.matching import recipe_objective
 
-        return matching(base, pair, recipe.distil.match)
+        return recipe_objective(task, recipe, pair)
 
 
 class Scaled(OneCycle):
