@@ -39,13 +39,18 @@ VARIANT = "variant.json"
 
 @dataclass(frozen=True)
 class Study:
-    """A recipe with its data folder, its teacher's folder by seed, and the targets of the loop and of one shot."""
+    """A recipe with its data folder, its teacher's folder by seed, and the targets of the loop and of one shot.
+
+    Attributes:
+        changes: of the recipe, where it is used on another task than its own.
+    """
 
     recipe: str
     data: str
     teacher: str
     target: float
     one_shot: float
+    changes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -61,10 +66,19 @@ class Variant:
     like_loop: bool = False
 
 
+AG_NEWS = (
+    'task.name="ag_news"',
+    'task.text=["text"]',
+    'task.labels=["World","Sports","Business","Sci/Tech"]',
+    'task.test_split="test"',
+)
+QNLI = ('task.name="qnli"', 'task.text=["question","sentence"]', 'task.labels=["entailment","not_entailment"]')
 STUDIES = {
     "sst2": Study("sst2-4x256", "sst2", "sst2-4x256-s{seed}", 0.90, 0.80),
     "ag_news": Study("agnews-4x256", "ag_news", "ag-4x256-s{seed}", 0.90, 0.80),
     "minilm": Study("minilm-sst2", "sst2", "sst2-minilm", 0.80, 0.60),
+    "minilm-ag_news": Study("minilm-sst2", "ag_news", "ag-minilm", 0.80, 0.60, AG_NEWS),
+    "minilm-qnli": Study("minilm-sst2", "qnli", "qnli-minilm", 0.80, 0.60, QNLI),
     "cifar10": Study("resnet18-cifar10", "cifar10", "cifar10-resnet18", 0.70, 0.48),
 }
 ONE_SHOT, LESS = "compress.one_shot=true", "stop.target_reduction={one_shot}"
@@ -114,7 +128,7 @@ def run_variant(study: str, variant: str, seed: int, args: argparse.Namespace) -
         changes += as_one_cycle(loop)
     fixed = [f'model.source="{source.resolve()}"', f"seed={seed}", "train.threshold=0.0"]
     target = f"stop.target_reduction={of.target}"
-    recipe = load_recipe(of.recipe, [*fixed, target, *COMMON, *changes, *args.set])
+    recipe = load_recipe(of.recipe, [*fixed, target, *COMMON, *of.changes, *changes, *args.set])
     run = open_or_create(recipe, folder_of(args.out, study, variant, seed), False)
     if run.stage("compress").get("state") == "done":
         return
