@@ -15,9 +15,7 @@ from rmtkd_edge.errors import UserError
 from rmtkd_edge.families.base import Spec, family_of
 
 if TYPE_CHECKING:
-    from rmtkd_edge.compress.ranks.edge import SiteRank
-
-STEPS = 12  # of the bisection for a latency
+    from rmtkd_edge.compress.ranks.edge import Held, Landing, SiteRank
 
 
 @dataclass(frozen=True)
@@ -85,7 +83,8 @@ def plan(
     """Choose the width of every site.
 
     Args:
-        reduction: share of the parameters to remove; the lowest quantile of the edge that removes it is taken.
+        reduction: share of the parameters to remove; the edge's quantile is the one that removes it, sites whose one
+            step goes beyond it apart, as in `rmtkd-edge compress`.
         latency_ms: of one input on the device `on`, by the curves that `rmtkd-edge calibrate` measured there.
         on: hardware profile, by name or path.
         align: widths are rounded up to multiples of it; the profile's when left out, else those of a usual processor.
@@ -104,21 +103,23 @@ def plan(
     predict = predictor(family, profile)
     settle = family.settle(spectra.spec, spectra.settings.compress, predict, multiple)
 
-    def choose(at: float) -> list[SiteRank]:
-        return choose_ranks(spectra.sites, spectra.settings, at, multiple, settle=settle)
+    def choose(at: float, held: Held) -> list[SiteRank]:
+        return choose_ranks(spectra.sites, spectra.settings, at, multiple, settle=settle, held=held)
 
     used = spectra.settings.analyse.quantile if quantile is None else quantile
     if reduction is not None:
-        most = (1 - reduction) * spectra.spec.count_parameters()
-        used = _lowest(lambda at: _after(spectra, choose(at)).count_parameters(), most, "{:,.0f} parameters")
+        parameters = spectra.spec.count_parameters()
+        most = (1 - reduction) * parameters
+        used, chosen = _land(choose, lambda c: _after(spectra, c).count_parameters(), most, "{:,.0f} parameters")
     elif latency_ms is not None:
         if predict is None:
             raise UserError(
                 "latency_ms needs a profile with measured curves",
                 "on the device: rmtkd-edge calibrate --on PROFILE; then on= the file that it writes",
             )
-        used = _lowest(lambda at: predict(_after(spectra, choose(at))), latency_ms, "{:.3g} ms")
-    chosen = choose(used)
+        used, chosen = _land(choose, lambda c: predict(_after(spectra, c)), latency_ms, "{:.3g} ms")
+    else:
+        chosen = choose(used, {})
     after = _after(spectra, chosen)
     return Plan(tuple(chosen), spectra.spec, after, used, None if predict is None else predict(after), spectra.settings)
 
@@ -140,16 +141,17 @@ def _check(reduction: float | None, latency_ms: float | None, on: object, align:
         raise UserError(f"align is {align}", "1 or more: align=8, or align=1 to round nothing")
 
 
-def _lowest(cost: Callable[[float], float], most: float, shown: str) -> float:
-    """Return the lowest quantile whose model costs no more than `most`: the edge is monotone in the quantile."""
-    low, high = 0.0, 1.0
-    if (least := cost(high)) > most:
+def _land(
+    choose: Landing, cost: Callable[[Sequence[SiteRank]], float], most: float, shown: str
+) -> tuple[float, list[SiteRank]]:
+    """Return the quantile and ranks whose model costs just less than `most`."""
+    from rmtkd_edge.compress.ranks.edge import land_on_target
+
+    used, chosen = land_on_target(choose, lambda ranks: 1 - cost(ranks) / most, 0.0, 1.0)
+    if (least := cost(chosen)) > most:
         raise UserError(
             f"cutting these sites as far as the edge allows leaves {shown.format(least)}, asked for are "
             f"{shown.format(most)} at most",
             "ask for less, analyse more kinds of sites, or leave out explicit ranks",
         )
-    for _ in range(STEPS):
-        middle = (low + high) / 2
-        low, high = (low, middle) if cost(middle) <= most else (middle, high)
-    return high
+    return used, chosen

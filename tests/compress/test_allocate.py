@@ -1,13 +1,14 @@
 """Allocation by divergence: the search only ever gains, and a run keeps its share of parameters while sites trade."""
 
 import json
+from dataclasses import dataclass
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rmtkd_edge.compress.ranks.allocation import TRIALS, Move, dimensions, free_sites, offsets_of, search
-from rmtkd_edge.compress.ranks.edge import shifted
+from rmtkd_edge.compress.ranks.edge import CLOSE, land_on_target, lowest_quantile, shifted
 from rmtkd_edge.compress.stage import compress_run
 from rmtkd_edge.config.recipes import parse_recipe
 from rmtkd_edge.errors import RecipeError
@@ -73,6 +74,46 @@ def test_shifts_add_up_and_keep_the_order(quantile, first, second):
     assert shifted(quantile, 0.0) == quantile
     assert shifted(shifted(quantile, first), second) == pytest.approx(shifted(quantile, first + second), abs=1e-9)
     assert (shifted(quantile, first) - quantile) * first >= -1e-12
+
+
+@dataclass(frozen=True)
+class Stepping:
+    """A site that gives up `step` of the parameters whenever the quantile passes one of `at`."""
+
+    name: str
+    step: float
+    at: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Stepped:
+    name: str
+    width_after: int
+    quantile: float
+
+
+STEPPING = st.lists(
+    st.tuples(st.floats(0.0005, 0.03), st.sets(st.integers(1, 100), min_size=1, max_size=8)), min_size=1, max_size=8
+)
+
+
+@given(STEPPING, st.floats(0.05, 0.95))
+def test_a_landing_is_close_unless_no_site_can_give_back_a_step(drawn, share):
+    quantile = lambda place, site: (8 * place + site) / 900  # no two sites step at one
+    sites = [Stepping(str(i), step, tuple(quantile(n, i) for n in at)) for i, (step, at) in enumerate(drawn)]
+
+    def choose(at, held):
+        used = {site.name: held.get(site.name, at) for site in sites}
+        return [Stepped(s.name, sum(a >= used[s.name] for a in s.at), used[s.name]) for s in sites]
+
+    removed = lambda chosen: sum((len(s.at) - c.width_after) * s.step for s, c in zip(sites, chosen, strict=True))
+    target = share * removed(choose(1.0, {}))
+    _, chosen = land_on_target(choose, removed, target, 1.0)
+    _, at_one_quantile, _ = lowest_quantile(lambda at: choose(at, {}), removed, target, 1.0)
+    assert target <= removed(chosen) <= removed(at_one_quantile)
+    if removed(chosen) - target > CLOSE:
+        given_up = [s for c, s in zip(chosen, sites, strict=True) if c.width_after < len(s.at)]
+        assert all(removed(chosen) - site.step < target + 1e-9 for site in given_up)
 
 
 def run_of(base, data, path, patience=None, **compress):

@@ -61,7 +61,7 @@ def allocated(trials: Trials, picked: Sequence[SiteRank]) -> list[SiteRank]:
 
     def land(at: Moves) -> list[SiteRank]:
         offsets = offsets_of(free, at)
-        return land_on_target(lambda quantile: trials.choose(quantile, offsets), trials.removed, share, 1.0)[1]
+        return land_on_target(lambda at, held: trials.choose(at, offsets, held), trials.removed, share, 1.0)[1]
 
     def score(at: Moves) -> float:
         chosen = land(at)

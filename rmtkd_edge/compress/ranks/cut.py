@@ -42,7 +42,7 @@ def chooser(context: Context, spec: Spec, spectra: Sequence[SiteSpectrum]) -> Ch
     """Return what gives the ranks of sites at a quantile, as the family settles them."""
     recipe = context.recipe
     settle = context.family.settle(spec, recipe.compress, context.predict_ms, context.multiple)
-    return lambda at, offsets: choose_ranks(spectra, recipe, at, context.step, offsets, settle)
+    return lambda at, offsets, held: choose_ranks(spectra, recipe, at, context.step, offsets, settle, held)
 
 
 def projected(chosen: Sequence[SiteRank], context: Context) -> Cut:

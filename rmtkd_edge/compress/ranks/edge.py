@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from types import MappingProxyType
+from typing import Protocol
 
 from scipy.special import expit, logit
 
@@ -20,9 +22,11 @@ from rmtkd_edge.run.records.cycle import SiteRecord, WidthRecord
 from rmtkd_edge.spectral import EdgeFit
 
 BISECTIONS = 12
+CLOSE = 0.002  # of the parameters, that a landing may remove beyond the target
 DEFAULT_MULTIPLE = 8  # vector width, in float32, of the least of the x86 servers and laptops that this runs on
 Offsets = Mapping[str, float]
 NO_OFFSETS: Offsets = MappingProxyType({})
+Held = Mapping[str, float]  # quantiles by site that no longer move
 Settle = Callable[[dict[str, int]], dict[str, int]]
 
 
@@ -65,7 +69,7 @@ class SiteRank:
         )
 
 
-Choose = Callable[[float, Offsets], list[SiteRank]]
+Choose = Callable[[float, Offsets, Held], list[SiteRank]]
 
 
 def widths_of(chosen: Sequence[SiteRank]) -> dict[str, int]:
@@ -97,6 +101,7 @@ def choose_ranks(
     multiple: int,
     offsets: Offsets = NO_OFFSETS,
     settle: Settle = lambda widths: widths,
+    held: Held = MappingProxyType({}),
 ) -> list[SiteRank]:
     """Return the rank of every site; a recipe's explicit `compress.ranks` come before the edge's.
 
@@ -104,11 +109,12 @@ def choose_ranks(
         multiple: ranks are rounded up to it.
         offsets: log-odds by site, by which the quantile is shifted.
         settle: the family's correction of widths by site.
+        held: quantiles by site that come before `quantile` and its offset.
     """
     chosen = []
     for spectrum in spectra:
         site = spectrum.site
-        at = shifted(quantile, offsets.get(site.name, 0.0))
+        at = held[site.name] if site.name in held else shifted(quantile, offsets.get(site.name, 0.0))
         fits = spectrum.fit(recipe.analyse, at)
         rank = math.ceil(sum(fit.rank for fit in fits) / len(fits))
         width = fixed_rank(recipe.compress, site)
@@ -132,11 +138,11 @@ def pick_ranks(
     def removed(chosen: Sequence[SiteRank]) -> float:
         return reduction(spec, widths_of(chosen), teacher_parameters)
 
-    chosen = choose(quantile, NO_OFFSETS)
+    chosen = choose(quantile, NO_OFFSETS, {})
     if target is None or all(fixed_rank(options, c.spectrum.site) is not None for c in chosen):
         return quantile, chosen
     highest = 1.0 if once else quantile
-    used, chosen = land_on_target(lambda at: choose(at, NO_OFFSETS), removed, target, highest)
+    used, chosen = land_on_target(lambda at, held: choose(at, NO_OFFSETS, held), removed, target, highest)
     if once and recipe.analyse.rule not in WITHOUT_QUANTILE and (most := removed(chosen)) < target:
         raise UserError(
             f"cutting {len(chosen)} sites to the least that the rule {recipe.analyse.rule} allows removes "
@@ -146,27 +152,59 @@ def pick_ranks(
     return used, chosen
 
 
+class Landing(Protocol):
+    """Gives ranks at a quantile; `held` are quantiles by site that come before it."""
+
+    def __call__(self, at: float, held: Held) -> list[SiteRank]: ...
+
+
 def land_on_target(
-    choose: Callable[[float], list[SiteRank]],
+    choose: Landing,
     removed: Callable[[Sequence[SiteRank]], float],
     target: float,
     highest: float,
 ) -> tuple[float, list[SiteRank]]:
-    """Return the lowest quantile (at most `highest`), with its ranks, that removes the target share of the parameters.
+    """Return a quantile (at most `highest`), with its ranks, that removes the target share of the parameters.
+
+    One step of a wide site, such as an encoder's stream, can remove a percent of the parameters at once. The site that
+    went beyond the target then keeps its width, and the others get back what it removed too much.
+    """
+    held: dict[str, float] = {}
+    used, chosen, wider = lowest_quantile(partial(choose, held=held), removed, target, highest)
+    while removed(chosen) - target > CLOSE:
+        widths = widths_of(wider)
+        stepped = {c.name: c.quantile for c in chosen if c.name not in held and widths[c.name] > c.width_after}
+        if not stepped:
+            break
+        held |= stepped
+        used, chosen, wider = lowest_quantile(partial(choose, held=held), removed, target, used)
+    return used, chosen
+
+
+def lowest_quantile(
+    choose: Callable[[float], list[SiteRank]],
+    removed: Callable[[Sequence[SiteRank]], float],
+    target: float,
+    highest: float,
+) -> tuple[float, list[SiteRank], list[SiteRank]]:
+    """Return the lowest quantile that removes the target share, its ranks, and the ranks just short of the target.
 
     The edge is monotone in the quantile, so bisection finds it; where even `highest` is not enough, it is returned.
     """
     low, high, best = 0.0, highest, choose(highest)
     if removed(best) <= target:
-        return high, best
+        return high, best, best
+    short = choose(low)
+    if removed(short) >= target:
+        return low, short, short
     for _ in range(BISECTIONS):
         middle = (low + high) / 2
         ranks = choose(middle)
         if removed(ranks) >= target:
             high, best = middle, ranks
         else:
-            low = middle
-    return high, best
+            low, short = middle, ranks
+    return high, best, short
 
 
 def check_site_names(spec: Spec, key: str, names: Iterable[str]) -> None:
