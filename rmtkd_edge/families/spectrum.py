@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -10,8 +11,11 @@ from torch import Tensor
 
 from rmtkd_edge.config.recipe import Analyse
 from rmtkd_edge.families.base import Site
-from rmtkd_edge.spectral import EdgeFit, Moments, effective_sample_size, fit_edge
+from rmtkd_edge.spectral import EdgeFit, Moments, effective_sample_size
+from rmtkd_edge.spectral.bulk import Bulk, make_bulk
+from rmtkd_edge.spectral.edge import fit_bulk
 from rmtkd_edge.spectral.moments import reduced
+from rmtkd_edge.spectral.rules.base import Options
 
 SMALLEST_SHARE = 1e-6  # of variance, for `explained-variance`
 NULL_REPEATS = 5  # sign-flipped replicates of the rule `parallel`
@@ -40,20 +44,24 @@ class SiteSpectrum:
 
     def fit(self, options: Analyse, quantile: float) -> list[EdgeFit]:
         """Return one edge fit a head at the given quantile (`explained-variance`: the share left out)."""
+        explained, null = max(1.0 - quantile, SMALLEST_SHARE), self.null_eigenvalues
+        bulks = self._effective_bulks if options.effective_samples else self._bulks
         return [
-            fit_edge(
-                values,
-                self.n,
-                rule=options.rule,
-                quantile=quantile,
-                delta=options.delta,
-                n_eff=self.n_eff if options.effective_samples else None,
-                margin_level=options.margin,
-                explained=max(1.0 - quantile, SMALLEST_SHARE),
-                null_eigenvalues=None if self.null_eigenvalues is None else self.null_eigenvalues[:, head],
+            fit_bulk(
+                bulk,
+                options.rule,
+                Options(quantile, options.delta, options.margin, explained, None if null is None else null[:, head]),
             )
-            for head, values in enumerate(self.eigenvalues)
+            for head, bulk in enumerate(bulks)
         ]
+
+    @cached_property
+    def _bulks(self) -> list[Bulk]:
+        return [make_bulk(values, self.n) for values in self.eigenvalues]
+
+    @cached_property
+    def _effective_bulks(self) -> list[Bulk]:
+        return [make_bulk(values, self.n, self.n_eff) for values in self.eigenvalues]
 
 
 def independent_share(rows: SampleRows, seed: int) -> float:

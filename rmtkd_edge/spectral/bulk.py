@@ -68,6 +68,12 @@ class Bulk:
         places = np.searchsorted(self.bin_edges, self.scaled, side="left")
         return np.bincount(places, minlength=len(self.bin_edges) + 1) / len(self.scaled)
 
+    @cached_property
+    def losses(self) -> Array:
+        """Return the (m,) distances at the noise variances `scaled`; the same variance gives the same number."""
+        unique, place = np.unique(self.scaled, return_inverse=True)
+        return self.distance(unique)[place]
+
     def distance(self, sigma2: ArrayLike) -> Array:
         """Return the l2 distance between the histogram and the law's mass per bin, for each noise variance."""
         return distance(self.histogram, self.bin_edges, np.atleast_1d(np.asarray(sigma2, dtype=np.float64)), self.ratio)

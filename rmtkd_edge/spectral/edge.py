@@ -57,16 +57,22 @@ def fit_edge(
     (None: the plain edge; `bema` then adds its own 0.90; for `parallel` the level of the null's quantile, 0.95).
     Raises UserError for an unknown rule or a key out of range, DataError for a spectrum that is none.
     """
+    options = Options(quantile, delta, margin_level, explained, null_eigenvalues)
+    return fit_bulk(make_bulk(eigenvalues, n, n_eff), rule, options)
+
+
+def fit_bulk(bulk: Bulk, rule: str, options: Options) -> EdgeFit:
+    """Return what `fit_edge` does, of a spectrum that is ready: many quantiles share what does not depend on them."""
     if rule not in RULES:
         close = difflib.get_close_matches(str(rule), RULES, n=1, cutoff=0.4)
         hint = f'did you mean "{close[0]}"?' if close else "choose one of " + ", ".join(RULES)
         raise UserError(f'There is no edge rule "{rule}"; the rules are {", ".join(RULES)}.', hint)
-    _check_range("quantile", quantile, 0 <= quantile <= 1, "in [0, 1]")
-    _check_range("delta", delta, delta >= 0, "0 or more")
-    _check_range("explained", explained, 0 < explained <= 1, "in (0, 1]")
-    _check_range("margin_level", margin_level, margin_level is None or 0 < margin_level < 1, "between 0 and 1")
-    bulk = make_bulk(eigenvalues, n, n_eff)
-    choice = RULES[rule](bulk, Options(quantile, delta, margin_level, explained, null_eigenvalues))
+    _check_range("quantile", options.quantile, 0 <= options.quantile <= 1, "in [0, 1]")
+    _check_range("delta", options.delta, options.delta >= 0, "0 or more")
+    _check_range("explained", options.explained, 0 < options.explained <= 1, "in (0, 1]")
+    level = options.margin_level
+    _check_range("margin_level", level, level is None or 0 < level < 1, "between 0 and 1")
+    choice = RULES[rule](bulk, options)
     above = int((bulk.values > choice.lambda_plus + choice.margin).sum())
     return EdgeFit(
         rule=rule,

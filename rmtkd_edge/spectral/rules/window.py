@@ -18,11 +18,8 @@ from rmtkd_edge.spectral.rules.base import Choice, Options, law_choice, order_st
 def fit(bulk: Bulk, options: Options) -> Choice:
     """Return the edge at the smallest minimiser of L in the window of ranks around the quantile."""
     candidates = bulk.scaled
-    # L of every candidate, not of the window's: the same number for the same s whatever the quantile, ties included.
-    unique, place = np.unique(candidates, return_inverse=True)
-    losses = bulk.distance(unique)[place]
     first, last = window(options.quantile, options.delta, len(candidates))
-    best = first + int(np.argmin(losses[first : last + 1]))
+    best = first + int(np.argmin(bulk.losses[first : last + 1]))
     return law_choice(bulk, float(candidates[best]), options.margin_level, options.quantile)
 
 
