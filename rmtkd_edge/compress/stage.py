@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rmtkd_edge.compress.context import Context, Report, State
 from rmtkd_edge.compress.data import Data, in_order, make_data
+from rmtkd_edge.compress.final import final_scores
 from rmtkd_edge.compress.latency import Measure
 from rmtkd_edge.compress.learnt import baseline_value, chance, check_loaded, check_trained
 from rmtkd_edge.compress.loop import run_loop
@@ -31,12 +32,13 @@ from rmtkd_edge.methods.base import Method, Objective, find_method
 from rmtkd_edge.run import layout
 from rmtkd_edge.run.directory import Run
 from rmtkd_edge.run.freshness import refuse_other_rows
-from rmtkd_edge.run.records.compress import CompressRecord, StudentRecord
+from rmtkd_edge.run.outputs import Outputs, write_outputs
+from rmtkd_edge.run.records.compress import CompressRecord
 from rmtkd_edge.run.records.data import describe
 from rmtkd_edge.run.records.scores import Scores
 from rmtkd_edge.run.records.teacher import TeacherRecord
 from rmtkd_edge.run.reporter import Reporter
-from rmtkd_edge.tasks.base import Dataset, Task, find_task
+from rmtkd_edge.tasks.base import Batch, Dataset, Task, find_task
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -61,10 +63,13 @@ class Prepared:
 
     def score(self, model: Model, recipe: Recipe, split: str, interval: bool = False) -> Scores:
         """Return a model's scores on `validation` or `test`."""
+        metric, model = recipe.task.metric, model.to(self.accelerator.device)
+        return evaluate(model, self.task, self.batches(split), self.accelerator, split, metric, interval)
+
+    def batches(self, split: str) -> Iterable[Batch]:
+        """Return the rows of `validation` or `test` in order."""
         rows = self.dataset.validation if split == "validation" else self.dataset.test
-        batches = in_order(self.task, self.dataset, rows)()
-        model = model.to(self.accelerator.device)
-        return evaluate(model, self.task, batches, self.accelerator, split, recipe.task.metric, interval)
+        return in_order(self.task, self.dataset, rows)()
 
 
 def prepare(recipe: Recipe, data: Path | None) -> Prepared:
@@ -138,7 +143,7 @@ def compress_run(
         report("note", text="the latency budget is kept by the curves of its device; `profile` there measures it")
     states, cycles, stop = run_loop(context, State(model.to(ready.accelerator.device), {}, teacher.validation))
     report("stop", rule=stop)
-    teacher, students = _final_scores(recipe, ready, model, teacher, states)
+    teacher, students, (targets, of_teacher, *outputs) = final_scores(recipe, ready, model, teacher, states)
     # where an earlier process did a part of it, its finished steps count too
     spent = max(time.monotonic() - start, teacher.seconds + sum(sum(c.seconds.values()) for c in cycles))
     members = members_of(context, states, students)
@@ -146,6 +151,10 @@ def compress_run(
     if missed := missed_targets(result):
         report("note", text=missed)
         notes.append(missed)
+    named = {member.name: found for member, found in zip(members, outputs, strict=True)}
+    if not_kept := write_outputs(run, Outputs(targets, of_teacher, named)):
+        report("note", text=not_kept)
+        notes.append(not_kept)
     result = replace(result, seconds=round(spent, 1), notes=tuple(notes))
     for member, state in zip(members, states, strict=True):
         best = ready.family.unfold(state.folded.cpu(), state.projections)
@@ -246,27 +255,6 @@ def _train_teacher(run: Run, recipe: Recipe, ready: Prepared, model: Model, repo
         seed=recipe.seed,
     )
     return train(model, training, ready.accelerator, RunCheckpoints(run, layout.TEACHER_TRAINING), report).scores
-
-
-def _final_scores(
-    recipe: Recipe, ready: Prepared, model: Model, teacher: TeacherRecord, states: Sequence[State]
-) -> tuple[TeacherRecord, list[StudentRecord]]:
-    """Return all models with their reported scores and interval: of the test split, else of validation.
-
-    The test split is read here alone.
-    """
-    students = [StudentRecord(state.parameters, state.scores, None) for state in states]
-    split = "validation" if ready.dataset.test is None else "test"
-    first, *others = (
-        ready.score(found, recipe, split, interval=True) for found in (model, *(state.folded for state in states))
-    )
-    if split == "test":
-        scored = [replace(student, test=found) for student, found in zip(students, others, strict=True)]
-        return replace(teacher, test=first), scored
-    return replace(teacher, validation=replace(teacher.validation, interval=first.interval)), [
-        replace(student, validation=replace(student.validation, interval=found.interval))
-        for student, found in zip(students, others, strict=True)
-    ]
 
 
 def _logger(run: Run, reporter: Reporter) -> Report:

@@ -27,6 +27,7 @@ DEVICE = "compress/device.toml"  # the hardware profile that the recipe names by
 LOG = "compress/log.jsonl"
 DATA = "compress/data.json"
 PRICES = "compress/prices.json"
+OUTPUTS = "compress/outputs.safetensors"  # of teacher and students on the reported rows
 PREPROCESSING = "compress/preprocessing"
 TEACHER = "compress/teacher"
 TEACHER_RECORD = f"{TEACHER}/teacher.json"

@@ -15,8 +15,10 @@ from rmtkd_edge.config.recipe import Recipe
 from rmtkd_edge.families.store import load_model
 from rmtkd_edge.run import layout
 from rmtkd_edge.run.directory import Run
+from rmtkd_edge.run.outputs import read_outputs
 from rmtkd_edge.run.records.compress import CompressRecord, FamilyMember
 from rmtkd_edge.run.reporter import SilentReporter
+from rmtkd_edge.tasks.base import find_task, score
 
 TARGETS = [0.2, 0.5, 0.7]
 ONE_SHOT = {"compress": {"one_shot": True}}
@@ -64,6 +66,17 @@ def weights(path: Path, student: str = "") -> bytes:
 def without_clocks(record: CompressRecord) -> CompressRecord:
     cycles = tuple(replace(cycle, seconds={}) for cycle in record.cycles)
     return replace(record, seconds=0.0, teacher=replace(record.teacher, seconds=0.0), cycles=cycles)
+
+
+def test_the_kept_outputs_give_the_scores_of_all_models(case):
+    _, _, path, result = case
+    run = Run.open(path)
+    kept, task = read_outputs(run), find_task(result.task.kind)
+    assert kept is not None and set(kept.students) == {member.name for member in result.family}
+    models = [(kept.teacher, result.teacher), *((kept.students[m.name], m.student) for m in result.family)]
+    for outputs, record in models:
+        scores = record.test or record.validation
+        assert score(task, scores.primary, scores.split, outputs, kept.targets, interval=True) == scores
 
 
 def test_every_target_is_met_by_a_student_that_can_be_read(case):

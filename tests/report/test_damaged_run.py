@@ -14,13 +14,14 @@ from rmtkd_edge.report.stage import report_runs
 from rmtkd_edge.run import layout
 from rmtkd_edge.run.directory import Run
 
-UNREAD = ("plan.json", "model.json", "log.jsonl", "cycle.json", "teacher.json")  # the result holds the last two
+UNREAD = ("plan.json", "model.json", "log.jsonl", "outputs.safetensors", "cycle.json", "teacher.json")
+"""The result holds the last two."""
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     run = build_run(tmp_path_factory.mktemp("runs") / "a", scale=32)
-    for rel in (layout.cycle_plan(1), f"{layout.BEST}/{layout.SHAPE}", layout.LOG):
+    for rel in (layout.cycle_plan(1), f"{layout.BEST}/{layout.SHAPE}", layout.LOG, layout.OUTPUTS):
         run.write_text(rel, '{"a": 1}\n')
     return run
 
