@@ -29,6 +29,7 @@ from shapes import random_model, this_processor
 
 from rmtkd_edge.compress.context import Context
 from rmtkd_edge.compress.ranks.allocation import Trials, allocated
+from rmtkd_edge.compress.ranks.budget import budgets_of
 from rmtkd_edge.compress.ranks.cut import chooser, narrowed, projected, spectra_of
 from rmtkd_edge.compress.ranks.edge import pick_ranks, widths_of
 from rmtkd_edge.compress.stage import Prepared, prepare
@@ -71,7 +72,9 @@ class Bench:
         spectra = spectra_of(context, model, sites)
         analysed = self.clock()
         choose = chooser(context, model.spec, spectra)
-        _, chosen = pick_ranks(choose, model.spec, recipe, recipe.analyse.quantile, total, context.from_teacher)
+        _, chosen = pick_ranks(
+            choose, model.spec, recipe, recipe.analyse.quantile, budgets_of(context, model.spec), context.from_teacher
+        )
         if recipe.compress.allocation == "kl":
             chosen = allocated(Trials(context, model, choose), chosen)
         middle = self.clock()

@@ -29,6 +29,7 @@ from torch import Tensor
 
 from rmtkd_edge.compress.context import Context
 from rmtkd_edge.compress.ranks.allocation import Trials, allocated
+from rmtkd_edge.compress.ranks.budget import budgets_of
 from rmtkd_edge.compress.ranks.cut import chooser, narrowed, projected, spectra_of
 from rmtkd_edge.compress.ranks.edge import pick_ranks, widths_of
 from rmtkd_edge.compress.stage import prepare
@@ -81,8 +82,10 @@ def closed_form(context: Context, teacher: Model) -> tuple[Model, dict[str, int]
     recipe = context.recipe
     spectra = spectra_of(context, teacher, context.family.sites_to_cut(teacher.spec, recipe.compress))
     choose = chooser(context, teacher.spec, spectra)
-    quantile, parameters = recipe.analyse.quantile, context.teacher_parameters
-    _, chosen = pick_ranks(choose, teacher.spec, recipe, quantile, parameters, context.from_teacher)
+    quantile = recipe.analyse.quantile
+    _, chosen = pick_ranks(
+        choose, teacher.spec, recipe, quantile, budgets_of(context, teacher.spec), context.from_teacher
+    )
     if recipe.compress.allocation == "kl":
         chosen = allocated(Trials(context, teacher, choose), chosen)
     return narrowed(context, teacher, projected(chosen, context))[0], widths_of(chosen)

@@ -107,8 +107,8 @@ def resolve_recipe(options: CompressOptions) -> Recipe:
     recipe = load_recipe(options.recipe, items)
     if budget is None:
         return recipe
-    limits = load_profile(budget).budgets.model_dump(include={"latency_ms", "disk_mb"})
-    if not any([*limits.values(), recipe.stop.latency_ms, recipe.stop.disk_mb]):
+    limits = load_profile(budget).budgets.model_dump(include={"latency_ms", "disk_mb", "energy_mj"})
+    if not any([*limits.values(), recipe.stop.latency_ms, recipe.stop.disk_mb, recipe.stop.energy_mj]):
         raise RecipeError(
             f"the profile {budget} has no [budgets], and the recipe none of its own",
             "add --set stop.latency_ms=20 or --set stop.disk_mb=10",

@@ -157,4 +157,5 @@ def recipe_budget(run: Run) -> RecipeBudget | None:
     """Return what the run's recipe demands of its device, None where it names none."""
     recipe = read_recipe(run)
     device = read_device(run, recipe)
-    return None if device is None else RecipeBudget(device.name, recipe.stop.latency_ms, recipe.stop.disk_mb)
+    stop = recipe.stop
+    return None if device is None else RecipeBudget(device.name, stop.latency_ms, stop.disk_mb, stop.energy_mj)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from torch import Tensor
 
 from rmtkd_edge.compress.data import Data
-from rmtkd_edge.compress.latency import Measure, Predict, predictor
+from rmtkd_edge.compress.latency import Measure, Predict, energy_predictor, predictor
 from rmtkd_edge.compress.training.checkpoint import Checkpoints
 from rmtkd_edge.compress.training.evaluate import evaluate
 from rmtkd_edge.config.hardware import HardwareProfile
@@ -120,12 +120,10 @@ class Context:
         """Return what gives the latency of a spec by the device's measured curves, None where it has none."""
         return predictor(self.family, self.profile)
 
-    def latency_ms(self, folded: Model) -> float | None:
-        """Return a model's latency on the budget's device: measured where it is this machine, else predicted."""
-        if self.measure_ms is not None:
-            return self.measure_ms(folded)
-        predict = self.predict_ms
-        return None if predict is None else predict(folded.spec)
+    @property
+    def predict_mj(self) -> Predict | None:
+        """Return what gives the gross energy in mJ of one input of a spec, None without curves and watts."""
+        return energy_predictor(self.family, self.profile)
 
     def validate(self, model: Model) -> Scores:
         """Return a model's scores on the validation split."""

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from rmtkd_edge.compress.context import Context, State
 from rmtkd_edge.compress.ranks.allocation import Trials, allocated
+from rmtkd_edge.compress.ranks.budget import budgets_of
 from rmtkd_edge.compress.ranks.cut import chooser, narrowed, own_batches, projected, spectra_of
 from rmtkd_edge.compress.ranks.edge import SiteRank, pick_ranks, shrinks
 from rmtkd_edge.compress.training.schedule import Schedule
@@ -114,8 +115,8 @@ def by_spectra(context: Context, state: State, job: JobRecord, number: int) -> D
     recipe, spec = context.recipe, state.folded.spec
     spectra = spectra_of(context, state.folded, job.sites)
     choose = chooser(context, spec, spectra)
-    parameters, once = context.teacher_parameters, context.from_teacher
-    quantile, chosen = pick_ranks(choose, spec, recipe, job.quantile, parameters, once)
+    budgets, once = budgets_of(context, spec), context.from_teacher
+    quantile, chosen = pick_ranks(choose, spec, recipe, job.quantile, budgets, once)
     records = [c.record(recipe.analyse.weighting) for c in chosen]
     if recipe.compress.allocation == "kl" and shrinks(records, recipe.stop.saturation):
         kept = context.store.get_trials(number)

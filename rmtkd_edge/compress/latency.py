@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rmtkd_edge.families.model import Model
 
 RUNS, SECONDS, WARMUP = 30, 1.0, 5
-Predict = Callable[[Spec], float]  # latency in ms of a shape, from curves
+Predict = Callable[[Spec], float]  # latency in ms, or energy in mJ, of a shape, from curves
 Measure = Callable[["Model"], float]  # latency in ms of a folded model, on this machine
 
 
@@ -29,6 +29,21 @@ def predictor(family: Family, profile: HardwareProfile | None) -> Predict | None
         return None
     sequence = min(profile.workloads.seq)
     return lambda spec: family.predict_ms(spec, curves, sequence)
+
+
+def energy_predictor(family: Family, profile: HardwareProfile | None) -> Predict | None:
+    """Return what gives the gross energy in mJ of one input of a spec at batch 1: watts times predicted milliseconds.
+
+    None without the device's curves, or without the watts of its section `power`.
+    """
+    predict = predictor(family, profile)
+    if predict is None or profile is None or profile.calibration is None:
+        return None
+    idle, active = profile.power.idle_watts, profile.power.active_watts_per_core
+    if idle is None or active is None:
+        return None
+    watts = idle + active * profile.calibration.threads
+    return lambda spec: watts * predict(spec)
 
 
 def measure_ms(family: Family, folded: Model, options: Export, profile: HardwareProfile) -> float:

@@ -14,12 +14,13 @@ from dataclasses import dataclass, field, replace
 
 from rmtkd_edge.compress.context import Context, State
 from rmtkd_edge.compress.cycle import run_cycle
+from rmtkd_edge.compress.ranks.budget import budgets_of
 from rmtkd_edge.compress.ranks.order import prices
 from rmtkd_edge.config.recipe import WITHOUT_QUANTILE, Recipe
 from rmtkd_edge.run.records.cycle import CycleRecord, JobRecord
 from rmtkd_edge.run.records.prices import PricesRecord
 
-MEGABYTE = 1_000_000
+LATENCY = "latency_budget"
 
 
 @dataclass
@@ -144,14 +145,11 @@ def gentler(recipe: Recipe, record: CycleRecord) -> JobRecord:
 
 def stop_rule(context: Context, state: State) -> str | None:
     """Return the rule that ends the loop now, or None."""
-    rules = context.recipe.stop
     if state.scores.value < context.floor:
         return "metric_floor"
-    if rules.target is not None and context.removed(state) >= rules.target:
-        return "target_reduction"
-    if rules.disk_mb is not None and state.parameters * 4 / MEGABYTE <= rules.disk_mb:
-        return "disk_budget"
-    if rules.latency_ms is None:
-        return None
-    now = context.latency_ms(state.folded)
-    return "latency_budget" if now is not None and now <= rules.latency_ms else None
+    most_ms, measure, spec = context.recipe.stop.latency_ms, context.measure_ms, state.folded.spec
+    for budget in budgets_of(context, spec):
+        measured = budget.rule == LATENCY and measure is not None  # that comes before what the curves say
+        if not measured and budget.left(spec) >= 0:
+            return budget.rule
+    return LATENCY if most_ms is not None and measure is not None and measure(state.folded) <= most_ms else None

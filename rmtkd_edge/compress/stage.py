@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from rmtkd_edge.compress.context import Context, Report, State
 from rmtkd_edge.compress.data import Data, in_order, make_data
 from rmtkd_edge.compress.final import final_scores
-from rmtkd_edge.compress.latency import Measure
+from rmtkd_edge.compress.latency import Measure, energy_predictor
 from rmtkd_edge.compress.learnt import baseline_value, chance, check_loaded, check_trained
 from rmtkd_edge.compress.loop import run_loop
 from rmtkd_edge.compress.parallel import make_accelerator
@@ -82,6 +82,12 @@ def prepare(recipe: Recipe, data: Path | None) -> Prepared:
             "stop.latency_ms needs stop.profile, the device that it holds on", "--set stop.profile=local-cpu"
         )
     profile = None if recipe.stop.profile is None else load_profile(recipe.stop.profile)
+    if recipe.stop.energy_mj is not None and energy_predictor(family, profile) is None:
+        raise RecipeError(
+            "stop.energy_mj needs stop.profile with measured curves, and with idle_watts and active_watts_per_core in "
+            "its section [power]",
+            "on the device: rmtkd-edge calibrate --on PROFILE; then stop.profile= the file that it writes",
+        )
     accelerator = make_accelerator(recipe.train.precision)
     normalisation = family.source_normalisation(recipe)
     dataset = task.load(recipe, data, source_normalisation=normalisation)

@@ -23,7 +23,7 @@ from rmtkd_edge.config.settings import (
     describe_faults,
     did_you_mean,
 )
-from rmtkd_edge.config.stop import Stop
+from rmtkd_edge.config.stop import NO_TARGET, Stop
 from rmtkd_edge.errors import RecipeError
 from rmtkd_edge.packaged import PACKAGE
 
@@ -336,4 +336,6 @@ class Recipe(Section):
 
     def to_toml(self) -> str:
         """Return the resolved recipe as TOML (keys that are None are left out)."""
-        return tomli_w.dumps(self.model_dump(exclude_none=True))
+        found = self.model_dump(exclude_none=True)
+        found["stop"].setdefault("target_reduction", NO_TARGET)
+        return tomli_w.dumps(found)

@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
 from rmtkd_edge.config.settings import Amount, Fraction, Section, Text
 
-MEANING = "Share of the teacher's parameters to remove; a list, increasing: one student at each share"
+NO_TARGET = "none"  # TOML has no null
+MEANING = (
+    "Share of the teacher's parameters to remove; a list, increasing: one student at each share; `none` where only the "
+    "budgets, or the quantile, decide"
+)
 
 
 def checked(value: Any) -> Any:
-    """Return a target or a tuple of targets (a list of one is that target); raise ValueError for anything else."""
+    """Return a target, a tuple of targets (a list of one is that target) or None; raise ValueError for the rest."""
+    if value == NO_TARGET:
+        return None
     if value is None or (_is_number(value) and 0 <= value <= 1):
         return value
     if _is_number(value):
         raise ValueError(f"a share of the parameters is from 0 to 1{_percent([value])}")
     if not isinstance(value, (list, tuple)) or not value or not all(map(_is_number, value)):
-        raise ValueError("give a share of the parameters, such as 0.8, or a list of them, such as [0.5, 0.7, 0.8]")
+        raise ValueError(
+            f'give a share of the parameters, such as 0.8, a list of them, such as [0.5, 0.7, 0.8], or "{NO_TARGET}"'
+        )
     increasing = sorted(set(value))
     if not 0 < increasing[0] <= increasing[-1] < 1:
         raise ValueError(f"every share lies between 0 and 1{_percent(increasing)}")
@@ -40,7 +48,8 @@ def _percent(values: Sequence[float]) -> str:
     return f"; did you mean {shares if len(shares) > 1 else shares[0]}?"
 
 
-Targets = Annotated[float | tuple[float, ...] | None, BeforeValidator(checked)]
+Written = float | tuple[float, ...] | Literal["none"]
+Targets = Annotated[float | tuple[float, ...] | None, BeforeValidator(checked, json_schema_input_type=Written)]
 
 
 class Stop(Section):
@@ -50,7 +59,10 @@ class Stop(Section):
     target_reduction: Targets = Field(0.809, description=MEANING)
     profile: Text | None = Field(None, description="Hardware profile whose alignment and budgets hold")
     latency_ms: Amount | None = None
-    disk_mb: Amount | None = None
+    disk_mb: Amount | None = Field(None, description="Of the weights in fp32, in 10^6 bytes")
+    energy_mj: Amount | None = Field(
+        None, description="Gross, of one input: the watts of the profile's [power] times the latency by its curves"
+    )
     saturation: Fraction = Field(0.03, description="Stop when no site would shrink by more than this share")
 
     @property
@@ -66,9 +78,9 @@ class Stop(Section):
 
     @model_validator(mode="after")
     def _targets_are_in_one_unit(self) -> Stop:
-        if len(self.targets) > 1 and (self.latency_ms is not None or self.disk_mb is not None):
+        if len(self.targets) > 1 and any(x is not None for x in (self.latency_ms, self.disk_mb, self.energy_mj)):
             raise ValueError(
                 f"stop.target_reduction = {list(self.targets)} names the sizes of a family, a budget "
-                "(stop.latency_ms, stop.disk_mb) one size: give one of the two"
+                "(stop.latency_ms, stop.disk_mb, stop.energy_mj) one size: give one of the two"
             )
         return self

@@ -41,10 +41,11 @@ class RecipeBudget:
     device: str
     latency_ms: float | None = None
     disk_mb: float | None = None
+    energy_mj: float | None = None
 
     def over(self, budgets: Budgets) -> Budgets:
         """Return a profile's budgets with these in place of its own."""
-        mine = {"latency_ms": self.latency_ms, "disk_mb": self.disk_mb}
+        mine = {"latency_ms": self.latency_ms, "disk_mb": self.disk_mb, "energy_mj": self.energy_mj}
         return budgets.model_copy(update={key: value for key, value in mine.items() if value is not None})
 
 

@@ -11,16 +11,18 @@ import pytest
 import tomli_w
 
 from rmtkd_edge.api.compress import latency_measure
-from rmtkd_edge.compress.latency import measure_ms, predictor
+from rmtkd_edge.compress.latency import energy_predictor, measure_ms, predictor
 from rmtkd_edge.compress.loop import ordered_sites
+from rmtkd_edge.compress.ranks.budget import fp32_megabytes
 from rmtkd_edge.compress.ranks.order import cheapest_first, price
-from rmtkd_edge.compress.stage import compress_run
+from rmtkd_edge.compress.stage import compress_run, prepare
 from rmtkd_edge.config.hardware import HardwareProfile, curve_macs, load_profile
 from rmtkd_edge.config.recipe import Export, Recipe
 from rmtkd_edge.config.recipes import parse_recipe
-from rmtkd_edge.errors import UserError
+from rmtkd_edge.errors import RecipeError, UserError
 from rmtkd_edge.families.base import Family, find_family
 from rmtkd_edge.families.encoder.spec import EncoderSpec, LayerSpec
+from rmtkd_edge.families.store import load_model
 from rmtkd_edge.run import layout
 from rmtkd_edge.run.directory import Run
 from rmtkd_edge.run.records.prices import PricesRecord
@@ -45,6 +47,7 @@ def elsewhere(tmp_path: Path) -> str:
         "alignment": {"gemm": 2, "conv": 2},
         "workloads": {"batches": [1], "seq": [16]},
         "calibration": curves,
+        "power": {"idle_watts": 2.0, "active_watts_per_core": 3.0, "source": "a test"},
     }
     path.write_text(tomli_w.dumps(profile))
     return str(path)
@@ -83,6 +86,51 @@ def test_the_loop_stops_as_soon_as_the_budget_holds(
     costs = [price.kl_per_ms for price in order if price.kl_per_ms is not None]
     assert costs == sorted(costs)
     assert {site.name for site in result.cycles[0].sites} == {price.site for price in order[:2]}
+
+
+@pytest.mark.parametrize("allocation", ["edge", "kl"])
+@pytest.mark.parametrize("budget", ["latency_ms", "energy_mj", "disk_mb"])
+def test_one_cut_lands_just_within_its_budget(
+    tiny_recipe_dict: dict[str, Any], tiny_data: Path, elsewhere: str, tmp_path: Path, budget: str, allocation: str
+) -> None:
+    family, profile = device(elsewhere)
+    takes = {
+        "latency_ms": predictor(family, profile),
+        "energy_mj": energy_predictor(family, profile),
+        "disk_mb": fp32_megabytes,
+    }[budget]
+    assert takes is not None
+    spec = teacher_spec(tiny_recipe_dict, tiny_data)
+    data = json.loads(json.dumps(tiny_recipe_dict))
+    most = 0.7 * takes(spec)
+    data["stop"] = {"profile": elsewhere, budget: most, "target_reduction": None, "max_drop": 1.0}
+    data["compress"] |= {"one_shot": True, "allocation": allocation, "sites": ["stream", "embedding", "ffn"]}
+    recipe = parse_recipe(data, "test")
+    run = Run.create(tmp_path / "run", recipe.to_toml(), 0)
+    result = compress_run(run, recipe, data=tiny_data, reporter=SilentReporter())
+    found = load_model(run, layout.BEST).spec
+    assert result.stop == budget.rpartition("_")[0] + "_budget"
+    assert 0.85 * most < takes(found) <= most  # a tiny model has coarse steps
+
+
+def teacher_spec(base: dict[str, Any], data: Path) -> Any:
+    """Return the shape of the recipe's teacher."""
+    recipe = parse_recipe(base, "test")
+    ready = prepare(recipe, data)
+    return ready.family.load(recipe, ready.dataset.labels, ready.dataset.preprocessing)[0].spec
+
+
+def test_energy_is_watts_times_time_and_needs_both(
+    tiny_recipe_dict: dict[str, Any], tiny_data: Path, elsewhere: str
+) -> None:
+    family, profile = device(elsewhere)
+    ms, mj = predictor(family, profile), energy_predictor(family, profile)
+    assert ms is not None and mj is not None
+    assert mj(ENCODER) == pytest.approx((2.0 + 3.0) * ms(ENCODER))
+    data = json.loads(json.dumps(tiny_recipe_dict))
+    data["stop"] = {"profile": "raspberry-pi-5", "energy_mj": 5.0}
+    with pytest.raises(RecipeError, match="energy_mj needs"):
+        prepare(parse_recipe(data, "test"), tiny_data)
 
 
 def test_the_order_is_not_priced_twice(tiny_recipe_dict: dict[str, Any], elsewhere: str) -> None:

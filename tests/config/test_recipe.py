@@ -131,6 +131,8 @@ def test_targets_survive_being_written_and_one_is_a_target():
     several = parse_recipe({**copy.deepcopy(LEAST), "stop": {"target_reduction": [0.5, 0.7]}}, "x")
     assert several.stop.targets == (0.5, 0.7) and several.stop.target == 0.7
     assert parse_recipe(tomllib.loads(several.to_toml()), "x") == several
+    none = parse_recipe({**copy.deepcopy(LEAST), "stop": {"target_reduction": "none", "disk_mb": 5.0}}, "x")
+    assert none.stop.targets == (None,) and parse_recipe(tomllib.loads(none.to_toml()), "x") == none
     one = parse_recipe({**copy.deepcopy(LEAST), "stop": {"target_reduction": [0.7]}}, "x")
     assert one.stop.target_reduction == 0.7 and one.stop.targets == (0.7,)
 

@@ -1,4 +1,4 @@
-"""Where the parameters go: which sites give up how much, at as many parameters as one quantile for all would remove.
+"""Where the parameters go: which sites give up how much, within the budget that one quantile for all would keep.
 
 At one quantile for all, each site keeps the eigenvalues above its own edge, whatever that costs in parameters and
 however little the outputs depend on it. Here every kind of sites has a quantile of its own, and one that changes with
@@ -16,6 +16,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from rmtkd_edge.compress.context import Context
+from rmtkd_edge.compress.ranks.budget import budgets_of, most_left
 from rmtkd_edge.compress.ranks.cut import divergence, narrower, outputs_of, projected
 from rmtkd_edge.compress.ranks.edge import Choose, SiteRank, land_on_target, widths_of
 from rmtkd_edge.config.recipe import Compress
@@ -32,7 +33,6 @@ TRIALS = 30  # closed forms that are compared at most
 FIRST_STEP, LEAST_STEP = 1.0, 0.3  # of log-odds
 LONGER, SHORTER = 1.3, 0.5  # what a step is multiplied by after it gained, and after it did not
 LEAST_GAIN = 0.002  # of the divergence, else a move is noise
-SLACK = 0.002  # of the parameters, by which an allocation may miss the share
 
 
 class Move(NamedTuple):
@@ -46,7 +46,7 @@ Moves = Mapping[Move, float]
 
 
 def allocated(trials: Trials, picked: Sequence[SiteRank]) -> list[SiteRank]:
-    """Return ranks that remove as many parameters as those in `picked` and move the outputs least.
+    """Return ranks that keep the budget as those in `picked` do and move the outputs least.
 
     Sites with ranks of their own in the recipe keep them; with one site left there is nothing to weigh.
     """
@@ -57,15 +57,17 @@ def allocated(trials: Trials, picked: Sequence[SiteRank]) -> list[SiteRank]:
     moves = dimensions(free)
     weighed = ", ".join(dict.fromkeys(move.kind for move in moves))
     context.report("note", text=f"allocation: weighing {weighed} against each other, {TRIALS} trials at most")
-    share = trials.removed(picked)
+    aim = trials.left(picked)
+    if trials.budgets:
+        aim = min(aim, 0.0)  # what one quantile left over is used
 
     def land(at: Moves) -> list[SiteRank]:
         offsets = offsets_of(free, at)
-        return land_on_target(lambda at, held: trials.choose(at, offsets, held), trials.removed, share, 1.0)[1]
+        return land_on_target(lambda at, held: trials.choose(at, offsets, held), trials.left, aim, 1.0)[1]
 
     def score(at: Moves) -> float:
         chosen = land(at)
-        return trials.divergence(chosen) if trials.removed(chosen) >= share - SLACK else math.inf
+        return trials.divergence(chosen) if trials.left(chosen) >= aim else math.inf
 
     def tell(at: Moves, found: float) -> None:
         chosen, kinds = land(at), dict.fromkeys(site.kind for site in free)
@@ -93,10 +95,14 @@ class Trials:
     ) -> None:
         self.context, self.folded, self.choose, self.keep = context, folded, choose, keep
         self.known = list(known)
+        self.budgets = budgets_of(context, folded.spec)
 
-    def removed(self, chosen: Sequence[SiteRank]) -> float:
-        """Return the share of the teacher's parameters that is gone at these ranks."""
-        return reduction(self.folded.spec, widths_of(chosen), self.context.teacher_parameters)
+    def left(self, chosen: Sequence[SiteRank]) -> float:
+        """Return what these ranks leave of the budget; without one, the share of the parameters that is gone."""
+        spec, widths = self.folded.spec, widths_of(chosen)
+        if not self.budgets:
+            return reduction(spec, widths, self.context.teacher_parameters)
+        return most_left(self.budgets, spec.with_ranks(widths))
 
     def divergence(self, chosen: Sequence[SiteRank]) -> float:
         """Return how far the outputs move at these ranks, infinite where they are no longer finite."""

@@ -11,13 +11,14 @@ from typing import Protocol
 
 from scipy.special import expit, logit
 
+from rmtkd_edge.compress.ranks.budget import Budget, most_left
 from rmtkd_edge.config.hardware import HardwareProfile
 from rmtkd_edge.config.recipe import WITHOUT_QUANTILE, Recipe
 from rmtkd_edge.config.settings import did_you_mean
 from rmtkd_edge.errors import RecipeError, UserError
 from rmtkd_edge.families.base import Family, Spec, list_sites
 from rmtkd_edge.families.spectrum import SiteSpectrum
-from rmtkd_edge.methods.base import align, fixed_rank, reduction
+from rmtkd_edge.methods.base import align, fixed_rank
 from rmtkd_edge.run.records.cycle import SiteRecord, WidthRecord
 from rmtkd_edge.spectral import EdgeFit
 
@@ -126,28 +127,29 @@ def choose_ranks(
 
 
 def pick_ranks(
-    choose: Choose, spec: Spec, recipe: Recipe, quantile: float, teacher_parameters: int, once: bool
+    choose: Choose, spec: Spec, recipe: Recipe, quantile: float, budgets: Sequence[Budget], once: bool
 ) -> tuple[float, list[SiteRank]]:
-    """Return the quantile used and the ranks: `once` solves for the target, a cycle is only kept from passing it.
+    """Return the quantile used and the ranks: `once` solves for the budget, a cycle is only kept from passing it.
 
     Raises:
-        UserError: one cut at the least ranks that the rule allows misses the target.
+        UserError: one cut at the least ranks that the rule allows misses every budget.
     """
-    target, options = recipe.stop.target, recipe.compress
+    options = recipe.compress
 
-    def removed(chosen: Sequence[SiteRank]) -> float:
-        return reduction(spec, widths_of(chosen), teacher_parameters)
+    def left(chosen: Sequence[SiteRank]) -> float:
+        return most_left(budgets, spec.with_ranks(widths_of(chosen)))
 
     chosen = choose(quantile, NO_OFFSETS, {})
-    if target is None or all(fixed_rank(options, c.spectrum.site) is not None for c in chosen):
+    if not budgets or all(fixed_rank(options, c.spectrum.site) is not None for c in chosen):
         return quantile, chosen
     highest = 1.0 if once else quantile
-    used, chosen = land_on_target(lambda at, held: choose(at, NO_OFFSETS, held), removed, target, highest)
-    if once and recipe.analyse.rule not in WITHOUT_QUANTILE and (most := removed(chosen)) < target:
+    used, chosen = land_on_target(lambda at, held: choose(at, NO_OFFSETS, held), left, 0.0, highest)
+    if once and recipe.analyse.rule not in WITHOUT_QUANTILE and left(chosen) < 0:
+        shape = spec.with_ranks(widths_of(chosen))
         raise UserError(
-            f"cutting {len(chosen)} sites to the least that the rule {recipe.analyse.rule} allows removes "
-            f"{most:.1%} of the parameters, stop.target_reduction is {target:.1%}",
-            f"--set stop.target_reduction={max(most - 0.005, 0):.2f}, or more of compress.sites",
+            f"cutting {len(chosen)} sites to the least that the rule {recipe.analyse.rule} allows "
+            + "; it ".join(budget.told(shape) for budget in budgets),
+            f"--set {budgets[0].key}={budgets[0].least(shape):.3g}, or more of compress.sites",
         )
     return used, chosen
 
@@ -164,7 +166,7 @@ def land_on_target(
     target: float,
     highest: float,
 ) -> tuple[float, list[SiteRank]]:
-    """Return a quantile (at most `highest`), with its ranks, that removes the target share of the parameters.
+    """Return a quantile (at most `highest`), with its ranks, at which `removed` reaches the target.
 
     One step of a wide site, such as an encoder's stream, can remove a percent of the parameters at once. The site that
     went beyond the target then keeps its width, and the others get back what it removed too much.
