@@ -67,9 +67,11 @@ def order_of(cell: Cell, where: Where) -> Order:
     steps, copy_of, facts = where.steps or cell.of.steps, None, cell.facts()
     if cell.budget == TIME:
         rmt_kd, own = (Cell(STEPS, cell.study, name, cell.target, cell.seed) for name in (RMT_KD, cell.name))
-        spent = time_budget(result_of(folder_of(rmt_kd, where)), result_of(folder_of(own, where)))
-        facts["time"] = {**spent, "rmt_kd": rmt_kd.id, "own": own.id}
-        steps, copy_of = int(spent["steps"]), str(folder_of(own, where)) if cell.name == RMT_KD else None
+        if own == rmt_kd:
+            copy_of = str(folder_of(own, where))
+        else:
+            spent = time_budget(result_of(folder_of(rmt_kd, where)), result_of(folder_of(own, where)))
+            steps, facts["time"] = int(spent["steps"]), {**spent, "rmt_kd": rmt_kd.id, "own": own.id}
     return Order(
         folder=str(folder_of(cell, where)),
         recipe=cell.of.recipe,

@@ -12,7 +12,7 @@ from grid.cells import Cell, Where, needs
 from grid.engines import Engine, Task
 from grid.order import order_of
 from grid.state import BEGUN, FAILURE, FINISHED, OPEN, RUNNING, State, state_of
-from grid.worker import FAULT, IN_USE, INTERRUPTED
+from grid.worker import IN_USE, INTERRUPTED
 
 TOOL = Path(__file__).resolve().parents[1] / "reproduce.py"
 
@@ -83,7 +83,7 @@ class Session:
             return
         elif code == INTERRUPTED or self.left() < self.ending:
             self.say(f"stopped {cell.id}: the same command goes on with it")
-        elif code == FAULT and state.name == FAILURE:
+        elif state.name == FAILURE:
             self.barred[cell] = state.reason
             self.say(f"FAILED  {cell.id}: {state.reason}")
         else:
