@@ -98,7 +98,7 @@ def changes_of(cell: Cell, where: Where, steps: int) -> list[str]:
     own = [*settings.model_of(study, str(teacher), base), *own_settings(cell, where), seed]
     if cell.target is not None:
         own.append(f"stop.target_reduction={cell.target}")
-    return [*base, *own, *where.changes, *settings.of_steps(steps, study.validations)]
+    return [*base, *own, *where.changes, *settings.of_steps(steps, where.steps or study.steps, study.validations)]
 
 
 def own_settings(cell: Cell, where: Where) -> list[str]:

@@ -95,9 +95,9 @@ def of_teacher() -> list[str]:
     return [ONE_SHOT, *PLAIN, "stop.target_reduction=0.1"]
 
 
-def of_steps(steps: int, validations: int) -> list[str]:
-    """Return the length of a training and the distance of its validations."""
-    return [f"distil.steps={steps}", f"distil.evaluate_every={math.ceil(steps / validations)}"]
+def of_steps(steps: int, usual: int, validations: int) -> list[str]:
+    """Return the length of a training, and the distance of its validations, of which `usual` steps have so many."""
+    return [f"distil.steps={steps}", f"distil.evaluate_every={math.ceil(usual / validations)}"]
 
 
 def widths(ranks: dict[str, int]) -> list[str]:
