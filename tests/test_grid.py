@@ -1,12 +1,12 @@
-"""The experiment grid of tools/reproduce.py: what is declared, and a tiny grid that is run, killed, shared and cut off."""
+"""The experiment grid of tools/reproduce.py: what is declared, and a tiny grid that is run, killed and shared."""
 
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -14,7 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from grid.cells import BUDGETS, STEPS, TIME, Cell, Where, all_cells, needs
+from grid.cells import BUDGETS, STEPS, TIME, Cell, Where, all_cells, needs, teacher_of
 from grid.engines import Local, find_engine
 from grid.order import folder_of, order_of, result_of, time_budget
 from grid.running import TOOL, Session
@@ -24,10 +24,12 @@ from grid.studies import SCALES, STUDIES, Expected, Study
 from grid.table import table
 from grid.worker import CELL, FAILED, IN_USE, LOG
 
-from rmtkd_edge.errors import UserError
+from rmtkd_edge.errors import Finding, UserError
 from rmtkd_edge.families.base import find_family
 from rmtkd_edge.methods.base import find_method
 from rmtkd_edge.run.directory import Run
+from rmtkd_edge.run.layout import MANIFEST
+from rmtkd_edge.run.lock import RunLock
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -94,6 +96,7 @@ def test_the_time_budget_takes_the_steps_that_fit_into_the_time_of_rmt_kd(
         assert fixed + found["steps"] * step <= total + 1e-6 < fixed + (found["steps"] + 1) * step + 2e-6
 
 
+@pytest.mark.slow
 def test_a_grid_runs_once_past_a_cell_that_fails(where: Where) -> None:
     cells = all_cells(where, ["tiny"], [STEPS, TIME], [0], ["rmt-kd", "at", "plain-kd"])
     first = session(cells, where, jobs=2)
@@ -113,7 +116,8 @@ def test_a_grid_runs_once_past_a_cell_that_fails(where: Where) -> None:
     assert len(weights) == 1  # all start from one teacher
     rows = {(row["budget"], row["variant"]): row["steps"] for row in table(where.out)["rows"]}
     assert rows[STEPS, "rmt-kd"] == rows[STEPS, "plain-kd"] == rows[TIME, "rmt-kd"] == [12]
-    Run.open(folder_of(Cell(TIME, "tiny", "rmt-kd", 0.6, 0), where)).verify()
+    copied = Run.open(folder_of(Cell(TIME, "tiny", "rmt-kd", 0.6, 0), where))
+    copied.verify()
 
     again = session(cells, where)
     again.engine = SimpleNamespace(submit=lambda command: pytest.fail("a finished or failed cell was started"))
@@ -121,6 +125,11 @@ def test_a_grid_runs_once_past_a_cell_that_fails(where: Where) -> None:
     other = session(cells[:2], replace(where, changes=("distil.alpha=0.9",)))
     other.look()
     assert "other settings" in other.states[cells[1]].reason
+
+    copied.manifest["files"]["compress/teacher/model.safetensors"] = "0" * 64
+    copied.mark("compress", "done")
+    with pytest.raises(Finding, match="tiny: its cells start from 2 teachers"):
+        table(where.out)
 
 
 @pytest.fixture
@@ -134,7 +143,9 @@ def halted(where: Where) -> Iterator[tuple[Cell, list[str], subprocess.Popen[byt
     process = subprocess.Popen(command)
     folder = Path(order.folder)
     end = time.monotonic() + 120
-    while not list(folder.glob("compress/cycles/001/training-0/*.safetensors")):
+    while not (folder / MANIFEST).is_file() or not any(
+        "training-0" in name for name in Run.open(folder).manifest["files"]
+    ):
         assert process.poll() is None and time.monotonic() < end
         time.sleep(0.01)
     process.send_signal(signal.SIGSTOP)
@@ -143,6 +154,7 @@ def halted(where: Where) -> Iterator[tuple[Cell, list[str], subprocess.Popen[byt
     process.wait()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="the test halts a process")
 def test_a_cell_has_one_process_and_a_killed_one_goes_on(
     where: Where, halted: tuple[Cell, list[str], subprocess.Popen[bytes]]
@@ -153,7 +165,69 @@ def test_a_cell_has_one_process_and_a_killed_one_goes_on(
     process.kill()
     process.wait()
     assert state_of(cell, where).name == BEGUN
-    assert subprocess.run(command, check=False, env={**os.environ}).returncode == 0
+    assert subprocess.run(command, check=False).returncode == 0
     folder = folder_of(cell, where)
     assert "continuing after step" in (folder / LOG).read_text()
     assert sum(cycle.steps for cycle in result_of(folder).cycles) == 600
+
+
+class Ended:
+    """A process that has ended with a code."""
+
+    def __init__(self, code: int) -> None:
+        self.code = code
+
+    def done(self) -> bool:
+        return True
+
+    def result(self) -> int:
+        return self.code
+
+    def stop(self) -> None:
+        pass
+
+
+def test_a_cell_whose_process_is_killed_is_not_started_again_by_the_same_command(where: Where) -> None:
+    started: list[list[str]] = []
+    found = session([teacher_of("tiny")], where)
+    found.engine = SimpleNamespace(submit=lambda command: started.append(command) or Ended(-9))
+    assert found.run() == 1 and len(started) == 1
+    assert "code -9" in found.failures()[teacher_of("tiny")]
+
+
+def test_a_cell_that_another_process_holds_is_waited_for(where: Where) -> None:
+    cell, started = teacher_of("tiny"), list[float]()
+    lock = RunLock(folder_of(cell, where))
+    lock.take()
+    released = time.monotonic() + 0.5
+    threading.Timer(0.5, lock.__exit__, (None, None, None)).start()
+    found = session([cell], where)
+    found.engine = SimpleNamespace(submit=lambda command: started.append(time.monotonic()) or Ended(-9))
+    found.run()
+    assert len(started) == 1 and started[0] >= released - 0.1
+
+
+def test_a_slice_ends_in_time_and_leaves_the_cell_to_the_next(where: Where) -> None:
+    endless = replace(where, changes=("train.epochs=1000000",))
+    end = time.time() + 6
+    found = session([teacher_of("tiny")], endless, end=end, ending=2.0)
+    assert found.run() == 0 and time.time() < end
+    assert found.states[teacher_of("tiny")].name in (OPEN, BEGUN)
+
+
+@pytest.mark.parametrize(("engine", "package"), [("slurm", "submitit"), ("ray", "ray")])
+def test_an_engine_without_its_package_says_how_to_install_it(monkeypatch, tmp_path, engine: str, package: str) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(UserError) as caught:
+        find_engine(engine, tmp_path, {})
+    assert caught.value.hint == f"pip install {package}"
+
+
+@pytest.mark.parametrize("cluster", ["debug", "local"])
+def test_submitit_runs_a_command(tmp_path: Path, cluster: str) -> None:
+    pytest.importorskip("submitit", reason="pip install submitit")
+    task = find_engine("slurm", tmp_path, {"cluster": cluster}).submit([sys.executable, "-c", "raise SystemExit(75)"])
+    end = time.monotonic() + 60
+    while not task.done() and time.monotonic() < end:
+        time.sleep(0.1)
+    assert task.result() == 75

@@ -16,7 +16,9 @@ from shapes import this_processor
 from grid.order import result_of
 from grid.settings import VARIANTS
 from grid.worker import CELL
-from rmtkd_edge.run.layout import RESULT
+from rmtkd_edge.errors import Finding
+from rmtkd_edge.run.directory import Run
+from rmtkd_edge.run.layout import MANIFEST, RESULT, TEACHER, WEIGHTS
 from rmtkd_edge.run.records.compress import CompressRecord
 
 Row = tuple[str, str, str, float | None]  # budget, study, method or variant, target or quantile
@@ -46,14 +48,24 @@ def figures_of(result: CompressRecord) -> Figures:
 
 
 def table(out: Path) -> dict[str, Any]:
-    """Return the figures of all finished cells, one row a budget, study, method and target."""
+    """Return the figures of all finished cells, one row a budget, study, method and target.
+
+    Raises:
+        Finding: the cells of a study do not start from the same teacher, and cannot be compared.
+    """
     found: dict[Row, list[CompressRecord]] = {}
+    teachers: dict[str, set[str]] = {}
     for file in sorted(out.glob(f"*/*/*/seed-*/{CELL}")):
-        if (file.parent / RESULT).is_file():
+        if (file.parent / RESULT).is_file() and (file.parent / MANIFEST).is_file():
             facts = json.loads(file.read_text())
             at = facts["quantile"] if facts["target"] is None else facts["target"]
             row = (facts["budget"], facts["study"], facts["variant"] or facts["method"], at)
             found.setdefault(row, []).append(result_of(file.parent))
+            weights = Run.open(file.parent).manifest["files"].get(f"{TEACHER}/{WEIGHTS}", "")
+            teachers.setdefault(facts["study"], set()).add(weights)
+    for study, each in teachers.items():
+        if len(each) > 1:
+            raise Finding(f"{out}: {study}: its cells start from {len(each)} teachers", "give each its own --out")
     rows = [row_of(row, results) for row, results in found.items()]
     machine = f"{this_processor().model}, {os.cpu_count()} cores"
     return {"machine": machine, "torch": torch.__version__, "rows": rows}

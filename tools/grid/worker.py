@@ -107,7 +107,7 @@ def _logged(path: Path) -> Any:
 
 def copy_run(source: Path, folder: Path, facts: dict[str, Any]) -> None:
     """Copy a finished run into a folder; the manifest comes last, so that a part of a copy is no run."""
-    shutil.copytree(source, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(LOCK, MANIFEST, FAILED))
+    shutil.copytree(source, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(LOCK, MANIFEST, FAILED, CELL))
     Run(folder, Run.open(source).manifest).write_json(CELL, facts)
 
 
