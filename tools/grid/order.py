@@ -14,7 +14,7 @@ from grid.studies import RMT_KD
 from rmtkd_edge.config.recipe import Recipe
 from rmtkd_edge.config.recipes import load_recipe
 from rmtkd_edge.run.directory import Run
-from rmtkd_edge.run.layout import RESULT, TEACHER
+from rmtkd_edge.run.layout import LOG, RESULT, TEACHER
 from rmtkd_edge.run.records.compress import CompressRecord
 
 
@@ -71,7 +71,9 @@ def order_of(cell: Cell, where: Where) -> Order:
             copy_of = str(folder_of(own, where))
         else:
             spent = time_budget(result_of(folder_of(rmt_kd, where)), result_of(folder_of(own, where)))
-            steps, facts["time"] = int(spent["steps"]), {**spent, "rmt_kd": rmt_kd.id, "own": own.id}
+            steps = int(spent["steps"])
+            started = (folder_of(rmt_kd, where) / LOG).read_text().count('"event": "cycle_start"')
+            facts["time"] = {**spent, "rmt_kd": rmt_kd.id, "rmt_kd_processes": started, "own": own.id}
     return Order(
         folder=str(folder_of(cell, where)),
         recipe=cell.of.recipe,

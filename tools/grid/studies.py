@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 RMT_KD = "rmt-kd"
 ENCODER_METHODS = (
@@ -81,15 +81,7 @@ QQP = (
     'task.labels=["not_duplicate","duplicate"]',
     "task.validation_fraction=0.015",
 )
-MINILM = Expected(40, 0.13, 200, 1500)
-NARROW = Expected(40, 0.09, 100, 300)
 LARGE = Expected(300, 1.5, 6000, 100_000)  # of one core; a GPU takes a hundredth of it
-
-
-def on_minilm(scale: str, data: str, teacher: str, changes: tuple[str, ...] = (), **more: float | bool) -> Study:
-    """Return MiniLM's recipe on a task."""
-    targets, methods = (0.80,), ENCODER_METHODS
-    return Study(scale, "minilm-sst2", data, teacher, targets, methods, 800, MINILM, changes, **more)  # type: ignore[arg-type]
 
 
 def on_bert(recipe: str, data: str, layers: int, target: float, changes: tuple[str, ...] = ()) -> Study:
@@ -109,19 +101,41 @@ def on_bert(recipe: str, data: str, layers: int, target: float, changes: tuple[s
     )
 
 
+MINILM = Study(
+    "small",
+    "minilm-sst2",
+    "sst2",
+    "sst2-minilm",
+    (0.80,),
+    ENCODER_METHODS,
+    800,
+    Expected(40, 0.13, 200, 1500),
+    less=0.60,
+    quantiles=True,
+)
+NARROW = Study(
+    "small",
+    "sst2-4x256",
+    "sst2",
+    "sst2-4x256-s0",
+    (0.80,),
+    ENCODER_METHODS,
+    800,
+    Expected(40, 0.09, 100, 300),
+    rmt_kd=SEARCH,
+)
+
+
+def transferred(data: str, teacher: str, changes: tuple[str, ...]) -> Study:
+    """Return MiniLM's recipe, untouched but for the task."""
+    return replace(MINILM, scale="transfer", data=data, teacher=teacher, changes=changes, less=0.0, quantiles=False)
+
+
 STUDIES = {
-    "minilm": on_minilm("small", "sst2", "sst2-minilm", less=0.60, quantiles=True),
-    "sst2": Study("small", "sst2-4x256", "sst2", "sst2-4x256-s0", (0.80,), ENCODER_METHODS, 800, NARROW, rmt_kd=SEARCH),
-    "ag_news": Study(
-        "small",
-        "agnews-4x256",
-        "ag_news",
-        "ag-4x256-s0",
-        (0.80,),
-        ENCODER_METHODS,
-        800,
-        Expected(60, 0.15, 150, 500),
-        rmt_kd=SEARCH,
+    "minilm": MINILM,
+    "sst2": NARROW,
+    "ag_news": replace(
+        NARROW, recipe="agnews-4x256", data="ag_news", teacher="ag-4x256-s0", expected=Expected(60, 0.15, 150, 500)
     ),
     "cifar10": Study(
         "small",
@@ -133,8 +147,8 @@ STUDIES = {
         300,
         Expected(50, 0.6, 90, 3000),
     ),
-    "minilm-ag_news": on_minilm("transfer", "ag_news", "ag-minilm", AG_NEWS),
-    "minilm-qnli": on_minilm("transfer", "qnli", "qnli-minilm", QNLI),
+    "minilm-ag_news": transferred("ag_news", "ag-minilm", AG_NEWS),
+    "minilm-qnli": transferred("qnli", "qnli-minilm", QNLI),
     "bert12-sst2": on_bert("bert-base-sst2", "sst2", 12, 0.809),
     "bert12-qqp": on_bert("bert-base-qqp", "qqp", 12, 0.809),
     "bert12-qnli": on_bert("bert-base-qnli", "qnli", 12, 0.809),

@@ -12,6 +12,7 @@ import threading
 import time
 import traceback
 from _thread import interrupt_main
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,8 @@ def run_order(order: Order) -> int:
 def _run_locked(order: Order, folder: Path) -> int:
     (folder / FAILED).unlink(missing_ok=True)
     try:
+        if (folder / MANIFEST).is_file() and Run.open(folder).stage("compress").get("state") == "done":
+            return DONE  # by another process, since this one was started
         if order.copy_of is not None:
             copy_run(Path(order.copy_of), folder, order.facts)
         else:
@@ -69,8 +72,6 @@ def _compress(order: Order, folder: Path) -> None:
     recipe = order.resolved()
     sweep(folder)
     run = open_or_create(recipe, folder, force=False)
-    if run.stage("compress").get("state") == "done":
-        return
     if not run.has(CELL):
         run.write_json(CELL, order.facts)
     with _logged(folder / LOG), progress() as reporter:
@@ -84,7 +85,7 @@ def _compress(order: Order, folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _logged(path: Path) -> Any:
+def _logged(path: Path) -> Iterator[None]:
     """Let everything that is written go to a log file."""
     sys.stdout.flush()
     sys.stderr.flush()
