@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from rmtkd_edge.errors import UserError
+
+LONGEST_MIN = 24 * 60  # of a job; submitit's own limit of 5 minutes would end most cells
 
 
 class Task(Protocol):
@@ -87,7 +90,7 @@ class Slurm:
 
     def __init__(self, out: Path, options: Mapping[str, Any]) -> None:
         submitit = _needed("submitit")
-        options = dict(options)
+        options = {"timeout_min": LONGEST_MIN, **options}
         self.executor = submitit.AutoExecutor(folder=out / "slurm", cluster=options.pop("cluster", "slurm"))
         self.executor.update_parameters(name="rmtkd-grid", **options)
 
@@ -140,7 +143,6 @@ def find_engine(name: str, out: Path, options: Mapping[str, Any]) -> Engine:
 
 
 def _needed(package: str) -> Any:
-    try:
-        return importlib.import_module(package)
-    except ImportError as err:
-        raise UserError(f"the package {package} is not installed", f"pip install {package}") from err
+    if importlib.util.find_spec(package) is None:
+        raise UserError(f"the package {package} is not installed", f"pip install {package}")
+    return importlib.import_module(package)
