@@ -25,12 +25,13 @@ from rmtkd_edge.run.lock import RunLock
 
 CELL, FAILED, LOG = "cell.json", "failed.json", "cell.log"
 DONE, FAULT, IN_USE, INTERRUPTED = 0, 1, 75, 130  # exit codes of a cell's process
+_received: list[int] = []  # signals that asked this process to end
 
 
 def run_order(order: Order) -> int:
     """Run one cell and return an exit code; a failure is noted in the run directory."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have ignored it for its background jobs
+    for number in (signal.SIGTERM, signal.SIGINT):  # a shell may have ignored the latter for its background jobs
+        signal.signal(number, _interrupt)
     if order.until is not None:
         timer = threading.Timer(max(0.0, order.until - time.time()), interrupt_main)
         timer.daemon = True
@@ -48,6 +49,11 @@ def run_order(order: Order) -> int:
         return INTERRUPTED
 
 
+def _interrupt(number: int, _: object) -> None:
+    _received.append(number)
+    raise KeyboardInterrupt
+
+
 def _run_locked(order: Order, folder: Path) -> int:
     (folder / FAILED).unlink(missing_ok=True)
     try:
@@ -57,9 +63,11 @@ def _run_locked(order: Order, folder: Path) -> int:
             copy_run(Path(order.copy_of), folder, order.facts)
         else:
             _compress(order, folder)
-    except RmtkdError as err:
-        return _fail(folder, f"{err.message}\n{err.hint}".strip())
     except Exception as err:
+        if _received:  # what a library made of the signal
+            return INTERRUPTED
+        if isinstance(err, RmtkdError):
+            return _fail(folder, f"{err.message}\n{err.hint}".strip())
         traceback.print_exc()
         return _fail(folder, f"{type(err).__name__}: {err}")
     return DONE
