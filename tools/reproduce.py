@@ -1,273 +1,173 @@
-"""Measure a metric against size, and what each part of the method is worth, on real data.
+"""Measure every method on the same teacher, budget and steps, and what each part of rmt-kd is worth, on real data.
 
-    python tools/reproduce.py --data DIR --teachers DIR --only sst2 --seeds 0 1 2 --out runs/reproduce
+    python tools/reproduce.py --scale small --data DIR --teachers DIR --out runs/reproduce --slice 60
+    python tools/reproduce.py --scale small --data DIR --teachers DIR --out runs/reproduce --list
     python tools/reproduce.py --table --out runs/reproduce
 
-DIR/sst2, DIR/ag_news and DIR/cifar10 hold train.parquet and validation.parquet (SST-2, whose validation split is the
-test split of its recipes) or test.parquet. TEACHERS holds the folders that tools/train_teacher.py wrote: sst2-4x256-s0,
-ag-4x256-s0, sst2-minilm, ..., and cifar10-resnet18, which is compress/teacher of a run of the recipe resnet18-cifar10.
-Every variant of a seed starts from the same teacher, aims at the same share of removed parameters, and takes the same
-number of optimiser steps. Validation rows, held out of train, choose; what the table shows is of the test split. What
-has finished is not run again; the table is made from whatever is there.
+DIR/sst2, DIR/ag_news, DIR/cifar10, ... hold train.parquet and validation.parquet (the tasks of GLUE, whose validation
+split is the test split of the recipes) or test.parquet. TEACHERS may hold trained teachers by the names that
+tools/grid/studies.py gives: folders that tools/train_teacher.py wrote, or compress/teacher of a run. A teacher that is
+not there is trained once, as the recipe says.
+
+Every cell of the grid is a run directory, OUT/BUDGET/STUDY/METHOD-TARGET/seed-N. All cells of a study start from its
+teacher. Under `steps` all methods take the same optimiser steps; under `time` each takes as many as fit into the
+compression time of rmt-kd, its search included. `attribution` takes one part of rmt-kd away, or changes it, at the same
+steps; `quantile` is the closed form alone at each quantile of the edge rules. Validation rows, held out of train,
+choose; what the table shows is of the test split.
+
+The same command goes on where it was stopped or killed. A cell is run by one process, which holds the lock of its run
+directory: several commands, also on several machines with a shared OUT, take different cells. A cell that failed is
+left until --retry; the exit code is 1 while there is one.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
-import re
-import statistics
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import signal
+import sys
+import time
+from collections import Counter
 from pathlib import Path
-from typing import Any
 
-import torch
-from shapes import this_processor
+from grid.cells import BUDGETS, Cell, Where, all_cells, needs
+from grid.engines import find_engine
+from grid.order import Order, order_of
+from grid.running import Session
+from grid.settings import RULES, VARIANTS
+from grid.state import FINISHED, State, expected_seconds, seconds_of, state_of
+from grid.studies import ENCODER_METHODS, RESNET_METHODS, SCALES, STUDIES
+from grid.worker import run_order
 
-from rmtkd_edge.api.compress import open_or_create
-from rmtkd_edge.compress.stage import compress_run
-from rmtkd_edge.config.recipes import load_recipe
-from rmtkd_edge.run.directory import Run
-from rmtkd_edge.run.layout import RESULT
-from rmtkd_edge.run.records.compress import CompressRecord
-from rmtkd_edge.run.reporter import SilentReporter
+from rmtkd_edge.config.recipes import apply_override
+from rmtkd_edge.errors import RmtkdError
 
-VARIANT = "variant.json"
-
-
-@dataclass(frozen=True)
-class Study:
-    """A recipe with its data folder, its teacher's folder by seed, and the targets of the loop and of one shot.
-
-    Attributes:
-        changes: of the recipe, where it is used on another task than its own.
-    """
-
-    recipe: str
-    data: str
-    teacher: str
-    target: float
-    one_shot: float
-    changes: tuple[str, ...] = ()
+NAMES = tuple(dict.fromkeys([*ENCODER_METHODS, *RESNET_METHODS, *VARIANTS, *RULES]))
+ENDING = 30.0  # seconds before the end of a slice at which cells are interrupted
 
 
-@dataclass(frozen=True)
-class Variant:
-    """What is set of the recipe, and what that shows.
-
-    Attributes:
-        like_loop: one cycle gets the final widths, and all optimiser steps, of the finished loop of the same seed.
-    """
-
-    changes: tuple[str, ...]
-    what: str
-    like_loop: bool = False
-
-
-AG_NEWS = (
-    'task.name="ag_news"',
-    'task.text=["text"]',
-    'task.labels=["World","Sports","Business","Sci/Tech"]',
-    'task.test_split="test"',
-)
-QNLI = ('task.name="qnli"', 'task.text=["question","sentence"]', 'task.labels=["entailment","not_entailment"]')
-STUDIES = {
-    "sst2": Study("sst2-4x256", "sst2", "sst2-4x256-s{seed}", 0.90, 0.80),
-    "ag_news": Study("agnews-4x256", "ag_news", "ag-4x256-s{seed}", 0.90, 0.80),
-    "minilm": Study("minilm-sst2", "sst2", "sst2-minilm", 0.80, 0.60),
-    "minilm-ag_news": Study("minilm-sst2", "ag_news", "ag-minilm", 0.80, 0.60, AG_NEWS),
-    "minilm-qnli": Study("minilm-sst2", "qnli", "qnli-minilm", 0.80, 0.60, QNLI),
-    "cifar10": Study("resnet18-cifar10", "cifar10", "cifar10-resnet18", 0.70, 0.48),
-}
-ONE_SHOT, LESS = "compress.one_shot=true", "stop.target_reduction={one_shot}"
-OTHER = "analyse.weighting={other}"
-EXPLAINED, EDGE = "analyse.rule=explained-variance", "compress.allocation=edge"
-PLAIN = (EDGE, "distil.match=0")  # without what the recipe may have beyond the paper
-LOOP = "rmt-kd"
-VARIANTS = {
-    LOOP: Variant((), "the whole loop"),
-    "one-shot": Variant((ONE_SHOT, LESS), "closed form, no training"),
-    "one-shot at the loop's target": Variant((ONE_SHOT,), "closed form, no training"),
-    "one-shot, other weighting": Variant((ONE_SHOT, LESS, OTHER), "one shot, weighting by effect switched"),
-    "other weighting": Variant((OTHER,), "the loop, weighting by effect switched"),
-    "explained variance": Variant((EXPLAINED,), "PCA's rule in place of the edge, same budget"),
-    "no warm start": Variant(("compress.warm_start=fold",), "P W and W P^T, then the same fine-tuning"),
-    "rmt-kd, one shot's target": Variant((LESS,), "the whole loop, cutting less"),
-    "select": Variant(("compress.channels=select",), "channels selected, in place of directions"),
-    "project": Variant(("compress.channels=project",), "directions, in place of channels that are selected"),
-    "edge alone": Variant(PLAIN, "one quantile for all sites, the teacher's outputs alone"),
-    "explained variance alone": Variant((*PLAIN, EXPLAINED), "PCA's rule, and else as the edge alone"),
-    "matching": Variant((EDGE,), "one quantile for all sites, inner states are matched"),
-    "magnitude": Variant(("compress.method=magnitude", *PLAIN), "largest group norms, one factor for all sites"),
-    "pca": Variant(("compress.method=pca", *PLAIN), "explained variance, unweighted, all sites at once"),
-    "plain kd": Variant(
-        ("compress.method=plain-kd", *PLAIN),
-        "random weights at the loop's final ranks, all of its steps in one go",
-        like_loop=True,
-    ),
-}
-COMMON = ("compress.rounds=3", "stop.max_drop=1.0")  # no rollback: every variant shows its figure
-
-
-def run_variant(study: str, variant: str, seed: int, args: argparse.Namespace) -> None:
-    """Run one variant of one seed, or continue it."""
-    of, asked = STUDIES[study], VARIANTS[variant]
-    source = args.teachers / of.teacher.format(seed=seed)
-    if not source.is_dir():
-        print(f"{study} seed {seed}: no teacher {source}", flush=True)
-        return
-    other = "none" if load_recipe(of.recipe).analyse.weighting == "effect" else "effect"
-    changes = [item.format(one_shot=of.one_shot, other=other) for item in asked.changes]
-    if asked.like_loop:
-        loop = folder_of(args.out, study, LOOP, seed)
-        if not (loop / RESULT).is_file():
-            print(f"{study} seed {seed}: {variant} needs the finished loop {loop}", flush=True)
-            return
-        changes += as_one_cycle(loop)
-    fixed = [f'model.source="{source.resolve()}"', f"seed={seed}", "train.threshold=0.0"]
-    target = f"stop.target_reduction={of.target}"
-    recipe = load_recipe(of.recipe, [*fixed, target, *COMMON, *of.changes, *changes, *args.set])
-    run = open_or_create(recipe, folder_of(args.out, study, variant, seed), False)
-    if run.stage("compress").get("state") == "done":
-        return
-    result = compress_run(run, recipe, data=args.data / of.data, reporter=SilentReporter())
-    run.write_json(VARIANT, {"study": study, "variant": variant})
-    show(study, variant, result)
-
-
-def folder_of(out: Path, study: str, variant: str, seed: int) -> Path:
-    """Return the run directory of a variant."""
-    return out / study / re.sub(r"[^a-z-]", "", variant.replace(" ", "-")) / f"seed-{seed}"
-
-
-def as_one_cycle(loop: Path) -> list[str]:
-    """Return the overrides that give one cycle the final ranks, and all optimiser steps, of a finished loop."""
-    result = result_of(loop)
-    ranks = ", ".join(f'"{name}" = {rank}' for name, rank in result.ranks.items())
-    steps = sum(cycle.steps for cycle in result.cycles)
-    return [f"compress.ranks={{{ranks}}}", "compress.rounds=1", f"distil.steps={steps}"]
-
-
-def result_of(path: Path) -> CompressRecord:
-    """Return the result of a finished run."""
-    return Run.open(path).read_record(CompressRecord, RESULT)
-
-
-@dataclass(frozen=True)
-class Figures:
-    """What a run scores on the split that is reported."""
-
-    split: str
-    rows: int
-    metric: str
-    teacher: float
-    student: float
-
-    @property
-    def points(self) -> float:
-        """Return student minus teacher, in points."""
-        return 100 * (self.student - self.teacher)
-
-
-def figures_of(result: CompressRecord) -> Figures:
-    """Return the reported figures of a run: of test, or of validation where there is no test split."""
-    teacher = result.teacher.test or result.teacher.validation
-    student = result.student.test or result.student.validation
-    return Figures(student.split, student.rows, student.primary, teacher.value, student.value)
-
-
-def show(study: str, variant: str, result: CompressRecord) -> None:
-    """Print one line."""
-    f = figures_of(result)
-    print(
-        f"{study} | {variant} | seed {result.seed}: {result.reduction:.2%} fewer, {f.split} {f.metric} "
-        f"{f.teacher:.4f} -> {f.student:.4f} ({f.points:+.2f} points), {result.seconds} s",
-        flush=True,
-    )
-
-
-def table(out: Path) -> dict[str, Any]:
-    """Return the figures of all finished runs, one row a study and variant."""
-    found: dict[tuple[str, str], list[CompressRecord]] = {}
-    for file in sorted(out.glob(f"*/*/seed-*/{VARIANT}")):
-        facts = json.loads(file.read_text())
-        found.setdefault((facts["study"], facts["variant"]), []).append(result_of(file.parent))
-    pairs = [(study, variant) for study in STUDIES for variant in VARIANTS if (study, variant) in found]
-    rows = [row_of(*pair, found[pair]) for pair in pairs]
-    machine = f"{this_processor().model}, {os.cpu_count()} cores"
-    return {"machine": machine, "torch": torch.__version__, "rows": rows}
-
-
-def row_of(study: str, variant: str, results: Sequence[CompressRecord]) -> dict[str, Any]:
-    """Return the figures of one variant over its seeds; `rows` are those of the split that is reported."""
-    each = [figures_of(result) for result in results]
-    return {
-        "study": study,
-        "variant": variant,
-        "what": VARIANTS[variant].what,
-        "seeds": [result.seed for result in results],
-        "metric": each[0].metric,
-        "split": each[0].split,
-        "split_rows": each[0].rows,
-        "validation_rows": results[0].task.validation_rows,
-        "fewer_parameters_percent": round(100 * statistics.mean(result.reduction for result in results), 1),
-        "teacher_percent": round(100 * statistics.mean(f.teacher for f in each), 2),
-        "points_mean": round(statistics.mean(f.points for f in each), 2),
-        "points": [round(f.points, 2) for f in each],
-        "steps": [sum(cycle.steps for cycle in result.cycles) for result in results],
-        "seconds": [result.seconds for result in results],
-    }
-
-
-def markdown(figures: Mapping[str, Any]) -> str:
-    """Return the table as Markdown."""
-    lines = [
-        "| study | variant | parameters fewer | reported | teacher % | points against its teacher: mean (each seed) "
-        "| steps |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for row in figures["rows"]:
-        each = ", ".join(f"{p:+.2f}" for p in row["points"])
-        cells = [
-            row["study"],
-            row["variant"],
-            f"{row['fewer_parameters_percent']} %",
-            f"{row['metric']}, {row['split_rows']} {row['split']} rows",
-            row["teacher_percent"],
-            f"{row['points_mean']:+.2f} ({each})",
-            row["steps"][0],
-        ]
-        lines.append(f"| {' | '.join(map(str, cells))} |")
-    return "\n".join([*lines, "", f"Machine: {figures['machine']}; torch {figures['torch']}."])
-
-
-def main() -> None:
-    """Run what is asked for and print the table."""
+def parse_arguments() -> argparse.Namespace:
+    """Return the options of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--scale", default=SCALES[0], choices=SCALES)
     parser.add_argument("--data", type=Path)
     parser.add_argument("--teachers", type=Path)
     parser.add_argument("--out", type=Path, default=Path("runs/reproduce"))
-    parser.add_argument("--only", nargs="*", default=list(STUDIES), choices=list(STUDIES))
-    parser.add_argument("--variants", nargs="*", default=list(VARIANTS), choices=list(VARIANTS))
-    parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2])
-    parser.add_argument("--set", nargs="*", default=[], help="further recipe overrides")
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--table", action="store_true", help="only print what is there")
+    parser.add_argument("--only", nargs="+", choices=list(STUDIES), help="studies, of any scale")
+    parser.add_argument("--budgets", nargs="+", default=list(BUDGETS), choices=BUDGETS)
+    parser.add_argument("--methods", nargs="+", default=[], choices=NAMES, metavar="NAME", help=", ".join(NAMES))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--steps", type=int, help="optimiser steps in place of the studies' own")
+    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="further recipe overrides")
+    parser.add_argument("--slice", type=float, metavar="MINUTES", help="stop within this time; the next call goes on")
+    parser.add_argument("--retry", action="store_true", help="run cells that failed before once more")
+    parser.add_argument("--jobs", type=int, default=1, help="cells at a time")
+    parser.add_argument("--threads", type=int, default=1, help="threads of a cell")
+    parser.add_argument("--engine", default="local", choices=["local", "slurm", "ray"])
+    parser.add_argument(
+        "--engine-set",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        help="parameters of submitit's executor (timeout_min=600 slurm_partition=gpu), or of Ray's task (num_gpus=1)",
+    )
+    parser.add_argument("--list", action="store_true", help="only say what is done, runs, failed and is open")
+    parser.add_argument("--table", action="store_true", help="only print the figures of what is done")
+    parser.add_argument("--order", help=argparse.SUPPRESS)  # the process of one cell
     args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    if not args.table:
-        if args.data is None or args.teachers is None:
-            parser.error("give --data and --teachers, or --table")
-        for variant in args.variants:
-            for study in args.only:
-                for seed in args.seeds:
-                    run_variant(study, variant, seed, args)
-    figures = table(args.out)
-    (args.out / "accuracy.json").write_text(json.dumps(figures, indent=1))
+    if args.order is None and not args.table and args.data is None:
+        parser.error("give --data, or --table")
+    if any(item.partition("=")[0].strip() in ("distil.steps", "distil.evaluate_every") for item in args.set):
+        parser.error("--steps sets the steps of all cells")
+    return args
+
+
+def list_cells(cells: list[Cell], where: Where) -> int:
+    """Print the state of every cell and what it took or will take; return 1 where one failed, else 0."""
+    states = {cell: state_of(cell, where) for cell in cells}
+    done = {cell: seconds_of(cell, where) for cell, state in states.items() if state.name == FINISHED}
+    open_seconds = 0.0
+    for cell, state in states.items():
+        seconds = done.get(cell) or expected_seconds(cell, where, done)
+        open_seconds += 0.0 if state.name == FINISHED else seconds
+        print(f"{state.name:8s} {seconds / 60:6.1f} min  {cell.id}{_after(cell, state, states, where)}")
+    counts = Counter(state.name for state in states.values())
+    print(", ".join(f"{count} {name}" for name, count in counts.items()), end="; ")
+    print(f"about {open_seconds / 3600:.1f} hours of one core to go")
+    return 1 if counts["failed"] else 0
+
+
+def _after(cell: Cell, state: State, states: dict[Cell, State], where: Where) -> str:
+    if state.reason:
+        return f": {state.reason}"
+    first = [other.id for other in needs(cell, where) if states[other].name != FINISHED]
+    return f" (after {', '.join(first)})" if first and state.name != FINISHED else ""
+
+
+def print_table(out: Path) -> None:
+    """Print the figures of what is there, and write them."""
+    from grid.table import markdown, table
+
+    figures = table(out)
+    if not figures["rows"]:
+        print(f"{out}: no cell is done")
+        return
+    (out / "accuracy.json").write_text(json.dumps(figures, indent=1))
     print(markdown(figures))
 
 
+def run_grid(args: argparse.Namespace) -> int:
+    """Run or list the cells that were asked for; return the exit code."""
+    where = Where(args.out, args.data, args.teachers, tuple(args.set), args.steps)
+    studies = args.only or [name for name, study in STUDIES.items() if study.scale == args.scale]
+    cells = all_cells(where, studies, args.budgets, args.seeds, args.methods)
+    for cell in cells:  # settings that are none are the user's error, before any work
+        if all(first.budget == "teachers" for first in needs(cell, where)):
+            order_of(cell, where).resolved()
+    if args.list:
+        return list_cells(cells, where)
+    seconds = None if args.slice is None else 60 * args.slice
+    options: dict[str, object] = {}
+    for item in args.engine_set:
+        apply_override(options, item)
+    session = Session(
+        cells=cells,
+        where=where,
+        engine=find_engine(args.engine, args.out, options),
+        jobs=args.jobs,
+        threads=args.threads,
+        end=None if seconds is None else time.time() + seconds,
+        ending=ENDING if seconds is None else min(ENDING, seconds / 10),
+        retry=args.retry,
+        say=lambda text: print(time.strftime("%H:%M:%S"), text, flush=True),
+    )
+    code = session.run()
+    counts = Counter(state.name for state in session.states.values())
+    print(", ".join(f"{count} {name}" for name, count in counts.items()))
+    for cell, reason in session.failures().items():
+        print(f"{cell.id}: {reason}")
+    print_table(args.out)
+    return code
+
+
+def main() -> int:
+    """Run what is asked for and print the table."""
+    args = parse_arguments()
+    if args.order is not None:
+        return run_order(Order.from_json(args.order))
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        if not args.table:
+            return run_grid(args)
+        print_table(args.out)
+    except RmtkdError as err:
+        print(f"error: {err.message}\ntry: {err.hint}", file=sys.stderr)
+        return err.exit_code
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on", file=sys.stderr)
+        return 130
+    return 0
+
+
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
