@@ -1,0 +1,75 @@
+"""Runs that differ in the edge rule and its quantile alone: what goes, and what is left of the quality (Fig. 5)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from statistics import fmean
+
+from rmtkd_edge.report.paper.entries import Entry
+from rmtkd_edge.report.paper.groups import group_key
+from rmtkd_edge.report.paper.record import CurvePoint, CurveRecord
+
+AXES = ("analyse.rule", "analyse.quantile")
+LEAST = 2  # quantiles of one rule that make a curve
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """One task and teacher, with a curve for every rule, and the runs whose quantile was not the recipe's."""
+
+    first: Entry
+    curves: tuple[CurveRecord, ...]
+    left_out: tuple[str, ...]
+
+
+def ablations_of(entries: Sequence[Entry]) -> list[Ablation]:
+    """Return what the quantile does, for runs that share everything but rule, quantile and seed."""
+    found: dict[tuple[object, ...], list[Entry]] = {}
+    for entry in entries:
+        rest = tuple(sorted((key, value) for key, value in entry.settings.items() if key not in AXES))
+        found.setdefault((*group_key(entry), entry.method, rest), []).append(entry)
+    drawn = (_ablation(runs) for runs in found.values())
+    return [ablation for ablation in drawn if any(len(curve.points) >= LEAST for curve in ablation.curves)]
+
+
+def _ablation(entries: Sequence[Entry]) -> Ablation:
+    used = [entry for entry in entries if _as_asked(entry)]
+    curves = (_curve([entry for entry in used if entry.rule == rule]) for rule in sorted({e.rule for e in used}))
+    return Ablation(entries[0], tuple(curves), tuple(entry.run for entry in entries if entry not in used))
+
+
+def has_quantile(entry: Entry) -> bool:
+    """Return whether the rule starts from a quantile."""
+    return any(site.quantile is not None for cycle in entry.cycles for site in cycle.analysed)
+
+
+def _as_asked(entry: Entry) -> bool:
+    """Return whether every cycle was cut at the recipe's quantile: no target lowered it, none was rolled back."""
+    cycles = entry.cycles
+    at = all(cycle.accepted and cycle.quantile == entry.quantile for cycle in cycles)
+    return bool(cycles) and at and any(cycle.analysed for cycle in cycles)
+
+
+def _curve(entries: Sequence[Entry]) -> CurveRecord:
+    quantiles = sorted({entry.quantile for entry in entries})
+    if not has_quantile(entries[0]):
+        quantiles = quantiles[:1]  # it has no part in the others
+    points = []
+    for quantile in quantiles:
+        mine = {entry.seed: entry for entry in reversed(entries) if entry.quantile == quantile}  # the first of a seed
+        reduction = fmean(entry.member.reduction for entry in mine.values())
+        points.append(CurvePoint(quantile, reduction, fmean(e.student.value for e in mine.values()), len(mine)))
+    falls = tuple(after.quantile for before, after in pairwise(points) if after.reduction < before.reduction)
+    return CurveRecord(entries[0].record.task.name, entries[0].rule, tuple(points), falls)
+
+
+def fall_sentence(curve: CurveRecord) -> str:
+    """Return whether less goes at a higher quantile somewhere, in words."""
+    if len(curve.points) < LEAST:
+        return f"The rule {curve.rule} has no quantile, or runs at one alone."
+    if not curve.falls:
+        return f"The rule {curve.rule} is monotone here: at every higher quantile as much goes or more."
+    at = ", ".join(f"{quantile:g}" for quantile in curve.falls)
+    return f"The rule {curve.rule} is not monotone: less goes at {at} than at the quantile before."

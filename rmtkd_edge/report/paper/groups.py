@@ -1,0 +1,124 @@
+"""What may be compared: students of one teacher on the same reported rows that were asked for the same size."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from rmtkd_edge.report.paper.entries import Entry
+from rmtkd_edge.run.layout import DEFAULT_METHOD
+from rmtkd_edge.run.outputs import Batches
+from rmtkd_edge.run.records.scores import Scores
+from rmtkd_edge.run.records.teacher import TeacherRecord
+
+Differences = dict[str, tuple[str, str]]  # by key: this value, the other's
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One method under one setting, a run a seed."""
+
+    method: str
+    settings: Mapping[str, str]
+    entries: tuple[Entry, ...]
+
+    @property
+    def outputs(self) -> dict[int, Batches]:
+        """Outputs on the reported rows by seed, of the runs that keep them."""
+        return {entry.seed: entry.outputs for entry in self.entries if entry.outputs is not None}
+
+    def differences(self, other: Setting) -> Differences:
+        """Return the keys in which it differs from another setting."""
+        keys = sorted({*self.settings, *other.settings})
+        pairs = {key: (self.settings.get(key, "unset"), other.settings.get(key, "unset")) for key in keys}
+        return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
+
+
+@dataclass(frozen=True)
+class Group:
+    """Students that may be compared; the first setting of a method is its reference.
+
+    Attributes:
+        repeated: runs that are the same again (method, settings and seed), which are not counted.
+    """
+
+    settings: tuple[Setting, ...]
+    repeated: tuple[str, ...]
+
+    @property
+    def first(self) -> Entry:
+        """Any entry, for what they have in common."""
+        return self.settings[0].entries[0]
+
+    @property
+    def teacher(self) -> TeacherRecord:
+        """The teacher of all."""
+        return self.first.record.teacher
+
+    @property
+    def scores(self) -> Scores:
+        """The teacher's reported scores."""
+        return self.first.teacher
+
+    @cached_property
+    def references(self) -> dict[str, Setting]:
+        """The reference setting of every method, RMT-KD's first."""
+        found: dict[str, Setting] = {}
+        for setting in self.settings:
+            found.setdefault(setting.method, setting)
+        return dict(sorted(found.items(), key=lambda item: item[0] != DEFAULT_METHOD))
+
+    @property
+    def reference(self) -> Setting | None:
+        """RMT-KD's reference setting, None where the group has no such run."""
+        return self.references.get(DEFAULT_METHOD)
+
+    @property
+    def ablations(self) -> list[tuple[Setting, Differences]]:
+        """RMT-KD's settings that differ from the reference in one key alone."""
+        return [pair for pair in self.others if len(pair[1]) == 1 and pair[0].method == DEFAULT_METHOD]
+
+    @property
+    def others(self) -> list[tuple[Setting, Differences]]:
+        """Return all settings but the references, with their differences from their method's."""
+        found = self.references
+        rest = [setting for setting in self.settings if setting is not found[setting.method]]
+        return [(setting, setting.differences(found[setting.method])) for setting in rest]
+
+
+def groups_of(entries: Sequence[Entry]) -> list[Group]:
+    """Return the groups, those of one task and teacher next to each other, small targets first."""
+    found: dict[tuple[object, ...], list[Entry]] = {}
+    for entry in entries:
+        found.setdefault(group_key(entry), []).append(entry)
+    order = sorted(found, key=lambda key: (str(key[1]), str(key[2:5]), -1.0 if key[5] is None else key[5]))
+    return [_group(found[key]) for key in order]
+
+
+def group_key(entry: Entry) -> tuple[object, ...]:
+    """Return what students of one group share; runs that do not record their rows are alone."""
+    task, rows = entry.record.task, entry.rows_sha256 or f"not recorded: {entry.run}"
+    return task.kind, task.name, entry.teacher.primary, entry.teacher_sha256 or entry.run, rows, entry.asked
+
+
+def _group(entries: Sequence[Entry]) -> Group:
+    runs: dict[tuple[str, tuple[tuple[str, str], ...]], dict[int, Entry]] = {}
+    repeated = []
+    for entry in entries:
+        seeds = runs.setdefault((entry.method, tuple(sorted(entry.settings.items()))), {})
+        if entry.seed in seeds:
+            repeated.append(entry.run)
+        seeds.setdefault(entry.seed, entry)
+    settings = [Setting(m, dict(keys), tuple(seeds[s] for s in sorted(seeds))) for (m, keys), seeds in runs.items()]
+    return Group(tuple(sorted(settings, key=lambda one: _centrality(one, settings), reverse=True)), tuple(repeated))
+
+
+def _centrality(setting: Setting, settings: Sequence[Setting]) -> tuple[int, int]:
+    """Return what makes a setting its method's reference.
+
+    First its number of seeds, then how many settings of the method differ from it in one key alone; of equal ones the
+    first that was named. What the runs found has no part in it.
+    """
+    mine = [other for other in settings if other.method == setting.method]
+    return len(setting.entries), sum(len(other.differences(setting)) == 1 for other in mine)

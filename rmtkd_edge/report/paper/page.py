@@ -1,0 +1,174 @@
+"""What the page says, in order: tables, figures, what each setting adds, the paper's table, what was skipped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+
+from rmtkd_edge.errors import RmtkdError
+from rmtkd_edge.report import text
+from rmtkd_edge.report.blocks import Block, Document, NoteBlock, PictureBlock, Section, TableBlock, prefixes, text_row
+from rmtkd_edge.report.collect import collect
+from rmtkd_edge.report.paper.curves import Ablation, fall_sentence
+from rmtkd_edge.report.paper.figures import power_picture, quality_picture, quantile_picture
+from rmtkd_edge.report.paper.groups import Group
+from rmtkd_edge.report.paper.record import FileRecord, GroupRecord, PaperRecord
+from rmtkd_edge.report.paper.resources import files_table, resource_picture
+from rmtkd_edge.report.paper.tables import attribution, group_title, paper_table, setting_lines, table_one
+from rmtkd_edge.report.records import Compression
+from rmtkd_edge.report.spectra import spectra_pictures
+from rmtkd_edge.run.directory import Run
+
+TITLE = "Table and figures of RMT-KD"
+MARK = f"{TITLE} – rmtkd-edge report</title>"
+FOOTER = (
+    "Every figure on this page was read from the run directories, but for the table that is marked as the paper's; one "
+    "that was not measured says why."
+)
+REFERENCE = (
+    "A method with several settings is shown by its reference: the setting with the most seeds, of equal ones that "
+    "from which the most others differ in one key, of equal ones the first that was found. Results have no part in it."
+)
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the page is made of; records and groups in the same order."""
+
+    record: PaperRecord
+    groups: Sequence[Group]
+    ablations: Sequence[Ablation]
+
+
+def build(found: Found) -> Document:
+    """Return the page; figures are drawn here."""
+    record = found.record
+    runs = sum(len(row.runs) for one in record.groups for row in (*one.table, *one.ablations))
+    facts = (text.plural(runs, "student"), text.plural(len(record.groups), "group"))
+    sections = (
+        Section("table", "Table I, measured", (table_one(record.groups), *_apart(record.groups))),
+        Section("fig2", "Fig. 2: spectra by depth", tuple(_spectra(found))),
+        Section("fig3", "Fig. 3: quality and power", (*_quality(record), *_power(record.files))),
+        Section("fig4", "Fig. 4: disk, memory and energy", tuple(_resources(record.files))),
+        Section("fig5", "Fig. 5: the quantile", tuple(_quantiles(found.ablations))),
+        Section("attribution", "What each setting adds", tuple(_attribution(record.groups))),
+        Section("paper", "Table I of the paper", tuple(paper_table())),
+        Section("skipped", "What is not in the report", tuple(_skipped(record))),
+    )
+    return Document(TITLE, facts, (), (), (), sections, FOOTER)
+
+
+def _apart(groups: Sequence[GroupRecord]) -> Iterator[Block]:
+    """Say what keeps groups of a task apart, which settings stand for a method, and what is not counted."""
+    for task in dict.fromkeys(found.task for found in groups):
+        mine = [found for found in groups if found.task == task]
+        parts = [
+            (text.plural(len({found.teacher_sha256 for found in mine}), "teacher"), "other weights"),
+            (text.plural(len({found.rows_sha256 for found in mine}), "set") + " of reported rows", "other rows"),
+            (text.plural(len({found.asked for found in mine}), "size") + " asked for", "another size"),
+        ]
+        if len(mine) > 1:
+            said = ", ".join(part for part, _ in parts)
+            yield NoteBlock(f"{task}: {said}. Students of other teachers, rows or sizes are not compared.")
+        if any(not found.rows_sha256 for found in mine):
+            yield NoteBlock(f"{task}: runs that do not record their rows are compared with none.", tone="warn")
+    if any(row.differs for found in groups for row in (*found.table, *found.ablations)):
+        yield NoteBlock(REFERENCE)
+    if repeated := [run for found in groups for run in found.repeated]:
+        yield NoteBlock(f"The same again (method, setting and seed), not counted: {', '.join(repeated)}.", tone="warn")
+
+
+def _spectra(found: Found) -> Iterator[Block]:
+    """Yield the spectra of the first RMT-KD reference of every task and teacher."""
+    chosen = {
+        (record.task, record.teacher_sha256): group.reference.entries[0].run
+        for group, record in zip(reversed(found.groups), reversed(found.record.groups), strict=True)
+        if group.reference is not None
+    }
+    names = list(reversed(chosen.items()))
+    drawn = False
+    for ((task, _), name), prefix in zip(names, prefixes([task for (task, _), _ in names]), strict=True):
+        try:
+            (facts,) = collect([Run.open(Path(name))])
+        except RmtkdError as err:
+            yield NoteBlock(f"The spectra of {name} cannot be read: {err.message}", err.hint, "missing")
+            continue
+        c = facts.compression
+        pictures = spectra_pictures(c.cycles, c.spectra) if isinstance(c, Compression) else []
+        if pictures:
+            drawn = True
+            yield NoteBlock(f"{task}: {name}, its first round.")
+            yield PictureBlock(pictures[0], prefix)
+    if not drawn:
+        yield _absent("No run of rmt-kd has spectra.", "rmtkd-edge compress RECIPE --out RUN")
+
+
+def _quality(record: PaperRecord) -> Iterator[Block]:
+    def same(found: GroupRecord) -> tuple[str, str, str, str]:
+        return found.task, found.metric, found.teacher_sha256, found.rows_sha256
+
+    several = [list(groups) for _, groups in groupby(record.groups, key=same)]
+    for groups, prefix in zip(several, prefixes([groups[0].task for groups in several]), strict=True):
+        yield PictureBlock(quality_picture(groups), prefix)
+
+
+def _power(files: Sequence[FileRecord]) -> Iterator[Block]:
+    places = dict.fromkeys((file.run, file.device) for file in files if file.watts is not None)
+    for (run, device), prefix in zip(places, prefixes([f"{run}-{device}" for run, device in places]), strict=True):
+        yield NoteBlock(f"Files of {run}.")
+        mine = [file for file in files if (file.run, file.device) == (run, device)]
+        yield PictureBlock(power_picture(device, mine), prefix)
+    if not places:
+        why = "Power against speed-up is left out: no meter read the energy of these runs' files."
+        yield _absent(why, "rmtkd-edge export RUN && rmtkd-edge profile RUN --on PROFILE")
+
+
+def _resources(files: Sequence[FileRecord]) -> Iterator[Block]:
+    if not files:
+        yield _absent("No run was exported.", "rmtkd-edge export RUN && rmtkd-edge profile RUN --on PROFILE")
+        return
+    places = dict.fromkeys((file.run, file.device) for file in files)
+    for (run, device), prefix in zip(places, prefixes([f"{run}-{device}" for run, device in places]), strict=True):
+        mine = [file for file in files if (file.run, file.device) == (run, device)]
+        yield PictureBlock(resource_picture(run, mine), prefix)
+    yield files_table(files)
+
+
+def _quantiles(ablations: Sequence[Ablation]) -> Iterator[Block]:
+    names = prefixes([ablation.first.record.task.name for ablation in ablations])
+    for ablation, prefix in zip(ablations, names, strict=True):
+        yield PictureBlock(quantile_picture(ablation), prefix)
+        yield NoteBlock(" ".join(map(fall_sentence, ablation.curves)))
+        if ablation.left_out:
+            why = "Left out, since a target or a rolled-back cycle set the quantile and not the recipe"
+            yield NoteBlock(f"{why}: {', '.join(ablation.left_out)}.", tone="warn")
+    if not ablations:
+        why = "No two runs differ in analyse.quantile alone and were cut at it (a target that is met lowers it)."
+        command = "rmtkd-edge compress RECIPE --set analyse.quantile=0.3 --set stop.target_reduction=1 --out RUN"
+        yield _absent(why, command)
+
+
+def _attribution(groups: Sequence[GroupRecord]) -> Iterator[Block]:
+    found = [block for group in groups for block in attribution(group)]
+    yield from found
+    if not found:
+        why = "No run of rmt-kd differs from the reference in one key alone."
+        yield _absent(why, "rmtkd-edge compress RECIPE --set distil.match=0 --out RUN")
+    several = [(one, row) for one in groups for row in one.table if row.differs]
+    if several:
+        said = "; ".join(f"{group_title(one)}: {', '.join(setting_lines(row))}" for one, row in several)
+        yield NoteBlock(f"Settings that differ in several keys, or of other methods, are rows of Table I: {said}.")
+
+
+def _skipped(record: PaperRecord) -> Iterator[Block]:
+    if not record.skipped:
+        yield NoteBlock("Every run that was named or found is in it.")
+        return
+    rows = tuple(text_row(one.run, one.why, one.hint) for one in record.skipped)
+    yield TableBlock("Folders and runs that were left out.", ("Run", "Why", "What helps"), rows, frozenset({1, 2}))
+
+
+def _absent(why: str, command: str) -> NoteBlock:
+    return NoteBlock(f"{why} To make the data:", command, "missing")
