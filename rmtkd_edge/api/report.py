@@ -38,12 +38,13 @@ def report(*runs: Path | str, out: Path | str | None = None, against: Sequence[P
         return report_runs([first, *(Run.open(path) for path in paths[1:])], None, others)
 
 
-def paper(*runs: Path | str, out: Path | str = "paper") -> PaperWritten:
+def paper(*runs: Path | str, out: Path | str = "paper", reference: Path | str | None = None) -> PaperWritten:
     """Write the RMT-KD paper's table and figures for finished runs: paper.html, paper.md, paper.json, figures.
 
     Args:
         runs: run directories, or folders that contain them.
         out: a folder.
+        reference: a run of RMT-KD whose setting the others are compared with; found by a rule when left out.
 
     Returns:
         Where the files are, and which runs were skipped.
@@ -53,4 +54,4 @@ def paper(*runs: Path | str, out: Path | str = "paper") -> PaperWritten:
     """
     from rmtkd_edge.report.paper.stage import report_paper
 
-    return report_paper([Path(run) for run in runs], Path(out))
+    return report_paper([Path(run) for run in runs], Path(out), None if reference is None else Path(reference))

@@ -30,12 +30,17 @@ def command(
             "--out is ./paper when left out.",
         ),
     ] = False,
+    reference: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="With --paper: the run of RMT-KD that is the reference.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Write the device benchmark report: report.md, one self-contained report.html, and the figures."""
     if paper:
-        _paper(runs, out, against or (), as_json)
+        _paper(runs, out, against or (), reference, as_json)
         return
+    if reference is not None:
+        raise UserError("--reference goes with --paper", "rmtkd-edge report --paper RUN... --reference RUN")
     from rmtkd_edge.api.report import report
 
     written = report(*runs, out=out, against=against or ())
@@ -45,12 +50,14 @@ def command(
         say(str(written.html), str(written.markdown))
 
 
-def _paper(runs: Sequence[Path], out: Path | None, against: Sequence[Path], as_json: bool) -> None:
+def _paper(
+    runs: Sequence[Path], out: Path | None, against: Sequence[Path], reference: Path | None, as_json: bool
+) -> None:
     if against:
         raise UserError("--against goes with the report of one run, not with --paper", "name all runs as RUN...")
     from rmtkd_edge.api.report import paper
 
-    written = paper(*runs, out=out or "paper")
+    written = paper(*runs, out=out or "paper", reference=reference)
     if as_json:
         files = {"html": written.html, "markdown": written.markdown, "json": written.record}
         skipped = [{"run": one.run, "why": one.why, "hint": one.hint} for one in written.skipped]

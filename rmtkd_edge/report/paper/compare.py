@@ -7,6 +7,7 @@ given for these runs; how much seeds differ is told apart from it.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -53,8 +54,8 @@ def paired(
     second: dict[int, Batches],
     targets: Batches,
     seed: int = 0,
-) -> Paired:
-    """Return how two methods differ on the same rows.
+) -> Paired | None:
+    """Return how two methods differ on the same rows, None where most draws of them do not allow the metric.
 
     Args:
         first, second: outputs in batches, by the seed of the run.
@@ -64,12 +65,10 @@ def paired(
     scores = [
         {s: _row_scores(task, metric, outputs, targets) for s, outputs in runs.items()} for runs in (first, second)
     ]
-    a, b = ({s: found for s, found in runs.items() if found is not None} for runs in scores)
+    a, b = ({s: known for s, known in runs.items() if known is not None} for runs in scores)
     if (len(a), len(b)) != seeds:
-        difference, low, high = _metric_interval(
-            task, metric, list(first.values()), list(second.values()), targets, seed
-        )
-        return Paired(difference, low, high, rows, seeds, None)
+        found = _metric_interval(task, metric, list(first.values()), list(second.values()), targets, seed)
+        return None if found is None else Paired(*found, rows, seeds, None)
     difference = np.mean(list(a.values()), axis=0) - np.mean(list(b.values()), axis=0)
     low, high = mean_interval(difference, seed)
     binary = all(np.isin(found, (0.0, 1.0)).all() for found in (*a.values(), *b.values()))
@@ -119,10 +118,10 @@ def _row_scores(task: Task[Any], metric: str, outputs: Batches, targets: Batches
 
 def _metric_interval(
     task: Task[Any], metric: str, first: list[Batches], second: list[Batches], targets: Batches, seed: int
-) -> tuple[float, float, float]:
+) -> tuple[float, float, float] | None:
     """Return difference and interval of a metric that is no mean over rows, by computing it of every draw.
 
-    A draw in which the metric cannot be computed (a class without rows) is left out.
+    A draw in which the metric cannot be computed (a class without rows) is left out; None where most are.
     """
 
     def means(pick: NDArray[np.int64] | None) -> list[float]:
@@ -135,10 +134,14 @@ def _metric_interval(
     n = sum(map(len, targets))
     rng = np.random.default_rng(seed)
     size = int(np.clip(WORK // (n * (len(first) + len(second))), LEAST, MOST))
-    draws = [means(rng.integers(0, n, n)) for _ in range(size)]
-    whole = means(None)
-    low, high = np.nanpercentile([a - b for a, b in draws], ENDS)
-    return whole[0] - whole[1], float(low), float(high)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # scikit-learn's, of draws without some class
+        draws = np.array([np.subtract(*means(rng.integers(0, n, n))) for _ in range(size)])
+    known = draws[np.isfinite(draws)]
+    if 2 * len(known) < size:
+        return None
+    low, high = np.percentile(known, ENDS)
+    return float(np.subtract(*means(None))), float(low), float(high)
 
 
 def _taken(batches: Batches, pick: NDArray[np.int64] | None) -> Batches:

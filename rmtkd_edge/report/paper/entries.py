@@ -28,7 +28,7 @@ NO_SETTING = frozenset({"title", "seed", "compress.method", "task.name", "task.h
 NO_SECTION = ("model.", "export.", "train.")
 LIMITS = ("task.train_limit", "task.validation_limit", "task.test_limit")
 TRAIN_ROWS = "rows of train"
-PARTS = {"analyse": "analysis and search", "warm_start": "closed form", "fine_tune": "training"}
+PARTS = {"analyse": "search", "warm_start": "closed form", "fine_tune": "training"}
 
 
 @dataclass(frozen=True)
@@ -147,8 +147,7 @@ def _outputs(run: Run) -> tuple[Any, str]:
     except RunDirError as err:
         return None, f"{run.path}: {err.message}"
     if found is None:
-        version = run.manifest.get("version", "?")
-        return None, f"a run keeps no outputs (rmtkd-edge {version} wrote it; compress again to compare row by row)"
+        return None, "a run of this row or of RMT-KD keeps no outputs; compress it again to compare row by row"
     return found, ""
 
 

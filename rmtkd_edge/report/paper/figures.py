@@ -43,7 +43,7 @@ def quality_picture(groups: Sequence[GroupRecord]) -> Picture:
                 said = f"{text.method_name(row.method)} {text.short_count(row.parameters)} {_of(first, row.value)}"
                 dots.append(Dot(text.method_name(row.method), row.parameters, row.value, said, row.change_sd or 0.0))
     metric = text.metric_name(first.metric)
-    title = f"{text.title(metric)} against parameters: {first.task}"
+    title = f"{text.title(metric)} against parameters: {first.task}, teacher {first.teacher_sha256[:8]}"
     caption = (
         f"Each method's reference setting at every target, the mean over its seeds on {text.count(first.rows)} rows of "
         f"{first.split}; bars: ± the deviation over seeds. The dashed line is the teacher's {metric}."
@@ -97,7 +97,7 @@ def quantile_picture(ablation: Ablation) -> Picture:
 
     def draw(narrow: bool) -> Figure:
         grid = Grid(
-            2, 1 if narrow else 2, 150 if narrow else 190, left=46, bottom=34, top=20, below=_legend_height(curves)
+            2, 1 if narrow else 2, 150 if narrow else 190, left=56, bottom=34, top=20, below=_legend_height(curves)
         )
         figure, (gone, left) = grid.subplots(narrow)
         _curves(gone, curves, lambda point: point.reduction)
@@ -133,7 +133,7 @@ def _legend_height(series: Sequence[object]) -> float:
 def _scatter(dots: Sequence[Dot], narrow: bool) -> tuple[Figure, Axes]:
     names = list(dict.fromkeys(dot.series for dot in dots))
     columns = 1 if narrow else 3
-    grid = Grid(1, 1, 190 if narrow else 235, left=50, bottom=34, top=10, below=_legend_height(names[::columns]))
+    grid = Grid(1, 1, 190 if narrow else 235, left=56, bottom=34, top=10, below=_legend_height(names[::columns]))
     figure, (axes,) = grid.subplots(narrow)
     colours = [name for name in names if name not in PLAIN]
     for name in names:
@@ -161,7 +161,7 @@ def _dress(axes: Axes, width: float) -> None:
     axes.yaxis.set_major_locator(MaxNLocator(6))
     axes.spines["left"].set_visible(False)
     axes.tick_params(axis="y", length=0)
-    axes.yaxis.set_label_coords(-36 / width, 0.5)
+    axes.yaxis.set_label_coords(-46 / width, 0.5)
 
 
 def _share(value: float, _: int) -> str:

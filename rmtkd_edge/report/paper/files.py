@@ -35,9 +35,8 @@ def read_files(runs: Sequence[str]) -> tuple[list[FileRecord], list[Skipped]]:
 def _files(facts: RunFacts, run: str) -> Iterator[FileRecord]:
     shown = [model for model in models(facts) if model.variant and not model.variant.refused]
     for model in shown:
-        places = [profile for profile in facts.timed if _measured(profile, model)]
-        for profile in places or [None]:
-            yield _file(model, shown, run, profile)
+        file, places = _file(model, shown, run), [profile for profile in facts.timed if _measured(profile, model)]
+        yield from (_on(file, profile) for profile in places) if places else (file,)
 
 
 def _measured(profile: Profile, model: Model) -> bool:
@@ -45,13 +44,13 @@ def _measured(profile: Profile, model: Model) -> bool:
     return workload is not None and profile.find(model.label, workload) is not None
 
 
-def _file(model: Model, shown: Sequence[Model], run: str, profile: Profile | None) -> FileRecord:
+def _file(model: Model, shown: Sequence[Model], run: str) -> FileRecord:
     assert model.variant is not None and isinstance(model.exported, ExportRecord), "only exported files are shown"
     precision = model.label.split()[-1]
     whole = next((m.scores for m in shown if m.label == f"{layout.model_of(model.label)} fp32"), None)
     scores = model.scores
     change = scores.value - whole.value if scores and whole and precision != "fp32" else None
-    facts = FileRecord(
+    return FileRecord(
         run=run,
         label=model.label,
         precision=precision,
@@ -61,7 +60,6 @@ def _file(model: Model, shown: Sequence[Model], run: str, profile: Profile | Non
         change=change,
         percent=scores.percent if scores else False,
     )
-    return facts if profile is None else _on(facts, profile)
 
 
 def _on(facts: FileRecord, profile: Profile) -> FileRecord:

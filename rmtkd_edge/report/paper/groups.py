@@ -87,13 +87,17 @@ class Group:
         return [(setting, setting.differences(found[setting.method])) for setting in rest]
 
 
-def groups_of(entries: Sequence[Entry]) -> list[Group]:
-    """Return the groups, those of one task and teacher next to each other, small targets first."""
+def groups_of(entries: Sequence[Entry], reference: Mapping[str, str] | None = None) -> list[Group]:
+    """Return the groups, those of one task and teacher next to each other, small targets first.
+
+    Args:
+        reference: settings that are their method's reference wherever a group has them, at any target.
+    """
     found: dict[tuple[object, ...], list[Entry]] = {}
     for entry in entries:
         found.setdefault(group_key(entry), []).append(entry)
     order = sorted(found, key=lambda key: (str(key[1]), str(key[2:5]), -1.0 if key[5] is None else key[5]))
-    return [_group(found[key]) for key in order]
+    return [_group(found[key], reference) for key in order]
 
 
 def group_key(entry: Entry) -> tuple[object, ...]:
@@ -102,7 +106,12 @@ def group_key(entry: Entry) -> tuple[object, ...]:
     return task.kind, task.name, entry.teacher.primary, entry.teacher_sha256 or entry.run, rows, entry.asked
 
 
-def _group(entries: Sequence[Entry]) -> Group:
+def without_target(settings: Mapping[str, str]) -> dict[str, str]:
+    """Return settings without the size that was asked for."""
+    return {key: value for key, value in settings.items() if key != "stop.target_reduction"}
+
+
+def _group(entries: Sequence[Entry], reference: Mapping[str, str] | None) -> Group:
     runs: dict[tuple[str, tuple[tuple[str, str], ...]], dict[int, Entry]] = {}
     repeated = []
     for entry in entries:
@@ -111,14 +120,20 @@ def _group(entries: Sequence[Entry]) -> Group:
             repeated.append(entry.run)
         seeds.setdefault(entry.seed, entry)
     settings = [Setting(m, dict(keys), tuple(seeds[s] for s in sorted(seeds))) for (m, keys), seeds in runs.items()]
-    return Group(tuple(sorted(settings, key=lambda one: _centrality(one, settings), reverse=True)), tuple(repeated))
+    wanted = None if reference is None else without_target(reference)
+    ordered = sorted(settings, key=lambda one: _rank(one, settings, wanted), reverse=True)
+    return Group(tuple(ordered), tuple(repeated))
 
 
-def _centrality(setting: Setting, settings: Sequence[Setting]) -> tuple[int, int]:
-    """Return what makes a setting its method's reference.
+def _rank(
+    setting: Setting, settings: Sequence[Setting], wanted: Mapping[str, str] | None
+) -> tuple[bool, bool, int, int]:
+    """Return what makes a setting its method's reference, the most important first; of equal ones the first counts.
 
-    First its number of seeds, then how many settings of the method differ from it in one key alone; of equal ones the
-    first that was named. What the runs found has no part in it.
+    That it is the one that was asked for; that its edge is a law's and no share of the variance; its number of seeds;
+    how many settings of the method differ from it in one key alone. What the runs found has no part in it.
     """
     mine = [other for other in settings if other.method == setting.method]
-    return len(setting.entries), sum(len(other.differences(setting)) == 1 for other in mine)
+    by_law = setting.entries[0].rule != "explained-variance"
+    near = sum(len(other.differences(setting)) == 1 for other in mine)
+    return without_target(setting.settings) == wanted, by_law, len(setting.entries), near

@@ -82,6 +82,8 @@ def _paired(setting: Setting, reference: Setting | None) -> tuple[PairedRecord |
             return None, f"{entry.run} keeps other targets than {setting.entries[0].run}"
     task = find_task(setting.entries[0].record.task.kind)
     found = paired(task, setting.entries[0].student.primary, mine, other, targets)
+    if found is None:
+        return None, "most draws of these rows do not allow the metric"
     record = PairedRecord(
         found.difference, found.low, found.high, found.rows, *found.seeds, mcnemar_p=found.p, clear=found.clear
     )

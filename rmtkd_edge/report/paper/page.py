@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
@@ -13,10 +12,11 @@ from rmtkd_edge.report.blocks import Block, Document, NoteBlock, PictureBlock, S
 from rmtkd_edge.report.collect import collect
 from rmtkd_edge.report.paper.curves import Ablation, fall_sentence
 from rmtkd_edge.report.paper.figures import power_picture, quality_picture, quantile_picture
-from rmtkd_edge.report.paper.groups import Group
+from rmtkd_edge.report.paper.gather import Found
+from rmtkd_edge.report.paper.groups import Group, without_target
 from rmtkd_edge.report.paper.record import FileRecord, GroupRecord, PaperRecord
 from rmtkd_edge.report.paper.resources import files_table, resource_picture
-from rmtkd_edge.report.paper.tables import attribution, group_title, paper_table, setting_lines, table_one
+from rmtkd_edge.report.paper.tables import attribution, group_title, paper_table, plain, setting_lines, table_one
 from rmtkd_edge.report.records import Compression
 from rmtkd_edge.report.spectra import spectra_pictures
 from rmtkd_edge.run.directory import Run
@@ -28,18 +28,10 @@ FOOTER = (
     "that was not measured says why."
 )
 REFERENCE = (
-    "A method with several settings is shown by its reference: the setting with the most seeds, of equal ones that "
-    "from which the most others differ in one key, of equal ones the first that was found. Results have no part in it."
+    "A method with several settings is shown by its reference: the one that --reference names; else before all others "
+    "one whose edge is no share of the variance, then the one with the most seeds, then that from which the most "
+    "others differ in one key, then the first that was found. Results have no part in it."
 )
-
-
-@dataclass(frozen=True)
-class Found:
-    """What the page is made of; records and groups in the same order."""
-
-    record: PaperRecord
-    groups: Sequence[Group]
-    ablations: Sequence[Ablation]
 
 
 def build(found: Found) -> Document:
@@ -48,7 +40,7 @@ def build(found: Found) -> Document:
     runs = sum(len(row.runs) for one in record.groups for row in (*one.table, *one.ablations))
     facts = (text.plural(runs, "student"), text.plural(len(record.groups), "group"))
     sections = (
-        Section("table", "Table I, measured", (table_one(record.groups), *_apart(record.groups))),
+        Section("table", "Table I, measured", (table_one(record.groups), *_apart(found))),
         Section("fig2", "Fig. 2: spectra by depth", tuple(_spectra(found))),
         Section("fig3", "Fig. 3: quality and power", (*_quality(record), *_power(record.files))),
         Section("fig4", "Fig. 4: disk, memory and energy", tuple(_resources(record.files))),
@@ -60,24 +52,47 @@ def build(found: Found) -> Document:
     return Document(TITLE, facts, (), (), (), sections, FOOTER)
 
 
-def _apart(groups: Sequence[GroupRecord]) -> Iterator[Block]:
+def _apart(found: Found) -> Iterator[Block]:
     """Say what keeps groups of a task apart, which settings stand for a method, and what is not counted."""
-    for task in dict.fromkeys(found.task for found in groups):
-        mine = [found for found in groups if found.task == task]
+    groups = found.record.groups
+    for task in dict.fromkeys(one.task for one in groups):
+        mine = [one for one in groups if one.task == task]
         parts = [
-            (text.plural(len({found.teacher_sha256 for found in mine}), "teacher"), "other weights"),
-            (text.plural(len({found.rows_sha256 for found in mine}), "set") + " of reported rows", "other rows"),
-            (text.plural(len({found.asked for found in mine}), "size") + " asked for", "another size"),
+            text.plural(len({one.teacher_sha256 for one in mine}), "teacher"),
+            text.plural(len({one.rows_sha256 for one in mine}), "set") + " of reported rows",
+            text.plural(len({one.asked for one in mine}), "size") + " asked for",
         ]
         if len(mine) > 1:
-            said = ", ".join(part for part, _ in parts)
+            said = ", ".join(parts)
             yield NoteBlock(f"{task}: {said}. Students of other teachers, rows or sizes are not compared.")
-        if any(not found.rows_sha256 for found in mine):
+        if any(not one.rows_sha256 for one in mine):
             yield NoteBlock(f"{task}: runs that do not record their rows are compared with none.", tone="warn")
-    if any(row.differs for found in groups for row in (*found.table, *found.ablations)):
+        members = [group for group in found.groups if group.first.record.task.name == task]
+        yield from (NoteBlock(said, tone="warn") for said in _other_settings(task, members))
+    if any(row.differs for one in groups for row in (*one.table, *one.ablations)):
         yield NoteBlock(REFERENCE)
-    if repeated := [run for found in groups for run in found.repeated]:
+    if repeated := [run for one in groups for run in one.repeated]:
         yield NoteBlock(f"The same again (method, setting and seed), not counted: {', '.join(repeated)}.", tone="warn")
+
+
+def _other_settings(task: str, groups: Sequence[Group]) -> Iterator[str]:
+    """Yield a sentence for every method whose reference is set otherwise from group to group."""
+    for method in dict.fromkeys(method for group in groups for method in group.references):
+        mine = [group for group in groups if method in group.references]
+        settings = [without_target(group.references[method].settings) for group in mine]
+        said = []
+        for key in sorted({key for one in settings for key in one}):
+            values = [plain(one.get(key, "null")) for one in settings]
+            if len(set(values)) > 1:
+                at = (f"{v} at {_asked(group)}" for v, group in zip(values, mine, strict=True))
+                said.append(f"{key} is {', '.join(at)}")
+        if said:
+            yield f"{task}: {text.method_name(method)} is not set the same in all groups: {'; '.join(said)}."
+
+
+def _asked(group: Group) -> str:
+    asked = group.first.asked
+    return "no size" if asked is None else text.percent(asked)
 
 
 def _spectra(found: Found) -> Iterator[Block]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 
 from rmtkd_edge.report import text
@@ -24,11 +25,11 @@ MCNEMAR = (
     "the k-th smallest of K, k = K/2 rounded up (Rüger 1978), which holds however they depend on each other."
 )
 SECONDS = (
-    "Of compression alone, without reading data and training the teacher, on the machine of the run; times of "
-    "different machines cannot be compared."
+    "Of compression alone, without reading data and training the teacher; search: spectra and the search for widths. "
+    "Times of different machines cannot be compared."
 )
 BODY = "All parameters but the word table (both factors of one that was cut) and the classifier."
-COLUMNS = ("Method", "Parameters gone", "Of the body", "Student", "Change", "Steps", "Time", "Minus RMT-KD")
+COLUMNS = ("Method", "Gone", "Of the body", "Student", "Change", "Minus RMT-KD", "Steps", "Time")
 
 
 def group_title(found: GroupRecord) -> str:
@@ -49,16 +50,16 @@ def table_one(groups: Sequence[GroupRecord]) -> TableBlock:
         rows += [_row(found, row, foot) for row in found.table]
     marks = (foot.mark(BODY), foot.mark(SEEDS), foot.mark(SECONDS), foot.mark(PAIRED), foot.mark(MCNEMAR))
     titles = list(COLUMNS)
-    for column, mark in zip((2, 4, 6, 7), (marks[0], marks[1], marks[2], f"{marks[3]}, {marks[4]}"), strict=True):
+    for column, mark in ((2, marks[0]), (4, marks[1]), (5, ", ".join(marks[3:])), (7, marks[2])):
         titles[column] = f"{titles[column]} ({mark})"
     caption = "What every method removes and what it costs, measured. Groups are not compared with each other."
     return TableBlock(caption, tuple(titles), tuple(rows), frozenset(), foot.notes())
 
 
 def _row(found: GroupRecord, row: RowRecord, foot: Footnotes) -> Row:
-    body = foot.cell("the family does not tell word table and classifier apart")
-    if row.body_reduction is not None:
-        body = Cell(text.percent(row.body_reduction))
+    share = row.body_reduction
+    no_body = "the family does not tell word table and classifier apart"
+    body = foot.cell(no_body) if share is None else Cell(text.percent(share))
     return Row(
         (
             Cell(text.method_name(row.method), tuple(setting_lines(row))),
@@ -66,16 +67,22 @@ def _row(found: GroupRecord, row: RowRecord, foot: Footnotes) -> Row:
             body,
             Cell(value_text(found, row.value)),
             change_cell(found, row),
+            paired_cell(found, row, foot),
             Cell(text.count(row.steps)),
             _time_cell(row),
-            paired_cell(found, row, foot),
         )
     )
 
 
 def setting_lines(row: RowRecord) -> list[str]:
     """Return in which keys a row differs from its method's reference."""
-    return [f"{key} = {mine} (reference: {other})" for key, (mine, other) in row.differs.items()]
+    return [f"{key} = {plain(mine)}, not {plain(other)}" for key, (mine, other) in row.differs.items()]
+
+
+def plain(value: str) -> str:
+    """Return a value of a recipe as people write it: text without quotes, null as unset."""
+    found = json.loads(value)
+    return "unset" if found is None else found if isinstance(found, str) else value
 
 
 def value_text(found: GroupRecord, value: float) -> str:
@@ -99,7 +106,7 @@ def change_cell(found: GroupRecord, row: RowRecord) -> Cell:
 
 def _time_cell(row: RowRecord) -> Cell:
     parts = [f"{PARTS[part]} {text.seconds(spent)}" for part, spent in row.seconds.items() if spent]
-    return Cell(text.seconds(sum(row.seconds.values())), (*parts, f"on {', '.join(row.devices)}"))
+    return Cell(f"{text.seconds(sum(row.seconds.values()))}, {', '.join(row.devices)}", tuple(parts))
 
 
 def paired_cell(found: GroupRecord, row: RowRecord, foot: Footnotes) -> Cell:
@@ -108,6 +115,8 @@ def paired_cell(found: GroupRecord, row: RowRecord, foot: Footnotes) -> Cell:
         own = row.method == DEFAULT_METHOD and not row.differs
         return Cell("–") if own else foot.cell(row.why_not_paired)
     lines = [f"95 %: {interval_text(found, row.paired)}", verdict(row.paired)]
+    if row.paired.seeds < len(row.seeds):
+        lines.append(f"{row.paired.seeds} of {len(row.seeds)} seeds keep outputs")
     if row.paired.mcnemar_p is not None:
         lines.append(f"McNemar p = {p_text(row.paired.mcnemar_p)}")
     tone = ("bad" if row.paired.difference > 0 else "good") if row.paired.clear else ""
@@ -144,9 +153,9 @@ def attribution(found: GroupRecord) -> list[Block]:
         compared = row.paired
         difference = foot.cell(row.why_not_paired) if compared is None else paired_cell(found, row, foot)
         gone = Cell(text.percent(row.reduction))
-        rows.append(Row((Cell(key), Cell(mine), Cell(other), gone, change_cell(found, row), difference)))
-    columns = ("Key", "Set to", "Reference", "Parameters gone", "Change from the teacher", "Minus the reference")
-    caption = f"{group_title(found)}. RMT-KD with one key of its recipe changed."
+        rows.append(Row((Cell(key), Cell(plain(mine)), Cell(plain(other)), gone, change_cell(found, row), difference)))
+    columns = ("Key", "Set to", "Reference", "Gone", "Change from the teacher", "Minus the reference")
+    caption = f"{group_title(found)}. RMT-KD with one key of its recipe changed; intervals as in Table I."
     return [TableBlock(caption, columns, tuple(rows), frozenset({1, 2}), foot.notes())]
 
 
@@ -162,5 +171,5 @@ def paper_table() -> list[Block]:
         ]
     note = f"These figures are the paper's, copied from {published.SOURCE}. None was measured here."
     caption = "As printed in the paper: parameters removed and change of accuracy; other teachers, data and training."
-    columns = ("Method", "Parameters gone (paper)", "Change of accuracy (paper)")
+    columns = ("Method", "Gone (paper)", "Change of accuracy (paper)")
     return [NoteBlock(note, tone="warn"), TableBlock(caption, columns, tuple(rows))]
