@@ -124,24 +124,24 @@ def _metric_interval(
     A draw in which the metric cannot be computed (a class without rows) is left out; None where most are.
     """
 
-    def means(pick: NDArray[np.int64] | None) -> list[float]:
+    def mean(runs: list[Batches], pick: NDArray[np.int64] | None, wanted: Batches) -> float:
+        return float(np.mean([task.metrics(_taken(run, pick), wanted).get(metric, np.nan) for run in runs]))
+
+    def difference(pick: NDArray[np.int64] | None) -> float:
         wanted = _taken(targets, pick)
-        return [
-            float(np.mean([task.metrics(_taken(outputs, pick), wanted).get(metric, np.nan) for outputs in runs]))
-            for runs in (first, second)
-        ]
+        return mean(first, pick, wanted) - mean(second, pick, wanted)
 
     n = sum(map(len, targets))
     rng = np.random.default_rng(seed)
     size = int(np.clip(WORK // (n * (len(first) + len(second))), LEAST, MOST))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # scikit-learn's, of draws without some class
-        draws = np.array([np.subtract(*means(rng.integers(0, n, n))) for _ in range(size)])
+        draws = np.array([difference(rng.integers(0, n, n)) for _ in range(size)])
     known = draws[np.isfinite(draws)]
     if 2 * len(known) < size:
         return None
     low, high = np.percentile(known, ENDS)
-    return float(np.subtract(*means(None))), float(low), float(high)
+    return difference(None), float(low), float(high)
 
 
 def _taken(batches: Batches, pick: NDArray[np.int64] | None) -> Batches:

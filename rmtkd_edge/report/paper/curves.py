@@ -53,23 +53,25 @@ def _as_asked(entry: Entry) -> bool:
 
 
 def _curve(entries: Sequence[Entry]) -> CurveRecord:
-    quantiles = sorted({entry.quantile for entry in entries})
-    if not has_quantile(entries[0]):
-        quantiles = quantiles[:1]  # it has no part in the others
+    found: dict[float | None, dict[int, Entry]] = {}
+    for entry in entries:
+        found.setdefault(entry.quantile if has_quantile(entry) else None, {}).setdefault(entry.seed, entry)
     points = []
-    for quantile in quantiles:
-        mine = {entry.seed: entry for entry in reversed(entries) if entry.quantile == quantile}  # the first of a seed
-        reduction = fmean(entry.member.reduction for entry in mine.values())
-        points.append(CurvePoint(quantile, reduction, fmean(e.student.value for e in mine.values()), len(mine)))
-    falls = tuple(after.quantile for before, after in pairwise(points) if after.reduction < before.reduction)
-    return CurveRecord(entries[0].record.task.name, entries[0].rule, tuple(points), falls)
+    for quantile, seeds in sorted(found.items(), key=lambda item: item[0] or 0.0):
+        reduction = fmean(entry.member.reduction for entry in seeds.values())
+        points.append(CurvePoint(quantile, reduction, fmean(e.student.value for e in seeds.values()), len(seeds)))
+    falls = [after.quantile for before, after in pairwise(points) if after.reduction < before.reduction]
+    known = tuple(quantile for quantile in falls if quantile is not None)
+    return CurveRecord(entries[0].record.task.name, entries[0].rule, tuple(points), known)
 
 
 def fall_sentence(curve: CurveRecord) -> str:
     """Return whether less goes at a higher quantile somewhere, in words."""
+    if curve.points[0].quantile is None:
+        return f"{curve.rule} has no quantile."
     if len(curve.points) < LEAST:
-        return f"The rule {curve.rule} has no quantile, or runs at one alone."
+        return f"{curve.rule} was run at one quantile alone."
     if not curve.falls:
-        return f"The rule {curve.rule} is monotone here: at every higher quantile as much goes or more."
+        return f"{curve.rule} is monotone here: at every higher quantile as much goes, or more."
     at = ", ".join(f"{quantile:g}" for quantile in curve.falls)
-    return f"The rule {curve.rule} is not monotone: less goes at {at} than at the quantile before."
+    return f"{curve.rule} is not monotone: less goes at {at} than at the quantile before."

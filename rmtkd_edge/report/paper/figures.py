@@ -87,12 +87,12 @@ def quantile_picture(ablation: Ablation) -> Picture:
     metric, percent = text.metric_name(first.teacher.primary), first.teacher.percent
     words = "; ".join(
         f"{curve.rule}: "
-        + ", ".join(f"{p.quantile:g} removes {p.reduction:.1%}, {metric} {p.value:.4f}" for p in curve.points)
+        + ", ".join(f"{p.quantile or 0:g} removes {p.reduction:.1%}, {metric} {p.value:.4f}" for p in curve.points)
         for curve in curves
     )
     caption = (
-        "Runs that differ in the edge rule and its quantile alone, means over seeds. A rule with one point has no "
-        "quantile and is drawn across. Dashed: the teacher."
+        "Runs that differ in the edge rule and its quantile alone, means over seeds. A rule without a quantile is "
+        "drawn across, dotted. Dashed: the teacher."
     )
 
     def draw(narrow: bool) -> Figure:
@@ -118,8 +118,9 @@ def quantile_picture(ablation: Ablation) -> Picture:
 def _curves(axes: Axes, curves: Sequence[CurveRecord], get: Callable[..., float]) -> None:
     for index, curve in enumerate(curves):
         colour = ink(run_colour(index))
-        x, y = [point.quantile for point in curve.points], [get(point) for point in curve.points]
-        if len(x) == 1:
+        y = [get(point) for point in curve.points]
+        x = [point.quantile for point in curve.points if point.quantile is not None]
+        if not x:
             axes.axhline(y[0], color=colour, linewidth=1.4, linestyle=(0, (1, 1.5)), label=curve.rule, zorder=3)
         else:
             marker = MARKERS[index % len(MARKERS)]

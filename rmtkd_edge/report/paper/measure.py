@@ -8,6 +8,7 @@ from statistics import fmean, stdev
 import numpy as np
 
 from rmtkd_edge.report.paper.compare import paired
+from rmtkd_edge.report.paper.curves import AXES
 from rmtkd_edge.report.paper.entries import PARTS, Entry
 from rmtkd_edge.report.paper.groups import Differences, Group, Setting
 from rmtkd_edge.report.paper.record import GroupRecord, PairedRecord, RowRecord
@@ -19,7 +20,7 @@ def group_record(group: Group) -> GroupRecord:
     first, scores, reference = group.first, group.scores, group.reference
     ablations = group.ablations
     shown: list[tuple[Setting, Differences]] = [(setting, {}) for setting in group.references.values()]
-    shown += [pair for pair in group.others if pair not in ablations]
+    shown += [pair for pair in group.others if pair not in ablations and set(pair[1]) != set(AXES)]  # Fig. 5's
     return GroupRecord(
         task=first.record.task.name,
         kind=first.record.task.kind,

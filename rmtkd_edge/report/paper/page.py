@@ -16,7 +16,7 @@ from rmtkd_edge.report.paper.gather import Found
 from rmtkd_edge.report.paper.groups import Group, without_target
 from rmtkd_edge.report.paper.record import FileRecord, GroupRecord, PaperRecord
 from rmtkd_edge.report.paper.resources import files_table, resource_picture
-from rmtkd_edge.report.paper.tables import attribution, group_title, paper_table, plain, setting_lines, table_one
+from rmtkd_edge.report.paper.tables import attribution, paper_table, plain, quantile_table, table_one
 from rmtkd_edge.report.records import Compression
 from rmtkd_edge.report.spectra import spectra_pictures
 from rmtkd_edge.run.directory import Run
@@ -98,23 +98,23 @@ def _asked(group: Group) -> str:
 def _spectra(found: Found) -> Iterator[Block]:
     """Yield the spectra of the first RMT-KD reference of every task and teacher."""
     chosen = {
-        (record.task, record.teacher_sha256): group.reference.entries[0].run
+        (record.task, record.teacher_sha256): group.reference.entries[0]
         for group, record in zip(reversed(found.groups), reversed(found.record.groups), strict=True)
         if group.reference is not None
     }
     names = list(reversed(chosen.items()))
     drawn = False
-    for ((task, _), name), prefix in zip(names, prefixes([task for (task, _), _ in names]), strict=True):
+    for ((task, _), entry), prefix in zip(names, prefixes([task for (task, _), _ in names]), strict=True):
         try:
-            (facts,) = collect([Run.open(Path(name))])
+            (facts,) = collect([Run.open(Path(entry.run))])
         except RmtkdError as err:
-            yield NoteBlock(f"The spectra of {name} cannot be read: {err.message}", err.hint, "missing")
+            yield NoteBlock(f"The spectra of {entry.run} cannot be read: {err.message}", err.hint, "missing")
             continue
         c = facts.compression
-        pictures = spectra_pictures(c.cycles, c.spectra) if isinstance(c, Compression) else []
+        pictures = spectra_pictures(entry.cycles, c.spectra) if isinstance(c, Compression) else []
         if pictures:
             drawn = True
-            yield NoteBlock(f"{task}: {name}, its first round.")
+            yield NoteBlock(f"{task}: {entry.run}, its first round.")
             yield PictureBlock(pictures[0], prefix)
     if not drawn:
         yield _absent("No run of rmt-kd has spectra.", "rmtkd-edge compress RECIPE --out RUN")
@@ -155,7 +155,8 @@ def _quantiles(ablations: Sequence[Ablation]) -> Iterator[Block]:
     names = prefixes([ablation.first.record.task.name for ablation in ablations])
     for ablation, prefix in zip(ablations, names, strict=True):
         yield PictureBlock(quantile_picture(ablation), prefix)
-        yield NoteBlock(" ".join(map(fall_sentence, ablation.curves)))
+        yield quantile_table(ablation.curves, ablation.first.teacher.percent)
+        yield NoteBlock(" ".join(text.title(fall_sentence(curve)) for curve in ablation.curves))
         if ablation.left_out:
             why = "Left out, since a target or a rolled-back cycle set the quantile and not the recipe"
             yield NoteBlock(f"{why}: {', '.join(ablation.left_out)}.", tone="warn")
@@ -166,15 +167,17 @@ def _quantiles(ablations: Sequence[Ablation]) -> Iterator[Block]:
 
 
 def _attribution(groups: Sequence[GroupRecord]) -> Iterator[Block]:
-    found = [block for group in groups for block in attribution(group)]
-    yield from found
-    if not found:
+    table = attribution(groups)
+    if table is not None:
+        yield table
+    else:
         why = "No run of rmt-kd differs from the reference in one key alone."
         yield _absent(why, "rmtkd-edge compress RECIPE --set distil.match=0 --out RUN")
-    several = [(one, row) for one in groups for row in one.table if row.differs]
-    if several:
-        said = "; ".join(f"{group_title(one)}: {', '.join(setting_lines(row))}" for one, row in several)
-        yield NoteBlock(f"Settings that differ in several keys, or of other methods, are rows of Table I: {said}.")
+    if any(row.differs for one in groups for row in one.table):
+        yield NoteBlock(
+            "Settings that differ in several keys, and those of other methods, are rows of Table I; rule and quantile "
+            "together are Fig. 5."
+        )
 
 
 def _skipped(record: PaperRecord) -> Iterator[Block]:

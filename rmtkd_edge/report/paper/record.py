@@ -117,9 +117,9 @@ class FileRecord:
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """One run of an ablation of the quantile: means over seeds."""
+    """One quantile of an ablation, means over seeds; `quantile` is None for a rule that has none."""
 
-    quantile: float
+    quantile: float | None
     reduction: float
     value: float
     seeds: int

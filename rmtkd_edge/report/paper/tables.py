@@ -9,7 +9,7 @@ from rmtkd_edge.report import text
 from rmtkd_edge.report.blocks import Block, Cell, Footnotes, NoteBlock, Row, TableBlock, group, text_row
 from rmtkd_edge.report.paper import published
 from rmtkd_edge.report.paper.entries import PARTS
-from rmtkd_edge.report.paper.record import GroupRecord, PairedRecord, RowRecord
+from rmtkd_edge.report.paper.record import CurveRecord, GroupRecord, PairedRecord, RowRecord
 from rmtkd_edge.run.layout import DEFAULT_METHOD
 
 SEEDS = (
@@ -114,7 +114,8 @@ def paired_cell(found: GroupRecord, row: RowRecord, foot: Footnotes) -> Cell:
     if row.paired is None:
         own = row.method == DEFAULT_METHOD and not row.differs
         return Cell("–") if own else foot.cell(row.why_not_paired)
-    lines = [f"95 %: {interval_text(found, row.paired)}", verdict(row.paired)]
+    other = "the reference" if row.method == DEFAULT_METHOD else text.method_name(DEFAULT_METHOD)
+    lines = [f"95 %: {interval_text(found, row.paired)}", verdict(row.paired, other)]
     if row.paired.seeds < len(row.seeds):
         lines.append(f"{row.paired.seeds} of {len(row.seeds)} seeds keep outputs")
     if row.paired.mcnemar_p is not None:
@@ -130,11 +131,11 @@ def interval_text(found: GroupRecord, compared: PairedRecord) -> str:
     return " to ".join(ends)
 
 
-def verdict(compared: PairedRecord) -> str:
-    """Return who is ahead, where the interval says so."""
+def verdict(compared: PairedRecord, other: str) -> str:
+    """Return whether the other side is ahead or behind, where the interval says so."""
     if not compared.clear:
         return "no clear difference"
-    return "RMT-KD is behind" if compared.difference > 0 else "RMT-KD is ahead"
+    return f"{other} is {'behind' if compared.difference > 0 else 'ahead'}"
 
 
 def p_text(p: float) -> str:
@@ -142,21 +143,34 @@ def p_text(p: float) -> str:
     return f"{p:.3f}" if p >= 0.001 else text.scientific(p)
 
 
-def attribution(found: GroupRecord) -> list[Block]:
-    """Return what one changed key of RMT-KD's recipe makes of a group, a row a value."""
-    if not found.ablations:
-        return []
+def attribution(groups: Sequence[GroupRecord]) -> TableBlock | None:
+    """Return what one changed key of RMT-KD's recipe makes of it, a row a value; None where no run has one."""
     foot = Footnotes()
-    rows = []
-    for row in found.ablations:
-        ((key, (mine, other)),) = row.differs.items()
-        compared = row.paired
-        difference = foot.cell(row.why_not_paired) if compared is None else paired_cell(found, row, foot)
-        gone = Cell(text.percent(row.reduction))
-        rows.append(Row((Cell(key), Cell(plain(mine)), Cell(plain(other)), gone, change_cell(found, row), difference)))
+    rows: list[Row] = []
+    for found in groups:
+        rows += [group(group_title(found))] if found.ablations else []
+        for row in found.ablations:
+            ((key, (mine, other)),) = row.differs.items()
+            head = (Cell(key), Cell(plain(mine)), Cell(plain(other)), Cell(text.percent(row.reduction)))
+            rows.append(Row((*head, change_cell(found, row), paired_cell(found, row, foot))))
+    if not rows:
+        return None
     columns = ("Key", "Set to", "Reference", "Gone", "Change from the teacher", "Minus the reference")
-    caption = f"{group_title(found)}. RMT-KD with one key of its recipe changed; intervals as in Table I."
-    return [TableBlock(caption, columns, tuple(rows), frozenset({1, 2}), foot.notes())]
+    caption = "RMT-KD with one key of its recipe changed; spread and interval as in Table I."
+    return TableBlock(caption, columns, tuple(rows), frozenset({1, 2}), foot.notes())
+
+
+def quantile_table(curves: Sequence[CurveRecord], percent: bool) -> TableBlock:
+    """Return the points of an ablation of the quantile."""
+    rows: list[Row] = []
+    for curve in curves:
+        rows.append(group(curve.rule))
+        for point in curve.points:
+            at = "no quantile" if point.quantile is None else f"{point.quantile:g}"
+            value = text.percent(point.value, 2) if percent else f"{point.value:.4f}"
+            rows.append(text_row(at, text.percent(point.reduction), value, text.count(point.seeds)))
+    columns = ("Quantile", "Gone", "Metric", "Seeds")
+    return TableBlock("The points of the figure.", columns, tuple(rows), label="The figures in a table")
 
 
 def paper_table() -> list[Block]:
