@@ -168,12 +168,18 @@ def test_the_quantile_is_drawn_where_it_was_the_recipes(falls: bool, tmp_path: P
         keys = {"analyse.quantile": quantile}
         paper_run(tmp_path / f"q/{quantile}", keys=keys, target=1.0, reduction=reduction, cut_at=quantile)
     paper_run(tmp_path / "q/0.9", keys={"analyse.quantile": 0.9}, target=1.0, cut_at=0.45)  # lowered by a retry
-    (curve,) = record(tmp_path / "q").curves
+    paper_run(tmp_path / "q/bema", keys={"analyse.rule": "bema"}, target=1.0, reduction=0.3, cut_at=0.5)
+    found = record(tmp_path / "q")
+    free, curve = found.curves
+    assert [(point.quantile, point.reduction) for point in free.points] == [(None, 0.3)]
     assert {point.quantile: point.reduction for point in curve.points} == gone
     assert curve.falls == ((0.5,) if falls else ())
     shown = page(tmp_path / "q", out=tmp_path / "out")
-    assert ("is not monotone" in shown) == falls and "q/0.9" in shown.partition("Left out")[2].splitlines()[0]
+    assert ("not monotone" in shown) == falls and "Rule bema: no quantile" in shown
+    assert "q/0.9" in shown.partition("Left out")[2].splitlines()[0]
     assert (tmp_path / "out/figures/sst2-quantile.svg").is_file()
+    shown_twice = {run for one in found.groups[0].table for run in one.runs if one.differs}
+    assert not shown_twice  # rule and quantile differ: in the figure, and no row
 
 
 def test_figures_without_data_say_which_command_makes_it(grid: Path, tmp_path: Path) -> None:

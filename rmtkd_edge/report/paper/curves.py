@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from statistics import fmean
 
+from rmtkd_edge.config.recipe import WITHOUT_QUANTILE
 from rmtkd_edge.report.paper.entries import Entry
 from rmtkd_edge.report.paper.groups import group_key
 from rmtkd_edge.report.paper.record import CurvePoint, CurveRecord
@@ -17,10 +18,11 @@ LEAST = 2  # quantiles of one rule that make a curve
 
 @dataclass(frozen=True)
 class Ablation:
-    """One task and teacher, with a curve for every rule, and the runs whose quantile was not the recipe's."""
+    """One task and teacher with a curve for every rule; `left_out` are runs whose quantile was not the recipe's."""
 
     first: Entry
     curves: tuple[CurveRecord, ...]
+    drawn: tuple[str, ...]
     left_out: tuple[str, ...]
 
 
@@ -37,19 +39,20 @@ def ablations_of(entries: Sequence[Entry]) -> list[Ablation]:
 def _ablation(entries: Sequence[Entry]) -> Ablation:
     used = [entry for entry in entries if _as_asked(entry)]
     curves = (_curve([entry for entry in used if entry.rule == rule]) for rule in sorted({e.rule for e in used}))
-    return Ablation(entries[0], tuple(curves), tuple(entry.run for entry in entries if entry not in used))
+    drawn = tuple(entry.run for entry in used)
+    return Ablation(entries[0], tuple(curves), drawn, tuple(e.run for e in entries if e.run not in drawn))
 
 
 def has_quantile(entry: Entry) -> bool:
     """Return whether the rule starts from a quantile."""
-    return any(site.quantile is not None for cycle in entry.cycles for site in cycle.analysed)
+    return entry.rule not in WITHOUT_QUANTILE
 
 
 def _as_asked(entry: Entry) -> bool:
     """Return whether every cycle was cut at the recipe's quantile: no target lowered it, none was rolled back."""
-    cycles = entry.cycles
-    at = all(cycle.accepted and cycle.quantile == entry.quantile for cycle in cycles)
-    return bool(cycles) and at and any(cycle.analysed for cycle in cycles)
+    cycles, free = entry.cycles, not has_quantile(entry)
+    at = all(cycle.accepted and (free or cycle.quantile == entry.quantile) for cycle in cycles)
+    return at and any(cycle.analysed for cycle in cycles)
 
 
 def _curve(entries: Sequence[Entry]) -> CurveRecord:
@@ -68,10 +71,10 @@ def _curve(entries: Sequence[Entry]) -> CurveRecord:
 def fall_sentence(curve: CurveRecord) -> str:
     """Return whether less goes at a higher quantile somewhere, in words."""
     if curve.points[0].quantile is None:
-        return f"{curve.rule} has no quantile."
+        return f"Rule {curve.rule}: no quantile."
     if len(curve.points) < LEAST:
-        return f"{curve.rule} was run at one quantile alone."
+        return f"Rule {curve.rule}: one quantile alone."
     if not curve.falls:
-        return f"{curve.rule} is monotone here: at every higher quantile as much goes, or more."
+        return f"Rule {curve.rule}: monotone here, at every higher quantile as much goes or more."
     at = ", ".join(f"{quantile:g}" for quantile in curve.falls)
-    return f"{curve.rule} is not monotone: less goes at {at} than at the quantile before."
+    return f"Rule {curve.rule}: not monotone, less goes at {at} than at the quantile before."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from statistics import fmean, stdev
 
 import numpy as np
@@ -15,12 +15,16 @@ from rmtkd_edge.report.paper.record import GroupRecord, PairedRecord, RowRecord
 from rmtkd_edge.tasks.base import find_task
 
 
-def group_record(group: Group) -> GroupRecord:
-    """Return the figures of a group."""
+def group_record(group: Group, drawn: Collection[str] = ()) -> GroupRecord:
+    """Return the figures of a group.
+
+    Args:
+        drawn: runs of Fig. 5: a setting whose rule and quantile differ is no row of the table where all its runs are.
+    """
     first, scores, reference = group.first, group.scores, group.reference
     ablations = group.ablations
     shown: list[tuple[Setting, Differences]] = [(setting, {}) for setting in group.references.values()]
-    shown += [pair for pair in group.others if pair not in ablations and set(pair[1]) != set(AXES)]  # Fig. 5's
+    shown += [pair for pair in group.others if pair not in ablations and not _is_drawn(*pair, drawn)]
     return GroupRecord(
         task=first.record.task.name,
         kind=first.record.task.kind,
@@ -37,6 +41,10 @@ def group_record(group: Group) -> GroupRecord:
         ablations=tuple(_row(setting, differs, reference) for setting, differs in ablations),
         repeated=group.repeated,
     )
+
+
+def _is_drawn(setting: Setting, differs: Differences, drawn: Collection[str]) -> bool:
+    return set(differs) == set(AXES) and all(entry.run in drawn for entry in setting.entries)
 
 
 def _row(setting: Setting, differs: Differences, reference: Setting | None) -> RowRecord:

@@ -156,7 +156,7 @@ def _quantiles(ablations: Sequence[Ablation]) -> Iterator[Block]:
     for ablation, prefix in zip(ablations, names, strict=True):
         yield PictureBlock(quantile_picture(ablation), prefix)
         yield quantile_table(ablation.curves, ablation.first.teacher.percent)
-        yield NoteBlock(" ".join(text.title(fall_sentence(curve)) for curve in ablation.curves))
+        yield NoteBlock(" ".join(map(fall_sentence, ablation.curves)))
         if ablation.left_out:
             why = "Left out, since a target or a rolled-back cycle set the quantile and not the recipe"
             yield NoteBlock(f"{why}: {', '.join(ablation.left_out)}.", tone="warn")
