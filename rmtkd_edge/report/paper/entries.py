@@ -136,7 +136,7 @@ def _entries(run: Run, name: str) -> Iterator[Entry]:
             seconds={part: sum(c.seconds.get(part, 0.0) for c in cycles) for part in PARTS},
             outputs=outputs.students.get(member.name) if outputs else None,
             targets=outputs.targets if outputs else (),
-            why=why,
+            why=why or "" if outputs is None or member.name in outputs.students else "its outputs lack this student",
         )
 
 

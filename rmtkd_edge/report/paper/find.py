@@ -31,18 +31,23 @@ def find_runs(paths: Sequence[Path]) -> tuple[list[Path], list[Skipped]]:
     for path in paths:
         if not path.is_dir():
             raise UserError(f"{path} is no folder", "name run directories, or folders that contain them")
-        inside = _runs_in(path)
-        if not inside:
+        errors: list[OSError] = []
+        inside = _runs_in(path, errors)
+        skipped += [Skipped(str(err.filename), f"it cannot be read: {err.strerror}") for err in errors]
+        if not inside and not errors:
             skipped.append(Skipped(str(path), "it holds no run directory"))
         for run in inside:
             found.setdefault(run.resolve(), run)
     return list(found.values()), skipped
 
 
-def _runs_in(path: Path) -> list[Path]:
-    """Return a folder itself where it is a run, else the runs below it, sorted; links are not followed."""
+def _runs_in(path: Path, errors: list[OSError]) -> list[Path]:
+    """Return a folder itself where it is a run, else the runs below it, sorted; links are not followed.
+
+    Folders that cannot be read are added to `errors`.
+    """
     runs = []
-    for folder, below, files in os.walk(path):
+    for folder, below, files in os.walk(path, onerror=errors.append):
         if MANIFEST in files:
             runs.append(Path(folder))
             below.clear()

@@ -31,7 +31,7 @@ class Setting:
     def differences(self, other: Setting) -> Differences:
         """Return the keys in which it differs from another setting."""
         keys = sorted({*self.settings, *other.settings})
-        pairs = {key: (self.settings.get(key, "unset"), other.settings.get(key, "unset")) for key in keys}
+        pairs = {key: (self.settings.get(key, "null"), other.settings.get(key, "null")) for key in keys}
         return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
 
 

@@ -13,7 +13,7 @@ from rmtkd_edge.report.collect import collect
 from rmtkd_edge.report.paper.curves import Ablation, fall_sentence
 from rmtkd_edge.report.paper.figures import power_picture, quality_picture, quantile_picture
 from rmtkd_edge.report.paper.gather import Found
-from rmtkd_edge.report.paper.groups import Group, without_target
+from rmtkd_edge.report.paper.groups import Group, group_key, without_target
 from rmtkd_edge.report.paper.record import FileRecord, GroupRecord, PaperRecord
 from rmtkd_edge.report.paper.resources import files_table, resource_picture
 from rmtkd_edge.report.paper.tables import attribution, paper_table, plain, quantile_table, table_one
@@ -42,7 +42,7 @@ def build(found: Found) -> Document:
     sections = (
         Section("table", "Table I, measured", (table_one(record.groups), *_apart(found))),
         Section("fig2", "Fig. 2: spectra by depth", tuple(_spectra(found))),
-        Section("fig3", "Fig. 3: quality and power", (*_quality(record), *_power(record.files))),
+        Section("fig3", "Fig. 3: quality and power", (*_quality(found), *_power(record.files))),
         Section("fig4", "Fig. 4: disk, memory and energy", tuple(_resources(record.files))),
         Section("fig5", "Fig. 5: the quantile", tuple(_quantiles(found.ablations))),
         Section("attribution", "What each setting adds", tuple(_attribution(record.groups))),
@@ -56,19 +56,16 @@ def _apart(found: Found) -> Iterator[Block]:
     """Say what keeps groups of a task apart, which settings stand for a method, and what is not counted."""
     groups = found.record.groups
     for task in dict.fromkeys(one.task for one in groups):
-        mine = [one for one in groups if one.task == task]
-        parts = [
-            text.plural(len({one.teacher_sha256 for one in mine}), "teacher"),
-            text.plural(len({one.rows_sha256 for one in mine}), "set") + " of reported rows",
-            text.plural(len({one.asked for one in mine}), "size") + " asked for",
-        ]
+        mine = [group for group in found.groups if group.first.record.task.name == task]
+        keys = [group_key(group.first) for group in mine]
+        teachers, rows, sizes = (len({key[place] for key in keys}) for place in (3, 4, 5))
         if len(mine) > 1:
-            said = ", ".join(parts)
+            said = f"{text.plural(teachers, 'teacher')}, {text.plural(rows, 'set')} of reported rows, "
+            said += f"{text.plural(sizes, 'size')} asked for"
             yield NoteBlock(f"{task}: {said}. Students of other teachers, rows or sizes are not compared.")
-        if any(not one.rows_sha256 for one in mine):
+        if any(not group.first.rows_sha256 for group in mine):
             yield NoteBlock(f"{task}: runs that do not record their rows are compared with none.", tone="warn")
-        members = [group for group in found.groups if group.first.record.task.name == task]
-        yield from (NoteBlock(said, tone="warn") for said in _other_settings(task, members))
+        yield from (NoteBlock(said, tone="warn") for said in _other_settings(task, mine))
     if any(row.differs for one in groups for row in (*one.table, *one.ablations)):
         yield NoteBlock(REFERENCE)
     if repeated := [run for one in groups for run in one.repeated]:
@@ -120,13 +117,16 @@ def _spectra(found: Found) -> Iterator[Block]:
         yield _absent("No run of rmt-kd has spectra.", "rmtkd-edge compress RECIPE --out RUN")
 
 
-def _quality(record: PaperRecord) -> Iterator[Block]:
-    def same(found: GroupRecord) -> tuple[str, str, str, str]:
-        return found.task, found.metric, found.teacher_sha256, found.rows_sha256
+def _quality(found: Found) -> Iterator[Block]:
+    """Yield a figure for every task, teacher and set of reported rows."""
+    pairs = zip(found.groups, found.record.groups, strict=True)
+    several = [[record for _, record in same] for _, same in groupby(pairs, key=lambda pair: _all_but_size(pair[0]))]
+    for records, prefix in zip(several, prefixes([records[0].task for records in several]), strict=True):
+        yield PictureBlock(quality_picture(records), prefix)
 
-    several = [list(groups) for _, groups in groupby(record.groups, key=same)]
-    for groups, prefix in zip(several, prefixes([groups[0].task for groups in several]), strict=True):
-        yield PictureBlock(quality_picture(groups), prefix)
+
+def _all_but_size(group: Group) -> tuple[object, ...]:
+    return group_key(group.first)[:-1]
 
 
 def _power(files: Sequence[FileRecord]) -> Iterator[Block]:
