@@ -126,6 +126,18 @@ def test_parameters_are_counted_without_a_model(case: Case) -> None:
         assert not model.spec.raw
 
 
+def test_the_body_is_what_neither_labels_nor_words_change(case: Case) -> None:
+    spec = case.teacher.spec
+    body = spec.count_body_parameters()
+    if body is None:
+        pytest.skip("the family does not tell them apart")
+    assert 0 < body < spec.count_parameters()
+    for more in ({"labels": (*spec.labels, "one more")}, {"vocab": getattr(spec, "vocab", 0) + 7}):
+        if hasattr(spec, *more):
+            other = replace(spec, **more)
+            assert other.count_parameters() > spec.count_parameters() and other.count_body_parameters() == body
+
+
 def test_every_site_makes_the_model_smaller(case: Case) -> None:
     spec = case.teacher.spec
     for site in spec.sites():

@@ -106,6 +106,15 @@ def test_the_report_names_the_metric_of_the_task(run: Path) -> None:
     assert "hidden.0" in page and "accuracy drop" not in page
 
 
+def test_the_papers_table_says_what_the_family_does_not(installed: Installed, run: Path) -> None:
+    installed.command("report", "--paper", run, "--out", "paper")
+    (group,) = json.loads((installed.folder / "paper/paper.json").read_text(encoding="utf-8"))["groups"]
+    (row,) = group["table"]
+    assert (group["metric"], row["body_reduction"]) == ("f1_macro", None) and row["reduction"] >= 0.3
+    page = (installed.folder / "paper/paper.md").read_text(encoding="utf-8")
+    assert "does not tell word table and classifier apart" in page
+
+
 def test_torch_and_onnxruntime_give_the_same_answers(installed: Installed, run: Path) -> None:
     program = """
 import numpy as np, rmtkd_edge as rk

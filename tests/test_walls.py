@@ -28,6 +28,7 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
     "module",
     [
         "rmtkd_edge.report.stage",
+        "rmtkd_edge.report.paper.stage",
         "rmtkd_edge.profile.stage",
         "rmtkd_edge.run.records",
         "rmtkd_edge.config.recipe",

@@ -10,6 +10,7 @@ from rmtkd_edge.run.directory import Run
 from rmtkd_edge.run.lock import open_to_write
 
 if TYPE_CHECKING:
+    from rmtkd_edge.report.paper.stage import PaperWritten
     from rmtkd_edge.report.stage import Written
 
 
@@ -35,3 +36,22 @@ def report(*runs: Path | str, out: Path | str | None = None, against: Sequence[P
         return report_runs([Run.open(path) for path in paths], None if out is None else Path(out), others)
     with open_to_write(paths[0]) as first:
         return report_runs([first, *(Run.open(path) for path in paths[1:])], None, others)
+
+
+def paper(*runs: Path | str, out: Path | str = "paper", reference: Path | str | None = None) -> PaperWritten:
+    """Write the RMT-KD paper's table and figures for finished runs: paper.html, paper.md, paper.json, figures.
+
+    Args:
+        runs: run directories, or folders that contain them.
+        out: a folder.
+        reference: a run of RMT-KD whose setting the others are compared with; found by a rule when left out.
+
+    Returns:
+        Where the files are, and which runs were skipped.
+
+    Raises:
+        UserError: there is no finished run.
+    """
+    from rmtkd_edge.report.paper.stage import report_paper
+
+    return report_paper([Path(run) for run in runs], Path(out), None if reference is None else Path(reference))

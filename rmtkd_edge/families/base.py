@@ -116,6 +116,9 @@ class Spec(Protocol):
     def count_parameters(self) -> int:
         """Return the number of trained parameters of the folded model."""
 
+    def count_body_parameters(self) -> int | None:
+        """Return those without the word table and the classifier, None where the family does not tell them apart."""
+
     def to_dict(self) -> dict[str, Any]: ...
 
 

@@ -74,6 +74,10 @@ class SpecDefaults:
         """Return the spec with projections after producers, by site the width before them."""
         return replace(self, raw=raw)  # type: ignore[type-var]
 
+    def count_body_parameters(self) -> int | None:
+        """Return None: which layer is the classifier is the family's to say."""
+        return None
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON types."""
         return {"family": self.family, "model_type": self.model_type, **asdict(self)}  # type: ignore[call-overload]

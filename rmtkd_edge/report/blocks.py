@@ -108,6 +108,9 @@ class Tile:
     tone: str = ""
 
 
+FOOTER = "Every figure on this page was read from the run directories; one that was not measured says why."
+
+
 @dataclass(frozen=True)
 class Document:
     """A whole report."""
@@ -118,6 +121,7 @@ class Document:
     tiles: tuple[Tile, ...]
     notes: tuple[NoteBlock, ...]
     sections: tuple[Section, ...]
+    footer: str = FOOTER
 
     def pictures(self) -> list[PictureBlock]:
         """Return every figure in reading order."""

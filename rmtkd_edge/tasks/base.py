@@ -237,6 +237,9 @@ class Task(Protocol[S]):
     ) -> tuple[float, float] | None:
         """Return the 95 % interval of a metric over rows, None where the rows do not allow the metric."""
 
+    def row_scores(self, metric: str, outputs: np.ndarray, targets: np.ndarray) -> np.ndarray | None:
+        """Return what every row of one batch adds to a metric that is a mean over rows, None for another metric."""
+
     def agreement(self, a: np.ndarray, b: np.ndarray, batch: Batch | None = None) -> float:
         """Return the share of rows of one batch with the same prediction in both outputs."""
 

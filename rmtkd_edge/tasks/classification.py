@@ -111,6 +111,10 @@ class Classification:
         """Return the 95 % interval of a metric, None where the rows do not allow it."""
         return metrics.interval(metric, np.concatenate(outputs), np.concatenate(targets), seed)
 
+    def row_scores(self, metric: str, outputs: np.ndarray, targets: np.ndarray) -> np.ndarray | None:
+        """Return 1.0 where the label is right and 0.0 elsewhere for accuracy, None for the other metrics."""
+        return (outputs.argmax(1) == targets).astype(np.float64) if metric == "accuracy" else None
+
     def agreement(self, a: np.ndarray, b: np.ndarray, batch: Batch | None = None) -> float:
         """Return the share of rows with the same largest logit."""
         return float((a.argmax(1) == b.argmax(1)).mean())

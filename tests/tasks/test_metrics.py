@@ -151,3 +151,15 @@ def test_an_interval_of_ten_thousand_rows_takes_no_time(classes: int, metric: st
     start = time.process_time()
     metrics.interval(metric, logits, targets)
     assert time.process_time() - start < 3  # below one second where nothing else runs
+
+
+def test_the_scores_of_rows_are_those_of_the_metric_that_is_their_mean() -> None:
+    rng = np.random.default_rng(0)
+    logits, targets = rng.standard_normal((50, 3)), rng.integers(0, 3, 50)
+    scores = TASK.row_scores("accuracy", logits, targets)
+    assert (
+        scores is not None
+        and set(scores) == {0.0, 1.0}
+        and scores.mean() == TASK.metrics([logits], [targets])["accuracy"]
+    )
+    assert all(TASK.row_scores(metric, logits, targets) is None for metric in metrics.KNOWN if metric != "accuracy")

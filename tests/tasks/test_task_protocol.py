@@ -120,6 +120,9 @@ class Sketch:
     ) -> tuple[float, float] | None:
         return None
 
+    def row_scores(self, metric: str, outputs: np.ndarray, targets: np.ndarray) -> np.ndarray | None:
+        return None
+
     def verification_batches(
         self, batches: Iterable[Mapping[str, Tensor]], spec: Any, max_length: int | None = None
     ) -> list[Batch]:

@@ -132,13 +132,20 @@ class EncoderSpec:
 
     def count_parameters(self) -> int:
         """Return the number of trained parameters of the folded model, embeddings and position table counted."""
-        d, e, table = self.width, self.embedding_size or self.width, self.embedding_rank
+        return self.count_body_parameters() + self._word_table() + (self.pooler_width + 1) * len(self.labels)
+
+    def count_body_parameters(self) -> int:
+        """Return the parameters without the word table (both factors of one that was cut) and the classifier."""
+        d, e = self.width, self.embedding_size or self.width
         total = (self.positions + self.type_vocab) * e + 2 * e
-        total += self.vocab * e if table is None else self.vocab * table + (table + 1) * e
         if self.embedding_size is not None:
             total += e * d + d
         for layer in self.layers:
             qk, value = layer.heads * layer.qk, layer.heads * layer.value
             total += 2 * (d + 1) * qk + (d + 1) * value + (value + 1) * d
             total += (d + 1) * layer.ffn + (layer.ffn + 1) * d + 4 * d
-        return total + (d + 1) * self.pooler_width + (self.pooler_width + 1) * len(self.labels)
+        return total + (d + 1) * self.pooler_width
+
+    def _word_table(self) -> int:
+        e, rank = self.embedding_size or self.width, self.embedding_rank
+        return self.vocab * e if rank is None else self.vocab * rank + (rank + 1) * e

@@ -165,7 +165,14 @@ class ResNetSpec(SpecDefaults):
         """Return the number of trained parameters of the folded model (weights, norms' scales and shifts, biases)."""
         weights = sum(c.kernel**2 * c.inputs * c.outputs for c in self.convolutions())
         norms = sum(2 * width for width in self.places().values())
-        return weights + norms + (self.stages[-1].width + 1) * len(self.labels)
+        return weights + norms + self._classifier()
+
+    def count_body_parameters(self) -> int:
+        """Return the parameters without those of the classifier."""
+        return self.count_parameters() - self._classifier()
+
+    def _classifier(self) -> int:
+        return (self.stages[-1].width + 1) * len(self.labels)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
