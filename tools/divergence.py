@@ -17,11 +17,12 @@ import copy
 import itertools
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from bench_analysis import NONE, context_of
 from shapes import this_processor
@@ -43,7 +44,9 @@ from rmtkd_edge.families.model import Model
 from rmtkd_edge.families.store import load_folder
 from rmtkd_edge.methods.base import Pair
 from rmtkd_edge.spectral.rules import RULES
-from rmtkd_edge.tasks.base import score
+from rmtkd_edge.tasks.base import Task, score
+
+RESAMPLES = 2000
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,7 @@ class Judge:
     context: Context
     batches: Sequence[dict[str, Tensor]]
     outputs: Sequence[Tensor]
+    first: list[np.ndarray]  # the first student's divergence row by row, once there is one
 
     @torch.no_grad()
     def row(self, student: Model, teacher_parameters: int) -> dict[str, Any]:
@@ -61,6 +65,8 @@ class Judge:
         found = [call(student, batch).double() for batch in self.batches]
         rows = sum(map(len, found))
         pairs = list(zip(self.outputs, found, self.batches, strict=True))
+        moved = np.array([x for old, new, batch in pairs for x in by_row(task, old, new, batch)])
+        self.first.extend([] if self.first else [moved])
         scores = score(
             task,
             self.context.recipe.task.metric,
@@ -70,11 +76,26 @@ class Judge:
         )
         return {
             "reduction": round(1 - student.spec.count_parameters() / teacher_parameters, 4),
-            "divergence": sum(float(task.divergence(old, new, batch=b)) * len(new) for old, new, b in pairs) / rows,
+            "divergence": float(moved.mean()),
+            "of_first": ratio(moved, self.first[0]),
             "agreement": sum(task.agreement(a.numpy(), b.numpy(), c) * len(b) for a, b, c in pairs) / rows,
             scores.primary: scores.value,
             "rows": rows,
         }
+
+
+def by_row(task: Task[Any], old: Tensor, new: Tensor, batch: dict[str, Tensor]) -> Iterator[float]:
+    """Yield the divergence of every row of a batch."""
+    for i in range(len(new)):
+        part = slice(i, i + 1)
+        yield float(task.divergence(old[part], new[part], batch={name: x[part] for name, x in batch.items()}))
+
+
+def ratio(now: np.ndarray, first: np.ndarray) -> list[float]:
+    """Return the ratio of two means over the same rows, and its 95 % interval by a bootstrap over these rows."""
+    drawn = np.random.default_rng(0).integers(len(now), size=(RESAMPLES, len(now)))
+    low, high = np.quantile(now[drawn].mean(1) / first[drawn].mean(1), [0.025, 0.975])
+    return [round(float(x), 3) for x in (now.mean() / first.mean(), low, high)]
 
 
 def closed_form(context: Context, teacher: Model) -> tuple[Model, dict[str, int]]:
@@ -128,6 +149,7 @@ def main() -> None:
     ready, teacher = prepare(base, args.data), load_folder(args.run / "compress/teacher")
     parameters = teacher.spec.count_parameters()
     rules = args.rule or [base.analyse.rule]
+    first: list[np.ndarray] = []
     for rule, allocation in itertools.product(rules, args.allocation):
         if allocation == "kl" and rule in WITHOUT_QUANTILE:
             continue
@@ -140,7 +162,7 @@ def main() -> None:
         context = context_of(ready, recipe, parameters, ready.multiple)
         batches = list(context.data.validation())
         with torch.no_grad():
-            judge = Judge(context, batches, [call(teacher, batch).double() for batch in batches])
+            judge = Judge(context, batches, [call(teacher, batch).double() for batch in batches], first)
         start = time.monotonic()
         student, widths = closed_form(context, teacher)
         told = {"rule": rule, "allocation": allocation}
