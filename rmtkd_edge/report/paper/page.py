@@ -162,7 +162,7 @@ def _quantiles(ablations: Sequence[Ablation]) -> Iterator[Block]:
             yield NoteBlock(f"{why}: {', '.join(ablation.left_out)}.", tone="warn")
     if not ablations:
         why = "No two runs differ in analyse.quantile alone and were cut at it (a target that is met lowers it)."
-        command = "rmtkd-edge compress RECIPE --set analyse.quantile=0.3 --set stop.target_reduction=1 --out RUN"
+        command = "rmtkd-edge compress RECIPE --set analyse.quantile=0.3 --set stop.target_reduction=none --out RUN"
         yield _absent(why, command)
 
 
