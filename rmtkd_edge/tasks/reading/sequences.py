@@ -42,10 +42,14 @@ class Special:
         return cls(tokenizer.pad_token_id, tuple(tokenizer.all_special_ids))
 
 
-def check_table(task: Task, table: pa.Table, where: str) -> None:
-    """Raise DataError where a table has no rows, or not once each column that the recipe names (all at once)."""
+def check_table(task: Task, table: pa.Table, where: str, labels: Sequence[str]) -> None:
+    """Raise DataError where a table has no rows, or not once each column that the recipe names (all at once).
+
+    Args:
+        labels: columns of labels.
+    """
     lines = []
-    for column in (*task.text, task.label):
+    for column in (*task.text, *labels):
         if table.column_names.count(column) > 1:
             lines.append(f"{where} has {table.column_names.count(column)} columns `{column}`")
         if column not in table.column_names:
