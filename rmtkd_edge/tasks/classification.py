@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -103,13 +103,6 @@ def check_metric(task: Task, labels: Sequence[str], split: str, numbers: np.ndar
 def label_counts(labels: Sequence[str], numbers: np.ndarray) -> dict[str, int]:
     """Return the rows of every label by its name; `numbers` (n,) are the rows' labels."""
     return dict(zip(labels, np.bincount(numbers, minlength=len(labels)).tolist(), strict=True))
-
-
-def absent(labels: Sequence[str], numbers: Mapping[str, np.ndarray]) -> tuple[str, ...]:
-    """Return lines on labels that a split has no rows of; `numbers` are those of its rows' labels, by split."""
-    counts = {split: label_counts(labels, found) for split, found in numbers.items()}
-    missing = {split: [name for name, count in found.items() if not count] for split, found in counts.items()}
-    return tuple(f"{split} has no rows of the labels {', '.join(names)}" for split, names in missing.items() if names)
 
 
 def most_likely(logits: np.ndarray, labels: Sequence[str]) -> list[str]:

@@ -13,7 +13,7 @@ from rmtkd_edge.config.recipe import Recipe
 from rmtkd_edge.config.recipe import Task as TaskSettings
 from rmtkd_edge.errors import DataError, UserError
 from rmtkd_edge.tasks.base import Batch, Dataset, Exported, Normalisation, Prediction, Task
-from rmtkd_edge.tasks.classification import Classification, absent, check_metric, most_likely
+from rmtkd_edge.tasks.classification import Classification, check_metric, most_likely
 from rmtkd_edge.tasks.labelled import joined
 from rmtkd_edge.tasks.reading.clients import compare_pictures
 from rmtkd_edge.tasks.reading.digests import rows_digest
@@ -115,7 +115,7 @@ class ImageClassification(Classification):
                 *label_notes(task, source.parts["train"].table),
                 *(note for pixels in source.parts.values() for note in pixels.notes),
                 whose,
-                *absent(names, {role: split.labels for role, split in splits.items()}),
+                *self.absent(names, {role: split.labels for role, split in splits.items()}),
             ),
             sources=summaries(source),
             not_used=source.unused,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -50,6 +50,12 @@ class Labelled:
     def counts(self, labels: Sequence[str], values: np.ndarray) -> dict[str, int]:
         """Return the rows of every label by its name, none where targets are no labels."""
         return {}
+
+    def absent(self, labels: Sequence[str], values: Mapping[str, np.ndarray]) -> tuple[str, ...]:
+        """Return lines on labels that a split has no rows of; `values` are the targets by split."""
+        counts = {split: self.counts(labels, found) for split, found in values.items()}
+        missing = {split: [name for name, count in found.items() if not count] for split, found in counts.items()}
+        return tuple(f"{split} has no rows of the labels {', '.join(no)}" for split, no in missing.items() if no)
 
     def told(self, labels: Sequence[str], value: Any) -> str:
         """Return a row's target in words."""

@@ -9,7 +9,7 @@ import numpy as np
 
 from rmtkd_edge.config.recipe import Task as TaskSettings
 from rmtkd_edge.tasks.base import Task
-from rmtkd_edge.tasks.classification import Classification, absent, check_metric, most_likely
+from rmtkd_edge.tasks.classification import Classification, check_metric, most_likely
 from rmtkd_edge.tasks.reading.labels import label_names, label_notes, label_numbers
 from rmtkd_edge.tasks.reading.splits import Classes
 from rmtkd_edge.tasks.reading.usage import HubTask, text_clients
@@ -45,7 +45,7 @@ class TextClassification(TextTask, Classification):
         self, task: TaskSettings, train: pa.Table, names: Sequence[str], values: Mapping[str, np.ndarray]
     ) -> tuple[str, ...]:
         """Return lines on labels that look alike or like missing values, and on those that a split has not."""
-        return (*label_notes(task, train), *absent(names, values))
+        return (*label_notes(task, train), *self.absent(names, values))
 
     def predictions(self, outputs: np.ndarray, labels: Sequence[str]) -> list[str]:
         """Return the label of each row."""
