@@ -14,6 +14,11 @@ from rmtkd_edge.run.records.scores import Scores
 from rmtkd_edge.tasks.base import find_task
 
 HERE = '"path/to/this/folder"'
+MEANINGS = {  # of the outputs, by how a task predicts: a title, what is said of their names, and a limit
+    "argmax": ("Labels", "", "It knows the labels above and no others"),
+    "sign": ("Labels", "Any number of: ", "It knows the labels above and no others"),
+    "none": ("Output", "One number: ", "It gives numbers like those that it was trained on"),
+}
 DTYPES = {"int8": "q8", "fp16": "fp16", "fp32": "fp32"}  # as transformers.js calls them
 
 
@@ -23,12 +28,13 @@ def card(record: ExportRecord, origin: Origin, repo: str = "") -> str:
     Args:
         repo: its id on the hub, where it has one.
     """
+    title, told, _ = MEANINGS[find_task(record.kind).prediction]
     parts = [
         f"---\n{metadata(record, origin)}---",
         f"# {plain(record.model_id)}",
         _summary(record, origin),
-        "## Labels",
-        ", ".join(plain(label) for label in record.labels) or "None.",
+        f"## {title}",
+        told + ", ".join(plain(label) for label in record.labels) if record.labels else "None.",
         "## Files and quality",
         *_quality(record),
         "## Latency",
@@ -191,7 +197,8 @@ def _difference(variant: VariantRecord) -> str:
 
 
 def _limits(record: ExportRecord) -> list[str]:
-    lines = [f"It knows the labels above and no others, and was measured on {plain(record.task)} alone."]
+    *_, limit = MEANINGS[find_task(record.kind).prediction]
+    lines = [f"{limit}, and was measured on {plain(record.task)} alone."]
     if record.max_length is not None:
         lines.append(f"Texts are cut off after {record.max_length} tokens.")
     if "int8" in shipped(record):

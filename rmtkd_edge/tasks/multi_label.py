@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+MEANING = "a row has the labels whose logit is above 0; 1 / (1 + exp(-logit)) is the probability of each"
+
+
 class MultiLabel(TextTask):
     """Labels that are given independently of each other; a split's labels are bool (n, labels).
 
@@ -29,7 +33,7 @@ class MultiLabel(TextTask):
     """
 
     name = "multi-label"
-    hub = HubTask("text-classification", "multi_label_classification", text_clients)
+    hub = HubTask("text-classification", "multi_label_classification", partial(text_clients, meaning=MEANING))
     known_metrics = metrics.KNOWN
     percent_metrics = metrics.KNOWN
     prediction: Literal["sign"] = "sign"

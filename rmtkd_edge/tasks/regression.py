@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from torch import Tensor
 
+MEANING = "one logit a row: the number itself, in the units of the training data"
 SAME = 0.01  # of the largest output: numbers that differ by no more count as the same prediction
 
 
@@ -31,7 +33,7 @@ class Regression(TextTask):
     """
 
     name = "regression"
-    hub = HubTask("text-classification", "regression", text_clients)
+    hub = HubTask("text-classification", "regression", partial(text_clients, meaning=MEANING, answer="numbers"))
     known_metrics = metrics.KNOWN
     percent_metrics: tuple[str, ...] = ()
     prediction: Literal["none"] = "none"
