@@ -140,7 +140,10 @@ def _plain(column: pa.ChunkedArray, task: Task, where: str) -> pa.ChunkedArray:
         return column
     if pa.types.is_floating(kind):
         return column.cast(pa.float64())
-    raise DataError(f"the label column `{task.label}` of {where} holds {kind}", "a label is one text or number a row")
+    raise DataError(
+        f"the label column `{task.label}` of {where} holds {kind}",
+        "a label is one text or number a row; for lists of labels task.kind = multi-label",
+    )
 
 
 def label_notes(task: Task, train: pa.Table) -> tuple[str, ...]:

@@ -57,7 +57,8 @@ def check_table(task: Task, table: pa.Table, where: str, labels: Sequence[str]) 
     if lines:
         raise DataError(
             "\n".join(lines) + f"\ncolumns there: {some(columns(table))}",
-            "set task.text and task.label in the recipe" + (f"; {IGNORE_TEST}" if where == "test" else ""),
+            f"set task.text and task.{'label_columns' if task.label_columns else 'label'} in the recipe"
+            + (f"; {IGNORE_TEST}" if where == "test" else ""),
         )
     if not len(table):
         raise DataError(f"the {where} split has no rows", f"check the file, and task.{where}_split")
