@@ -102,6 +102,10 @@ def test_a_model_of_another_task_goes_all_the_way(bert: Own, tmp_path: Path, kin
     parity = [batch["labels"].float()[:, None] for batch in bert.batches]
     targets = [torch.cat([p, 1 - p], 1) if kind == "multi-label" else p[:, 0] for p in parity]
     batches = [{**batch, "labels": target} for batch, target in zip(bert.batches, targets, strict=True)]
+    if kind == "regression":
+        with pytest.raises(UserError, match="one output, and text-classification chooses among several") as caught:
+            rk.analyse(model, batches)
+        assert "task='regression'" in caught.value.hint
     spectra = rk.analyse(model, batches, task=kind)
     student = rk.compress(model, rk.plan(spectra, reduction=0.4, align=2), batches)
     options = Distil(steps=4, evaluate_every=4)
