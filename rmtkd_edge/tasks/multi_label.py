@@ -91,8 +91,8 @@ class MultiLabel(TextTask):
         """Return the binary cross entropy summed over labels, mean over rows."""
         from torch.nn import functional as F
 
-        targets = batch["labels"].to(outputs.device, outputs.float().dtype)
-        return F.binary_cross_entropy_with_logits(outputs.float(), targets, reduction="sum") / len(outputs)
+        found = outputs.float()
+        return F.binary_cross_entropy_with_logits(found, batch["labels"].to(found), reduction="sum") / len(found)
 
     def divergence(self, old: Tensor, new: Tensor, temperature: float = 1.0, batch: Batch | None = None) -> Tensor:
         """Return T^2 KL(old || new) of sigmoid(logits / T), summed over labels, mean over rows."""

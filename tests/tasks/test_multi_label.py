@@ -124,6 +124,7 @@ def test_a_summary_counts_labels_and_says_which_rows_have_none(tmp_path, tiny_to
         ([["a", None], ["b"]] * 20, {}, "train.parquet row 0 has none", "drop"),
         ([[0.5], [1.5]] * 20, {}, "numbers with fractions", "regression"),
         ([[0, 1, 0], [1, 0, 0]] * 20, {}, "as if at a place for every label", "names of the labels"),
+        ([[0, 1, 0]] * 40, {"labels": ["a", "b", "c"]}, "as if at a place for every label", "names of the labels"),
         ([["a"], ["b"], ["c"]] * 10, {"labels": ["a", "b"]}, r"10 of 30 labels .* row 2 has 'c'", "task.labels"),
         ([["a"], ["b"]] * 20, {"label": "tag"}, r"no column `tag`; did you mean `tags`", "task.label"),
     ],

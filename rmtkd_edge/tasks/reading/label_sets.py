@@ -37,7 +37,7 @@ def label_sets(task: Task, table: pa.Table, where: str, names: Sequence[str]) ->
     labels, rows = single_labels(task, table, where)
     found: np.ndarray = np.zeros((len(table), len(names)), bool)
     found[rows, label_numbers(task, labels, where, names)] = True
-    if found.sum() < len(rows) and {*names} == {"0", "1"}:
+    if found.sum() < len(rows) and {str(v) for v in label_values(task, labels, where).values} <= {"0", "1"}:
         raise DataError(
             f"the lists in `{task.label}` of {where} hold 0 and 1 again and again, as if at a place for every label",
             "write the names of the labels that a row has",
@@ -71,7 +71,7 @@ def _lists(task: Task, column: pa.ChunkedArray, where: str) -> Any:
     if is_text and task.label_separator is not None:
         separated = [_parts(text, task.label_separator) for text in column.to_pylist()]
         return pa.array(separated, pa.large_list(pa.large_string()))
-    shown = next((value for value in column.to_pylist() if value is not None), None)
+    shown = next((value.as_py() for value in column if value.is_valid), None)
     raise DataError(f"the label column `{task.label}` of {where} holds {kind}, such as {some([shown])}", WAYS)
 
 
