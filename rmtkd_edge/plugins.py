@@ -12,7 +12,10 @@ from typing import Any
 from rmtkd_edge.errors import RecipeError
 
 ATTRIBUTES = {"families": "FAMILY", "tasks": "TASK", "methods": "METHOD"}
-NOT_PLUGINS = {"base", "classification", "contrast", "matching", "metrics", "reading", "students", "subsets"}
+NOT_PLUGINS = {
+    *("base", "classification", "contrast", "label_set_metrics", "labelled", "matching", "metrics", "number_metrics"),
+    *("reading", "students", "subsets", "texts"),
+}
 
 
 @cache

@@ -24,15 +24,19 @@ def task_of(model: Model, kind: str | None) -> Task[Any]:
     """Return the task of a kind; without one the family's default.
 
     Raises:
-        UserError: the task reads something else than the model does.
+        UserError: the task reads something else than the model does, or chooses among outputs of which it has one.
     """
     family = family_of(model)
-    if kind is None:
-        return find_task(family.default_task)
-    task = find_task(kind)
+    task = find_task(family.default_task if kind is None else kind)
     if task.modality != family.modality:
         fitting = ", ".join(known.name for known in tasks_of(family.modality))
         raise UserError(f"{kind} is a task on {task.modality}, the model reads {family.modality}", f"task: {fitting}")
+    if task.prediction == "argmax" and len(model.spec.labels) == 1:
+        others = " or ".join(f"task={t.name!r}" for t in tasks_of(family.modality) if t.prediction == "none")
+        raise UserError(
+            f"the model gives one output, and {task.name} chooses among several",
+            others or "take a model with several outputs",
+        )
     return task
 
 

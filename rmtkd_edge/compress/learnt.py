@@ -14,10 +14,8 @@ CAUSES = (
     "or tokenizer (model.tokenizer), another architecture (model.shape.stem), or a classifier that was never trained "
     "(save the model without it)"
 )
-LONGER = (
-    "train it longer or at another rate (train.epochs, train.learning_rate); where most rows have one label, "
-    "--set task.metric=f1_macro tells more than accuracy"
-)
+LONGER = "train it longer or at another rate (train.epochs, train.learning_rate)"
+MOSTLY_ONE = "; where most rows have one label, --set task.metric=f1_macro tells more than accuracy"
 LOOK = "`rmtkd-edge compress RECIPE --dry-run` shows what is read"
 
 
@@ -30,7 +28,8 @@ def check_loaded(source: str, scores: Scores, baseline: float | None) -> None:
 def check_trained(scores: Scores, baseline: float | None) -> None:
     """Raise TrainingError for a teacher that was trained and is no better than one that looks at no input."""
     if fault := _fault(scores, baseline):
-        raise TrainingError(f"the teacher was trained, and {fault}", f"{LONGER}; {LOOK}")
+        other = MOSTLY_ONE if scores.primary == "accuracy" else ""
+        raise TrainingError(f"the teacher was trained, and {fault}", f"{LONGER}{other}; {LOOK}")
 
 
 def chance(source: str, scores: Scores, baseline: float | None) -> str:
@@ -42,7 +41,7 @@ def chance(source: str, scores: Scores, baseline: float | None) -> str:
         return ""
     return (
         f"`{source}` came trained, but its {scores.primary} of {scores.value:.4f} on {scores.rows} validation rows may "
-        f"be chance ({baseline:.4f} is that of always predicting one label): it is trained"
+        f"be chance ({baseline:.4f} is that of always predicting the same): it is trained"
     )
 
 
@@ -60,5 +59,5 @@ def _fault(scores: Scores, baseline: float | None) -> str:
         return ""
     return (
         f"its {scores.primary} of {scores.value:.4f} on {scores.rows} validation rows is no better than the "
-        f"{baseline:.4f} of always predicting one label"
+        f"{baseline:.4f} of always predicting the same"
     )

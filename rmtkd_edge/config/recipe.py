@@ -82,7 +82,10 @@ class Task(Section):
     """Data set, splits, columns, and metric."""
 
     name: Annotated[str, Field(min_length=1, max_length=100)]
-    kind: str = Field("text-classification", description="`text-classification`, `image-classification`, or installed")
+    kind: str = Field(
+        "text-classification",
+        description="`text-classification`, `multi-label`, `regression`, `image-classification`, or installed",
+    )
     metric: str | None = Field(None, description="The metric that decides, by its scikit-learn name; the task's first")
     hub: Text | None = Field(None, description="Data set id for `datasets.load_dataset`; `--data` overrides it")
     hub_config: str | None = None
@@ -104,7 +107,13 @@ class Task(Section):
         None, description="Values of 16- or 32-bit images that become black and white; float images need it"
     )
     unreadable: Literal["stop", "skip"] = Field("stop", description="What to do about images that cannot be decoded")
-    label: str = "label"
+    label: str = Field("label", description="Column of labels; of `regression`, of numbers")
+    label_columns: list[str] = Field(
+        [], description="Of `multi-label`: a column of 0 and 1 for every label, no `label`"
+    )
+    label_separator: Annotated[str, Field(min_length=1, max_length=8)] | None = Field(
+        None, description="Of `multi-label`: between the labels of a text; lists of labels need none"
+    )
     labels: list[str] | None = Field(None, description="Names in label order; read from the data when left out")
     strip_labels: bool = Field(False, description="Leave out spaces around labels")
     train_split: str = "train"
@@ -137,6 +146,8 @@ class Task(Section):
             )
         if twice := [name for name, count in Counter(self.labels or ()).items() if count > 1]:
             raise ValueError(f"task.labels names {', '.join(twice)} more than once")
+        if self.label_columns and (len(set(self.label_columns)) < max(2, len(self.label_columns)) or self.labels):
+            raise ValueError("task.label_columns names two columns or more, once each, and no task.labels next to them")
         task = named("tasks", "task.kind", self.kind)
         if self.metric is not None and self.metric not in task.known_metrics:
             guess = did_you_mean(self.metric, task.known_metrics)

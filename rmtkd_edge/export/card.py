@@ -14,6 +14,11 @@ from rmtkd_edge.run.records.scores import Scores
 from rmtkd_edge.tasks.base import find_task
 
 HERE = '"path/to/this/folder"'
+MEANINGS = {  # of the outputs, by how a task predicts: a title, what is said of their names, a limit, what agrees
+    "argmax": ("Labels", "", "It knows the labels above and no others", "same prediction"),
+    "sign": ("Labels", "Any number of: ", "It knows the labels above and no others", "same labels"),
+    "none": ("Output", "One number: ", "It gives numbers like those that it was trained on", "same number up to 1 %"),
+}
 DTYPES = {"int8": "q8", "fp16": "fp16", "fp32": "fp32"}  # as transformers.js calls them
 
 
@@ -23,12 +28,13 @@ def card(record: ExportRecord, origin: Origin, repo: str = "") -> str:
     Args:
         repo: its id on the hub, where it has one.
     """
+    title, told, *_ = MEANINGS[find_task(record.kind).prediction]
     parts = [
         f"---\n{metadata(record, origin)}---",
         f"# {plain(record.model_id)}",
         _summary(record, origin),
-        "## Labels",
-        ", ".join(plain(label) for label in record.labels) or "None.",
+        f"## {title}",
+        told + ", ".join(plain(label) for label in record.labels) if record.labels else "None.",
         "## Files and quality",
         *_quality(record),
         "## Latency",
@@ -172,6 +178,7 @@ def _making(record: ExportRecord, origin: Origin) -> str:
     check, graph = record.verification, record.graph
     source = {"": "a model in memory", SCRATCH: "random weights"}.get(origin.source, plain(public_name(origin.source)))
     trained = ", trained on this data before it was compressed" if origin.trained and origin.source else ""
+    *_, same = MEANINGS[find_task(record.kind).prediction]
     versions = ", ".join(f"{name} {version}" for name, version in sorted(record.versions.items()))
     rows: list[Sequence[object]] = [
         ["method", origin.method or "none: this is the original"] if origin.source else ["method", "not recorded"],
@@ -180,18 +187,19 @@ def _making(record: ExportRecord, origin: Origin) -> str:
         ["onnxruntime", f"{record.onnxruntime} or later" if record.onnxruntime else "not recorded"],
         ["folded torch model against the projected one", f"{check.fold_float32:.1e} of the largest output"],
         ["ONNX file (fp32) against the folded torch model", f"{check.onnx_float32:.1e}, {check.rows} held-out rows"],
-        *([f"{name} file against it", _difference(v)] for name, v in shipped(record).items() if name != "fp32"),
+        *([f"{name} file against it", _difference(v, same)] for name, v in shipped(record).items() if name != "fp32"),
         ["made with", versions],
     ]
     return f"From {source}{trained}, by rmtkd-edge (RMT-KD, arXiv 2509.15724).\n\n{table(('what', 'value'), rows)}"
 
 
-def _difference(variant: VariantRecord) -> str:
-    return f"{variant.relative_difference or 0:.1e}, same prediction on {variant.agreement:.1%} of the rows"
+def _difference(variant: VariantRecord, same: str) -> str:
+    return f"{variant.relative_difference or 0:.1e}, {same} on {variant.agreement:.1%} of the rows"
 
 
 def _limits(record: ExportRecord) -> list[str]:
-    lines = [f"It knows the labels above and no others, and was measured on {plain(record.task)} alone."]
+    _, _, limit, _ = MEANINGS[find_task(record.kind).prediction]
+    lines = [f"{limit}, and was measured on {plain(record.task)} alone."]
     if record.max_length is not None:
         lines.append(f"Texts are cut off after {record.max_length} tokens.")
     if "int8" in shipped(record):

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rmtkd_edge import plugins
+from rmtkd_edge.config.recipe import Recipe
 from rmtkd_edge.errors import UserError, reason, some
 from rmtkd_edge.families.base import Spec, find_family
 from rmtkd_edge.families.layers import ProjectedLinear
@@ -21,6 +23,7 @@ from rmtkd_edge.run.records.export import ExportRecord
 
 PLACEHOLDER = re.compile(r"LABEL_\d+", re.IGNORECASE)  # what transformers calls a label that nobody named
 INTACT = "use a complete checkpoint"
+SINGLE_LABEL = "single_label_classification"  # what transformers calls one label a row
 TOLERANCE = 1e-4  # of the largest output
 
 
@@ -108,33 +111,53 @@ def config_labels(config: Any) -> list[str]:
     return [str(config.id2label[i]) for i in numbers]
 
 
-def refuse_other_problems(config: Any) -> None:
-    """Raise UserError for a transformers config of a model that does not give one label a row."""
-    if config.problem_type not in (None, "single_label_classification"):
-        raise UserError(
-            f"the checkpoint's problem_type is {config.problem_type}, and a classification here gives one label a row",
-            "use a checkpoint with one label a row; if this is one, remove problem_type from its config.json",
-        )
+def problem_of(recipe: Recipe) -> str | None:
+    """Return what transformers calls the problem of a recipe's task, None where it has no name for it."""
+    hub = plugins.find("tasks", recipe.task.kind).hub
+    return None if hub is None else str(hub.problem_type)
+
+
+def refuse_other_problems(problem: str | None, wanted: str | None = SINGLE_LABEL) -> None:
+    """Raise UserError where a checkpoint is for another kind of problem than the task; None is any.
+
+    Args:
+        problem: the `problem_type` of its config.json.
+    """
+    if problem is None or wanted is None or problem == wanted:
+        return
+    hubs = {name: plugins.find("tasks", name).hub for name in plugins.names("tasks")}
+    kinds = [name for name, hub in hubs.items() if hub is not None and hub.problem_type == problem]
+    named = " or ".join(kinds) or "an installed one of that kind"
+    raise UserError(
+        f"the checkpoint's problem_type is {problem}, and the task needs {wanted}",
+        f"set task.kind = {named} (from Python: config.problem_type = None, and task=... in every call), or use "
+        "another checkpoint; where its config.json is wrong, remove problem_type there",
+    )
+
+
+def other_size(source: str, found: int, wanted: int) -> UserError:
+    """Return the error for a model that gives another number of outputs than the task needs."""
+    gives = "gives one score (a regression, or a cross-encoder)" if found == 1 else f"classifies {found} labels"
+    needs = "the data have one score a row" if wanted == 1 else f"the data have {wanted}"
+    fits = "regression reads one score" if found == 1 else "text-classification and multi-label read several labels"
+    return UserError(f"`{source}` {gives}, {needs}", f"check task.labels and task.label, and task.kind ({fits})")
 
 
 def label_order(theirs: Sequence[str], wanted: Sequence[str], source: str) -> list[int]:
     """Return where a checkpoint has each of the data's labels.
 
-    A checkpoint that names none (LABEL_0, ...) is taken to have the data's order. Labels that differ in case alone
-    count as the same where that leaves no choice.
+    A checkpoint that names none (LABEL_0, ...), or gives one output, is taken to have the data's order. Labels that
+    differ in case alone count as the same where that leaves no choice.
 
     Raises:
         UserError: it knows another number of labels, or others.
     """
     if len(theirs) != len(wanted):
-        raise UserError(
-            f"`{source}` classifies {len(theirs)} labels, the data have {len(wanted)}",
-            "check task.labels and task.label",
-        )
+        raise other_size(source, len(theirs), len(wanted))
     folded, sought = [name.casefold() for name in theirs], [name.casefold() for name in wanted]
     if set(theirs) == set(wanted):
         return [theirs.index(name) for name in wanted]
-    if all(PLACEHOLDER.fullmatch(name) for name in theirs):
+    if len(wanted) == 1 or all(PLACEHOLDER.fullmatch(name) for name in theirs):
         return list(range(len(wanted)))
     if len(set(folded)) == len(folded) and set(folded) == set(sought):
         return [folded.index(name) for name in sought]

@@ -22,8 +22,12 @@ def row_contrasts(seed: int, rows: np.ndarray, columns: int) -> np.ndarray:
     Random signs over an orthonormal basis of what is orthogonal to 1 (Helmert's): of two columns no draw is zero, where
     half of all plain signs are the same and so centred away.
     """
-    signs = np.where(row_uniform(seed, rows, columns - 1) < 0.5, -1.0, 1.0)
-    return signs @ helmert(columns)
+    return row_signs(seed, rows, columns - 1) @ helmert(columns)
+
+
+def row_signs(seed: int, rows: np.ndarray, columns: int) -> np.ndarray:
+    """Return random signs v (len(rows), columns), -1.0 or 1.0: E[v v^T] = I."""
+    return np.where(row_uniform(seed, rows, columns) < 0.5, -1.0, 1.0)
 
 
 def _mix(z: np.ndarray) -> np.ndarray:

@@ -64,7 +64,7 @@ class Dataset(Generic[S]):
     """The rows of a recipe, read and checked.
 
     Attributes:
-        labels: names in label order, empty where the task has none.
+        labels: names of the outputs: in label order, or of the one number; empty where the task has none.
         test: rows that are only reported, None where `task.test_fraction` is 0 and there is no test split.
         preprocessing: all that a family sees of the data: a text task's tokenizer, an image task's ImagePreprocessing.
         notes: which file or split became what, and what was done about odd rows; lines for the user.

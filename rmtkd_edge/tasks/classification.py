@@ -2,62 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from rmtkd_edge.config.recipe import Task
 from rmtkd_edge.errors import DataError
-from rmtkd_edge.run.records.data import DataSummary, RowSummary, SplitSummary
 from rmtkd_edge.spectral.seeded import row_contrasts
 from rmtkd_edge.tasks import metrics
-from rmtkd_edge.tasks.base import Batch, Dataset, Prediction
-from rmtkd_edge.tasks.reading.usage import HubTask
+from rmtkd_edge.tasks.base import Batch
+from rmtkd_edge.tasks.labelled import Labelled, at_least_float32
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-FIRST_ROWS = 2  # that a summary shows
-
-
-class Classification:
+class Classification(Labelled):
     """Loss, metrics and predictions of a classifier; targets are `labels`, int64 (B,)."""
 
-    name: str
     known_metrics = metrics.KNOWN
     percent_metrics = metrics.SHARES
     prediction: Literal["argmax"] = "argmax"
-    target_names = ("labels",)
-    hub: HubTask | None = None
 
-    def summary(self, dataset: Dataset[Any]) -> DataSummary:
-        """Return what was read: rows by label, sequences that were cut, the first rows."""
-        first = range(min(FIRST_ROWS, len(dataset.train)))
-        return DataSummary(
-            name=dataset.name,
-            kind=self.name,
-            sources=dataset.sources,
-            splits={
-                role: SplitSummary(len(split), label_counts(dataset.labels, split.labels), self.cut(dataset, split))
-                for role, split in dataset.splits.items()
-            },
-            max_length=dataset.max_length,
-            not_used=dataset.not_used,
-            first_rows=tuple(
-                RowSummary(dataset.labels[dataset.train.labels[row]], self.seen(dataset, row)) for row in first
-            ),
-            notes=dataset.notes,
-        )
+    def counts(self, labels: Sequence[str], values: np.ndarray) -> dict[str, int]:
+        """Return the rows of every label by its name."""
+        return label_counts(labels, values)
 
-    def cut(self, dataset: Dataset[Any], split: Any) -> int | None:
-        """Return how many sequences of a split fill the longest length; None for data that are no sequences."""
-        return None
-
-    def seen(self, dataset: Dataset[Any], row: int) -> str:
-        """Return in words what a model sees of a row of train."""
-        return ""
+    def told(self, labels: Sequence[str], value: Any) -> str:
+        """Return the name of a row's label."""
+        return labels[value]
 
     def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
         """Return the mean cross entropy."""
@@ -72,8 +46,8 @@ class Classification:
         """
         from torch.nn import functional as F
 
-        p_new = F.log_softmax(_at_least_float32(new) / temperature, dim=-1)
-        p_old = F.log_softmax(_at_least_float32(old) / temperature, dim=-1)
+        p_new = F.log_softmax(at_least_float32(new) / temperature, dim=-1)
+        p_old = F.log_softmax(at_least_float32(old) / temperature, dim=-1)
         return temperature**2 * F.kl_div(p_new, p_old, log_target=True, reduction="batchmean")
 
     def probe(self, outputs: Tensor, batch: Batch, seed: int) -> Tensor:
@@ -120,12 +94,6 @@ class Classification:
         return float((a.argmax(1) == b.argmax(1)).mean())
 
 
-def _at_least_float32(x: Tensor) -> Tensor:
-    import torch
-
-    return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
 def check_metric(task: Task, labels: Sequence[str], split: str, numbers: np.ndarray) -> None:
     """Raise DataError where a split's labels, int64 (n,), do not allow the metric that the recipe names."""
     why = metrics.why_missing(task.metric, len(labels), numbers) if task.metric else None
@@ -141,17 +109,9 @@ def label_counts(labels: Sequence[str], numbers: np.ndarray) -> dict[str, int]:
     return dict(zip(labels, np.bincount(numbers, minlength=len(labels)).tolist(), strict=True))
 
 
-def absent(labels: Sequence[str], numbers: Mapping[str, np.ndarray]) -> tuple[str, ...]:
-    """Return lines on labels that a split has no rows of; `numbers` are those of its rows' labels, by split."""
-    counts = {split: label_counts(labels, found) for split, found in numbers.items()}
-    missing = {split: [name for name, count in found.items() if not count] for split, found in counts.items()}
-    return tuple(f"{split} has no rows of the labels {', '.join(names)}" for split, names in missing.items() if names)
-
-
-def named(outputs: Sequence[np.ndarray], labels: Sequence[str]) -> Prediction:
-    """Return batches of logits as one prediction, each row with the name of its largest logit."""
-    logits = np.concatenate(outputs) if len(outputs) else np.zeros((0, len(labels)), np.float32)
-    return Prediction(logits, [labels[i] for i in logits.argmax(1)])
+def most_likely(logits: np.ndarray, labels: Sequence[str]) -> list[str]:
+    """Return the name of each row's largest logit."""
+    return [labels[i] for i in logits.argmax(1)]
 
 
 def _of_one_label(answer: int, outputs: int, rows: np.ndarray) -> dict[str, float]:

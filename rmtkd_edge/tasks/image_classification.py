@@ -13,7 +13,8 @@ from rmtkd_edge.config.recipe import Recipe
 from rmtkd_edge.config.recipe import Task as TaskSettings
 from rmtkd_edge.errors import DataError, UserError
 from rmtkd_edge.tasks.base import Batch, Dataset, Exported, Normalisation, Prediction, Task
-from rmtkd_edge.tasks.classification import Classification, absent, check_metric, named
+from rmtkd_edge.tasks.classification import Classification, check_metric, most_likely
+from rmtkd_edge.tasks.labelled import joined
 from rmtkd_edge.tasks.reading.clients import compare_pictures
 from rmtkd_edge.tasks.reading.digests import rows_digest
 from rmtkd_edge.tasks.reading.images import ImagePreprocessing, load_pixels, room, summaries
@@ -114,7 +115,7 @@ class ImageClassification(Classification):
                 *label_notes(task, source.parts["train"].table),
                 *(note for pixels in source.parts.values() for note in pixels.notes),
                 whose,
-                *absent(names, {role: split.labels for role, split in splits.items()}),
+                *self.absent(names, {role: split.labels for role, split in splits.items()}),
             ),
             sources=summaries(source),
             not_used=source.unused,
@@ -207,7 +208,7 @@ class ImagePredictor:
             part, how = items[start : start + batch_size], self.preprocessing
             taken = [read_picture(item, how.image_size, how.pixel_range, how.resample) for item in part]
             parts.append(self.run({"pixel_values": normalised(np.stack(taken), self.preprocessing)}))
-        return named(parts, self.labels)
+        return joined(parts, self.labels, most_likely)
 
 
 def _preprocessing(

@@ -1,244 +1,55 @@
-"""Text classification: rows to token ids, checked before anything expensive starts; batches in a seeded order."""
+"""Text classification: one label for a text, or for a pair of texts."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rmtkd_edge.config.recipe import Recipe
-from rmtkd_edge.errors import RunDirError, UserError
-from rmtkd_edge.run.records.data import SourceSummary
-from rmtkd_edge.tasks.base import (
-    Batch,
-    Dataset,
-    Exported,
-    Normalisation,
-    Prediction,
-    Sample,
-    Task,
-)
-from rmtkd_edge.tasks.classification import Classification, absent, check_metric, named
-from rmtkd_edge.tasks.reading.clients import SAMPLES, compare_texts
-from rmtkd_edge.tasks.reading.digests import rows_digest
+from rmtkd_edge.config.recipe import Task as TaskSettings
+from rmtkd_edge.tasks.base import Task
+from rmtkd_edge.tasks.classification import Classification, check_metric, most_likely
 from rmtkd_edge.tasks.reading.labels import label_names, label_notes, label_numbers
-from rmtkd_edge.tasks.reading.progress import tell_source
-from rmtkd_edge.tasks.reading.ragged import Ragged
-from rmtkd_edge.tasks.reading.sequences import (
-    Ids,
-    Special,
-    batch_rows,
-    check_table,
-    check_texts,
-    encode,
-    padded,
-    table_ids,
-    variations,
-)
-from rmtkd_edge.tasks.reading.splits import Classes, share_out
-from rmtkd_edge.tasks.reading.tables import load_tables
-from rmtkd_edge.tasks.reading.tokenizers import load_tokenizer
+from rmtkd_edge.tasks.reading.splits import Classes
 from rmtkd_edge.tasks.reading.usage import HubTask, text_clients
-from rmtkd_edge.tasks.subsets import Subsets, draw_subsets
+from rmtkd_edge.tasks.texts import TextSplit, TextTask
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    from torch import Tensor
-
-    from rmtkd_edge.families.base import Spec
-
-SHOWN = 200  # characters of a text in a summary
-TRIAL_TOKENS = 8192  # fitted on where closed forms are only compared: three times as many choose no better
-
-Texts = Sequence[str] | Sequence[tuple[str, str]]
 
 
-@dataclass(frozen=True)
-class TextSplit:
-    """Rows of one split: token ids with special tokens (truncated), type ids of pairs, labels (n,) int64."""
-
-    ids: Ids
-    type_ids: Ids | None
-    labels: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def take(self, indices: np.ndarray) -> TextSplit:
-        """Return the rows of the given numbers, in their order."""
-        types = None if self.type_ids is None else Ragged.of(self.type_ids).take(indices)
-        return TextSplit(Ragged.of(self.ids).take(indices), types, self.labels[indices])
-
-    @property
-    def lengths(self) -> np.ndarray:
-        """Return the tokens of every row, int64 (n,)."""
-        return Ragged.of(self.ids).lengths
-
-    def digest(self, names: Sequence[str]) -> str:
-        """Return a hash of the rows and of the labels' names."""
-        return rows_digest(names, self.ids, self.type_ids or [], self.labels)
-
-
-class TextClassification(Classification):
-    """One label for a text, or for a pair of texts."""
+class TextClassification(TextTask, Classification):
+    """One label for a text, or for a pair of texts; a split's labels are int64 (n,)."""
 
     name = "text-classification"
-    modality = "text"
-    evaluation_batch = 64
     hub = HubTask("text-classification", "single_label_classification", text_clients)
-    required_keys: Mapping[str, str] = {"text": '["sentence"]'}
 
-    def load(
-        self,
-        recipe: Recipe,
-        data: Path | None,
-        *,
-        kept: Path | None = None,
-        source_normalisation: Normalisation | None = None,
-    ) -> Dataset[TextSplit]:
-        """Return the tokenised rows of a recipe.
+    def names(self, task: TaskSettings, train: pa.Table) -> list[str]:
+        """Return the names of the labels in label order."""
+        return label_names(task, train)
 
-        Raises:
-            DataError: missing columns, no rows, a single class, empty or odd values, labels out of range.
-            UserError: there is no tokenizer.
-        """
-        task = recipe.task
-        tokenizer = load_tokenizer(str(kept) if kept else recipe.model.tokenizer or recipe.model.source)
-        source = load_tables(task, data)
-        odd: list[str] = []
-        for role, table in source.parts.items():  # of the files themselves, whose rows the user knows
-            check_table(task, table, role)
-            tell_source(source.origins[role], len(table), role)
-            odd += check_texts(task, table, role)
-        names = label_names(task, source.parts["train"])
-        classes = Classes(names, label_numbers(task, source.parts["train"], "train", names))
-        shares = share_out(task, source, recipe.seed, classes)
-        numbers = {role: label_numbers(task, table, role, names) for role, table in shares.parts.items()}
-        for role in numbers.keys() - {"train"}:
-            check_metric(task, names, role, numbers[role])
-        splits = {
-            role: TextSplit(*table_ids(task, table, role, tokenizer), numbers[role])
-            for role, table in shares.parts.items()
-        }
-        return Dataset(
-            task.name,
-            tuple(names),
-            splits["train"],
-            splits["validation"],
-            splits.get("test"),
-            tokenizer,
-            (*shares.notes, *label_notes(task, source.parts["train"]), *odd, *absent(names, numbers)),
-            sources=tuple(
-                SourceSummary(role, source.origins[role], len(table), {}, {}) for role, table in source.parts.items()
-            ),
-            not_used=source.unused,
-            max_length=task.max_length,
-            digests={role: split.digest(names) for role, split in splits.items()},
-            samples=_samples(shares.parts["validation"].select(list(task.text)), splits["validation"]),
-        )
+    def values(self, task: TaskSettings, table: pa.Table, where: str, names: Sequence[str]) -> np.ndarray:
+        """Return the place of every row's label in `names`, int64 (n,)."""
+        return label_numbers(task, table, where, names)
 
-    def cut(self, dataset: Dataset[TextSplit], split: TextSplit) -> int | None:
-        """Return how many texts fill the longest length."""
-        longest = dataset.max_length
-        return None if longest is None else int((split.lengths >= longest).sum())
+    def classes(self, names: Sequence[str], values: np.ndarray) -> Classes:
+        """Return the labels: every split holds all of them."""
+        return Classes(names, values)
 
-    def seen(self, dataset: Dataset[TextSplit], row: int) -> str:
-        """Return the tokens of a text of train as a model sees them, special ones included."""
-        ids = list(dataset.train.ids[row])
-        text = " ".join(dataset.preprocessing.decode(ids).split())
-        return f"{text[:SHOWN]}{'...' if len(text) > SHOWN else ''} ({len(ids)} tokens)"
+    def check(self, task: TaskSettings, names: Sequence[str], split: str, values: np.ndarray) -> None:
+        """Raise DataError where the labels of a split do not allow the recipe's metric."""
+        check_metric(task, names, split, values)
 
-    def batches(
-        self, dataset: Dataset[TextSplit], split: TextSplit, batch_size: int, seed: int | None
-    ) -> Iterator[Batch]:
-        """Yield padded batches: what `padded` gives, `labels` and `index`, all int64."""
-        import torch
+    def label_notes(
+        self, task: TaskSettings, train: pa.Table, names: Sequence[str], values: Mapping[str, np.ndarray]
+    ) -> tuple[str, ...]:
+        """Return lines on labels that look alike or like missing values, and on those that a split has not."""
+        return (*label_notes(task, train), *self.absent(names, values))
 
-        special = Special.of(dataset.preprocessing)
-        for rows in batch_rows(split.lengths, batch_size, seed):
-            types = None if split.type_ids is None else [split.type_ids[i] for i in rows]
-            yield padded([split.ids[i] for i in rows], types, special) | {
-                "labels": torch.from_numpy(np.ascontiguousarray(split.labels[rows])),
-                "index": torch.from_numpy(rows.astype(np.int64)),
-            }
-
-    def subsets(self, dataset: Dataset[TextSplit], recipe: Recipe) -> Subsets:
-        """Return rows of train; closed forms are fitted on as many as hold the recipe's number of tokens."""
-        rows, tokens = dataset.train, recipe.compress.fitted_tokens
-
-        def fitted(order: np.ndarray) -> tuple[int, int]:
-            reached = np.cumsum(rows.lengths[order])
-            warm, trial = (1 + int(np.searchsorted(reached, n)) for n in (tokens, min(tokens, TRIAL_TOKENS)))
-            return warm, trial
-
-        most = max(recipe.analyse.maximum_rows, recipe.analyse.minimum_rows)
-        return draw_subsets(len(rows), recipe, fitted, most)
-
-    def preprocessing_of(self, spec: Spec, tokenizer: Any) -> Any | None:
-        """Return the tokenizer."""
-        return tokenizer
-
-    def save_preprocessing(self, dataset: Dataset[TextSplit], folder: Path) -> None:
-        """Write the tokenizer's files."""
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            dataset.preprocessing.save_pretrained(folder)
-        except Exception as err:  # the Rust tokenizers raise plain exceptions, a full disk among them
-            raise RunDirError(
-                f"cannot write the tokenizer into {folder}: {err}", "free space, or another --out"
-            ) from err
-
-    def verification_batches(
-        self, batches: Iterable[Mapping[str, Tensor]], spec: Spec, max_length: int | None = None
-    ) -> list[Batch]:
-        """Return `variations` of held-out batches, with the inputs of the spec."""
-        longest = min(n for n in (max_length, spec.max_length) if n is not None)
-        names = [item.name for item in spec.inputs]
-        found = variations(batches, getattr(spec, "pad_id", 0), longest)
-        return [{name: batch[name] for name in names if name in batch} for batch in found]
-
-    def check_preprocessing(self, dataset: Dataset[TextSplit], folder: Path, spec: Spec) -> tuple[str, ...]:
-        """Compare what the exported tokenizer makes of a few raw texts with what training was fed; note nothing."""
-        rows, samples = dataset.validation.take(np.array([s.row for s in dataset.samples])), dataset.samples
-        fed = padded(rows.ids, rows.type_ids, Special.of(dataset.preprocessing))
-        names = [item.name for item in spec.inputs]
-        compare_texts(folder, samples, {name: fed[name].numpy() for name in names}, names)
-        return ()
-
-    def predictor(self, folder: Path, record: Exported, run: Callable[[Batch], np.ndarray]) -> TextPredictor:
-        """Return what classifies texts with an exported folder."""
-        return TextPredictor(load_tokenizer(str(folder)), record, run)
-
-
-class TextPredictor:
-    """A text classifier."""
-
-    def __init__(self, tokenizer: Any, record: Exported, run: Callable[[Batch], np.ndarray]) -> None:
-        self.tokenizer, self.labels, self.max_length, self.run = tokenizer, record.labels, record.max_length, run
-
-    def predict(self, items: Texts, batch_size: int = 32) -> Prediction:
-        """Classify texts or pairs of texts; an empty list gives logits (0, labels)."""
-        if isinstance(items, str):
-            raise UserError("predict takes a list of texts", "predict([text])")
-        parts = [self._logits(list(items[i : i + batch_size])) for i in range(0, len(items), batch_size)]
-        return named(parts, self.labels)
-
-    def _logits(self, texts: list[Any]) -> np.ndarray:
-        columns = [list(column) for column in zip(*texts, strict=True)] if isinstance(texts[0], tuple) else [texts]
-        ids, types = encode(self.tokenizer, columns, self.max_length)
-        if not all(ids):
-            raise UserError(f"text {[bool(row) for row in ids].index(False)} has no tokens", "leave empty texts out")
-        return self.run(padded(ids, types, Special.of(self.tokenizer)))
-
-
-def _samples(texts: pa.Table, split: TextSplit) -> tuple[Sample, ...]:
-    """Return a few rows as texts: the first ones, the longest and the shortest."""
-    lengths = np.fromiter(map(len, split.ids), np.int64)
-    rows = sorted({*range(min(SAMPLES, len(lengths))), int(lengths.argmax()), int(lengths.argmin())})
-    return tuple(Sample(row, f"row {row}", tuple(texts.slice(row, 1).to_pylist()[0].values())) for row in rows)
+    def predictions(self, outputs: np.ndarray, labels: Sequence[str]) -> list[str]:
+        """Return the label of each row."""
+        return most_likely(outputs, labels)
 
 
 TASK: Task[TextSplit] = TextClassification()

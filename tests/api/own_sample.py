@@ -37,7 +37,7 @@ class SmallResNet(ResNet):
         return super()._make_layer(block, planes // 8, blocks, stride, dilate)
 
 
-def small_bert(vocabulary: int) -> nn.Module:
+def small_bert(vocabulary: int, labels: int = 2) -> nn.Module:
     """Return a transformers classifier with random weights large enough that every part matters."""
     from transformers import BertConfig, BertForSequenceClassification
 
@@ -51,6 +51,7 @@ def small_bert(vocabulary: int) -> nn.Module:
         max_position_embeddings=32,
         hidden_dropout_prob=0.0,
         initializer_range=0.2,
+        num_labels=labels,
     )
     return BertForSequenceClassification(config).eval()
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from api.own_sample import ROWS, Own, logits
+from api.own_sample import ROWS, Own, logits, small_bert
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 import rmtkd_edge as rk
+from rmtkd_edge.config.recipe import Distil
 from rmtkd_edge.errors import DataError, UserError
 
 
@@ -91,3 +93,24 @@ def test_a_task_must_read_what_the_model_reads(bert: Own) -> None:
     with pytest.raises(UserError, match="the model reads text") as caught:
         rk.analyse(bert.model, bert.batches, task="image-classification")
     assert "text-classification" in caught.value.hint
+
+
+@pytest.mark.parametrize("kind", ["multi-label", "regression"])
+def test_a_model_of_another_task_goes_all_the_way(bert: Own, tmp_path: Path, kind: str) -> None:
+    module = small_bert(int(bert.batches[0]["input_ids"].max()) + 5, labels=2 if kind == "multi-label" else 1)
+    model = rk.from_transformers(module, ["odd", "even"] if kind == "multi-label" else ["score"])
+    parity = [batch["labels"].float()[:, None] for batch in bert.batches]
+    targets = [torch.cat([p, 1 - p], 1) if kind == "multi-label" else p[:, 0] for p in parity]
+    batches = [{**batch, "labels": target} for batch, target in zip(bert.batches, targets, strict=True)]
+    if kind == "regression":
+        with pytest.raises(UserError, match="one output, and text-classification chooses among several") as caught:
+            rk.analyse(model, batches)
+        assert "task='regression'" in caught.value.hint
+    spectra = rk.analyse(model, batches, task=kind)
+    student = rk.compress(model, rk.plan(spectra, reduction=0.4, align=2), batches)
+    options = Distil(steps=4, evaluate_every=4)
+    student = rk.distil(student, model, batches[:-4], evaluate=batches[-4:], task=kind, options=options)
+    found = rk.export(student, tmp_path / "out", loader=batches, task=kind, **bert.extra)
+    assert found.record.kind == kind and found.record.variants["fp32"].validation is not None
+    answers = rk.load(tmp_path / "out").predict(["the film", "a plot"])
+    assert answers.outputs.shape == (2, len(found.record.labels)) and len(answers.labels) == 2

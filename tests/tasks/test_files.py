@@ -171,7 +171,7 @@ def test_views_and_categories_of_parquet_are_read(tmp_path: Path):
 def test_a_header_that_is_nearly_right_is_offered(tmp_path: Path, header: str):
     (tmp_path / "train.csv").write_text(f"{header}\na,b\n", encoding="utf-8")
     with pytest.raises(DataError) as caught:
-        check_table(TASK, read(tmp_path), "train")
+        check_table(TASK, read(tmp_path), "train", ["label"])
     assert all(f"did you mean `{name}`" in caught.value.message for name in header.split(","))
 
 

@@ -1,4 +1,4 @@
-"""Sketches of tasks to come: labels by the set, numbers, labels by token and embeddings fit the protocol as it is."""
+"""Sketches of tasks to come: labels by token and embeddings fit the protocol as it is."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 import torch
-from scipy.stats import spearmanr
 from tasks.tasks_sample import recipe_of
 from torch import Tensor
 from torch.nn import functional as F
@@ -18,7 +17,7 @@ from torch.nn import functional as F
 from rmtkd_edge.config.recipe import Recipe
 from rmtkd_edge.config.recipe import Task as Settings
 from rmtkd_edge.run.records.data import DataSummary, SplitSummary
-from rmtkd_edge.spectral.seeded import row_contrasts, row_uniform
+from rmtkd_edge.spectral.seeded import row_contrasts
 from rmtkd_edge.tasks.base import (
     Batch,
     Dataset,
@@ -146,63 +145,6 @@ class SketchPredictor:
         return Prediction(outputs, self.task.answers(outputs))
 
 
-class MultiLabel(Sketch):
-    """Any number of labels a row: outputs and targets (B, C)."""
-
-    name, known_metrics, labels = "multi-label", ("f1_micro",), ("one", "two", "three")
-    percent_metrics, prediction = ("f1_micro",), "sign"
-
-    def draw(self, ids: np.ndarray) -> np.ndarray:
-        return np.stack([(ids == word).any(1) for word in (1, 2, 3)], 1).astype(np.float32)
-
-    def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
-        return F.binary_cross_entropy_with_logits(outputs.float(), batch["wanted"])
-
-    def divergence(self, old: Tensor, new: Tensor, temperature: float = 1.0, batch: Batch | None = None) -> Tensor:
-        both = [torch.stack([F.logsigmoid(z / temperature), F.logsigmoid(-z / temperature)], -1) for z in (new, old)]
-        return temperature**2 * F.kl_div(both[0], both[1], log_target=True, reduction="sum") / len(old)
-
-    def probe(self, outputs: Tensor, batch: Batch, seed: int) -> Tensor:
-        signs = np.where(row_uniform(seed, batch["index"].numpy(), outputs.shape[1]) < 0.5, -1.0, 1.0)
-        return (outputs * torch.from_numpy(signs).to(outputs)).sum()
-
-    def metrics(self, outputs: Sequence[np.ndarray], targets: Sequence[np.ndarray]) -> dict[str, float]:
-        found, wanted = np.concatenate(outputs) > 0, np.concatenate(targets) > 0
-        return {"f1_micro": float(2 * (found & wanted).sum() / max(found.sum() + wanted.sum(), 1))}
-
-    def agreement(self, a: np.ndarray, b: np.ndarray, batch: Batch | None = None) -> float:
-        return float(((a > 0) == (b > 0)).all(1).mean())
-
-    def answers(self, outputs: np.ndarray) -> list[Any]:
-        return [tuple(name for name, value in zip(self.labels, row, strict=True) if value > 0) for row in outputs]
-
-
-class Regression(Sketch):
-    """A number a row: outputs (B, 1), targets (B,), no labels."""
-
-    name, known_metrics, labels = "regression", ("spearman", "neg_mean_squared_error"), ()
-
-    def draw(self, ids: np.ndarray) -> np.ndarray:
-        return ids.mean(1).astype(np.float32)
-
-    def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
-        return F.mse_loss(outputs[:, 0].float(), batch["wanted"])
-
-    def divergence(self, old: Tensor, new: Tensor, temperature: float = 1.0, batch: Batch | None = None) -> Tensor:
-        return F.mse_loss(new.float(), old.float())
-
-    def probe(self, outputs: Tensor, batch: Batch, seed: int) -> Tensor:
-        return outputs.sum()
-
-    def metrics(self, outputs: Sequence[np.ndarray], targets: Sequence[np.ndarray]) -> dict[str, float]:
-        found, wanted = np.concatenate(outputs)[:, 0], np.concatenate(targets)
-        error = float(((found - wanted) ** 2).mean())
-        return {"spearman": float(spearmanr(found, wanted).statistic), "neg_mean_squared_error": -error}
-
-    def agreement(self, a: np.ndarray, b: np.ndarray, batch: Batch | None = None) -> float:
-        return float(np.isclose(a, b, rtol=1e-3).mean())
-
-
 class TokenClassification(Sketch):
     """A label a token: outputs (B, T, C), targets (B, T) with -100 where a token does not count."""
 
@@ -288,8 +230,6 @@ class Model(torch.nn.Module):
 
 
 SKETCHES: list[tuple[Task[Rows], Model]] = [
-    (MultiLabel(), Model(3, False)),
-    (Regression(), Model(1, False)),
     (TokenClassification(), Model(3, True)),
     (Embeddings(), Model(5, False)),
 ]

@@ -14,12 +14,13 @@ from tasks.tasks_sample import recipe_of
 from rmtkd_edge.config.recipe import Analyse, Compress, Task
 from rmtkd_edge.errors import DataError, RunDirError, UserError
 from rmtkd_edge.tasks import text_classification as text
+from rmtkd_edge.tasks import texts
 from rmtkd_edge.tasks.base import Dataset, steps
 from rmtkd_edge.tasks.reading.labels import label_names, label_numbers, with_names
 from rmtkd_edge.tasks.reading.sequences import Special, padded
 from rmtkd_edge.tasks.reading.tokenizers import load_tokenizer
 from rmtkd_edge.tasks.subsets import draw_subsets
-from rmtkd_edge.tasks.text_classification import TextSplit
+from rmtkd_edge.tasks.texts import TextSplit
 
 PAD = 7
 TEXT = text.TASK
@@ -295,7 +296,7 @@ def test_rows_without_tokens_are_refused(tmp_path, tokenizer, monkeypatch):
         def __call__(self, *columns, **options):
             return {"input_ids": [[] if not t else [1] for t in columns[0]]}
 
-    monkeypatch.setattr(text, "load_tokenizer", lambda source: Bare())
+    monkeypatch.setattr(texts, "load_tokenizer", lambda source: Bare())
     with pytest.raises(DataError, match="have no tokens"):
         load(tmp_path, tokenizer, changed(text=lambda i: "" if i == 2 else "fine"))
 

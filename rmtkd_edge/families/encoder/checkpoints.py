@@ -16,7 +16,19 @@ from rmtkd_edge.families.base import call
 from rmtkd_edge.families.encoder.fold import fold
 from rmtkd_edge.families.encoder.module import Encoder
 from rmtkd_edge.families.encoder.names import names_from_transformers, pooler_of, spec_from_config
-from rmtkd_edge.families.sources import INTACT, check_same, config_labels, label_order, own_model, reorder
+from rmtkd_edge.families.sources import (
+    INTACT,
+    SINGLE_LABEL,
+    check_same,
+    config_labels,
+    label_order,
+    other_size,
+    own_model,
+    refuse_other_problems,
+    reorder,
+)
+from rmtkd_edge.run.layout import CONFIG
+from rmtkd_edge.run.records.base import read_json_file
 
 ADAPTER = "adapter_config.json"
 TRIAL_ROWS, TRIAL_TOKENS = 3, 16  # of random ids, the last row padded, on which an encoder is compared with its source
@@ -26,11 +38,16 @@ CAUSES = (
 )
 
 
-def from_transformers(model: Any, labels: Sequence[str] | None = None) -> Encoder:
+def from_transformers(model: Any, labels: Sequence[str] | None = None, problem: str | None = SINGLE_LABEL) -> Encoder:
     """Return an `Encoder` that computes the same logits as a transformers sequence classifier (weights are copied).
 
-    Raises UserError for an unsupported model type, where a weight is missing, and where the logits are others.
+    Args:
+        problem: what it must be for, None for anything.
+
+    Raises:
+        UserError: its type is not supported, it is for another problem, a weight is missing, or the logits are others.
     """
+    refuse_other_problems(model.config.problem_type, problem)
     spec = spec_from_config(model.config, labels or config_labels(model.config))
     theirs: dict[str, Tensor] = model.state_dict()
     encoder = Encoder(spec)
@@ -73,22 +90,28 @@ def _prove_same(encoder: Encoder, model: Any) -> None:
     encoder.train()
 
 
-def pretrained(source: str, labels: Sequence[str]) -> tuple[Encoder, bool]:
+def pretrained(source: str, labels: Sequence[str], problem: str | None) -> tuple[Encoder, bool]:
     """Return the model of a hub id or a folder, and whether its classifier is trained already.
 
     A folder is a transformers checkpoint, an exported folder, or a model of a run (RUN/compress/teacher).
 
+    Args:
+        problem: what it must be for, None for anything.
+
     Raises:
-        UserError: it cannot be loaded, is no model with one label a row, or knows other labels.
+        UserError: it cannot be loaded, is for another problem, or knows other labels.
     """
     folder = Path(source)
     _refuse_folder(folder)
     ours = own_model(folder)
     if ours is not None:
+        if (folder / CONFIG).is_file():  # of an exported folder
+            refuse_other_problems(read_json_file(folder / CONFIG, INTACT).get("problem_type"), problem)
         if not isinstance(ours, Encoder):
             raise UserError(f"{folder} holds no encoder", "set model.family to that of the source")
         return _with_labels(fold(ours), ours.spec.labels, labels, source), True
     config = _loaded("AutoConfig", source)
+    refuse_other_problems(config.problem_type, problem)
     spec_from_config(config, labels)  # refuse an unsupported type before its weights are read
     model, info = _loaded(
         "AutoModelForSequenceClassification",
@@ -101,7 +124,7 @@ def pretrained(source: str, labels: Sequence[str]) -> tuple[Encoder, bool]:
         use_safetensors=True,  # other files are unpickled
     )
     trained = _has_classifier(config, info, len(labels), source)
-    encoder = from_transformers(model, labels)
+    encoder = from_transformers(model, labels, problem)
     return (_with_labels(encoder, config_labels(config), labels, source) if trained else encoder), trained
 
 
@@ -135,9 +158,7 @@ def _has_classifier(config: Any, info: dict[str, Any], count: int, source: str) 
     if missing or others:
         return False
     if shapes:
-        found = shapes[f"{classifier}.bias"][0]
-        what = "gives one score (a regression, or a cross-encoder)" if found == 1 else f"classifies {found} labels"
-        raise UserError(f"`{source}` {what}, the data have {count}", "check task.labels and task.label")
+        raise other_size(source, shapes[f"{classifier}.bias"][0], count)
     return True
 
 

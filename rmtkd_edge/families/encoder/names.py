@@ -7,7 +7,6 @@ from typing import Any
 
 from rmtkd_edge.errors import UserError
 from rmtkd_edge.families.encoder.spec import MODEL_TYPES, ROBERTA, EncoderSpec, LayerSpec
-from rmtkd_edge.families.sources import refuse_other_problems
 
 _BERT_LAYER = {
     "query": "attention.self.query",
@@ -101,7 +100,6 @@ def _refuse_variants(config: Any) -> None:
             f"`{kind}` with {positions} positions or as a decoder is not supported",
             "use an encoder with absolute positions",
         )
-    refuse_other_problems(config)
     pruned = {layer: heads for layer, heads in (getattr(config, "pruned_heads", None) or {}).items() if heads}
     if pruned:
         raise UserError(

@@ -15,6 +15,7 @@ from rmtkd_edge.families.encoder.module import Encoder
 from rmtkd_edge.families.encoder.settings import EncoderShape
 from rmtkd_edge.families.encoder.spec import ROBERTA
 from rmtkd_edge.families.layers import ProjectedLinear
+from rmtkd_edge.families.sources import problem_of
 from rmtkd_edge.packaged import resolve_source
 
 SCRATCH = "scratch"
@@ -36,7 +37,7 @@ def load(recipe: Recipe, labels: Sequence[str], tokenizer: Any) -> tuple[Encoder
     if source == SCRATCH:
         encoder, ready = _scratch(EncoderShape.model_validate(recipe.model.shape), labels, tokenizer), False
     else:
-        encoder, ready = pretrained(resolve_source(source), labels)
+        encoder, ready = pretrained(resolve_source(source), labels, problem_of(recipe))
     positions = encoder.spec.max_length
     if recipe.task.max_length > positions:
         raise DataError(

@@ -73,7 +73,7 @@ def load_classifier(source: str, labels: Sequence[str]) -> tuple[nn.Module, list
     except Exception as err:  # transformers raises its own, its validators' and OS errors alike
         raise UserError(f"cannot load a model from `{source}`: {reason(err)}", INTACT) from err
     model, info = loaded
-    refuse_other_problems(model.config)
+    refuse_other_problems(model.config.problem_type)
     missing = sorted(info["missing_keys"])
     if odd := [name for name in missing if not name.startswith("classifier.")]:
         raise UserError(f"`{source}` lacks weights: {some(odd)}", INTACT)

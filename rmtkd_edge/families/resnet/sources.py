@@ -169,9 +169,9 @@ def from_module(module: nn.Module, labels: Sequence[str] | None = None) -> ResNe
     """
     from torchvision.models import ResNet as TorchvisionResNet
 
-    config = getattr(module, "config", None)
+    config: Any = getattr(module, "config", None)
     if getattr(config, "model_type", None) == "resnet":
-        refuse_other_problems(config)
+        refuse_other_problems(config.problem_type)
         names = labels or config_labels(config)
         theirs = copy.deepcopy(module).cpu().float().eval()
         return _converted(theirs, names, "the module", SIDES["imagenet"]).train(module.training)

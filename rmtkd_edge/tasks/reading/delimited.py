@@ -57,7 +57,7 @@ def _delimiter(task: Task, path: Path, header: str) -> str:
         return task.delimiter
     if kind_of(path) == ".tsv":
         return "\t"
-    wanted = {*task.text, task.image, task.label}
+    wanted = {*task.text, task.image, task.label, *task.label_columns}
 
     def fits(delimiter: str) -> tuple[int, int]:
         names = next(csv.reader([header], delimiter=delimiter), [])

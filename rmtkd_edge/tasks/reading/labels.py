@@ -24,8 +24,8 @@ HIDDEN_HINT = (
     '--set task.validation_split="" reports the validation split and selects on a share of train'
 )
 UNCLASSED_HINT = (
-    "set task.label to a column of classes, or task.kind to a task that predicts numbers; where these are classes, "
-    "name them: task.labels = [...]"
+    "set task.label to a column of classes, or task.kind = regression; where these are classes, name them: "
+    "task.labels = [...]"
 )
 MISSING = ("nan", "na", "n/a", "null", "none", "nil", "-", "?")  # texts that other programs write for no value
 FEW = 10  # classes that are always believed; of more, fewer than half the rows must be a class of their own
@@ -80,7 +80,7 @@ def _whole(text: str) -> int | None:
     return int(text) if text.lstrip("-").isdecimal() and str(int(text)) == text else None
 
 
-def _number(text: str) -> float | None:
+def number_of(text: str) -> float | None:
     """Return the finite number that a text is, however it is written."""
     try:
         return float(text) if math.isfinite(float(text)) else None
@@ -90,7 +90,7 @@ def _number(text: str) -> float | None:
 
 def _refuse_unclassed(task: Task, values: Sequence[Any], rows: int) -> None:
     """Raise DataError for labels that are no classes: numbers with a fraction, or a value of its own for most rows."""
-    numbers = [v if isinstance(v, int | float) else _number(v) for v in values]
+    numbers = [v if isinstance(v, int | float) else number_of(v) for v in values]
     if all(n is not None for n in numbers) and any(n != math.floor(n) for n in numbers if n is not None):
         raise DataError(
             f"the label column `{task.label}` holds numbers with fractions ({some(values)}): that looks like a "
@@ -140,7 +140,10 @@ def _plain(column: pa.ChunkedArray, task: Task, where: str) -> pa.ChunkedArray:
         return column
     if pa.types.is_floating(kind):
         return column.cast(pa.float64())
-    raise DataError(f"the label column `{task.label}` of {where} holds {kind}", "a label is one text or number a row")
+    raise DataError(
+        f"the label column `{task.label}` of {where} holds {kind}",
+        "a label is one text or number a row; for lists of labels task.kind = multi-label",
+    )
 
 
 def label_notes(task: Task, train: pa.Table) -> tuple[str, ...]:
@@ -165,7 +168,7 @@ def _looks(name: str) -> str:
     """Return what a reader sees of a label: no capitals, spaces around it or invisible signs, and numbers as such."""
     visible = "".join(c for c in unicodedata.normalize("NFKC", name) if unicodedata.category(c) != "Cf")
     text = visible.strip().casefold()
-    number = _number(text)
+    number = number_of(text)
     return text if number is None else repr(number)
 
 
@@ -178,7 +181,8 @@ def stored_names(table: pa.Table, column: str) -> list[str] | None:
     if raw is None:
         return None
     try:
-        names = parse_json(raw, "it").get("info", {}).get("features", {}).get(column, {}).get("names")
+        feature = parse_json(raw, "it").get("info", {}).get("features", {}).get(column, {})
+        names = feature.get("feature", feature).get("names")  # a list of labels holds the feature of one
         if names is None or (isinstance(names, list) and all(isinstance(name, str) for name in names)):
             return names
         told = f"names = {names!r}"
@@ -203,7 +207,7 @@ def label_numbers(task: Task, table: pa.Table, where: str, names: Sequence[str])
     Raises DataError naming the first other.
     """
     known: dict[str, int] = {name: i for i, name in enumerate(names)}
-    if all(_number(name) is None for name in names):
+    if all(number_of(name) is None for name in names):
         order = task.labels or stored_names(table, task.label) or []
         known |= {str(i): known[name] for i, name in enumerate(order) if name in known and str(i) not in known}
     labels = label_values(task, table, where)

@@ -114,7 +114,7 @@ def _by_column(task: Task, path: Path, value: Any) -> Mapping[str, Sequence[Any]
             if len({len(part) for part in parts}) == 1:
                 return value
         if all(isinstance(part, dict) for part in parts):  # pandas' own default, or its orient="index"
-            named = {*task.text, task.image, task.label} & set(value)
+            named = {*task.text, task.image, task.label, *task.label_columns} & set(value)
             return {name: list(column.values()) for name, column in value.items()} if named else _of_rows(parts)
         if not any(isinstance(part, list | dict) for part in parts):
             return _of_rows([value])

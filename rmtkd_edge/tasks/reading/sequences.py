@@ -42,10 +42,14 @@ class Special:
         return cls(tokenizer.pad_token_id, tuple(tokenizer.all_special_ids))
 
 
-def check_table(task: Task, table: pa.Table, where: str) -> None:
-    """Raise DataError where a table has no rows, or not once each column that the recipe names (all at once)."""
+def check_table(task: Task, table: pa.Table, where: str, labels: Sequence[str]) -> None:
+    """Raise DataError where a table has no rows, or not once each column that the recipe names (all at once).
+
+    Args:
+        labels: columns of labels.
+    """
     lines = []
-    for column in (*task.text, task.label):
+    for column in (*task.text, *labels):
         if table.column_names.count(column) > 1:
             lines.append(f"{where} has {table.column_names.count(column)} columns `{column}`")
         if column not in table.column_names:
@@ -53,7 +57,8 @@ def check_table(task: Task, table: pa.Table, where: str) -> None:
     if lines:
         raise DataError(
             "\n".join(lines) + f"\ncolumns there: {some(columns(table))}",
-            "set task.text and task.label in the recipe" + (f"; {IGNORE_TEST}" if where == "test" else ""),
+            f"set task.text and task.{'label_columns' if task.label_columns else 'label'} in the recipe"
+            + (f"; {IGNORE_TEST}" if where == "test" else ""),
         )
     if not len(table):
         raise DataError(f"the {where} split has no rows", f"check the file, and task.{where}_split")

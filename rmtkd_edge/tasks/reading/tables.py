@@ -194,5 +194,6 @@ def hub_splits(task: Task) -> Source[pa.Table]:
 
 def _table(split: Any, label: str) -> pa.Table:
     table = split.with_format("arrow")[:]
-    names = getattr(split.features.get(label), "names", None)
+    feature = split.features.get(label)
+    names = getattr(getattr(feature, "feature", feature), "names", None)  # a list of labels holds the feature of one
     return with_names(table, label, names) if names else table

@@ -37,7 +37,7 @@ OWN = """\
 import rmtkd_edge
 
 model = rmtkd_edge.load($folder, precision="$precision")  # checks every hash first
-labels = model.predict(ITEMS).labels
+ANSWER = model.predict(ITEMS).labels
 """
 IMAGE_ONNXRUNTIME = """\
 import onnxruntime
@@ -97,16 +97,22 @@ class HubTask:
     clients: Callable[[int], tuple[Client, ...]]
 
 
-def text_clients(columns: int) -> tuple[Client, ...]:
-    """Return the code for a text, or for a pair of texts where there are two columns."""
+def text_clients(columns: int, meaning: str = "", answer: str = "labels") -> tuple[Client, ...]:
+    """Return the code for a text, or for a pair of texts where there are two columns.
+
+    Args:
+        meaning: of the logits, as a comment; the largest is the label when left out.
+        answer: what a prediction is called.
+    """
+    python, js = (f"{sign} {meaning}\n" if meaning else "" for sign in ("#", "//"))
     texts, pair, items = '["a text"]', "", '["a text"]'
     if columns == 2:
         texts, pair, items = '["a text"], ["its pair"]', 'text_pair: ["its pair"], ', '[("a text", "its pair")]'
     return (
-        Client("onnxruntime", "python", TEXT_ONNXRUNTIME.replace("TEXTS", texts)),
-        Client("Optimum", "python", TEXT_OPTIMUM.replace("TEXTS", texts)),
-        Client("transformers.js", "js", TEXT_JAVASCRIPT.replace("PAIR", pair)),
-        Client("rmtkd-edge", "python", OWN.replace("ITEMS", items)),
+        Client("onnxruntime", "python", TEXT_ONNXRUNTIME.replace("TEXTS", texts) + python),
+        Client("Optimum", "python", TEXT_OPTIMUM.replace("TEXTS", texts) + python),
+        Client("transformers.js", "js", TEXT_JAVASCRIPT.replace("PAIR", pair) + js),
+        Client("rmtkd-edge", "python", OWN.replace("ITEMS", items).replace("ANSWER", answer)),
     )
 
 
@@ -116,5 +122,5 @@ def image_clients(columns: int) -> tuple[Client, ...]:
         Client("onnxruntime", "python", IMAGE_ONNXRUNTIME),
         Client("Optimum", "python", IMAGE_OPTIMUM),
         Client("transformers.js", "js", IMAGE_JAVASCRIPT),
-        Client("rmtkd-edge", "python", OWN.replace("ITEMS", '["picture.png"]')),
+        Client("rmtkd-edge", "python", OWN.replace("ITEMS", '["picture.png"]').replace("ANSWER", "labels")),
     )

@@ -30,10 +30,9 @@ class Vocabulary(list):
         return {str(i): i for i in self}
 
 
-def build(source: str, labels: list[str], tokenizer: Vocabulary | None = None):
-    recipe = SimpleNamespace(
-        seed=0, model=SimpleNamespace(source=source, shape={}), task=SimpleNamespace(max_length=18)
-    )
+def build(source: str, labels: list[str], tokenizer: Vocabulary | None = None, kind: str = "text-classification"):
+    task = SimpleNamespace(max_length=18, kind=kind)
+    recipe = SimpleNamespace(seed=0, model=SimpleNamespace(source=source, shape={}), task=task)
     return load(recipe, labels, tokenizer or Vocabulary(range(60)))
 
 
@@ -98,7 +97,9 @@ def test_other_label_names_are_refused(tmp_path):
 def test_more_tokens_than_positions_or_embeddings_are_refused(tmp_path):
     tiny_classifier("bert").save_pretrained(tmp_path)
     recipe = SimpleNamespace(
-        seed=0, model=SimpleNamespace(source=str(tmp_path), shape={}), task=SimpleNamespace(max_length=21)
+        seed=0,
+        model=SimpleNamespace(source=str(tmp_path), shape={}),
+        task=SimpleNamespace(max_length=21, kind="text-classification"),
     )
     with pytest.raises(DataError, match="20 positions"):
         load(recipe, LABELS, Vocabulary(range(60)))
@@ -161,19 +162,46 @@ def test_labels_that_folding_would_confuse_are_refused(tmp_path):
         build(str(tmp_path), ["us", "uS", "x"])
 
 
-@pytest.mark.parametrize("kind", ["multi_label_classification", "regression"])
-def test_checkpoints_for_other_problems_are_refused(tmp_path, kind):
-    tiny_classifier("bert", problem_type=kind).save_pretrained(tmp_path)
-    with pytest.raises(UserError, match=kind) as caught:
+@pytest.mark.parametrize(
+    ("problem", "kind"), [("multi_label_classification", "multi-label"), ("regression", "regression")]
+)
+def test_checkpoints_for_other_problems_are_refused_and_their_task_is_named(tmp_path, problem, kind):
+    tiny_classifier("bert", problem_type=problem).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=problem) as caught:
         build(str(tmp_path), LABELS)
-    assert caught.value.hint
-    with pytest.raises(UserError, match=kind):
-        from_transformers(tiny_classifier("bert", problem_type=kind))
+    assert f"task.kind = {kind} " in caught.value.hint
+    with pytest.raises(UserError, match=problem):
+        from_transformers(tiny_classifier("bert", problem_type=problem))
 
 
-def test_a_single_score_is_no_classifier(tmp_path):
-    tiny_classifier("bert", num_labels=1).save_pretrained(tmp_path)
-    with pytest.raises(UserError, match="one score"):
+def test_a_checkpoint_of_the_task_s_own_problem_is_loaded_and_another_is_not(tmp_path):
+    named(tiny_classifier("bert", problem_type="multi_label_classification"), LABELS).save_pretrained(tmp_path)
+    encoder, trained = build(str(tmp_path), LABELS[::-1], kind="multi-label")
+    assert trained and encoder.spec.labels == tuple(LABELS[::-1])
+    with pytest.raises(UserError, match="the task needs regression") as caught:
+        build(str(tmp_path), ["score"], kind="regression")
+    assert "multi-label" in caught.value.hint
+
+
+def test_a_single_score_is_a_regression_and_no_classifier(tmp_path):
+    tiny_classifier("bert", num_labels=1).save_pretrained(tmp_path / "one")
+    with pytest.raises(UserError, match="gives one score") as caught:
+        build(str(tmp_path / "one"), LABELS)
+    assert "regression" in caught.value.hint
+    encoder, trained = build(str(tmp_path / "one"), ["score"], kind="regression")
+    assert trained and encoder.spec.labels == ("score",)
+    tiny_classifier("bert").save_pretrained(tmp_path / "three")
+    with pytest.raises(UserError, match="classifies 3 labels, the data have one score a row") as caught:
+        build(str(tmp_path / "three"), ["score"], kind="regression")
+    assert "multi-label" in caught.value.hint
+
+
+def test_an_exported_folder_of_another_task_is_refused(tmp_path):
+    folded = standardise(make_encoder(replace(make_spec(), labels=tuple(LABELS))))
+    write_folder(tmp_path, folded, "toy", {}, problem_type="multi_label_classification")
+    write_record(tmp_path, exported(True, {}))
+    assert build(str(tmp_path), LABELS, kind="multi-label")[1]
+    with pytest.raises(UserError, match="multi_label_classification"):
         build(str(tmp_path), LABELS)
 
 
