@@ -108,9 +108,9 @@ def test_a_landing_is_close_unless_no_site_can_give_back_a_step(drawn, share):
 
     removed = lambda chosen: sum((len(s.at) - c.width_after) * s.step for s, c in zip(sites, chosen, strict=True))
     target = share * removed(choose(1.0, {}))
-    _, chosen = land_on_target(choose, removed, target, 1.0)
-    _, at_one_quantile, _ = lowest_quantile(lambda at: choose(at, {}), removed, target, 1.0)
-    assert target <= removed(chosen) <= removed(at_one_quantile)
+    used, chosen = land_on_target(choose, removed, target, 1.0)
+    at, at_one_quantile, _ = lowest_quantile(lambda at: choose(at, {}), removed, target, 1.0)
+    assert target <= removed(chosen) <= removed(at_one_quantile) and used == at
     if removed(chosen) - target > CLOSE:
         given_up = [s for c, s in zip(chosen, sites, strict=True) if c.width_after < len(s.at)]
         assert all(removed(chosen) - site.step < target + 1e-9 for site in given_up)

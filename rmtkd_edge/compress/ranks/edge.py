@@ -169,17 +169,19 @@ def land_on_target(
     """Return a quantile (at most `highest`), with its ranks, at which `removed` reaches the target.
 
     One step of a wide site, such as an encoder's stream, can remove a percent of the parameters at once. The site that
-    went beyond the target then keeps its width, and the others get back what it removed too much.
+    went beyond the target then keeps its width, and the others get back what it removed too much: they are at lower
+    quantiles than the one that is returned.
     """
     held: dict[str, float] = {}
     used, chosen, wider = lowest_quantile(partial(choose, held=held), removed, target, highest)
+    others = used
     while removed(chosen) - target > CLOSE:
         widths = widths_of(wider)
         stepped = {c.name: c.quantile for c in chosen if c.name not in held and widths[c.name] > c.width_after}
         if not stepped:
             break
         held |= stepped
-        used, chosen, wider = lowest_quantile(partial(choose, held=held), removed, target, used)
+        others, chosen, wider = lowest_quantile(partial(choose, held=held), removed, target, others)
     return used, chosen
 
 
