@@ -506,3 +506,22 @@ def test_matching_sees_what_a_projection_loses(case: Case) -> None:
     assert worse > 1e-3 and worse.isfinite()
     worse.backward()
     assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in folded.parameters())
+
+
+def test_inner_states_come_first_for_their_share_of_the_steps(case: Case) -> None:
+    family, teacher, batch = case.family, case.teacher, case.batches[0]
+    taps, told = family.stream_taps(teacher.spec), list[float]()
+    if not taps:
+        return
+    base = Objective(lambda seen, batch, teacher: seen.outputs.sum() * 0.0 + 100.0, teacher=False, on_step=told.append)
+    student = family.fold(case.projected)
+    pair = Pair(family, teacher, student, lambda: case.batches)
+    objective = matching(base, pair, 1.0, states_first=0.5)
+    assert objective.on_step is not None
+    found = {}
+    for done in (0.0, 0.49, 0.5, 0.99):
+        objective.on_step(done)
+        own, other = (seen(model, batch, taps, model.spec) for model in (student, teacher))
+        found[done] = float(objective.loss(own, batch, other).detach())
+    assert found[0.0] == found[0.49] < 50 and found[0.5] == found[0.99] == pytest.approx(found[0.0] + 100)
+    assert told == list(found)

@@ -279,6 +279,9 @@ class Distil(Section):
     match: Nonnegative = Field(
         0.0, description="Weight of matching the residual stream, decoded by a fixed map, with the teacher's; 0: none"
     )
+    states_first: Fraction = Field(
+        0.0, description="Share of the steps, at the beginning, that match inner states alone, where distil.match does"
+    )
     epochs: Positive = 1
     steps: Positive | None = Field(None, description="Optimiser steps a cycle; overrides `epochs`")
     learning_rate: Amount = 3e-4

@@ -42,11 +42,15 @@ class Decoder:
 def recipe_objective(task: Task, recipe: Recipe, pair: Pair) -> Objective:
     """Return `distillation` as the recipe sets it, with matching where `distil.match` says so."""
     base = distillation(task, recipe.distil.alpha, recipe.distil.temperature)
-    return matching(base, pair, recipe.distil.match) if recipe.distil.match else base
+    options = recipe.distil
+    return matching(base, pair, options.match, options.states_first) if options.match else base
 
 
-def matching(base: Objective, pair: Pair, weight: float) -> Objective:
+def matching(base: Objective, pair: Pair, weight: float, states_first: float = 0.0) -> Objective:
     """Return `base` plus `weight` times the mean share of the stream's variance that the student does not show.
+
+    Args:
+        states_first: share of the steps, at the beginning, that leave `base` out.
 
     Raises:
         RecipeError: the family names no places to match.
@@ -55,15 +59,24 @@ def matching(base: Objective, pair: Pair, weight: float) -> Objective:
     if not taps:
         raise RecipeError(f"the family {pair.family.name} names no states to match", "--set distil.match=0")
     decoders = fit_decoders(pair, taps)
+    done = 0.0
+
+    def begin(share_done: float) -> None:
+        nonlocal done
+        done = share_done
+        if base.on_step is not None:
+            base.on_step(share_done)
 
     def loss(student: Seen, batch: Batch, teacher: Seen | None) -> Tensor:
         assert teacher is not None, "the objective asks for a teacher"
         rows = ({tap: pair.family.rows(seen.taps[tap], batch).float() for tap in taps} for seen in (student, teacher))
         own, other = rows
         matched = torch.stack([decoders[tap].loss(own[tap], other[tap]) for tap in taps]).mean()
+        if done < states_first:
+            return weight * matched
         return base.loss(student, batch, teacher if base.teacher else None) + weight * matched
 
-    return replace(base, loss=loss, teacher=True, taps=(*base.taps, *taps))
+    return replace(base, loss=loss, teacher=True, taps=(*base.taps, *taps), on_step=begin)
 
 
 @torch.no_grad()
