@@ -14,8 +14,10 @@ CAUSES = (
     "or tokenizer (model.tokenizer), another architecture (model.shape.stem), or a classifier that was never trained "
     "(save the model without it)"
 )
-LONGER = "train it longer or at another rate (train.epochs, train.learning_rate)"
-MOSTLY_ONE = "; where most rows have one label, --set task.metric=f1_macro tells more than accuracy"
+LONGER = (
+    "train it longer or at another rate (train.epochs, train.learning_rate); where most rows have the same target, "
+    "another task.metric may tell more"
+)
 LOOK = "`rmtkd-edge compress RECIPE --dry-run` shows what is read"
 
 
@@ -28,8 +30,7 @@ def check_loaded(source: str, scores: Scores, baseline: float | None) -> None:
 def check_trained(scores: Scores, baseline: float | None) -> None:
     """Raise TrainingError for a teacher that was trained and is no better than one that looks at no input."""
     if fault := _fault(scores, baseline):
-        other = MOSTLY_ONE if scores.primary == "accuracy" else ""
-        raise TrainingError(f"the teacher was trained, and {fault}", f"{LONGER}{other}; {LOOK}")
+        raise TrainingError(f"the teacher was trained, and {fault}", f"{LONGER}; {LOOK}")
 
 
 def chance(source: str, scores: Scores, baseline: float | None) -> str:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import jinja2
 from markupsafe import Markup
 
+from rmtkd_edge.errors import RunDirError
 from rmtkd_edge.report.blocks import Block, Document, NoteBlock, PictureBlock, Section, prefixes
 from rmtkd_edge.report.data import data_section
 from rmtkd_edge.report.devices import devices_section
@@ -124,3 +126,17 @@ def _fence(content: str, language: str) -> Markup:
     longest = max((len(run) for run in re.findall(r"`+", content)), default=0)
     ticks = "`" * max(3, longest + 1)
     return Markup(f"{ticks}{language}\n{content.rstrip()}\n{ticks}")
+
+
+def refuse_strangers(page: Path, mark: str, files: Iterable[str]) -> None:
+    """Raise RunDirError where a file next to a page would be replaced, and the page is none of ours.
+
+    Args:
+        mark: what every page of ours holds.
+        files: what is to be written, relative to the page's folder.
+    """
+    if page.is_file() and mark in page.read_text(encoding="utf-8", errors="replace"):
+        return
+    for file in (page.parent / rel for rel in files):
+        if file.exists():
+            raise RunDirError(f"{file} is none of our reports, and is not replaced", "choose another --out")

@@ -8,9 +8,9 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rmtkd_edge.errors import RunDirError, UserError
+from rmtkd_edge.errors import UserError
 from rmtkd_edge.report.collect import collect
-from rmtkd_edge.report.page import build, html, markdown
+from rmtkd_edge.report.page import build, html, markdown, refuse_strangers
 from rmtkd_edge.run import layout
 from rmtkd_edge.run.directory import atomic_write_bytes
 
@@ -56,7 +56,7 @@ def report_runs(runs: Sequence[Run], out: Path | None = None, against: Sequence[
     files = {f"figures/{block.file_name}": block.picture.file() for block in document.pictures()}
     files |= {"report.md": markdown(document), "report.html": html(document)}
     if target != runs[0].path / layout.REPORT:
-        _refuse_strangers(target, list(files))
+        refuse_strangers(target / "report.html", MARK, files)
     for rel, content in files.items():  # pages last, so that whoever finds a page finds its figures
         atomic_write_bytes(target / rel, content.encode("utf-8"))
     if out is None:
@@ -64,16 +64,6 @@ def report_runs(runs: Sequence[Run], out: Path | None = None, against: Sequence[
         runs[0].mark("report", "done", runs=len(runs))
     figures = tuple(target / rel for rel in files if rel.startswith("figures/"))
     return Written(target / "report.md", target / "report.html", figures)
-
-
-def _refuse_strangers(target: Path, files: Sequence[str]) -> None:
-    """Raise RunDirError where a file of a folder that holds no report of ours would be replaced."""
-    page = target / "report.html"
-    if page.is_file() and MARK in page.read_text(encoding="utf-8", errors="replace"):
-        return
-    for rel in files:
-        if (target / rel).exists():
-            raise RunDirError(f"{target / rel} is none of our reports, and is not replaced", "choose another --out")
 
 
 def _record(run: Run, files: Sequence[str]) -> None:

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rmtkd_edge.errors import RunDirError
-from rmtkd_edge.report.page import html, markdown
+from rmtkd_edge.report.page import html, markdown, refuse_strangers
 from rmtkd_edge.report.paper.gather import gather
 from rmtkd_edge.report.paper.page import MARK, build
 from rmtkd_edge.report.paper.record import SkippedRecord
@@ -44,18 +43,8 @@ def report_paper(paths: Sequence[Path], out: Path, reference: Path | None = None
     content = {f"figures/{block.file_name}": block.picture.file() for block in document.pictures()}
     content["paper.json"] = json.dumps(to_json(found.record), indent=1, allow_nan=False) + "\n"
     content |= {"paper.md": markdown(document), "paper.html": html(document)}
-    _refuse_strangers(out, list(content))
+    refuse_strangers(out / "paper.html", MARK, content)
     for rel, text in content.items():  # pages last, so that whoever finds a page finds its figures
         atomic_write_bytes(out / rel, text.encode("utf-8"))
     figures = tuple(out / rel for rel in content if rel.startswith("figures/"))
     return PaperWritten(out / "paper.html", out / "paper.md", out / "paper.json", figures, found.record.skipped)
-
-
-def _refuse_strangers(out: Path, files: Sequence[str]) -> None:
-    """Raise RunDirError where a file of a folder that holds no page of ours would be replaced."""
-    page = out / "paper.html"
-    if page.is_file() and MARK in page.read_text(encoding="utf-8", errors="replace"):
-        return
-    for rel in files:
-        if (out / rel).exists():
-            raise RunDirError(f"{out / rel} is none of our reports, and is not replaced", "choose another --out")
