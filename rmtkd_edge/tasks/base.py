@@ -17,6 +17,7 @@ from rmtkd_edge.config.recipe import Recipe
 from rmtkd_edge.errors import DataError, NotFiniteError
 from rmtkd_edge.run.records.data import DataSummary, SourceSummary
 from rmtkd_edge.run.records.scores import Scores
+from rmtkd_edge.run.records.vocabulary import VocabularyRecord
 from rmtkd_edge.tasks.subsets import Subsets
 
 if TYPE_CHECKING:
@@ -95,6 +96,19 @@ class Dataset(Generic[S]):
         """Return the rows by role, in the order train, validation, test."""
         found = {"train": self.train, "validation": self.validation}
         return found if self.test is None else {**found, "test": self.test}
+
+
+@dataclass(frozen=True)
+class FewerTokens(Generic[S]):
+    """A data set as a smaller vocabulary splits it.
+
+    Attributes:
+        kept: the former ids of its tokens, increasing, int64 (n,).
+    """
+
+    dataset: Dataset[S]
+    kept: np.ndarray
+    record: VocabularyRecord
 
 
 @dataclass(frozen=True)
@@ -186,6 +200,16 @@ class Task(Protocol[S]):
 
     def subsets(self, dataset: Dataset[S], recipe: Recipe) -> Subsets:
         """Return the rows of train that spectra and closed forms look at, drawn under the recipe's seed."""
+
+    def cut_vocabulary(self, dataset: Dataset[S], recipe: Recipe, data: Path | None, folder: Path) -> FewerTokens[S]:
+        """Write what `save_preprocessing` does for the tokens that `compress.vocabulary` leaves, and read the rows so.
+
+        Only called of a task whose inputs are token ids.
+
+        Args:
+            data: as `load` has it.
+            folder: for the files.
+        """
 
     def preprocessing_of(self, spec: Spec, tokenizer: Any) -> Any | None:
         """Return what `save_preprocessing` writes for a model without a data set, None where nothing says it."""
