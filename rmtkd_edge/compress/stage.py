@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from rmtkd_edge.compress.context import Context, Report
 from rmtkd_edge.compress.data import Data, in_order, make_data
+from rmtkd_edge.compress.depth import check_depth
 from rmtkd_edge.compress.final import final_scores
 from rmtkd_edge.compress.latency import Measure, energy_predictor
 from rmtkd_edge.compress.learnt import baseline_value, chance, check_loaded, check_trained
@@ -211,6 +212,7 @@ def _check_cut(spec: Spec, recipe: Recipe, ready: Prepared, report: Report) -> S
     if not ready.family.sites_to_cut(spec, options):
         kinds = ", ".join(dict.fromkeys(site.kind for site in list_sites(spec)))
         raise RecipeError(f"this model has no sites of {', '.join(options.sites or ())}", f"its kinds: {kinds}")
+    check_depth(spec, recipe, ready.method)
     notes = []
     for target in recipe.stop.targets:
         aimed, step = recipe.aiming_at(target), ready.multiple if options.align else 1
