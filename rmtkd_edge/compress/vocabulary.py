@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 from rmtkd_edge.compress.context import State
 from rmtkd_edge.compress.data import make_data
 from rmtkd_edge.config.recipe import Recipe
+from rmtkd_edge.errors import RecipeError
 from rmtkd_edge.run import layout
 from rmtkd_edge.run.directory import Run
 from rmtkd_edge.run.records.scores import Scores
 from rmtkd_edge.run.records.vocabulary import VocabularyRecord
+from rmtkd_edge.tasks.base import HasVocabulary
 
 if TYPE_CHECKING:
     from rmtkd_edge.compress.stage import Prepared
@@ -45,6 +47,8 @@ def start(run: Run, recipe: Recipe, ready: Prepared, model: Any, scores: Scores,
     least, there = recipe.compress.vocabulary, model.to(ready.accelerator.device)
     if least is None:
         return Start(ready, State(there, {}, scores))
+    if not isinstance(ready.task, HasVocabulary):
+        raise RecipeError(f"the task {ready.task.name} cannot cut its vocabulary", "leave compress.vocabulary out")
     with TemporaryDirectory() as temporary:
         folder = Path(temporary) / "tokenizer"
         cut = ready.task.cut_vocabulary(ready.dataset, recipe, data, folder)

@@ -201,16 +201,6 @@ class Task(Protocol[S]):
     def subsets(self, dataset: Dataset[S], recipe: Recipe) -> Subsets:
         """Return the rows of train that spectra and closed forms look at, drawn under the recipe's seed."""
 
-    def cut_vocabulary(self, dataset: Dataset[S], recipe: Recipe, data: Path | None, folder: Path) -> FewerTokens[S]:
-        """Write what `save_preprocessing` does for the tokens that `compress.vocabulary` leaves, and read the rows so.
-
-        Only called of a task whose inputs are token ids.
-
-        Args:
-            data: as `load` has it.
-            folder: for the files.
-        """
-
     def preprocessing_of(self, spec: Spec, tokenizer: Any) -> Any | None:
         """Return what `save_preprocessing` writes for a model without a data set, None where nothing says it."""
 
@@ -290,6 +280,19 @@ class Task(Protocol[S]):
 
     def predictor(self, folder: Path, record: Exported, run: Callable[[Batch], np.ndarray]) -> Predictor:
         """Return what predicts with an exported folder, `run` giving the model's outputs for a batch."""
+
+
+@runtime_checkable
+class HasVocabulary(Protocol[S]):
+    """A task whose inputs are the ids of tokens, of which some can go."""
+
+    def cut_vocabulary(self, dataset: Dataset[S], recipe: Recipe, data: Path | None, folder: Path) -> FewerTokens[S]:
+        """Write what `save_preprocessing` does for the tokens that `compress.vocabulary` leaves, and read the rows so.
+
+        Args:
+            data: as `load` has it.
+            folder: for the files.
+        """
 
 
 def find_task(name: str) -> Task[Any]:

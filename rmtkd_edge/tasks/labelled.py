@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rmtkd_edge.config.recipe import Recipe
 from rmtkd_edge.run.records.data import DataSummary, RowSummary, SplitSummary
 from rmtkd_edge.spectral.seeded import row_signs
-from rmtkd_edge.tasks.base import Batch, Dataset, FewerTokens, Prediction
+from rmtkd_edge.tasks.base import Batch, Dataset, Prediction
 from rmtkd_edge.tasks.reading.usage import HubTask
 
 if TYPE_CHECKING:
@@ -66,12 +64,6 @@ class Labelled:
     def cut(self, dataset: Dataset[Any], split: Any) -> int | None:
         """Return how many sequences of a split fill the longest length; None for data that are no sequences."""
         return None
-
-    def cut_vocabulary(
-        self, dataset: Dataset[Any], recipe: Recipe, data: Path | None, folder: Path
-    ) -> FewerTokens[Any]:
-        """Raise NotImplementedError: the inputs are no token ids."""
-        raise NotImplementedError(f"{self.name} has no vocabulary")
 
     def seen(self, dataset: Dataset[Any], row: int) -> str:
         """Return in words what a model sees of a row of train."""
