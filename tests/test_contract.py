@@ -251,6 +251,20 @@ def test_nothing_cut_is_nothing_changed(case: Case) -> None:
     assert same.spec == case.teacher.spec and (a - b).abs().max() < 1e-2 * a.abs().max()
 
 
+def test_a_smaller_vocabulary_changes_no_output(case: Case) -> None:
+    if "vocabulary" not in case.family.offers:
+        pytest.skip("the family reads no tokens")
+    kept = [*range(5), *range(6, case.teacher.spec.vocab, 2)]  # the padding token is among the first
+    fewer = case.family.with_vocabulary(case.teacher, kept)
+    assert fewer.spec.count_parameters() < case.teacher.spec.count_parameters()
+    batch = case.batches[0]
+    ids = batch["input_ids"] % len(kept)
+    with torch.no_grad():
+        new = call(fewer, {**batch, "input_ids": ids})
+        old = call(case.teacher, {**batch, "input_ids": torch.tensor(kept)[ids]})
+    assert torch.equal(new, old)
+
+
 def test_many_cuts_of_one_model_are_the_cuts_one_by_one(case: Case) -> None:
     family, teacher, batches = case.family, case.teacher, lambda: case.batches
     names = family.sites_to_cut(teacher.spec, Compress())

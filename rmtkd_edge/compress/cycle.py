@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from rmtkd_edge.compress.context import Context, State
+from rmtkd_edge.compress.depth import layers_that_stay
 from rmtkd_edge.compress.ranks.allocation import Trials, allocated
 from rmtkd_edge.compress.ranks.budget import budgets_of
 from rmtkd_edge.compress.ranks.cut import chooser, narrowed, own_batches, projected, spectra_of
@@ -94,8 +95,7 @@ def _kept(context: Context, job: JobRecord, number: int) -> Planned | None:
 
 def _plan(context: Context, state: State, job: JobRecord, number: int) -> Planned | None:
     clock, saturation = Clock(), context.recipe.stop.saturation
-    widths = context.method.widths(state.folded.spec, context.family, context.recipe, context.step)
-    decided = by_spectra(context, state, job, number) if widths is None else by_widths(state, job, widths)
+    decided = decide(context, state, job, number)
     if not shrinks(decided.sites, saturation):
         context.report("note", text=f"cycle {number}: no site would shrink by more than {saturation:.0%}")
         return None
@@ -104,10 +104,19 @@ def _plan(context: Context, state: State, job: JobRecord, number: int) -> Planne
     seconds = {"analyse": clock.lap()}
     student, new = narrowed(context, state.folded, decided.cut)
     seconds["warm_start"] = clock.lap()
-    plan = PlanRecord(job, decided.sites, decided.quantile, context.validate(student), seconds)
+    score = context.validate(student)
+    plan = PlanRecord(job, decided.sites, decided.quantile, score, seconds, decided.cut.layers)
     context.store.put_model(number, "closed_form", student, new)
     context.store.put_plan(number, plan, decided.spectra)
     return Planned(plan, student, new)
+
+
+def decide(context: Context, state: State, job: JobRecord, number: int) -> Decision:
+    """Return what a cycle cuts: whole layers, what the method says, or what the spectra say."""
+    if job.layers is not None:
+        return by_widths(state, job, Widths({}, "", layers_that_stay(context, state.folded, job.layers)))
+    widths = context.method.widths(state.folded.spec, context.family, context.recipe, context.step)
+    return by_spectra(context, state, job, number) if widths is None else by_widths(state, job, widths)
 
 
 def by_spectra(context: Context, state: State, job: JobRecord, number: int) -> Decision:
@@ -175,7 +184,7 @@ def fine_tune(context: Context, state: State, planned: Planned, number: int, att
     model = copy.deepcopy(student) if model is student else model
     model = model.to(context.accelerator.device)
     old = state.folded.to(context.accelerator.device)
-    pair = Pair(family, old, model, own_batches(context, data.warm), data.rows)
+    pair = Pair(family, old, model, own_batches(context, data.warm), data.rows, planned.plan.layers)
     objective = context.method.objective(context.task, recipe, pair)
     model.train()
     teacher = None

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 
 from rmtkd_edge.compress.context import Context, State
 from rmtkd_edge.compress.cycle import run_cycle
+from rmtkd_edge.compress.depth import depth_job
 from rmtkd_edge.compress.ranks.budget import budgets_of
 from rmtkd_edge.compress.ranks.order import prices
 from rmtkd_edge.config.recipe import WITHOUT_QUANTILE, Recipe
@@ -52,10 +53,12 @@ def run_loop(context: Context, teacher: State) -> tuple[list[State], list[CycleR
     its own. Without an accepted cycle the teacher is the one student.
     """
     targets = context.recipe.stop.targets
-    way, records = Way(jobs(context, ordered_sites(context, teacher))), list[CycleRecord]()
+    records = list[CycleRecord]()
+    state = fewer_layers(context, teacher, records)
+    way = Way(jobs(context, ordered_sites(context, state)))
     all_jobs = way.queue.copy()
     students: list[State] = []
-    state, stop = teacher, ""
+    stop = ""
     for target in targets:
         if students and target is not None and context.removed(students[-1]) >= target:
             continue  # one state meets both
@@ -75,6 +78,17 @@ def run_loop(context: Context, teacher: State) -> tuple[list[State], list[CycleR
     if not students or state is not students[-1]:
         students.append(state)
     return students, records, stop
+
+
+def fewer_layers(context: Context, teacher: State, records: list[CycleRecord]) -> State:
+    """Return the state after the cycle that leaves layers out, the teacher where there is none; `records` grows."""
+    job = depth_job(context, teacher.folded.spec)
+    if job is None:
+        return teacher
+    state, record = run_cycle(context, teacher, job, 1)
+    assert record is not None, "layers that go are sites that shrink"
+    records.append(record)
+    return state
 
 
 def reach(context: Context, state: State, way: Way, records: list[CycleRecord]) -> tuple[State, str]:

@@ -32,9 +32,10 @@ def _forget(run: Run, rel: str) -> str:
     if rel.startswith(f"{layout.TEACHER}/"):
         _remove(run, lambda name: name.startswith("compress/"))
         return "the start"
-    if rel.startswith(f"{layout.PREPROCESSING}/"):
-        run.remove(layout.PREPROCESSING)
-    elif (match := CYCLE.match(rel)) and not TRAINING.match(rel):
+    for folder in (layout.PREPROCESSING, layout.STUDENT_PREPROCESSING):
+        if rel.startswith(f"{folder}/"):
+            run.remove(folder)
+    if (match := CYCLE.match(rel)) and not TRAINING.match(rel):
         first = int(match[1])
         _remove(run, lambda name: (found := CYCLE.match(name)) is not None and int(found[1]) >= first)
         return f"the start of cycle {first}"

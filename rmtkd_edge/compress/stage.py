@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rmtkd_edge.compress.context import Context, Report, State
+from rmtkd_edge.compress.context import Context, Report
 from rmtkd_edge.compress.data import Data, in_order, make_data
+from rmtkd_edge.compress.depth import check_depth
 from rmtkd_edge.compress.final import final_scores
 from rmtkd_edge.compress.latency import Measure, energy_predictor
 from rmtkd_edge.compress.learnt import baseline_value, chance, check_loaded, check_trained
@@ -23,6 +24,7 @@ from rmtkd_edge.compress.store import RunCheckpoints, RunStore
 from rmtkd_edge.compress.training.evaluate import evaluate
 from rmtkd_edge.compress.training.schedule import Schedule
 from rmtkd_edge.compress.training.trainer import Training, train
+from rmtkd_edge.compress.vocabulary import start
 from rmtkd_edge.config.hardware import HardwareProfile, load_profile
 from rmtkd_edge.config.recipe import Recipe
 from rmtkd_edge.errors import RecipeError, RunDirError
@@ -115,7 +117,7 @@ def compress_run(
         DataError, UserError, TrainingError
         RunDirError: the rows are not those that the run was begun with.
     """
-    start = time.monotonic()
+    began = time.monotonic()
     ready = prepared or prepare(recipe, data)
     again = f"restore the data, or add --force to begin again ({run.path})"
     refuse_other_rows(run, ready.dataset.digests, "; ".join(ready.dataset.notes[:1]), again)
@@ -130,12 +132,16 @@ def compress_run(
     _keep_preprocessing(run, ready)
     model, teacher = _teacher(run, recipe, ready, report)
     notes = [*ready.dataset.notes, *_check_cut(model.spec, recipe, ready, report)]
+    begin = start(run, recipe, ready, model, teacher.validation, data)
+    if begin.vocabulary:
+        report("note", text=begin.vocabulary.describe())
+        notes.append(begin.vocabulary.describe())
     context = Context(
         recipe=ready.method.settings(recipe),
         family=ready.family,
         task=ready.task,
         method=ready.method,
-        data=ready.data,
+        data=begin.ready.data,
         accelerator=ready.accelerator,
         store=RunStore(run),
         report=report,
@@ -147,11 +153,12 @@ def compress_run(
     )
     if recipe.stop.latency_ms is not None and measure_ms is None and context.predict_ms is not None:
         report("note", text="the latency budget is kept by the curves of its device; `profile` there measures it")
-    states, cycles, stop = run_loop(context, State(model.to(ready.accelerator.device), {}, teacher.validation))
+    states, cycles, stop = run_loop(context, begin.state)
     report("stop", rule=stop)
-    teacher, students, (targets, of_teacher, *outputs) = final_scores(recipe, ready, model, teacher, states)
+    scored = final_scores(recipe, ready, begin.ready, model, teacher, states)
+    teacher, students, (targets, of_teacher, *outputs) = scored
     # where an earlier process did a part of it, its finished steps count too
-    spent = max(time.monotonic() - start, teacher.seconds + sum(sum(c.seconds.values()) for c in cycles))
+    spent = max(time.monotonic() - began, teacher.seconds + sum(sum(c.seconds.values()) for c in cycles))
     members = members_of(context, states, students)
     result = result_of(context, ready.dataset, teacher, members, cycles, stop)
     if missed := missed_targets(result):
@@ -161,7 +168,7 @@ def compress_run(
     if not_kept := write_outputs(run, Outputs(targets, of_teacher, named)):
         report("note", text=not_kept)
         notes.append(not_kept)
-    result = replace(result, seconds=round(spent, 1), notes=tuple(notes))
+    result = replace(result, seconds=round(spent, 1), notes=tuple(notes), vocabulary=begin.vocabulary)
     for member, state in zip(members, states, strict=True):
         best = ready.family.unfold(state.folded.cpu(), state.projections)
         save_model(run, layout.student(member.name).checkpoint, best)
@@ -205,6 +212,7 @@ def _check_cut(spec: Spec, recipe: Recipe, ready: Prepared, report: Report) -> S
     if not ready.family.sites_to_cut(spec, options):
         kinds = ", ".join(dict.fromkeys(site.kind for site in list_sites(spec)))
         raise RecipeError(f"this model has no sites of {', '.join(options.sites or ())}", f"its kinds: {kinds}")
+    check_depth(spec, recipe, ready.method)
     notes = []
     for target in recipe.stop.targets:
         aimed, step = recipe.aiming_at(target), ready.multiple if options.align else 1

@@ -228,6 +228,13 @@ class Compress(Section):
         min_length=1,
         description="Kinds of sites that are cut (`embedding`: the word table's width); the family's",
     )
+    vocabulary: Positive | None = Field(
+        None,
+        description="Text: drop tokens that training rows use less often (1: those that they never use); unset: none",
+    )
+    layers: Positive | None = Field(
+        None, description="Layers that stay; the others go first, in a cycle of their own; unset: all (encoders)"
+    )
     sites_per_cycle: Positive = 4
     rounds: Annotated[int, Field(ge=1, le=1000)] = 2
     one_shot: bool = Field(False, description="Closed form only: analyse, project, warm start; nothing is trained")
@@ -336,6 +343,12 @@ class Recipe(Section):
             if kind not in family.site_kinds:
                 guess = did_you_mean(kind, family.site_kinds)
                 faults.append(f"compress.sites: no kind `{kind}`{guess} (known: {', '.join(family.site_kinds)})")
+        if self.compress.vocabulary is not None and "vocabulary" not in family.offers:
+            faults.append(f"compress.vocabulary does not go with the family {self.model.family}")
+        if self.compress.layers is not None and "layers" not in family.offers:
+            faults.append(f"compress.layers does not go with the family {self.model.family}")
+        if self.compress.layers is not None and self.compress.one_shot:
+            faults.append("compress.layers needs a training that makes up for them: not with compress.one_shot")
         for mode in set(self.compress.mode.values()) - set(family.modes):
             faults.append(f"compress.mode = {mode} does not go with the family {self.model.family}")
         if self.compress.allocation == "kl" and self.analyse.rule in WITHOUT_QUANTILE:

@@ -54,6 +54,7 @@ class Job:
         preprocessing: content of the files that turn raw items into inputs, by name.
         reduce_range: keep int8 weights to 7 bits.
         dataset: has raw rows, on which the folder's preprocessing is compared with training's; None: there are none.
+        notes: what users of the folder have to know.
     """
 
     task: Task[Any]
@@ -67,6 +68,7 @@ class Job:
     threads: int
     teacher_parameters: int
     dataset: Dataset[Any] | None = None
+    notes: tuple[str, ...] = ()
 
 
 def export_folder(
@@ -84,9 +86,9 @@ def export_folder(
     prove_same(folded, shipped, job.rows.held_out)
     spec, problem_type = shipped.spec, None if job.task.hub is None else job.task.hub.problem_type
     write_folder(folder, shipped, job.name, job.preprocessing, job.max_length, problem_type)
-    notes: tuple[str, ...] = ()
+    notes = job.notes
     if job.dataset is not None and job.dataset.samples:
-        notes = job.task.check_preprocessing(job.dataset, folder, spec)
+        notes += job.task.check_preprocessing(job.dataset, folder, spec)
     for note in notes:
         reporter.event("note", text=note)
     path = folder / PRECISIONS["fp32"].file

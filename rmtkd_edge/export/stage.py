@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -21,7 +22,17 @@ from rmtkd_edge.machine import detect_machine
 from rmtkd_edge.run.directory import Run, atomic_write_bytes
 from rmtkd_edge.run.folders import files_of
 from rmtkd_edge.run.freshness import refuse_other_rows
-from rmtkd_edge.run.layout import PREPROCESSING, ROLES, Role, read_device, read_recipe, roles_of
+from rmtkd_edge.run.layout import (
+    PREPROCESSING,
+    RESULT,
+    ROLES,
+    STUDENT_PREPROCESSING,
+    Role,
+    read_device,
+    read_recipe,
+    roles_of,
+)
+from rmtkd_edge.run.records.compress import CompressRecord
 from rmtkd_edge.run.records.export import ExportRecord
 from rmtkd_edge.run.reporter import Reporter, SilentReporter, reporting
 from rmtkd_edge.tasks.base import Dataset, find_task
@@ -52,6 +63,7 @@ def export_run(
     teacher = load_model(run, ROLES["baseline"].checkpoint)
     with reporting(reporter):
         job = _job(run, recipe, options, teacher.spec, dataset)
+        of_students = _with_fewer_tokens(run, recipe, options, job)
     run.mark("export", "running")
     for role in roles_of(run):
         reporter.event("stage", name=role.folder)
@@ -61,7 +73,8 @@ def export_run(
         with TemporaryDirectory(dir=run.path, prefix=f".{role.folder.partition('/')[0]}.") as temporary:
             built = Path(temporary) / role.folder
             origin = origin_of(run, recipe, role)
-            records.append(export_folder(built, model_id(recipe, role), model, job, reporter, origin))
+            own = job if role.kind == "baseline" else of_students
+            records.append(export_folder(built, model_id(recipe, role), model, own, reporter, origin))
             run.install(role.folder, built)
         if card is not None:
             atomic_write_bytes(run.path_of(role.card), card)
@@ -86,17 +99,9 @@ def _job(run: Run, recipe: Recipe, options: ExportOptions, spec: Spec, dataset: 
     device = read_device(run, recipe)
     section = section.model_copy(update={"graph": graph_for(section.graph, device)})
     find_family(spec.family).expected_ops(spec, section, "emitted")  # refuses what no graph can be written with
-    kept = [rel for rel in run.manifest["files"] if rel.startswith(f"{PREPROCESSING}/")]
-    if odd := [name for name in files_of(run.path_of(PREPROCESSING)) if f"{PREPROCESSING}/{name}" not in kept]:
-        raise RunDirError(
-            f"{run.path_of(PREPROCESSING)} holds {', '.join(odd)}, which the run did not write", "remove it"
-        )
-    preprocessing = {rel.removeprefix(f"{PREPROCESSING}/"): run.read_bytes(rel) for rel in kept}
-    task = find_task(recipe.task.kind)
+    preprocessing, task = _preprocessing(run, PREPROCESSING), find_task(recipe.task.kind)
     if dataset is None:
-        known = run.stage("compress").get("data")
-        data = options.data or (Path(known) if known else None)
-        dataset = task.load(recipe, data, kept=run.path_of(PREPROCESSING))
+        dataset = task.load(recipe, _data(run, options), kept=run.path_of(PREPROCESSING))
     again = "give the data that compress used (--data), or compress again with --force"
     refuse_other_rows(run, dataset.digests, "; ".join(dataset.notes[:1]), again)
     return Job(
@@ -112,6 +117,36 @@ def _job(run: Run, recipe: Recipe, options: ExportOptions, spec: Spec, dataset: 
         teacher_parameters=spec.count_parameters(),
         dataset=dataset,
     )
+
+
+def _with_fewer_tokens(run: Run, recipe: Recipe, options: ExportOptions, job: Job) -> Job:
+    """Return what the folders of students are made with, where their tokenizer is a smaller one."""
+    preprocessing = _preprocessing(run, STUDENT_PREPROCESSING)
+    if not preprocessing:
+        return job
+    vocabulary = run.read_record(CompressRecord, RESULT).vocabulary
+    dataset = job.task.load(recipe, _data(run, options), kept=run.path_of(STUDENT_PREPROCESSING))
+    return replace(
+        job,
+        dataset=dataset,
+        preprocessing=preprocessing,
+        rows=rows_of_dataset(job.task, dataset, recipe, load_model(run, ROLES["candidate"].checkpoint).spec),
+        notes=(vocabulary.describe(),) if vocabulary else (),
+    )
+
+
+def _data(run: Run, options: ExportOptions) -> Path | None:
+    """Return the data that a user gives now, or gave to compress."""
+    known = run.stage("compress").get("data")
+    return options.data or (Path(known) if known else None)
+
+
+def _preprocessing(run: Run, folder: str) -> dict[str, bytes]:
+    """Return the files of a folder of the run by name; raise RunDirError for one that the run did not write."""
+    kept = [rel for rel in run.manifest["files"] if rel.startswith(f"{folder}/")]
+    if odd := [name for name in files_of(run.path_of(folder)) if f"{folder}/{name}" not in kept]:
+        raise RunDirError(f"{run.path_of(folder)} holds {', '.join(odd)}, which the run did not write", "remove it")
+    return {rel.removeprefix(f"{folder}/"): run.read_bytes(rel) for rel in kept}
 
 
 def saturates(profile: str | HardwareProfile | None, here: Sequence[str]) -> bool:

@@ -182,7 +182,7 @@ class Family(Protocol[S, M]):
     modes: tuple[str, ...]  # values of compress.mode
     shape: type[Section]  # settings of `model.shape`
     parity_hint: str  # an option of export to try where an exported file differs from torch, empty where there is none
-    offers: tuple[str, ...]  # what methods may need: `layers` to leave out, `attention`, `stages`, `features`
+    offers: tuple[str, ...]  # for others: `layers` to leave out, `attention`, `stages`, `features`, `vocabulary`
     feature_tap: str  # of the features (B, d) that the classifier reads, empty where there are none
 
     # shapes and modules
@@ -245,6 +245,12 @@ class Family(Protocol[S, M]):
 
     def shortened(self, model: M, layers: Sequence[int]) -> M:
         """Return a folded model of these layers alone, with copies of their weights and of all that is no layer."""
+
+    def with_vocabulary(self, model: M, kept: Sequence[int]) -> M:
+        """Return a folded model whose token i is the token kept[i] of this one, of a family that offers `vocabulary`.
+
+        Raises UserError for a token that the model does not know.
+        """
 
     def mixed(self, teacher: M, student: M) -> Replacing:
         """Return the student with layers of the teacher in place of some of its own; all but its layers is frozen.

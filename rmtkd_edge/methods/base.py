@@ -81,6 +81,7 @@ class Pair:
 
     Attributes:
         rows: training rows, which a batch's `index` numbers; None where a row may come under another number next time.
+        layers: the teacher's layers that the student has, None where it has all.
     """
 
     family: Family
@@ -88,6 +89,7 @@ class Pair:
     student: Model
     warm: Batches
     rows: int | None = None
+    layers: tuple[int, ...] | None = None
 
 
 class Method(Protocol):

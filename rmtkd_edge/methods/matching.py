@@ -6,6 +6,7 @@ states say more. A student's stream is a projection of its teacher's, so that th
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -55,7 +56,7 @@ def matching(base: Objective, pair: Pair, weight: float, states_first: float = 0
     Raises:
         RecipeError: the family names no places to match.
     """
-    taps = pair.family.stream_taps(pair.student.spec)
+    taps = matched_taps(pair)
     if not taps:
         raise RecipeError(f"the family {pair.family.name} names no states to match", "--set distil.match=0")
     decoders = fit_decoders(pair, taps)
@@ -69,18 +70,31 @@ def matching(base: Objective, pair: Pair, weight: float, states_first: float = 0
 
     def loss(student: Seen, batch: Batch, teacher: Seen | None) -> Tensor:
         assert teacher is not None, "the objective asks for a teacher"
-        rows = ({tap: pair.family.rows(seen.taps[tap], batch).float() for tap in taps} for seen in (student, teacher))
-        own, other = rows
-        matched = torch.stack([decoders[tap].loss(own[tap], other[tap]) for tap in taps]).mean()
+        own = {tap: pair.family.rows(student.taps[tap], batch).float() for tap in taps}
+        other = {tap: pair.family.rows(teacher.taps[tap], batch).float() for tap in taps.values()}
+        matched = torch.stack([decoders[mine].loss(own[mine], other[its]) for mine, its in taps.items()]).mean()
         if done < states_first:
             return weight * matched
         return base.loss(student, batch, teacher if base.teacher else None) + weight * matched
 
-    return replace(base, loss=loss, teacher=True, taps=(*base.taps, *taps), on_step=begin)
+    every = dict.fromkeys((*base.taps, *taps, *taps.values()))
+    return replace(base, loss=loss, teacher=True, taps=tuple(every), on_step=begin)
+
+
+def matched_taps(pair: Pair) -> dict[str, str]:
+    """Return, by tap of the student's stream, the teacher's that it is compared with.
+
+    After a layer next to which layers are gone it is the state that the next layer that stays was given.
+    """
+    own, other = (pair.family.stream_taps(model.spec) for model in (pair.student, pair.teacher))
+    if pair.layers is None:
+        return dict(zip(own, other, strict=True))
+    given = (*pair.layers[1:], len(other) - 1)
+    return dict(zip(own, (other[0], *(other[i] for i in given)), strict=True))
 
 
 @torch.no_grad()
-def fit_decoders(pair: Pair, taps: tuple[str, ...]) -> dict[str, Decoder]:
+def fit_decoders(pair: Pair, taps: Mapping[str, str]) -> dict[str, Decoder]:
     """Return, by tap, the least-squares map from the student's states to the teacher's, on calibration batches."""
     cross: dict[str, CrossMoments] = {}
     spread: dict[str, Moments] = {}
@@ -89,8 +103,8 @@ def fit_decoders(pair: Pair, taps: tuple[str, ...]) -> dict[str, Decoder]:
         wide: dict[str, Tensor] = {}
         call(pair.student.eval(), batch, narrow.__setitem__)
         call(pair.teacher.eval(), batch, wide.__setitem__)
-        for tap in taps:
-            x, y = pair.family.rows(narrow[tap], batch), pair.family.rows(wide[tap], batch)
+        for tap, its in taps.items():
+            x, y = pair.family.rows(narrow[tap], batch), pair.family.rows(wide[its], batch)
             if tap not in cross:
                 cross[tap] = CrossMoments(x.shape[1], y.shape[1], name=tap)
                 spread[tap] = Moments(y.shape[1], heads=y.shape[1], name=tap)  # the diagonal alone

@@ -33,7 +33,9 @@ class RmtKd:
     def initial_student(
         self, family: Family, teacher: Model, cut: Cut, warm: Batches, effect: Batches, recipe: Recipe
     ) -> Model:
-        """Return the family's closed form of the projected teacher."""
+        """Return the family's closed form of the projected teacher, or its layers that stay."""
+        if cut.layers is not None:
+            return family.shortened(teacher, cut.layers)
         return family.narrow(teacher, cut.projections, warm, effect, NarrowOptions(recipe.compress, recipe.seed))
 
     def objective(self, task: Task, recipe: Recipe, pair: Pair) -> Objective:

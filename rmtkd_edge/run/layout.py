@@ -29,6 +29,7 @@ DATA = "compress/data.json"
 PRICES = "compress/prices.json"
 OUTPUTS = "compress/outputs.safetensors"  # of teacher and students on the reported rows
 PREPROCESSING = "compress/preprocessing"
+STUDENT_PREPROCESSING = "compress/student-preprocessing"  # where students read fewer tokens than their teacher
 TEACHER = "compress/teacher"
 TEACHER_RECORD = f"{TEACHER}/teacher.json"
 TEACHER_TRAINING = "compress/teacher-training"

@@ -17,6 +17,7 @@ from rmtkd_edge.config.recipe import Recipe
 from rmtkd_edge.errors import DataError, NotFiniteError
 from rmtkd_edge.run.records.data import DataSummary, SourceSummary
 from rmtkd_edge.run.records.scores import Scores
+from rmtkd_edge.run.records.vocabulary import VocabularyRecord
 from rmtkd_edge.tasks.subsets import Subsets
 
 if TYPE_CHECKING:
@@ -95,6 +96,19 @@ class Dataset(Generic[S]):
         """Return the rows by role, in the order train, validation, test."""
         found = {"train": self.train, "validation": self.validation}
         return found if self.test is None else {**found, "test": self.test}
+
+
+@dataclass(frozen=True)
+class FewerTokens(Generic[S]):
+    """A data set as a smaller vocabulary splits it.
+
+    Attributes:
+        kept: the former ids of its tokens, increasing, int64 (n,).
+    """
+
+    dataset: Dataset[S]
+    kept: np.ndarray
+    record: VocabularyRecord
 
 
 @dataclass(frozen=True)
@@ -266,6 +280,19 @@ class Task(Protocol[S]):
 
     def predictor(self, folder: Path, record: Exported, run: Callable[[Batch], np.ndarray]) -> Predictor:
         """Return what predicts with an exported folder, `run` giving the model's outputs for a batch."""
+
+
+@runtime_checkable
+class HasVocabulary(Protocol[S]):
+    """A task whose inputs are the ids of tokens, of which some can go."""
+
+    def cut_vocabulary(self, dataset: Dataset[S], recipe: Recipe, data: Path | None, folder: Path) -> FewerTokens[S]:
+        """Write what `save_preprocessing` does for the tokens that `compress.vocabulary` leaves, and read the rows so.
+
+        Args:
+            data: as `load` has it.
+            folder: for the files.
+        """
 
 
 def find_task(name: str) -> Task[Any]:

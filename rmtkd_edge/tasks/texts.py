@@ -13,7 +13,8 @@ from rmtkd_edge.config.recipe import Recipe
 from rmtkd_edge.config.recipe import Task as TaskSettings
 from rmtkd_edge.errors import RunDirError, UserError
 from rmtkd_edge.run.records.data import SourceSummary
-from rmtkd_edge.tasks.base import Batch, Dataset, Exported, Normalisation, Prediction, Sample
+from rmtkd_edge.run.records.vocabulary import VocabularyRecord
+from rmtkd_edge.tasks.base import Batch, Dataset, Exported, FewerTokens, Normalisation, Prediction, Sample
 from rmtkd_edge.tasks.labelled import Labelled, Predictions, joined
 from rmtkd_edge.tasks.reading.clients import SAMPLES, compare_texts
 from rmtkd_edge.tasks.reading.digests import rows_digest
@@ -33,6 +34,7 @@ from rmtkd_edge.tasks.reading.sequences import (
 from rmtkd_edge.tasks.reading.splits import Classes, share_out
 from rmtkd_edge.tasks.reading.tables import load_tables
 from rmtkd_edge.tasks.reading.tokenizers import load_tokenizer
+from rmtkd_edge.tasks.reading.vocabulary import changed_tokens, cut_tokenizer, kept_tokens
 from rmtkd_edge.tasks.subsets import Subsets, draw_subsets
 
 if TYPE_CHECKING:
@@ -198,6 +200,20 @@ class TextTask(Labelled):
 
         most = max(recipe.analyse.maximum_rows, recipe.analyse.minimum_rows)
         return draw_subsets(len(rows), recipe, fitted, most)
+
+    def cut_vocabulary(
+        self, dataset: Dataset[TextSplit], recipe: Recipe, data: Path | None, folder: Path
+    ) -> FewerTokens[TextSplit]:
+        """Write a tokenizer with the tokens that the rows of train use, and read all rows with it."""
+        least, tokenizer = recipe.compress.vocabulary or 1, dataset.preprocessing
+        kept = kept_tokens(tokenizer, np.bincount(Ragged.of(dataset.train.ids).flat), least)
+        cut_tokenizer(tokenizer, kept, folder)
+        found = self.load(recipe, data, kept=folder)
+        changes = {
+            name: changed_tokens(split.ids, found.splits[name].ids, kept, tokenizer.unk_token_id)
+            for name, split in dataset.splits.items()
+        }
+        return FewerTokens(found, kept, VocabularyRecord(len(tokenizer), len(kept), least, changes))
 
     def preprocessing_of(self, spec: Spec, tokenizer: Any) -> Any | None:
         """Return the tokenizer."""

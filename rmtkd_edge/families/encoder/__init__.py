@@ -34,7 +34,7 @@ class EncoderFamily(FamilyDefaults[EncoderSpec, "Encoder"]):
     sample_keys = "analyse.maximum_rows or analyse.tokens_per_sequence"
     site_kinds = ("stream", "embedding", "qk", "value", "ffn", "pooler")
     default_sites = ("stream", "qk", "value", "ffn", "pooler")
-    offers: tuple[str, ...] = ("layers", "attention")
+    offers: tuple[str, ...] = ("layers", "attention", "vocabulary")
     shape = EncoderShape
     spec = EncoderSpec
 
@@ -138,6 +138,12 @@ class EncoderFamily(FamilyDefaults[EncoderSpec, "Encoder"]):
         from rmtkd_edge.families.encoder.depth import shortened
 
         return shortened(model, layers)
+
+    def with_vocabulary(self, model: Encoder, kept: Sequence[int]) -> Encoder:
+        """Return a folded encoder with these rows of the word table."""
+        from rmtkd_edge.families.encoder.vocabulary import with_vocabulary
+
+        return with_vocabulary(model, kept)
 
     def mixed(self, teacher: Encoder, student: Encoder) -> Replacing:
         """Return the student with layers of the teacher in place of some of its own."""

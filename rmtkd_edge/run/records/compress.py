@@ -9,6 +9,7 @@ from rmtkd_edge.run.records.base import Document
 from rmtkd_edge.run.records.cycle import CycleRecord
 from rmtkd_edge.run.records.scores import Scores
 from rmtkd_edge.run.records.teacher import TeacherRecord
+from rmtkd_edge.run.records.vocabulary import VocabularyRecord
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,7 @@ class CompressRecord(Document):
         seconds: of all sessions that the run took.
         targets: shares of the parameters that were aimed at in turn.
         larger: students on the way to the last target, the largest first.
+        vocabulary: None where students read all tokens that the teacher does.
     """
 
     SCHEMA: ClassVar[str] = "rmtkd-edge/compress@2"
@@ -87,6 +89,7 @@ class CompressRecord(Document):
     notes: tuple[str, ...]
     targets: tuple[float, ...] = ()
     larger: tuple[FamilyMember, ...] = ()
+    vocabulary: VocabularyRecord | None = None
 
     @property
     def family(self) -> tuple[FamilyMember, ...]:

@@ -57,6 +57,7 @@ class JobRecord:
 
     Attributes:
         target: of a size family, the share of the parameters that was aimed at.
+        layers: how many stay, of a cycle that leaves whole layers out.
     """
 
     round: int
@@ -64,11 +65,16 @@ class JobRecord:
     quantile: float
     retry: bool
     target: float | None = None
+    layers: int | None = None
 
 
 @dataclass(frozen=True)
 class PlanRecord(Document):
-    """A cycle whose closed form is there and whose fine-tuning is not finished."""
+    """A cycle whose closed form is there and whose fine-tuning is not finished.
+
+    Attributes:
+        layers: numbers of the layers that stay, None where all do.
+    """
 
     SCHEMA: ClassVar[str] = "rmtkd-edge/cycle-plan@2"
 
@@ -77,6 +83,7 @@ class PlanRecord(Document):
     quantile: float
     closed_form: Scores
     seconds: dict[str, float]
+    layers: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
