@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from rmtkd_edge.config.recipe import Recipe
 from rmtkd_edge.tasks.base import Batch, Dataset, Task
 
 Batches = Callable[[], Iterable[Batch]]
+Epoch = Callable[[int, int, int], Iterable[Batch]]
 
 
 @dataclass(frozen=True)
@@ -20,8 +21,10 @@ class Data:
     """Batches as functions that start again at every call; `index` is the row's number.
 
     Attributes:
-        rows: of train.
-        epoch: (batch size, seed, number of the epoch) -> shuffled batches of train.
+        rows: that students learn from: of train, and those without labels.
+        epoch: (batch size, seed, number of the epoch) -> shuffled batches of them.
+        labelled: rows of train.
+        labelled_epoch: (batch size, seed, number of the epoch) -> shuffled batches of train alone.
         analysis: rows that spectra are taken from.
         effect: rows that effects on the output are measured on.
         warm: rows that closed forms are fitted on.
@@ -31,7 +34,9 @@ class Data:
     """
 
     rows: int
-    epoch: Callable[[int, int, int], Iterable[Batch]]
+    epoch: Epoch
+    labelled: int
+    labelled_epoch: Epoch
     analysis: Batches
     effect: Batches
     warm: Batches
@@ -41,20 +46,30 @@ class Data:
     augmented: bool = False
 
     def steps(self, batch_size: int) -> int:
-        """Return the number of batches of an epoch."""
+        """Return the number of batches of an epoch of what students learn from."""
         return -(-self.rows // batch_size)
+
+    def labelled_steps(self, batch_size: int) -> int:
+        """Return the number of batches of an epoch of train."""
+        return -(-self.labelled // batch_size)
 
 
 def make_data(task: Task[Any], dataset: Dataset[Any], recipe: Recipe) -> Data:
     """Return the batches of a data set; the rows of its subsets are drawn once, under the recipe's seed."""
-    train, subsets = dataset.train, task.subsets(dataset, recipe)
+    train = dataset.train if dataset.distilled is None else dataset.distilled
+    subsets = task.subsets(replace(dataset, train=train), recipe)
 
     def fixed(rows: np.ndarray) -> Batches:
         return in_order(task, dataset, train.take(rows))
 
+    def epochs(split: Any) -> Epoch:
+        return lambda size, seed, number: task.batches(dataset, split, size, mixed_seed(seed, number))
+
     return Data(
         rows=len(train),
-        epoch=lambda size, seed, number: task.batches(dataset, train, size, mixed_seed(seed, number)),
+        epoch=epochs(train),
+        labelled=len(dataset.train),
+        labelled_epoch=epochs(dataset.train),
         analysis=fixed(subsets.analysis),
         effect=fixed(subsets.effect),
         warm=fixed(subsets.warm),

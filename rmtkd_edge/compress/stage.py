@@ -93,6 +93,8 @@ def prepare(recipe: Recipe, data: Path | None) -> Prepared:
     accelerator = make_accelerator(recipe.train.precision)
     normalisation = family.source_normalisation(recipe)
     dataset = task.load(recipe, data, source_normalisation=normalisation)
+    if recipe.task.unlabelled is not None and dataset.distilled is None:
+        raise RecipeError(f"the task {task.name} reads no rows without labels", "leave task.unlabelled out")
     batches = make_data(task, dataset, recipe)
     return Prepared(family, task, method, dataset, batches, accelerator, profile, multiple_for(family, profile))
 
@@ -262,9 +264,9 @@ def _teacher(run: Run, recipe: Recipe, ready: Prepared, report: Report) -> tuple
 def _train_teacher(run: Run, recipe: Recipe, ready: Prepared, model: Model, report: Report) -> Scores:
     task, data, size = ready.task, ready.data, recipe.train.batch_size
     training = Training(
-        schedule=Schedule.of_teacher(recipe.train, data.steps(size), model.spec.dropout),
+        schedule=Schedule.of_teacher(recipe.train, data.labelled_steps(size), model.spec.dropout),
         objective=Objective(lambda seen, batch, _: task.loss(seen.outputs, batch), teacher=False),
-        epoch=lambda epoch: data.epoch(size, recipe.seed, epoch),
+        epoch=lambda epoch: data.labelled_epoch(size, recipe.seed, epoch),
         validate=lambda found: ready.score(found, recipe, "validation"),
         seed=recipe.seed,
     )

@@ -126,6 +126,10 @@ class Task(Section):
         0.1, description="Share of train that is held out where no test split exists; 0: validation is reported"
     )
     max_length: Length = 128
+    unlabelled: Text | None = Field(
+        None,
+        description="Text: a file of rows without labels, for closed forms and self-distillation",
+    )
     train_limit: Positive | None = None
     validation_limit: Positive | None = None
     test_limit: Positive | None = None
@@ -351,6 +355,9 @@ class Recipe(Section):
             faults.append("compress.layers needs a training that makes up for them: not with compress.one_shot")
         for mode in set(self.compress.mode.values()) - set(family.modes):
             faults.append(f"compress.mode = {mode} does not go with the family {self.model.family}")
+        if self.task.unlabelled is not None and self.distil.alpha > 0 and not self.compress.one_shot:
+            alpha = f"distil.alpha = {self.distil.alpha:g}"
+            faults.append(f"rows of task.unlabelled are taught by the teacher's outputs alone: {alpha} must be 0")
         if self.compress.allocation == "kl" and self.analyse.rule in WITHOUT_QUANTILE:
             faults.append(f"compress.allocation = kl moves quantiles, the rule {self.analyse.rule} has none")
         if faults:

@@ -75,6 +75,7 @@ class Dataset(Generic[S]):
         max_length: tokens that a sequence is cut off at, None for data that are no sequences.
         digests: a hash of the rows by split, by which a run knows its data again; empty where the task gives none.
         samples: a few raw rows of validation, one of every kind that there is.
+        distilled: rows of train, then those of `task.unlabelled`, in batches without targets; None without such rows.
     """
 
     name: str
@@ -90,6 +91,7 @@ class Dataset(Generic[S]):
     max_length: int | None = None
     digests: Mapping[str, str] = field(default_factory=dict)
     samples: tuple[Sample, ...] = ()
+    distilled: S | None = None
 
     @property
     def splits(self) -> dict[str, S]:

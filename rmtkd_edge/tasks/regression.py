@@ -66,6 +66,7 @@ class Regression(TextTask):
         self, dataset: Dataset[TextSplit], split: TextSplit, batch_size: int, seed: int | None
     ) -> Iterator[Batch]:
         """Yield padded batches, with the `variance` of train's numbers at every row."""
+        assert dataset.train.labels is not None, "rows of train have numbers"
         variance = float(dataset.train.labels.astype(np.float64).var())
         for batch in super().batches(dataset, split, batch_size, seed):
             yield batch | {"variance": batch["labels"].new_full((len(batch["labels"]),), variance)}

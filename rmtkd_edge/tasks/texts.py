@@ -34,6 +34,7 @@ from rmtkd_edge.tasks.reading.sequences import (
 from rmtkd_edge.tasks.reading.splits import Classes, share_out
 from rmtkd_edge.tasks.reading.tables import load_tables
 from rmtkd_edge.tasks.reading.tokenizers import load_tokenizer
+from rmtkd_edge.tasks.reading.unlabelled import unlabelled_rows
 from rmtkd_edge.tasks.reading.vocabulary import changed_tokens, cut_tokenizer, kept_tokens
 from rmtkd_edge.tasks.subsets import Subsets, draw_subsets
 
@@ -54,12 +55,12 @@ class TextSplit:
     """Rows of one split: token ids with special tokens (truncated), type ids of pairs, and the task's targets.
 
     Attributes:
-        labels: an array whose first axis is the rows.
+        labels: an array whose first axis is the rows; None where rows have no targets.
     """
 
     ids: Ids
     type_ids: Ids | None
-    labels: np.ndarray
+    labels: np.ndarray | None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -67,7 +68,14 @@ class TextSplit:
     def take(self, indices: np.ndarray) -> TextSplit:
         """Return the rows of the given numbers, in their order."""
         types = None if self.type_ids is None else Ragged.of(self.type_ids).take(indices)
-        return TextSplit(Ragged.of(self.ids).take(indices), types, self.labels[indices])
+        labels = None if self.labels is None else self.labels[indices]
+        return TextSplit(Ragged.of(self.ids).take(indices), types, labels)
+
+    def with_rows(self, ids: Ids, type_ids: Ids | None) -> TextSplit:
+        """Return the rows, then others that have no targets; none has them then."""
+        mine = () if self.type_ids is None or type_ids is None else (self.type_ids, type_ids)
+        types = Ragged.joined(map(Ragged.of, mine)) if mine else None
+        return TextSplit(Ragged.joined([Ragged.of(self.ids), Ragged.of(ids)]), types, None)
 
     @property
     def lengths(self) -> np.ndarray:
@@ -76,7 +84,7 @@ class TextSplit:
 
     def digest(self, names: Sequence[str]) -> str:
         """Return a hash of the rows and of the labels' names."""
-        return rows_digest(names, self.ids, self.type_ids or [], self.labels)
+        return rows_digest(names, self.ids, self.type_ids or [], *([] if self.labels is None else [self.labels]))
 
 
 class TextTask(Labelled):
@@ -147,6 +155,9 @@ class TextTask(Labelled):
             role: TextSplit(*table_ids(task, table, role, tokenizer), values[role])
             for role, table in shares.parts.items()
         }
+        more = unlabelled_rows(task, tokenizer, [split.ids for role, split in splits.items() if role != "train"])
+        distilled = None if more is None else splits["train"].with_rows(more.ids, more.type_ids)
+        whole = splits if distilled is None else {**splits, "unlabelled": distilled}
         return Dataset(
             task.name,
             tuple(names),
@@ -154,14 +165,20 @@ class TextTask(Labelled):
             splits["validation"],
             splits.get("test"),
             tokenizer,
-            (*shares.notes, *self.label_notes(task, source.parts["train"], names, values), *odd),
+            (
+                *shares.notes,
+                *self.label_notes(task, source.parts["train"], names, values),
+                *odd,
+                *(() if more is None else more.notes),
+            ),
             sources=tuple(
                 SourceSummary(role, source.origins[role], len(table), {}, {}) for role, table in source.parts.items()
             ),
             not_used=source.unused,
             max_length=task.max_length,
-            digests={role: split.digest(names) for role, split in splits.items()},
+            digests={role: split.digest(names) for role, split in whole.items()},
             samples=_samples(shares.parts["validation"].select(list(task.text)), splits["validation"]),
+            distilled=distilled,
         )
 
     def cut(self, dataset: Dataset[TextSplit], split: TextSplit) -> int | None:
@@ -178,16 +195,17 @@ class TextTask(Labelled):
     def batches(
         self, dataset: Dataset[TextSplit], split: TextSplit, batch_size: int, seed: int | None
     ) -> Iterator[Batch]:
-        """Yield padded batches: what `padded` gives and `index`, int64, and `labels`."""
+        """Yield padded batches: what `padded` gives, `index`, int64, and `labels` where the rows have them."""
         import torch
 
         special = Special.of(dataset.preprocessing)
         for rows in batch_rows(split.lengths, batch_size, seed):
             types = None if split.type_ids is None else [split.type_ids[i] for i in rows]
-            yield padded([split.ids[i] for i in rows], types, special) | {
-                "labels": torch.from_numpy(np.ascontiguousarray(split.labels[rows])),
-                "index": torch.from_numpy(rows.astype(np.int64)),
-            }
+            batch = padded([split.ids[i] for i in rows], types, special)
+            batch["index"] = torch.from_numpy(rows.astype(np.int64))
+            if split.labels is not None:
+                batch["labels"] = torch.from_numpy(np.ascontiguousarray(split.labels[rows]))
+            yield batch
 
     def subsets(self, dataset: Dataset[TextSplit], recipe: Recipe) -> Subsets:
         """Return rows of train; closed forms are fitted on as many as hold the recipe's number of tokens."""
@@ -206,7 +224,8 @@ class TextTask(Labelled):
     ) -> FewerTokens[TextSplit]:
         """Write a tokenizer with the tokens that the rows of train use, and read all rows with it."""
         least, tokenizer = recipe.compress.vocabulary or 1, dataset.preprocessing
-        kept = kept_tokens(tokenizer, np.bincount(Ragged.of(dataset.train.ids).flat), least)
+        used = (dataset.distilled or dataset.train).ids
+        kept = kept_tokens(tokenizer, np.bincount(Ragged.of(used).flat), least)
         cut_tokenizer(tokenizer, kept, folder)
         found = self.load(recipe, data, kept=folder)
         changes = {

@@ -74,6 +74,13 @@ def only_train(task: Task, rows: P, where: str) -> Source[P]:
     return Source({"train": rows}, {"train": where})
 
 
+def one_file(task: Task, path: Path) -> pa.Table:
+    """Return the rows of a single file; raise DataError where it cannot be read."""
+    if not path.is_file():
+        raise DataError(f"{path} is no file", f"give one that ends with {', '.join(READERS)}")
+    return _read(task, path)
+
+
 def from_files(task: Task, data: Path) -> Source[pa.Table]:
     """Return the tables of a folder or of a single file."""
     if not data.exists():
