@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet
 from PIL import Image
 
-from rmtkd_edge.config.recipe import Task
+from rmtkd_edge.config.task import Task
 from rmtkd_edge.machine import detect_machine
 from rmtkd_edge.tasks.reading.tables import load_tables
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from rmtkd_edge.config.recipe import Task
+from rmtkd_edge.config.task import Task
 from rmtkd_edge.errors import DataError
 from rmtkd_edge.spectral.seeded import row_contrasts
 from rmtkd_edge.tasks import metrics

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from rmtkd_edge.config.recipe import Recipe
-from rmtkd_edge.config.recipe import Task as TaskSettings
+from rmtkd_edge.config.task import Task as TaskSettings
 from rmtkd_edge.errors import DataError, UserError
 from rmtkd_edge.tasks.base import Batch, Dataset, Exported, Normalisation, Prediction, Task
 from rmtkd_edge.tasks.classification import Classification, check_metric, most_likely

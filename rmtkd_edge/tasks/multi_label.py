@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from rmtkd_edge.config.recipe import Task as TaskSettings
+from rmtkd_edge.config.task import Task as TaskSettings
 from rmtkd_edge.errors import DataError
 from rmtkd_edge.tasks import label_set_metrics as metrics
 from rmtkd_edge.tasks.base import Batch, Task

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rmtkd_edge.config.recipe import Task as TaskSettings
+from rmtkd_edge.config.task import Task as TaskSettings
 from rmtkd_edge.tasks.base import Task
 from rmtkd_edge.tasks.classification import Classification, check_metric, most_likely
 from rmtkd_edge.tasks.reading.labels import label_names, label_notes, label_numbers

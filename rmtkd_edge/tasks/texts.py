@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rmtkd_edge.config.recipe import Recipe
-from rmtkd_edge.config.recipe import Task as TaskSettings
+from rmtkd_edge.config.task import Task as TaskSettings
 from rmtkd_edge.errors import RunDirError, UserError
 from rmtkd_edge.run.records.data import SourceSummary
 from rmtkd_edge.run.records.vocabulary import VocabularyRecord

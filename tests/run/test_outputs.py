@@ -12,7 +12,7 @@ from tasks.tasks_sample import recipe_of
 from tasks.test_task_protocol import SKETCHES
 from tasks.test_task_protocol import run as outputs_and_targets
 
-from rmtkd_edge.config.recipe import Task as Settings
+from rmtkd_edge.config.task import Task as Settings
 from rmtkd_edge.errors import RunDirError
 from rmtkd_edge.run import layout, outputs
 from rmtkd_edge.run.directory import Run

@@ -5,7 +5,8 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-from rmtkd_edge.config.recipe import Analyse, Compress, Task
+from rmtkd_edge.config.recipe import Analyse, Compress
+from rmtkd_edge.config.task import Task
 
 
 def recipe_of(task: Task, tokenizer: str = "scratch", seed: int = 0, **sections: Any) -> Any:

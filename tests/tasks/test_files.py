@@ -11,7 +11,7 @@ import pyarrow.parquet
 import pytest
 from pydantic import ValidationError
 
-from rmtkd_edge.config.recipe import Task
+from rmtkd_edge.config.task import Task
 from rmtkd_edge.errors import DataError
 from rmtkd_edge.tasks.reading.labels import label_names
 from rmtkd_edge.tasks.reading.places import columns, place

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from tasks.tasks_sample import recipe_of
 
-from rmtkd_edge.config.recipe import Task
+from rmtkd_edge.config.task import Task
 from rmtkd_edge.errors import DataError, Finding, UserError
 from rmtkd_edge.tasks import image_classification as image
 from rmtkd_edge.tasks.base import Dataset

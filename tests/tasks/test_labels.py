@@ -4,7 +4,7 @@ import pyarrow as pa
 import pytest
 from pydantic import ValidationError
 
-from rmtkd_edge.config.recipe import Task
+from rmtkd_edge.config.task import Task
 from rmtkd_edge.errors import DataError
 from rmtkd_edge.tasks.reading.labels import label_names, label_notes, label_numbers, with_names
 from rmtkd_edge.tasks.reading.places import with_places

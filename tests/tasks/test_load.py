@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from tasks.tasks_sample import recipe_of
 
-from rmtkd_edge.config.recipe import Task
+from rmtkd_edge.config.task import Task
 from rmtkd_edge.run.reporter import current_reporter, reporting
 from rmtkd_edge.tasks import image_classification, text_classification
 from rmtkd_edge.tasks.reading import images, progress, sequences

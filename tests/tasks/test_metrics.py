@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy.special import softmax
 from sklearn import metrics as sk
 
-from rmtkd_edge.config.recipe import Task
+from rmtkd_edge.config.task import Task
 from rmtkd_edge.errors import DataError
 from rmtkd_edge.tasks import metrics
 from rmtkd_edge.tasks.base import find_task, score

@@ -15,7 +15,7 @@ from tasks.tasks_sample import recipe_of
 from torch.distributions import Bernoulli, kl_divergence
 from torch.nn import functional as F
 
-from rmtkd_edge.config.recipe import Task
+from rmtkd_edge.config.task import Task
 from rmtkd_edge.errors import DataError
 from rmtkd_edge.tasks import label_set_metrics as ours
 from rmtkd_edge.tasks.base import find_task

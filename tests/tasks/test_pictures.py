@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from tasks.tasks_sample import recipe_of
 
-from rmtkd_edge.config.recipe import Task
+from rmtkd_edge.config.task import Task
 from rmtkd_edge.errors import DataError
 from rmtkd_edge.run.records.base import from_json, to_json
 from rmtkd_edge.run.records.data import DataSummary, describe

@@ -12,7 +12,7 @@ from sklearn.metrics import r2_score
 from tasks.tasks_sample import recipe_of
 from torch.nn import functional as F
 
-from rmtkd_edge.config.recipe import Task
+from rmtkd_edge.config.task import Task
 from rmtkd_edge.errors import DataError
 from rmtkd_edge.tasks import number_metrics as ours
 from rmtkd_edge.tasks.base import find_task

@@ -12,7 +12,7 @@ import transformers
 from tasks.tasks_sample import recipe_of
 
 from rmtkd_edge import packaged
-from rmtkd_edge.config.recipe import Task
+from rmtkd_edge.config.task import Task
 from rmtkd_edge.errors import DataError, UserError
 from rmtkd_edge.tasks.reading import tables as sources
 from rmtkd_edge.tasks.reading.places import columns

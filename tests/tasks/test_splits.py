@@ -12,7 +12,7 @@ import pytest
 from pydantic import ValidationError
 from tasks.tasks_sample import recipe_of
 
-from rmtkd_edge.config.recipe import Task
+from rmtkd_edge.config.task import Task
 from rmtkd_edge.errors import DataError
 from rmtkd_edge.tasks import text_classification as text
 from rmtkd_edge.tasks.reading.splits import Classes, Source, choose, share_out

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rmtkd_edge.config.recipe import Recipe
-from rmtkd_edge.config.recipe import Task as Settings
+from rmtkd_edge.config.task import Task as Settings
 from rmtkd_edge.run.records.data import DataSummary, SplitSummary
 from rmtkd_edge.spectral.seeded import row_contrasts
 from rmtkd_edge.tasks.base import (

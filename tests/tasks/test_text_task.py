@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tasks.tasks_sample import recipe_of
 
-from rmtkd_edge.config.recipe import Analyse, Compress, Task
+from rmtkd_edge.config.recipe import Analyse, Compress
+from rmtkd_edge.config.task import Task
 from rmtkd_edge.errors import DataError, RunDirError, UserError
 from rmtkd_edge.tasks import text_classification as text
 from rmtkd_edge.tasks import texts

@@ -103,7 +103,8 @@ def quantile_picture(ablation: Ablation) -> Picture:
         _curves(gone, curves, lambda point: point.reduction)
         _curves(left, curves, lambda point: point.value)
         left.axhline(first.teacher.value, color=ink("line"), linestyle=(0, (4, 3)), linewidth=1.0, zorder=1)
-        for axes, name, share in ((gone, "parameters gone", True), (left, f"{metric}, {first.teacher.split}", percent)):
+        quality = f"{metric}, {first.teacher.split}"
+        for axes, name, share in ((gone, "parameters removed", True), (left, quality, percent)):
             _dress(axes, grid.panel_width(narrow))
             axes.set_xlabel("analyse.quantile")
             axes.set_ylabel(name)

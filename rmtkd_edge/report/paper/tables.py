@@ -29,7 +29,7 @@ SECONDS = (
     "Times of different machines cannot be compared."
 )
 BODY = "All parameters but the word table (both factors of one that was cut) and the classifier."
-COLUMNS = ("Method", "Gone", "Of the body", "Student", "Change", "Minus RMT-KD", "Steps", "Time")
+COLUMNS = ("Method", "Removed", "Of the body", "Student", "Change", "Minus RMT-KD", "Steps", "Time")
 
 
 def group_title(found: GroupRecord) -> str:
@@ -119,7 +119,7 @@ def paired_cell(found: GroupRecord, row: RowRecord, foot: Footnotes) -> Cell:
     if row.paired.seeds < len(row.seeds):
         lines.append(f"{row.paired.seeds} of {len(row.seeds)} seeds keep outputs")
     if row.paired.mcnemar_p is not None:
-        lines.append(f"McNemar p = {p_text(row.paired.mcnemar_p)}")
+        lines.append(f"McNemar p {p_text(row.paired.mcnemar_p)}")
     tone = ("bad" if row.paired.difference > 0 else "good") if row.paired.clear else ""
     return Cell(difference_text(found, row.paired.difference), tuple(lines), tone)
 
@@ -139,8 +139,8 @@ def verdict(compared: PairedRecord, other: str) -> str:
 
 
 def p_text(p: float) -> str:
-    """Return a p value: 0.032, or below 0.001."""
-    return f"{p:.3f}" if p >= 0.001 else text.scientific(p)
+    """Return a p value with its sign: = 0.032, or < 0.001."""
+    return f"= {p:.3f}" if p >= 0.001 else "< 0.001"
 
 
 def attribution(groups: Sequence[GroupRecord]) -> TableBlock | None:
@@ -155,7 +155,7 @@ def attribution(groups: Sequence[GroupRecord]) -> TableBlock | None:
             rows.append(Row((*head, change_cell(found, row), paired_cell(found, row, foot))))
     if not rows:
         return None
-    columns = ("Key", "Set to", "Reference", "Gone", "Change from the teacher", "Minus the reference")
+    columns = ("Key", "Set to", "Reference", "Removed", "Change from the teacher", "Minus the reference")
     caption = "RMT-KD with one key of its recipe changed; spread and interval as in Table I."
     return TableBlock(caption, columns, tuple(rows), frozenset({1, 2}), foot.notes())
 
@@ -169,7 +169,7 @@ def quantile_table(curves: Sequence[CurveRecord], percent: bool) -> TableBlock:
             at = "no quantile" if point.quantile is None else f"{point.quantile:g}"
             value = text.percent(point.value, 2) if percent else f"{point.value:.4f}"
             rows.append(text_row(at, text.percent(point.reduction), value, text.count(point.seeds)))
-    columns = ("Quantile", "Gone", "Metric", "Seeds")
+    columns = ("Quantile", "Removed", "Metric", "Seeds")
     return TableBlock("The points of the figure.", columns, tuple(rows), label="The figures in a table")
 
 
@@ -185,5 +185,5 @@ def paper_table() -> list[Block]:
         ]
     note = f"These figures are the paper's, copied from {published.SOURCE}. None was measured here."
     caption = "As printed in the paper: parameters removed and change of accuracy; other teachers, data and training."
-    columns = ("Method", "Gone (paper)", "Change of accuracy (paper)")
+    columns = ("Method", "Removed (paper)", "Change of accuracy (paper)")
     return [NoteBlock(note, tone="warn"), TableBlock(caption, columns, tuple(rows))]

@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from rmtkd_edge.config.recipe import Task
+from rmtkd_edge.config.task import Task
 from rmtkd_edge.errors import DataError, some
 from rmtkd_edge.tasks.reading.places import with_places
 from rmtkd_edge.tasks.reading.progress import tell_count

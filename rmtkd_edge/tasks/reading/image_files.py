@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image
 
-from rmtkd_edge.config.recipe import Task
+from rmtkd_edge.config.task import Task
 from rmtkd_edge.errors import DataError
 from rmtkd_edge.tasks.reading.places import columns, place
 from rmtkd_edge.tasks.reading.splits import (

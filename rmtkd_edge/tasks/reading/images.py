@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from rmtkd_edge.config.recipe import Task
+from rmtkd_edge.config.task import Task
 from rmtkd_edge.errors import DataError, RunDirError
 from rmtkd_edge.run.records.base import read_json_file
 from rmtkd_edge.run.records.data import SourceSummary

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from rmtkd_edge.config.recipe import Task
+from rmtkd_edge.config.task import Task
 from rmtkd_edge.errors import DataError, some
 from rmtkd_edge.tasks.reading.labels import HIDDEN, HIDDEN_HINT, label_names, label_numbers, label_values, number_of
 from rmtkd_edge.tasks.reading.places import PLACE, place

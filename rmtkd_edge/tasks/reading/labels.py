@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from rmtkd_edge.config.recipe import Task
+from rmtkd_edge.config.task import Task
 from rmtkd_edge.errors import DataError, RunDirError, some
 from rmtkd_edge.run.records.base import parse_json
 from rmtkd_edge.tasks.reading.places import place

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 
-from rmtkd_edge.config.recipe import Task
+from rmtkd_edge.config.task import Task
 from rmtkd_edge.errors import DataError
 from rmtkd_edge.tasks.reading.labels import HIDDEN, HIDDEN_HINT, number_of
 from rmtkd_edge.tasks.reading.places import place

@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from rmtkd_edge.config.recipe import Task
 from rmtkd_edge.config.settings import did_you_mean
+from rmtkd_edge.config.task import Task
 from rmtkd_edge.errors import DataError, some
 from rmtkd_edge.tasks.base import Batch
 from rmtkd_edge.tasks.reading.pairs import IDS_ALONE, encode_pairs

@@ -13,8 +13,8 @@ from typing import Generic, Protocol, Self, TypeVar
 
 import numpy as np
 
-from rmtkd_edge.config.recipe import Task
 from rmtkd_edge.config.settings import did_you_mean
+from rmtkd_edge.config.task import Task
 from rmtkd_edge.errors import DataError
 
 ROLES = ("train", "validation", "test")

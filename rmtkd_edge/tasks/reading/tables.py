@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet
 
-from rmtkd_edge.config.recipe import Task
+from rmtkd_edge.config.task import Task
 from rmtkd_edge.errors import DataError, reason
 from rmtkd_edge.hashing import sha256_file
 from rmtkd_edge.tasks.reading.delimited import read_delimited

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from rmtkd_edge.config.recipe import Task
+from rmtkd_edge.config.task import Task
 from rmtkd_edge.errors import DataError
 from rmtkd_edge.tasks.reading.ragged import Ragged
 from rmtkd_edge.tasks.reading.sequences import Ids, check_table, check_texts, table_ids
