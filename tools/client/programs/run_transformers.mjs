@@ -13,7 +13,7 @@ const kinds = {
     const tokenizer = await hf.AutoTokenizer.from_pretrained(job.folder);
     return [hf.AutoModelForSequenceClassification, (items) => {
       const pairs = Array.isArray(items[0]);
-      const more = pairs ? { text_pair: items.map(([, second]) => second) } : {};
+      const more = pairs ? { text_pair: items.map(([, second]) => second), return_token_type_ids: true } : {};
       return tokenizer(pairs ? items.map(([first]) => first) : items, { ...more, padding: true, truncation: true });
     }];
   },
