@@ -1,6 +1,6 @@
 """Run an exported folder in other programs, and compare their labels and outputs with our own session.
 
-    python tools/clients.py --setup [--only optimum,c] [--environments DIR]
+    python tools/clients.py --setup [--only NAME,...] [--environments DIR]
     python tools/clients.py RUN [--data DIR] [--rows 200] [--only NAME,...] [--environments DIR] [--json FILE]
 
 The clients: Optimum, transformers.js in Node, onnxruntime-node, onnxruntime-web in Chromium, onnxruntime's C API
@@ -20,22 +20,20 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from client.comparing import Compared, compare
-from client.environments import ENVIRONMENTS, Missing, default_place, set_up
+from client.comparing import Compared, Reference, compare
+from client.environments import Missing, default_place, set_up
 from client.rows import rows_of_run
-from client.running import CLIENTS
+from client.running import CLIENTS, DTYPES
 
 from rmtkd_edge.export.bundle import read_record
 from rmtkd_edge.export.load import exported_folder
 from rmtkd_edge.run.directory import Run
 
-PRECISIONS = ("fp32", "int8")
-
 
 def set_up_all(names: list[str], place: Path) -> bool:
-    """Make environments; return whether all went well that could be tried."""
+    """Make the environments of clients; return whether all went well that could be tried."""
     good = True
-    for name in names:
+    for name in dict.fromkeys(place for client in names for place in CLIENTS[client].environments):
         begun = time.monotonic()
         try:
             done = "made" if set_up(name, place) else "is there"
@@ -49,16 +47,17 @@ def set_up_all(names: list[str], place: Path) -> bool:
 
 def compare_all(names: list[str], place: Path, run: Path, data: Path | None, count: int) -> tuple[str, list[Compared]]:
     """Return the split that was read, and every client on every precision that the folder has."""
+    found = []
     with tempfile.TemporaryDirectory() as work:
         split, items = rows_of_run(Run.open(run), data, count, Path(work))
         folder = exported_folder(run)
         variants = read_record(folder).variants
-        found = []
-        for precision in (p for p in PRECISIONS if p in variants and variants[p].refused is None):
+        for precision in (p for p in DTYPES if p in variants and variants[p].refused is None):
+            reference = Reference.of(folder, precision, items)
             for name in names:
-                place_of_work = Path(work) / f"{name}-{precision}"
-                place_of_work.mkdir()
-                found.append(compare(CLIENTS[name], place, folder, precision, items, place_of_work))
+                own = Path(work) / f"{name}-{precision}"
+                own.mkdir()
+                found.append(compare(CLIENTS[name], place, reference, own))
                 print(line(found[-1]), flush=True)
     return split, found
 
@@ -81,15 +80,14 @@ def main() -> None:
     parser.add_argument("run", type=Path, nargs="?", help="whose export is run")
     parser.add_argument("--setup", action="store_true", help="make the environments")
     parser.add_argument("--environments", type=Path, default=default_place(), help="their folder (%(default)s)")
-    parser.add_argument("--only", help="names with commas")
+    parser.add_argument("--only", help="names of clients with commas")
     parser.add_argument("--data", type=Path, help="rows, where they are not where compress read them")
     parser.add_argument("--rows", type=int, default=200)
     parser.add_argument("--json", type=Path, help="file to write")
     args = parser.parse_args()
-    known = list(ENVIRONMENTS if args.setup else CLIENTS)
-    names = args.only.split(",") if args.only else known
-    if unknown := set(names) - set(known):
-        parser.error(f"{', '.join(sorted(unknown))}: the names are {', '.join(known)}")
+    names = args.only.split(",") if args.only else list(CLIENTS)
+    if unknown := set(names) - set(CLIENTS):
+        parser.error(f"{', '.join(sorted(unknown))}: the names are {', '.join(CLIENTS)}")
     if args.setup:
         sys.exit(not set_up_all(names, args.environments))
     if args.run is None:

@@ -19,7 +19,7 @@ import clients
 import numpy as np
 import pytest
 from client import environments
-from client.comparing import compare
+from client.comparing import Reference, compare
 from client.environments import Missing, default_place
 from client.running import CLIENTS, Answer, Client, Job, call
 from export.conftest import _exported
@@ -78,7 +78,7 @@ def test_a_client_gives_our_outputs_and_labels(
     items = [item[:2] for item in items] if modality == "text" else items
     for precision in ("fp32", "int8"):
         (tmp_path / precision).mkdir()
-        found = compare(CLIENTS[name], PLACE, run / "export", precision, items, tmp_path / precision, batch=5)
+        found = compare(CLIENTS[name], PLACE, Reference.of(run / "export", precision, items, 5), tmp_path / precision)
         assert not found.skipped and not found.wrong, found
         assert found.rows + found.cut == len(items) and found.cut == (modality == "text" and not CLIENTS[name].cuts)
         assert found.versions and all(found.versions.values())
@@ -159,7 +159,7 @@ def played(change: Callable[[Job, Answer], Answer]) -> Client:
 )
 def test_what_differs_is_told(change: Any, says: str, text_run: SimpleNamespace, tmp_path: Path) -> None:
     items = [row[:2] for row in text_rows("test", True)]
-    found = compare(played(change), PLACE, text_run.run.path / "export", "fp32", items, tmp_path, batch=5)
+    found = compare(played(change), PLACE, Reference.of(text_run.run.path / "export", "fp32", items, 5), tmp_path)
     assert says in found.wrong and bool(says) == bool(found.wrong)
 
 
@@ -181,9 +181,9 @@ def test_rows_of_a_run_are_its_test_split(
 
 
 def test_what_is_not_there_is_skipped_with_what_to_type(text_run: SimpleNamespace, tmp_path: Path) -> None:
-    folder = text_run.run.path / "export"
-    found = compare(CLIENTS["optimum"], tmp_path, folder, "fp32", [("w1", "w2")], tmp_path)
-    assert "python tools/clients.py --setup --only optimum" in found.skipped and not found.wrong
+    reference = Reference.of(text_run.run.path / "export", "fp32", [("w1", "w2")])
+    found = compare(CLIENTS["optimum"], tmp_path, reference, tmp_path)
+    assert f"python tools/clients.py --setup --environments {tmp_path}" in found.skipped and not found.wrong
     assert "skipped" in clients.line(found)
     (tmp_path / "optimum").mkdir()
     (tmp_path / "optimum/pins.txt").write_text("numpy==1.0\n")
@@ -195,7 +195,7 @@ def test_a_set_up_without_npm_leaves_its_clients_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert clients.set_up_all(["transformers", "javascript", "c"], tmp_path)
+    assert clients.set_up_all(["transformers.js", "onnxruntime-node", "c"], tmp_path)
     assert capsys.readouterr().out.count("npm is not on PATH") == 3 and not list(tmp_path.iterdir())
 
 

@@ -45,79 +45,92 @@ class Compared:
     wrong: str = ""
 
 
-def compare(
-    client: Client, place: Path, folder: Path, precision: str, items: Sequence[Any], work: Path, batch: int = 8
-) -> Compared:
-    """Run a client and our session on the same batches of an exported folder.
+@dataclass(frozen=True)
+class Reference:
+    """The batches of an exported file, and what our own session makes of them.
+
+    Attributes:
+        items: by batch: texts, pairs of texts, or paths of pictures.
+        inputs: what the model is fed.
+        cut: how many of the batches, the last ones, hold the texts that are cut off.
+    """
+
+    loaded: Loaded
+    precision: str
+    items: Sequence[Sequence[Any]]
+    inputs: Sequence[Inputs]
+    outputs: Sequence[np.ndarray]
+    cut: int
+
+    @classmethod
+    def of(cls, folder: Path, precision: str, items: Sequence[Any], batch: int = 8) -> Reference:
+        """Return the reference of items, texts that are cut off apart from the others."""
+        loaded = load(folder, precision=precision)  # type: ignore[arg-type]
+        limit = loaded.record.max_length
+        parts: tuple[list[Any], list[Any]] = [], []
+        if limit is None:
+            parts[0].extend(items)
+        else:
+            for item, inputs in zip(items, _encoded(loaded, items, 1, limit + 1), strict=True):
+                parts[inputs["input_ids"].shape[1] > limit].append(item)
+        batches = [[part[start : start + batch] for start in range(0, len(part), batch)] for part in parts]
+        found = [inputs for part in parts for inputs in _encoded(loaded, part, batch, limit)]
+        outputs = [loaded.predict(items).outputs for items in (*batches[0], *batches[1])]
+        return cls(loaded, precision, [*batches[0], *batches[1]], found, outputs, len(batches[1]))
+
+    def job(self, work: Path, batches: int) -> Job:
+        """Return the first batches as a job of a client."""
+        record, variant = self.loaded.record, self.loaded.record.variants[self.precision]
+        return Job(
+            folder=self.loaded.folder.resolve(),
+            precision=self.precision,
+            file=variant.file,
+            external=tuple(name for name in variant.files if name != variant.file),
+            modality=find_task(record.kind).modality,
+            items=self.items[:batches],
+            inputs=self.inputs[:batches],
+            pad=getattr(self.loaded.spec, "pad_id", 0),
+            work=work,
+        )
+
+
+def _encoded(loaded: Loaded, items: Sequence[Any], batch: int, max_length: int | None) -> list[Inputs]:
+    """Return what our own preprocessing makes of items, batch by batch."""
+    seen: list[Inputs] = []
+
+    def run(inputs: Batch) -> np.ndarray:
+        seen.append({name: np.asarray(value) for name, value in inputs.items()})
+        return np.zeros((len(next(iter(inputs.values()))), max(1, len(loaded.record.labels))), np.float32)
+
+    record = replace(loaded.record, max_length=max_length)
+    find_task(record.kind).predictor(loaded.folder, record, run).predict(items, batch)
+    return seen
+
+
+def compare(client: Client, place: Path, reference: Reference, work: Path) -> Compared:
+    """Run a client on the batches of a reference.
 
     Args:
         place: folder of the environments.
-        items: texts, pairs of texts, or paths of pictures.
         work: an empty folder to write to.
     """
-    loaded = load(folder, precision=precision)  # type: ignore[arg-type]
-    whole, cut = by_length(loaded, items)
-    if not client.cuts:
-        items, left_out = whole, len(cut)
-    else:
-        items, left_out = [*whole, *cut], 0
-    batches = [items[start : start + batch] for start in range(0, len(items), batch)]
+    batches = len(reference.items) - (0 if client.cuts else reference.cut)
+    rows = sum(map(len, reference.items[:batches]))
+    found = Compared(client.name, reference.precision, rows, cut=sum(map(len, reference.items)) - rows)
     try:
         places = client.found(place)
-        answer = client.run(_job(loaded, precision, batches, work), places)
+        answer = client.run(reference.job(work, batches), places)
     except Missing as err:
-        return Compared(client.name, precision, skipped=str(err))
+        return replace(found, skipped=str(err))
     except FAILURES as err:
-        return Compared(client.name, precision, len(items), wrong=f"it fails: {err}")
-    ours = [loaded.predict(part).outputs for part in batches]
-    found = Compared(client.name, precision, len(items), cut=left_out, versions=answer.versions)
-    return _judged(found, loaded, ours, answer)
+        return replace(found, wrong=f"it fails: {err}")
+    ours = np.concatenate(reference.outputs[:batches])
+    return _judged(replace(found, versions=answer.versions), reference.loaded, ours, answer)
 
 
-def by_length(loaded: Loaded, items: Sequence[Any]) -> tuple[list[Any], list[Any]]:
-    """Return the items that fit the model, and those that are cut off."""
-    limit = loaded.record.max_length
-    if limit is None:
-        return list(items), []
-    parts: tuple[list[Any], list[Any]] = [], []
-    for item in items:
-        length = inputs_of(loaded, [item], limit + 1)["input_ids"].shape[1]
-        parts[length > limit].append(item)
-    return parts
-
-
-def inputs_of(loaded: Loaded, items: Sequence[Any], max_length: int | None) -> Inputs:
-    """Return what our own preprocessing makes of one batch."""
-    seen: list[Batch] = []
-
-    def run(batch: Batch) -> np.ndarray:
-        seen.append(batch)
-        return np.zeros((len(items), max(1, len(loaded.record.labels))), np.float32)
-
-    record = replace(loaded.record, max_length=max_length)
-    find_task(record.kind).predictor(loaded.folder, record, run).predict(items, len(items))
-    return {name: np.asarray(value) for name, value in seen[0].items()}
-
-
-def _job(loaded: Loaded, precision: str, batches: Sequence[Sequence[Any]], work: Path) -> Job:
-    record, variant = loaded.record, loaded.record.variants[precision]
-    return Job(
-        folder=loaded.folder.resolve(),
-        precision=precision,
-        file=variant.file,
-        external=tuple(name for name in variant.files if name != variant.file),
-        graph=str(record.graph.get("name", "fast")),
-        modality=find_task(record.kind).modality,
-        items=batches,
-        inputs=[inputs_of(loaded, part, record.max_length) for part in batches],
-        pad=getattr(loaded.spec, "pad_id", 0),
-        work=work,
-    )
-
-
-def _judged(found: Compared, loaded: Loaded, ours: Sequence[np.ndarray], answer: Answer) -> Compared:
+def _judged(found: Compared, loaded: Loaded, mine: np.ndarray, answer: Answer) -> Compared:
     """Return the comparison with its figures and what is wrong with them."""
-    mine, theirs = np.concatenate(ours), np.concatenate(answer.outputs)
+    theirs = np.concatenate(answer.outputs)
     if mine.shape != theirs.shape:
         return replace(found, wrong=f"outputs {theirs.shape}, ours {mine.shape}")
     difference = float(np.abs(mine - theirs).max() / np.abs(mine).max())

@@ -66,7 +66,7 @@ def find(name: str, place: Path) -> Path:
         current = None
     if not current:
         what = "is not there" if current is None else "has other versions"
-        raise Missing(f"{folder} {what}: python tools/clients.py --setup --only {name}")
+        raise Missing(f"{folder} {what}: python tools/clients.py --setup --environments {place}")
     return folder
 
 

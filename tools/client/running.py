@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 
 from client.environments import HERE, Missing, find, program
 from rmtkd_edge.profile.javascript_links import Limits
@@ -31,7 +32,6 @@ class Job:
 
     Attributes:
         file: within the folder, with the names of its files of weights in `external`.
-        graph: `fast` or `portable`.
         items: by batch: texts, pairs of texts, or paths of pictures.
         inputs: what our own preprocessing makes of these batches.
         pad: the tokenizer's padding token.
@@ -42,7 +42,6 @@ class Job:
     precision: str
     file: str
     external: tuple[str, ...]
-    graph: str
     modality: str
     items: Sequence[Sequence[Any]]
     inputs: Sequence[Inputs]
@@ -122,8 +121,9 @@ def _optimum(job: Job, places: Sequence[Path]) -> Answer:
 
 
 def _openvino(job: Job, places: Sequence[Path]) -> Answer:
-    if job.graph != "portable":
-        raise Missing("it reads the portable graph: rmtkd-edge export RUN --graph portable")
+    model = onnx.load(str(job.folder / job.file), load_external_data=False)
+    if any(used.domain for used in model.opset_import):
+        raise Missing("it lacks onnxruntime's own operators: rmtkd-edge export RUN --graph portable")
     return _program(job, [places[0] / "bin/python", PROGRAMS / "run_openvino.py"])
 
 

@@ -109,7 +109,7 @@ def text_clients(columns: int, meaning: str = "", answer: str = "labels") -> tup
     texts, pair, items = '["a text"]', "", '["a text"]'
     if columns == 2:
         texts, items = '["a text"], ["its pair"]', '[("a text", "its pair")]'
-        pair = 'text_pair: ["its pair"], return_token_type_ids: true, '  # which few of its tokenizers give by themselves
+        pair = 'text_pair: ["its pair"], return_token_type_ids: true, '  # few of its tokenizers give them unasked
     return (
         Client("onnxruntime", "python", TEXT_ONNXRUNTIME.replace("TEXTS", texts) + python),
         Client("Optimum", "python", TEXT_OPTIMUM.replace("TEXTS", texts) + python),
