@@ -31,6 +31,7 @@ from rmtkd_edge.export.load import load
 from rmtkd_edge.export.origin import Origin
 
 PLACE = default_place()
+PAIRS = [row[:2] for row in text_rows("test", pairs=True)]
 LONG = ("w1 w2 w3 " * 7, "w4 w5 " * 5)  # is cut off
 
 
@@ -74,8 +75,7 @@ def test_a_client_gives_our_outputs_and_labels(
     if (name, modality) == ("c", "image"):
         pytest.skip("the example reads token ids")
     run = request.getfixturevalue(f"portable_{modality}" if name == "openvino" else f"{modality}_run").run.path
-    items = [*text_rows("test", True), LONG] if modality == "text" else pictures(run, tmp_path)
-    items = [item[:2] for item in items] if modality == "text" else items
+    items: list[Any] = [*PAIRS, LONG] if modality == "text" else pictures(run, tmp_path)
     for precision in ("fp32", "int8"):
         (tmp_path / precision).mkdir()
         found = compare(CLIENTS[name], PLACE, Reference.of(run / "export", precision, items, 5), tmp_path / precision)
@@ -84,12 +84,24 @@ def test_a_client_gives_our_outputs_and_labels(
         assert found.versions and all(found.versions.values())
 
 
-def as_printed(made: str, title: str, folder: Path, command: Sequence[str | Path], shown: str) -> str:
-    """Run the code of a card where `path/to/this/folder` is the exported folder; return what a last line prints."""
-    language, code = re.search(rf"^{title}:\n\n```(\w+)\n(.*?)^```", made, re.DOTALL | re.MULTILINE).groups()  # type: ignore[union-attr]
-    script = folder / f"snippet.{'mjs' if language == 'js' else 'py'}"
-    script.write_text(f"{code}{shown}\n")
-    return call([*command, script], folder)
+SHOWN = {
+    "python": "import json\nprint(json.dumps(logits.tolist()))",
+    "js": "console.log(JSON.stringify(logits.tolist()))",
+}
+
+
+def as_printed(made: str, title: str, exported: Path, folder: Path, shown: dict[str, str]) -> str:
+    """Run the code of a card in a folder with `path/to/this/folder`, and a last line that shows what came of it."""
+    (place,) = places_of(title.lower())
+    found = re.search(rf"^{title}:\n\n```(\w+)\n(.*?)^```", made, re.DOTALL | re.MULTILINE)
+    assert found is not None
+    language, code = found.groups()
+    shutil.copytree(exported, folder / "path/to/this/folder")
+    script = folder / {"python": "snippet.py", "js": "snippet.mjs"}[language]
+    script.write_text(f"{code}{shown.get(language, '')}\n")
+    if language == "js":
+        (folder / "node_modules").symlink_to(place / "node_modules")
+    return call(["node" if language == "js" else place / "bin/python", script], folder)
 
 
 @pytest.mark.slow
@@ -98,16 +110,9 @@ def as_printed(made: str, title: str, folder: Path, command: Sequence[str | Path
 def test_the_cards_code_for_texts_runs_as_it_is_printed(
     title: str, columns: int, text_run: SimpleNamespace, tmp_path: Path
 ) -> None:
-    (place,) = places_of(title.lower())
-    shutil.copytree(text_run.run.path / "export", tmp_path / "path/to/this/folder")
-    if title == "Optimum":
-        command, shown = [place / "bin/python"], "import json\nprint(json.dumps(logits.tolist()))"
-    else:
-        (tmp_path / "node_modules").symlink_to(place / "node_modules")
-        command, shown = [Path("node")], "console.log(JSON.stringify(logits.tolist()))"
-    told = as_printed(card(text_run.record, Origin(columns=columns)), title, tmp_path, command, shown)
-    item = ("a text", "its pair") if columns == 2 else "a text"
-    wanted = load(text_run.run.path, precision="int8").predict([item]).outputs
+    folder, made = text_run.run.path / "export", card(text_run.record, Origin(columns=columns))
+    told = as_printed(made, title, folder, tmp_path, SHOWN)
+    wanted = load(folder, precision="int8").predict([("a text", "its pair") if columns == 2 else "a text"]).outputs
     np.testing.assert_allclose(json.loads(told.splitlines()[-1]), wanted, rtol=1e-4, atol=1e-5)
 
 
@@ -116,20 +121,15 @@ def test_the_cards_code_for_texts_runs_as_it_is_printed(
 def test_the_cards_code_for_images_runs_as_it_is_printed(
     title: str, image_run: SimpleNamespace, tmp_path: Path
 ) -> None:
-    (place,) = places_of(title.lower())
-    shutil.copytree(image_run.run.path / "export", tmp_path / "path/to/this/folder")
-    shutil.copy(pictures(image_run.run.path, tmp_path)[0], tmp_path / "picture.png")
-    made = (image_run.run.path / "export/README.md").read_text()
-    wanted = load(image_run.run.path, precision="int8").predict([str(tmp_path / "picture.png")])
+    folder, picture = image_run.run.path / "export", tmp_path / "picture.png"
+    shutil.copy(pictures(image_run.run.path, tmp_path)[0], picture)
+    told = as_printed((folder / "README.md").read_text(), title, folder, tmp_path, {"python": SHOWN["python"]})
+    wanted = load(folder, precision="int8").predict([str(picture)])
     if title == "Optimum":
-        shown = "import json\nprint(json.dumps(logits.tolist()))"
-        told = as_printed(made, title, tmp_path, [place / "bin/python"], shown)
         np.testing.assert_allclose(json.loads(told.splitlines()[-1]), wanted.outputs, rtol=1e-3, atol=1e-3)
-    else:
-        (tmp_path / "node_modules").symlink_to(place / "node_modules")
-        told = as_printed(made, title, tmp_path, ["node"], "")
-        labels = re.findall(r"label: '(.*?)'", told)
-        assert labels[0] == wanted.labels[0]
+    else:  # prints labels, the most likely one first
+        found = re.search(r"label: '(.*?)'", told)
+        assert found is not None and found[1] == wanted.labels[0]
 
 
 # ---- the tool, without any of them ----
@@ -158,8 +158,8 @@ def played(change: Callable[[Job, Answer], Answer]) -> Client:
     ],
 )
 def test_what_differs_is_told(change: Any, says: str, text_run: SimpleNamespace, tmp_path: Path) -> None:
-    items = [row[:2] for row in text_rows("test", True)]
-    found = compare(played(change), PLACE, Reference.of(text_run.run.path / "export", "fp32", items, 5), tmp_path)
+    reference = Reference.of(text_run.run.path / "export", "fp32", PAIRS, 5)
+    found = compare(played(change), PLACE, reference, tmp_path)
     assert says in found.wrong and bool(says) == bool(found.wrong)
 
 
@@ -174,10 +174,7 @@ def test_rows_of_a_run_are_its_test_split(
     monkeypatch.setattr(clients, "CLIENTS", {"played": played(seen)})
     split, found = clients.compare_all(["played"], tmp_path, text_run.run.path, None, 9)
     assert split == "test" and [item.precision for item in found] == ["fp32", "int8"]
-    assert (
-        rows[:9] == [row[:2] for row in text_rows("test", True)[:9]]
-        and "| played | int8 | 9 |" in capsys.readouterr().out
-    )
+    assert rows[:9] == PAIRS[:9] and "| played | int8 | 9 |" in capsys.readouterr().out
 
 
 def test_what_is_not_there_is_skipped_with_what_to_type(text_run: SimpleNamespace, tmp_path: Path) -> None:

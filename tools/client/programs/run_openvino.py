@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ def main() -> None:
     for path in job["inputs"]:
         with np.load(path) as inputs:
             outputs.append(model({name: inputs[name] for name in names})[0].tolist())
-    answer = {"outputs": outputs, "versions": {"openvino": openvino.__version__}}
+    answer = {"outputs": outputs, "versions": {"openvino": version("openvino")}}
     Path(sys.argv[2]).write_text(json.dumps(answer), encoding="utf-8")
 
 
