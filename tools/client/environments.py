@@ -97,7 +97,7 @@ def _run(command: Sequence[str | Path], folder: Path) -> None:
 def _python(folder: Path, lock: Path) -> Path:
     """Make a virtual environment of exactly the packages of a file, and return its site-packages."""
     _run([sys.executable, "-m", "venv", folder], folder)
-    _run([folder / "bin/python", "-m", "pip", "install", "--quiet", "--no-deps", "-r", lock], folder)
+    _run([folder / "bin/python", "-m", "pip", "install", "--quiet", "--no-compile", "--no-deps", "-r", lock], folder)
     return next(folder.glob("lib/python*/site-packages"))
 
 

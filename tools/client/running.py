@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import shutil
 import subprocess
 from collections.abc import Callable, Sequence
@@ -71,7 +72,6 @@ class Client:
         environments: that it needs.
         needs: programs, one of each group has to be on PATH.
         run: answers a job, given the folders of the environments; raises Missing for what it is not made for.
-        preprocesses: it reads texts and pictures itself, by the folder's files.
         cuts: it cuts texts that are too long as we do.
     """
 
@@ -79,7 +79,6 @@ class Client:
     environments: tuple[str, ...]
     needs: tuple[tuple[str, ...], ...]
     run: Callable[[Job, Sequence[Path]], Answer]
-    preprocesses: bool = False
     cuts: bool = True
 
     def found(self, place: Path) -> list[Path]:
@@ -156,7 +155,8 @@ def _c(job: Job, places: Sequence[Path]) -> Answer:
     if job.modality != "text":
         raise Missing("the example reads token ids")
     headers, modules = places
-    library = next(modules.glob("node_modules/onnxruntime-node/bin/*/linux/x64/libonnxruntime.so.*"), None)
+    machine = {"x86_64": "x64", "aarch64": "arm64"}.get(platform.machine(), "")
+    library = next(modules.glob(f"node_modules/onnxruntime-node/bin/*/linux/{machine}/libonnxruntime.so.*"), None)
     if library is None:
         raise Missing("onnxruntime-node has no library for this machine")
     binary = job.work / "classify"
@@ -184,8 +184,8 @@ NODE = ("node",)
 CLIENTS = {
     client.name: client
     for client in (
-        Client("optimum", ("optimum",), (), _optimum, preprocesses=True),
-        Client("transformers.js", ("transformers",), (NODE,), _transformers, preprocesses=True, cuts=False),
+        Client("optimum", ("optimum",), (), _optimum),
+        Client("transformers.js", ("transformers",), (NODE,), _transformers, cuts=False),
         Client("onnxruntime-node", ("javascript",), (NODE,), _onnxruntime("node")),
         Client("onnxruntime-web", ("javascript",), (BROWSERS,), _onnxruntime("browser")),
         Client("c", ("c", "javascript"), (("gcc", "cc"),), _c),
