@@ -147,5 +147,8 @@ def _asked(what: Any) -> Any:
     except HfHubHTTPError as err:
         denied = err.response is not None and err.response.status_code in (401, 403)
         raise UserError(f"the hub refuses: {reason(err)}", NO_TOKEN if denied else again) from err
-    except (HTTPError, OSError, ValueError) as err:  # ValueError: metadata that the hub does not take
-        raise UserError(f"the hub cannot be used: {reason(err)}", f"check the connection, then {again}") from err
+    except (HTTPError, OSError, ValueError, RuntimeError) as err:  # ValueError: metadata that the hub does not take
+        why = reason(err)
+        if isinstance(err, RuntimeError) and err.__cause__ is not None:  # a large file; the cause says what was wrong
+            why += f" {reason(err.__cause__)}"
+        raise UserError(f"the hub cannot be used: {why}", f"check the connection, then {again}") from err

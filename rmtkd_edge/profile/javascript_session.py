@@ -105,11 +105,16 @@ class Session:
 
 
 def write_array(folder: Path, name: str, value: Any) -> dict[str, Any]:
-    """Write an array as its little-endian bytes, named by their hash, and return what JavaScript must know of it."""
+    """Write an array as its little-endian bytes, and return what JavaScript must know of it.
+
+    The file is named by shape and bytes, and JavaScript keeps its tensor by that name: rows of zeros of 8 x 42 and of
+    7 x 48 have the same bytes.
+    """
     if value.dtype.name not in TYPES:
         raise RunnerError("plan", f"{name} is {value.dtype.name}; JavaScript is given {', '.join(TYPES)}")
     data = np.ascontiguousarray(value).astype(value.dtype.newbyteorder("<")).tobytes()
-    file = f"javascript/{hashlib.sha256(data).hexdigest()}.{value.dtype.name}.bin"
+    shape = "x".join(map(str, value.shape))
+    file = f"javascript/{hashlib.sha256(data).hexdigest()}.{shape}.{value.dtype.name}.bin"
     path = folder / file
     path.parent.mkdir(exist_ok=True)
     if not path.is_file():

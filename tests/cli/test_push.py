@@ -39,15 +39,33 @@ class Hub(BaseHTTPRequestHandler):
             return self.answer({"errors": [], "warnings": []})
         if self.path.startswith(f"/api/models/{REPO}/preupload/"):
             files = json.loads(body)["files"]
-            return self.answer({"files": [{**f, "uploadMode": "regular", "shouldIgnore": False} for f in files]})
+            modes = ["lfs" if f["path"].endswith(state.large) else "regular" for f in files]
+            modes_of = [{**f, "uploadMode": m, "shouldIgnore": False} for f, m in zip(files, modes, strict=True)]
+            return self.answer({"files": modes_of})
+        if self.path == f"/{REPO}.git/info/lfs/objects/batch":
+            links = lambda oid: {"upload": {"href": f"{state.url}/object/{oid}"}, "verify": {"href": f"{state.url}/ok"}}
+            found = [{**item, "actions": links(item["oid"])} for item in json.loads(body)["objects"]]
+            return self.answer({"transfer": "basic", "objects": found})
+        if self.path == "/ok":
+            told = json.loads(body)
+            return self.answer({}, 200 if len(state.objects[told["oid"]]) == told["size"] else 404)
         lines = [json.loads(line) for line in body.splitlines()]
         for line in lines:
             if line["key"] == "file":
                 state.files[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
+            if line["key"] == "lfsFile":
+                state.files[line["value"]["path"]] = state.objects[line["value"]["oid"]]
+                state.pointers.add(line["value"]["path"])
         done = {"commitOid": "0" * 40, "commitUrl": f"{state.url}/{REPO}/commit/{'0' * 40}"}
         if "create_pr=1" in self.path:
             done["pullRequestUrl"] = f"{state.url}/{REPO}/discussions/1"
         return self.answer(done)
+
+    def do_PUT(self):
+        state = self.server.state
+        state.asked.append((self.path, self.headers.get("Authorization")))
+        state.objects[self.path.rpartition("/")[2]] = self.rfile.read(int(self.headers["Content-Length"]))
+        self.answer({}, 403 if state.full else 200)
 
     def do_GET(self):
         self.server.state.asked.append((self.path, self.headers.get("Authorization")))
@@ -78,7 +96,9 @@ class Hub(BaseHTTPRequestHandler):
 def hub(monkeypatch):
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     url = f"http://127.0.0.1:{server.server_port}"
-    server.state = SimpleNamespace(asked=[], files={}, private=None, refuse=False, url=url)
+    server.state = SimpleNamespace(
+        asked=[], files={}, objects={}, pointers=set(), large=(), full=False, private=None, refuse=False, url=url
+    )
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", url)  # HF_ENDPOINT, which was read at import
@@ -112,6 +132,29 @@ def test_what_arrives_is_the_exported_folder_and_its_card(run, hub, capsys):
     assert {token for path, token in hub.asked if "/commit/" in path} == {"Bearer hf_of_a_test"}
     assert "hf_of_a_test" not in out + err
     assert f"sent to {REPO}: {hub.url}" in out and "note: no licence is stated" in out
+
+
+LARGE = (".onnx", ".safetensors")
+
+
+def test_large_files_go_as_objects_and_the_commit_names_them(run, hub, capsys, monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)  # Xet's servers are not played here
+    hub.large = LARGE
+    code, _, err = push(capsys, run, REPO)
+    assert code == 0, err
+    record = json.loads((run / "export/rmtkd.json").read_text())
+    assert hub.pointers == {name for name in record["files"] if name.endswith(LARGE)} and len(hub.pointers) > 2
+    assert set(hub.objects) == {record["files"][name] for name in hub.pointers}
+    for name in {*record["files"], "rmtkd.json"}:
+        assert hub.files[name] == (run / "export" / name).read_bytes()
+    assert {token for path, token in hub.asked if path.startswith("/object/")} == {None}  # links that need none
+
+
+def test_a_large_file_that_is_not_taken_is_told_and_nothing_is_committed(run, hub, capsys, monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
+    hub.large, hub.full = LARGE, True
+    code, _, err = push(capsys, run, REPO)
+    assert code == 2 and "the same command again" in err and ".onnx" in err and "403" in err and hub.files == {}
 
 
 def test_the_licence_of_a_base_model_is_asked_of_the_hub(run, hub, capsys, monkeypatch):

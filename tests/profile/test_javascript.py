@@ -249,6 +249,12 @@ def test_arrays_keep_their_bytes(tmp_path: Path, kind: str) -> None:
     assert (back == value).all()
 
 
+def test_arrays_of_the_same_bytes_and_other_shapes_are_other_tensors(tmp_path: Path) -> None:
+    zeros = [np.zeros(shape, np.int64) for shape in ((8, 42), (7, 48), (8, 42))]
+    first, other, again = (javascript_session.write_array(tmp_path, "x", value)["file"] for value in zeros)
+    assert first == again != other  # JavaScript keeps tensors by file
+
+
 def test_odd_types_and_paths_are_refused(tmp_path: Path) -> None:
     with pytest.raises(basics.RunnerError, match="float16"):
         javascript_session.write_array(tmp_path, "x", np.zeros(2, np.float16))

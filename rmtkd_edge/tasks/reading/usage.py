@@ -31,7 +31,8 @@ import { AutoModelForSequenceClassification, AutoTokenizer } from "@huggingface/
 
 const tokenizer = await AutoTokenizer.from_pretrained("$repo");
 const model = await AutoModelForSequenceClassification.from_pretrained("$repo", { dtype: "$dtype" });
-const { logits } = await model(tokenizer(["a text"], { PAIRpadding: true, truncation: true }));
+const inputs = tokenizer(["a text"], { PAIRpadding: true, truncation: true });
+const { logits } = await model(inputs); // a text that is too long loses its closing token here: shorten it before
 """
 OWN = """\
 import rmtkd_edge
@@ -107,7 +108,8 @@ def text_clients(columns: int, meaning: str = "", answer: str = "labels") -> tup
     python, js = (f"{sign} {meaning}\n" if meaning else "" for sign in ("#", "//"))
     texts, pair, items = '["a text"]', "", '["a text"]'
     if columns == 2:
-        texts, pair, items = '["a text"], ["its pair"]', 'text_pair: ["its pair"], ', '[("a text", "its pair")]'
+        texts, items = '["a text"], ["its pair"]', '[("a text", "its pair")]'
+        pair = 'text_pair: ["its pair"], return_token_type_ids: true, '  # few of its tokenizers give them unasked
     return (
         Client("onnxruntime", "python", TEXT_ONNXRUNTIME.replace("TEXTS", texts) + python),
         Client("Optimum", "python", TEXT_OPTIMUM.replace("TEXTS", texts) + python),
