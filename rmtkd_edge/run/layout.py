@@ -37,8 +37,18 @@ STUDENTS = "students"  # of a size family: those on the way to the run's own, by
 CYCLES = "compress/cycles"
 BUNDLES = "bundles"
 PROFILES = "profile"
+EXPLAIN = "explain/operators.json"
 REPORT = "report"
-OWNED = ("compress", "export", "baseline", STUDENTS, PROFILES, BUNDLES, REPORT)  # folders that a run writes to
+OWNED = (
+    "compress",
+    "export",
+    "baseline",
+    STUDENTS,
+    "explain",
+    PROFILES,
+    BUNDLES,
+    REPORT,
+)  # folders that a run writes to
 
 SHAPE, WEIGHTS, PROJECTIONS = "model.json", "model.safetensors", "projections.safetensors"  # of a model's folder
 EXPORT_RECORD, CONFIG = "rmtkd.json", "config.json"  # of an exported folder
