@@ -35,8 +35,8 @@ def conditions(record: ExplainRecord) -> str:
         f"One call ({record.workload}) on {text.plural(record.threads, 'thread')} of {machine}, by onnxruntime's "
         f"profiler. The machine's peak, measured in turn: {', '.join(peaks)}; copies at {slow} (the largest) "
         f"to {fast} GB/s (the smallest). The roofline is the least time that operations and bytes need at these rates, "
-        "node by node the longer of the two; at most the rest is left to gain. A multiply-accumulate is two operations. "
-        "Operations of products alone are counted: of other operators the bytes alone bound the time."
+        "node by node the longer of the two; at most the rest is left to gain. A multiply-accumulate counts as "
+        "two operations, and products alone are counted: of other operators the bytes alone bound the time."
     )
 
 
