@@ -37,18 +37,10 @@ STUDENTS = "students"  # of a size family: those on the way to the run's own, by
 CYCLES = "compress/cycles"
 BUNDLES = "bundles"
 PROFILES = "profile"
-EXPLAIN = "explain/operators.json"
+EXPLAINED = "explain"
+EXPLAIN = f"{EXPLAINED}/operators.json"
 REPORT = "report"
-OWNED = (
-    "compress",
-    "export",
-    "baseline",
-    STUDENTS,
-    "explain",
-    PROFILES,
-    BUNDLES,
-    REPORT,
-)  # folders that a run writes to
+OWNED = ("compress", "export", "baseline", STUDENTS, EXPLAINED, PROFILES, BUNDLES, REPORT)  # that a run writes to
 
 SHAPE, WEIGHTS, PROJECTIONS = "model.json", "model.safetensors", "projections.safetensors"  # of a model's folder
 EXPORT_RECORD, CONFIG = "rmtkd.json", "config.json"  # of an exported folder
