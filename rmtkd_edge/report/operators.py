@@ -7,8 +7,8 @@ from rmtkd_edge.report.blocks import Block, Cell, Footnotes, NoteBlock, Row, Sec
 from rmtkd_edge.report.records import Missing, Quantity, RunFacts, quantity
 from rmtkd_edge.run.records.explain import ExplainedFile, ExplainRecord, OperatorRecord, RooflineRecord
 
-COLUMNS = ("Operator", "Nodes", "ms", "Share", "Operations", "Per second", "Of the peak")
-COLUMNS += ("Bytes", "Per second", "Roofline ms", "To gain ms")
+FIRST = ("Operator", "Nodes", "ms", "Share", "Operations", "Per second", "Of the peak")
+COLUMNS = (*FIRST, "Bytes", "Per second", "Roofline ms", "To gain ms")
 TOO_SHORT = "it took less than the profiler's microsecond"
 
 

@@ -6,6 +6,7 @@ import statistics
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -49,10 +50,10 @@ class Rates:
                 onnx.save(product(kind, rows), str(path))
                 session = open_session(path, threads=threads)
                 a = np.ones((rows, rows), np.float32 if kind == "fp32" else np.uint8)
-                self._calls[kind, rows] = lambda session=session, a=a: session.run(None, {"a": a})
+                self._calls[kind, rows] = partial(session.run, None, {"a": a})
         for size in COPIES:
             source, target = np.ones(size // 2, np.uint8), np.empty(size // 2, np.uint8)
-            self._calls["copy", size] = lambda source=source, target=target: np.copyto(target, source)
+            self._calls["copy", size] = partial(np.copyto, target, source)
         self._seconds: dict[tuple[str, int], list[float]] = defaultdict(list)
 
     def measure_round(self) -> None:
