@@ -109,6 +109,7 @@ def write_plan(
         "provider": profile.provider,
         "threads": resolve_threads(profile),
         "spinning": profile.spinning,
+        **profile.session.model_dump(),
         "tf32": profile.tf32,
         "inputs": "inputs.npz",
         "reference": "reference.npz",

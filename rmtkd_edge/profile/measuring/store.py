@@ -11,6 +11,7 @@ from pathlib import Path
 import onnxruntime
 
 from .basics import RESULTS_SCHEMA, Json, RunnerError, cell_key, read_document
+from .plan_schema import SESSION_DEFAULTS
 
 
 def write_whole(path: Path, document: Json) -> None:
@@ -63,6 +64,12 @@ class Store:
         settings = [
             version,
             *(plan[name] for name in names),
+            *(
+                plan[name]
+                for name in SESSION_DEFAULTS
+                if plan.get(name, SESSION_DEFAULTS[name]) != SESSION_DEFAULTS[name]
+            ),
+            *(model["session"] for model in plan["models"] if "session" in model),
             "turns",  # blocks without them cannot be gone on with
             *filter(None, [plan.get("limits"), plan.get("tf32") is False]),
         ]
