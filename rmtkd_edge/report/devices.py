@@ -22,7 +22,8 @@ from rmtkd_edge.report.blocks import (
 from rmtkd_edge.report.figures import energy_picture, latency_picture, size_picture
 from rmtkd_edge.report.records import Profile, Quantity, RunFacts, energy_source, quantity
 from rmtkd_edge.report.summary import gross_energy, models
-from rmtkd_edge.run.records.profile import LatencyRecord, MeasurementRecord, agreement_rows
+from rmtkd_edge.run.records.profile import LatencyRecord, MeasurementRecord, ProfileRecord, agreement_rows
+from rmtkd_edge.run.records.tuning import SessionRecord
 
 PERCENTILE_NEEDS = {"p90": 100, "p95": 100, "p99": 1000}  # samples
 
@@ -59,9 +60,19 @@ def conditions(profile: Profile) -> list[str]:
     found = [record.title, f"Inputs: {record.inputs}" if record.inputs else "", *record.notes]
     if record.quick:
         found.append("Quick effort: fewer runs and shorter windows than a full profile")
+    tuning = record.hardware.get("tuning")
+    if tuning:
+        found.append(
+            f"Session settings by profile --tune, of {tuning['model']}, {tuning['workload']}: {_session(record)}"
+        )
     if not record.comparable:
         found.append("Figures under this name are not comparable between two machines")
     return [text.title(said) for said in found if said]
+
+
+def _session(record: ProfileRecord) -> str:
+    hardware = record.hardware
+    return str(SessionRecord(hardware["threads"], hardware["spinning"], **hardware["session"]))
 
 
 def agreement_table(profile: Profile) -> TableBlock:
