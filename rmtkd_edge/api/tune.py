@@ -11,7 +11,7 @@ from rmtkd_edge.config.hardware import HardwareProfile
 from rmtkd_edge.errors import UserError
 from rmtkd_edge.profile.profile_copy import refuse_target, write_copy
 from rmtkd_edge.profile.stage import single
-from rmtkd_edge.profile.tune.stage import refuse_untunable, settings_of
+from rmtkd_edge.profile.tune.stage import profile_keys, refuse_untunable
 from rmtkd_edge.profile.tune.stage import tune_run as stage
 from rmtkd_edge.run.lock import open_to_write
 from rmtkd_edge.run.records.tuning import TuningRecord
@@ -62,4 +62,4 @@ def tune_run(options: ProfileOptions, out: Path | None = None, reporter: Reporte
         "ci95": chosen.ci95,
     }
     known = {key: value for key, value in tuning.items() if value is not None}
-    return Tuned(target, write_copy(source, target, {**settings_of(chosen), "tuning": known}, {}), record)
+    return Tuned(target, write_copy(source, target, {**profile_keys(chosen), "tuning": known}, {}), record)

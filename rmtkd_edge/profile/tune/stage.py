@@ -138,7 +138,7 @@ def cores_of(profile: HardwareProfile, options: ProfileOptions) -> int | None:
     return min((n for n in (cores, profile.limits.cores) if n is not None), default=None)
 
 
-def settings_of(chosen: TunedSession) -> dict[str, Any]:
+def profile_keys(chosen: TunedSession) -> dict[str, Any]:
     """Return the keys of a hardware profile that hold the settings."""
     settings = asdict(chosen.session)
     return {
