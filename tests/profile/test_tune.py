@@ -17,7 +17,7 @@ from profile_run_sample import exported_run
 from rmtkd_edge.cli.app import main
 from rmtkd_edge.config.hardware import HardwareProfile, load_profile
 from rmtkd_edge.errors import RecipeError, UserError
-from rmtkd_edge.profile import reach
+from rmtkd_edge.profile import reach, workload
 from rmtkd_edge.profile.measuring import basics, execute, sessions, store
 from rmtkd_edge.profile.measuring.plan import load_plan
 from rmtkd_edge.profile.measuring.plan_schema import SESSION_DEFAULTS
@@ -155,7 +155,8 @@ def basic_wins(monkeypatch) -> None:
     monkeypatch.setattr(stage, "search", found)
 
 
-def test_what_was_found_is_written_and_used(basic_wins, tmp_path: Path, capsys) -> None:
+def test_what_was_found_is_written_and_used(basic_wins, tmp_path: Path, capsys, monkeypatch) -> None:
+    monkeypatch.setattr(workload, "FULL", replace(workload.FULL, probe_repeats=0))  # no processes for memory
     run, target = exported_run(tmp_path / "run"), tmp_path / "mine.toml"
     argv = ("profile", run.path, "--tune", *SHORT, "--out", target)
     code, out, _ = called(capsys, *argv, "--json")
