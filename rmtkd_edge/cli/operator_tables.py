@@ -48,9 +48,9 @@ def title(file: ExplainedFile, record: ExplainRecord) -> str:
 
 def roofline_lines(record: ExplainRecord) -> list[str]:
     """Return the machine's rates, and what the table leaves out."""
-    peaks = [f"{kind} products {max(rates.values()) / 1e9:.1f} Gop/s" for kind, rates in record.roofline.gemm.items()]
-    sizes = sorted(record.roofline.copy)
-    copies = " to ".join(f"{record.roofline.bytes_per_s(size) / 1e9:.1f}" for size in (sizes[-1], sizes[0]))
+    roofline = record.roofline
+    peaks = [f"{kind} products {figure(roofline.flops_per_s(kind), '.1f', 1e-9)} Gop/s" for kind in roofline.gemm]
+    copies = " to ".join(f"{rate / 1e9:.1f}" for rate in roofline.copy_range)
     return [
         f"measured on this machine: {', '.join(peaks)}, copies {copies} GB/s (the larger, the slower)",
         "operations of products alone are counted; of the others the bytes alone bound the time",

@@ -29,8 +29,8 @@ def conditions(record: ExplainRecord) -> str:
     """Return how it was measured, and the machine's rates that the tables refer to."""
     env, roofline = record.env, record.roofline
     machine = f"{env.get('cpu_model') or 'a processor of unknown name'}, onnxruntime {env.get('onnxruntime')}"
-    peaks = [f"{kind} products at {_rate(max(rates.values()))}" for kind, rates in roofline.gemm.items()]
-    slow, fast = (text.number(roofline.bytes_per_s(end) / 1e9, 3) for end in (max(roofline.copy), min(roofline.copy)))
+    peaks = [f"{kind} products at {_rate(roofline.flops_per_s(kind) or 0)}" for kind in roofline.gemm]
+    slow, fast = (text.number(rate / 1e9, 3) for rate in roofline.copy_range)
     return (
         f"One call ({record.workload}) on {text.plural(record.threads, 'thread')} of {machine}, by onnxruntime's "
         f"profiler. The machine's peak, measured in turn: {', '.join(peaks)}; copies at {slow} (the largest) "

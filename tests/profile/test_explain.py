@@ -25,10 +25,12 @@ from rmtkd_edge.profile.explain.work import Node, UnknownWorkError, Value, bytes
 from rmtkd_edge.run.directory import Run
 from rmtkd_edge.run.layout import EXPLAIN, PRECISIONS
 from rmtkd_edge.run.records.base import from_json, to_json
-from rmtkd_edge.run.records.explain import ExplainRecord, OperatorRecord, RooflineRecord
+from rmtkd_edge.run.records.explain import ExplainRecord, OperatorRecord, RateRecord, RooflineRecord
 from rmtkd_edge.sessions import open_session
 
-RATES = RooflineRecord({"fp32": {64: 1e9}, "int8": {64: 4e9}}, {1024: 1e9, 4096: 1e8})
+RATES = RooflineRecord(
+    {"fp32": (RateRecord(64, 1e9),), "int8": (RateRecord(64, 4e9),)}, (RateRecord(1024, 1e9), RateRecord(4096, 1e8))
+)
 SIZES = st.integers(1, 9)
 
 
@@ -96,7 +98,7 @@ def test_bytes_are_those_of_the_tensors_and_of_a_table_only_the_rows_that_are_re
     st.dictionaries(st.integers(1, 10**6), st.floats(1, 1e12), min_size=1), st.integers(0, 10**7), st.integers(0, 10**7)
 )
 def test_more_bytes_are_never_copied_faster(copy: dict[int, float], a: int, b: int) -> None:
-    rates = RooflineRecord({}, copy)
+    rates = RooflineRecord({}, tuple(map(RateRecord, copy.keys(), copy.values())))
     assert rates.bytes_per_s(min(a, b)) >= rates.bytes_per_s(max(a, b))
 
 

@@ -130,7 +130,7 @@ def test_results_with_other_settings_are_not_continued(tmp_path: Path) -> None:
     def mark(**changes: Any) -> str:
         return store.Store(tmp_path / "r.json", load_plan(write_plan(tmp_path / "b", **changes))).doc["settings"]
 
-    assert mark() == mark(**SESSION_DEFAULTS) and len({mark(), mark(arena=False), mark(io_binding=True)}) == 3
+    assert mark() == mark(**SESSION_DEFAULTS) and len({mark(), mark(arena=False), mark(memory_pattern=False)}) == 3
 
 
 def called(capsys, *argv: object) -> tuple[int, str, str]:

@@ -14,12 +14,13 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from rmtkd_edge.run.records.explain import RooflineRecord
+from rmtkd_edge.run.records.explain import RateRecord, RooflineRecord
 from rmtkd_edge.sessions import open_session
 
 PRODUCTS = {"fp32": ("MatMul", np.float32), "int8": ("MatMulInteger", np.int8)}  # operator, and type of the weights
 ROWS = (256, 512, 1024)
 COPIES = tuple(2**power for power in (16, 18, 20, 22, 24, 26))  # bytes: from what a core's cache holds to memory
+COPY = "copy"
 CALLS, SHORTEST_S = 3, 1e-3
 OPSET, IR_VERSION = 17, 8
 
@@ -53,7 +54,7 @@ class Rates:
                 self._calls[kind, rows] = partial(session.run, None, {"a": a})
         for size in COPIES:
             source, target = np.ones(size // 2, np.uint8), np.empty(size // 2, np.uint8)
-            self._calls["copy", size] = partial(np.copyto, target, source)
+            self._calls[COPY, size] = partial(np.copyto, target, source)
         self._seconds: dict[tuple[str, int], list[float]] = defaultdict(list)
 
     def measure_round(self) -> None:
@@ -64,14 +65,12 @@ class Rates:
 
     def record(self) -> RooflineRecord:
         """Return the rates of the fastest rounds."""
-        gemm: dict[str, dict[int, float]] = defaultdict(dict)
-        copy: dict[int, float] = {}
+        rates: dict[str, list[RateRecord]] = defaultdict(list)
         for (kind, size), seconds in self._seconds.items():
-            if kind == "copy":
-                copy[size] = size / min(seconds)
-            else:
-                gemm[kind][size] = 2.0 * size**3 / min(seconds)
-        return RooflineRecord(dict(gemm), copy)
+            work = float(size) if kind == COPY else 2.0 * size**3
+            rates[kind].append(RateRecord(size, work / min(seconds)))
+        copy = tuple(rates.pop(COPY))
+        return RooflineRecord({kind: tuple(found) for kind, found in rates.items()}, copy)
 
 
 def _seconds(call: Callable[[], Any]) -> float:

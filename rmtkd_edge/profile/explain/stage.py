@@ -70,11 +70,10 @@ def explain(exported: Exported, workload: Workload, seed: int, reporter: Reporte
                 file.measure_round(folder, traced_first=number % 2 == 1)
             reporter.event("runner", text=f"operators, round {number + 1} of {ROUNDS}", done=number + 1, total=ROUNDS)
         roofline = rates.record()
-    session = onnxruntime.InferenceSession(str(exported.models[0].path), providers=[CPU])
     return ExplainRecord(
         workload=WorkloadRecord(workload.batch, workload.seq),
         threads=THREADS,
-        env=environment(SETTINGS, session),
+        env=environment(SETTINGS, open_session(exported.models[0].path, threads=THREADS)),
         roofline=roofline,
         files=tuple(file.record(roofline, seed) for file in files),
         notes=exported.notes,

@@ -61,17 +61,13 @@ class Store:
 
     def __init__(self, path: Path, plan: Json, version: str = onnxruntime.__version__) -> None:
         names = ("provider", "threads", "spinning", "min_runs", "min_duration_s", "rounds", "warmup", "seed", "meters")
+        changed = {name: plan[name] for name, usual in SESSION_DEFAULTS.items() if plan.get(name, usual) != usual}
         settings = [
             version,
             *(plan[name] for name in names),
-            *(
-                plan[name]
-                for name in SESSION_DEFAULTS
-                if plan.get(name, SESSION_DEFAULTS[name]) != SESSION_DEFAULTS[name]
-            ),
-            *(model["session"] for model in plan["models"] if "session" in model),
             "turns",  # blocks without them cannot be gone on with
-            *filter(None, [plan.get("limits"), plan.get("tf32") is False]),
+            *filter(None, [plan.get("limits"), plan.get("tf32") is False, changed]),
+            *(model["session"] for model in plan["models"] if "session" in model),
         ]
         mark = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16]
         self.path, self.resumed = path, False

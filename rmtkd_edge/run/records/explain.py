@@ -16,24 +16,39 @@ Rounds = tuple[tuple[Milliseconds, ...], ...]
 
 
 @dataclass(frozen=True)
+class RateRecord:
+    """Operations or bytes a second, at one size."""
+
+    size: Count
+    per_s: Amount
+
+
+@dataclass(frozen=True)
 class RooflineRecord:
     """What this machine reaches with the threads of the measurement: the fastest round of each.
 
     Attributes:
-        gemm: operations a second of square matrix products, by arithmetic (`fp32`, `int8`) and rows.
-        copy: bytes read and written a second by a copy, by the bytes that it touches.
+        gemm: operations a second of square matrix products, by arithmetic (`fp32`, `int8`); sizes are rows.
+        copy: bytes read and written a second by a copy; sizes are the bytes that it touches.
     """
 
-    gemm: dict[str, dict[int, Amount]]
-    copy: dict[int, Amount]
+    gemm: dict[str, tuple[RateRecord, ...]]
+    copy: tuple[RateRecord, ...]
 
     def flops_per_s(self, kind: str) -> float | None:
         """Return the best rate of products, None for an arithmetic that was not measured."""
-        return max(self.gemm[kind].values()) if kind in self.gemm else None
+        return max(rate.per_s for rate in self.gemm[kind]) if kind in self.gemm else None
 
     def bytes_per_s(self, size: float) -> float:
         """Return the best rate of copies that touch so many bytes or more, of the largest beyond it."""
-        return max(rate for held, rate in self.copy.items() if held >= min(size, max(self.copy)))
+        largest = max(rate.size for rate in self.copy)
+        return max(rate.per_s for rate in self.copy if rate.size >= min(size, largest))
+
+    @property
+    def copy_range(self) -> tuple[float, float]:
+        """Return the rates of the largest and of the smallest copy, in bytes a second."""
+        sizes = [rate.size for rate in self.copy]
+        return self.bytes_per_s(max(sizes)), self.bytes_per_s(min(sizes))
 
 
 @dataclass(frozen=True)
