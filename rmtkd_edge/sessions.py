@@ -31,11 +31,12 @@ def written_whole(target: Path) -> Iterator[None]:
 
 
 def open_session(
-    path: Path, *, threads: int, provider: str = CPU, optimised: Path | None = None
+    path: Path, *, threads: int, provider: str = CPU, optimised: Path | None = None, trace: Path | None = None
 ) -> ort.InferenceSession:
     """Return a session on `provider` with `threads` intra-op threads that do not spin.
 
-    `optimised` receives the graph as onnxruntime runs it. Raises ProviderError where the provider is not there or
+    `optimised` receives the graph as onnxruntime runs it; a file whose name begins with `trace` the time of every node,
+    by `end_profiling`. Raises ProviderError where the provider is not there or
     another one was taken in its place, RunDirError naming a file that is no valid model.
     """
     if threads < 1:
@@ -50,6 +51,8 @@ def open_session(
     options = session_options(threads)
     if optimised is not None:
         options.optimized_model_filepath = str(optimised)
+    if trace is not None:
+        options.enable_profiling, options.profile_file_prefix = True, str(trace)
     try:
         session = ort.InferenceSession(str(path), options, providers=[provider])
     except Exception as err:  # onnxruntime's own exceptions share no base class but Exception

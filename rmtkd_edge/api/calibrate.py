@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rmtkd_edge.config.hardware import HardwareProfile, load_profile
-from rmtkd_edge.profile.calibrate import calibrate, refuse_target, write_profile
+from rmtkd_edge.profile.calibrate import calibrate, write_profile
+from rmtkd_edge.profile.profile_copy import refuse_target
 from rmtkd_edge.run.reporter import Reporter, SilentReporter
 
 
@@ -44,6 +45,6 @@ def calibrate_device(options: CalibrateOptions, reporter: Reporter | None = None
     """
     profile = load_profile(options.on)
     target = options.out or Path(f"{profile.name}-calibrated.toml")
-    refuse_target(target, options.force)
+    refuse_target(target, options.force, "calibration")
     found = calibrate(profile, reporter or SilentReporter(), options.host)
     return Calibrated(target, write_profile(options.on, found, target))

@@ -41,7 +41,9 @@ def _advice(run: Run, rel: str) -> str:
         layout.ROLES["candidate"].folder: f"rmtkd-edge export {where} --force",
         layout.ROLES["baseline"].folder: f"rmtkd-edge export {where} --force",
         layout.STUDENTS: f"rmtkd-edge export {where} --force",
+        layout.EXPLAINED: f"rmtkd-edge export {where} --explain",
         layout.PROFILES: f"rmtkd-edge profile {where} --on {device} --force",
+        layout.TUNED: f"rmtkd-edge profile {where} --on {device} --tune",
         layout.BUNDLES: f"rmtkd-edge bundle {where} --on {device} --force",
         layout.REPORT: f"rmtkd-edge report {where}",
     }

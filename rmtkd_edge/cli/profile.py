@@ -42,6 +42,12 @@ def command(
     javascript: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Folder of node_modules, for node and web-wasm.")
     ] = None,
+    tune: Annotated[
+        bool, typer.Option("--tune", help="Try session settings; the best go into a copy of the profile.")
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="With --tune: the copy; PROFILE-tuned.toml when left out.")
+    ] = None,
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -52,6 +58,8 @@ def command(
     """
     from rmtkd_edge.api.profile import ProfileOptions, profile_run
     from rmtkd_edge.cli.tables import comparison_lines, profile_tables
+    from rmtkd_edge.cli.tuning import tune as tune_settings
+    from rmtkd_edge.errors import UserError
 
     options = ProfileOptions(
         run=run,
@@ -68,6 +76,11 @@ def command(
         javascript=javascript,
         force=force,
     )
+    if tune:
+        tune_settings(options, out, as_json)
+        return
+    if out is not None:
+        raise UserError("--out is the file of the tuned copy", "add --tune, or leave --out out")
     with progress(as_json) as reporter:
         found = profile_run(options, reporter)
     if as_json:

@@ -92,6 +92,15 @@ class Limits(Section):
         return {key: value for key, value in named.items() if value is not None}
 
 
+class Session(Section):
+    """Options of an onnxruntime session of a processor, beside threads and spinning; the defaults are its own."""
+
+    graph_level: Literal["basic", "extended", "all"] = Field(default="all", description="Graph optimisation level")
+    arena: bool = Field(default=True, description="Keep memory for the next call: enable_cpu_mem_arena")
+    memory_pattern: bool = Field(default=True, description="Plan memory in one block by shape: enable_mem_pattern")
+    io_binding: bool = Field(default=False, description="Bind inputs and outputs; on accelerators they always are")
+
+
 class Budgets(Section):
     """Limits of the device for one model; None means none."""
 
@@ -162,6 +171,19 @@ def curve_macs(kind: str, width: int) -> int:
     return pixels * (CURVE_CHANNELS * width + CURVE_DEPTH * 9 * width**2)
 
 
+class Tuning(Section):
+    """What `rmtkd-edge profile --tune` found: the settings in this profile, and what they save."""
+
+    profile: str = Field(description="The profile that this one is a copy of")
+    model: str = Field(description="The file that was tuned")
+    sha256: str
+    workload: str
+    processor: str
+    onnxruntime: str
+    ratio: Amount | None = Field(default=None, description="Latency divided by that before; none where nothing helped")
+    ci95: tuple[Amount, Amount] | None = Field(default=None, description="Its 95 % interval")
+
+
 class HardwareProfile(Section):
     """A device: what it is, how it is measured, and what it can bear."""
 
@@ -185,6 +207,7 @@ class HardwareProfile(Section):
     spinning: bool = Field(
         default=False, description="session.intra_op.allow_spinning: saves microseconds, costs energy"
     )
+    session: Session = Session()
     tf32: bool = Field(default=True, description="CUDA: fp32 products in TF32, where the GPU has it")
     alignment: Alignment
     meters: tuple[MeterName, ...] = Field(
@@ -192,6 +215,7 @@ class HardwareProfile(Section):
     )
     power: Power = Power()
     calibration: Calibration | None = Field(default=None, description="Written by rmtkd-edge calibrate")
+    tuning: Tuning | None = Field(default=None, description="Written by rmtkd-edge profile --tune")
     transport: Literal["local", "ssh", "folder", "node", "browser"]
     host: str | None = Field(default=None, description="Name for ssh; --host comes before it")
     limits: Limits = Limits()
@@ -210,6 +234,8 @@ class HardwareProfile(Section):
             raise ValueError(f"threads = {self.threads} with limits.cores = {self.limits.cores}: name no more threads")
         if self.limits.memory_mb is not None and self.transport in ("node", "browser"):
             raise ValueError(f"limits.memory_mb holds a Python process; transport {self.transport} has another")
+        if self.session != Session() and self.transport in ("node", "browser"):
+            raise ValueError(f"[session] is of onnxruntime in Python; transport {self.transport} has another")
         return self
 
 

@@ -39,6 +39,7 @@ def card(record: ExportRecord, origin: Origin, repo: str = "") -> str:
         *_quality(record),
         "## Latency",
         *_latency(record, origin.profiles),
+        *_sessions(record),
         "## Use",
         *_usage(record, origin, repo),
         "## How it was made",
@@ -145,6 +146,13 @@ def _latency(record: ExportRecord, profiles: Sequence[ProfileRecord]) -> list[st
         return ["Not measured on any device; `rmtkd-edge profile RUN --on PROFILE` measures it."]
     head = ("device", "precision", "one call", "p50 ms", "p90 ms", "verdict of the measurement")
     return [table(head, rows), "Where the verdict is not `clean`, something disturbed the measurement."]
+
+
+def _sessions(record: ExportRecord) -> list[str]:
+    if not record.sessions:
+        return []
+    rows = [[name, tuned.model, tuned.workload, tuned] for name, tuned in record.sessions.items()]
+    return ["Session settings of onnxruntime that were tried:", table(("device", "file", "one call", "fastest"), rows)]
 
 
 def _milliseconds(value: float | None) -> str:

@@ -17,6 +17,7 @@ from rmtkd_edge.errors import UserError
 from rmtkd_edge.profile.comparison import excludes_equality
 from rmtkd_edge.profile.foreign import check_measurement
 from rmtkd_edge.profile.measuring.basics import RESULTS_SCHEMA, workload_key
+from rmtkd_edge.profile.measuring.plan_schema import SESSION_DEFAULTS
 from rmtkd_edge.profile.ratios import ratio_of_sessions
 from rmtkd_edge.run.records.base import read_json_file
 from rmtkd_edge.run.records.profile import ProfileRecord
@@ -32,6 +33,7 @@ CONDITIONS = (
     "governor",
     "limits",
     "tf32",
+    *SESSION_DEFAULTS,
 )
 HINT = "give profile/NAME.json of a run, or a results.json"
 
@@ -143,4 +145,5 @@ def _energy_ratio(a: Mapping[str, Any], b: Mapping[str, Any]) -> float | None:
 
 
 def _differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
+    a, b = {**SESSION_DEFAULTS, **a}, {**SESSION_DEFAULTS, **b}  # earlier versions recorded none
     return [f"{key}: {a.get(key)} -> {b.get(key)}" for key in CONDITIONS if a.get(key) != b.get(key)]

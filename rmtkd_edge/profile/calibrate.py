@@ -8,26 +8,15 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import tomli_w
-
-from rmtkd_edge.config.hardware import (
-    Curve,
-    HardwareProfile,
-    find_profile,
-    load_profile,
-    parse_profile,
-    resolve_threads,
-)
-from rmtkd_edge.config.toml import read_toml
-from rmtkd_edge.errors import RunDirError, UserError
+from rmtkd_edge.config.hardware import Curve, HardwareProfile, resolve_threads
 from rmtkd_edge.hashing import sha256_file
 from rmtkd_edge.profile import layers
 from rmtkd_edge.profile.identity import refuse_device, refuse_runtime
 from rmtkd_edge.profile.plan import reference_outputs, write_plan
+from rmtkd_edge.profile.profile_copy import write_copy
 from rmtkd_edge.profile.reach import Reach, carry_out
 from rmtkd_edge.profile.transport_local import progress_of
 from rmtkd_edge.profile.workload import Effort, Workload
-from rmtkd_edge.run.directory import atomic_write_bytes
 from rmtkd_edge.run.reporter import Reporter
 from rmtkd_edge.run.scratch import scratch_folder
 
@@ -153,29 +142,13 @@ def _write_bundle(
     write_plan(bundle, profile, named, reference, settings)
 
 
-def refuse_target(target: Path, force: bool) -> None:
-    """Raise UserError for a file that is no profile's, RunDirError where one is there and may not be replaced.
-
-    `force` replaces what an earlier call wrote, which has the table [calibration].
-    """
-    if target.suffix != ".toml":
-        raise UserError(f"{target} is no .toml file", f"--out {target}.toml")
-    if target.exists() and not force:
-        raise RunDirError(f"{target} is there already", "add --force to replace it, or choose another --out")
-    if target.exists() and load_profile(target).calibration is None:
-        raise RunDirError(f"{target} was not written by calibrate, and is not replaced", "choose another --out")
-
-
 def write_profile(source: str | Path, found: MeasuredCurves, target: Path) -> HardwareProfile:
     """Write a copy of a profile with the measured multiples and curves, named after the file, and return it.
 
     Raises RecipeError for a file name that is no profile's name.
     """
-    data: dict[str, Any] = read_toml(find_profile(str(source)))
-    data |= {"name": target.stem, "comparable": False, "alignment": dict(found.multiples)}
-    data.setdefault("whys", {})["alignment"] = "measured: see calibration"
     env = found.environment
-    data["calibration"] = {
+    calibration = {
         "profile": str(source),
         "provider": env["providers_actual"][0],
         "processor": str(env["cpu_model"] or "unknown"),
@@ -186,9 +159,8 @@ def write_profile(source: str | Path, found: MeasuredCurves, target: Path) -> Ha
         **{f"{kind}_sizes": _written(curve) for kind, curve in found.sizes.items()},
         "ns_per_element": found.ns_per_element,
     }
-    profile = parse_profile(data, str(target))
-    atomic_write_bytes(target, tomli_w.dumps(data).encode())
-    return profile
+    changes = {"alignment": dict(found.multiples), "calibration": calibration}
+    return write_copy(source, target, changes, {"alignment": "measured: see calibration"})
 
 
 def _written(curve: Curve) -> dict[str, float]:

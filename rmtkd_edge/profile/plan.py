@@ -33,6 +33,8 @@ TOLERANCE_INT8 = 0.15
 PADDED, PADDED_ROWS, PADDED_TOKENS = "padded", 4, 32  # what outputs are compared on besides what is timed
 TOLERANCE_OTHER = 1e-2  # accelerators round products to TF32 or half precision
 Arrays = Mapping[str, NDArray[Any]]
+Trials = Mapping[str, Mapping[str, Mapping[str, Any]]]  # session settings by the label of a file and of the trial
+NO_TRIALS: Trials = {}
 
 
 @dataclass(frozen=True)
@@ -61,10 +63,11 @@ def prepare(exported: Exported, profile: HardwareProfile, options: MeasureOption
     return Measurement(exported, profile, workloads, effort, options.meter, seed, options.quick, notes)
 
 
-def build_bundle(folder: Path, measurement: Measurement, copy: bool = False) -> Path:
+def build_bundle(folder: Path, measurement: Measurement, copy: bool = False, trials: Trials = NO_TRIALS) -> Path:
     """Fill `folder` with runner, meters, models, inputs and reference outputs, and return its plan.json.
 
     The models are linked where that works, or copied with `copy`: a bundle that leaves this machine owns its files.
+    With `trials` only their files run, once with each of their session settings.
     """
     m, models = measurement, measurement.exported.models
     arrays: dict[str, NDArray[Any]] = {}
@@ -77,10 +80,16 @@ def build_bundle(folder: Path, measurement: Measurement, copy: bool = False) -> 
         arrays.update({f"{key}/{name}": value for name, value in made.items()})
         for model in models:
             outputs = reference_outputs(model.path, made, resolve_threads(m.profile), model.label)
-            own = model.name if model.precision == "fp32" else model.label
-            reference.update({f"{own}/{key}/{name}": value for name, value in outputs.items()})
+            own = [model.name] if model.precision == "fp32" else [model.label, *trials.get(model.label, ())]
+            reference.update({f"{label}/{key}/{name}": value for label in own for name, value in outputs.items()})
+    brought = {model.label: _bring(model, folder, copy) for model in models}
+    tried = [
+        {**brought[of], "label": label, "session": dict(session)}
+        for of, sessions in trials.items()
+        for label, session in sessions.items()
+    ]
     settings = {
-        "models": [_bring(model, folder, copy) for model in models],
+        "models": tried or list(brought.values()),
         "tolerance_int8": TOLERANCE_INT8,
         "prediction": find_task(models[0].facts.kind).prediction,
         "emulated": m.profile.emulated,
@@ -109,6 +118,7 @@ def write_plan(
         "provider": profile.provider,
         "threads": resolve_threads(profile),
         "spinning": profile.spinning,
+        **profile.session.model_dump(),
         "tf32": profile.tf32,
         "inputs": "inputs.npz",
         "reference": "reference.npz",

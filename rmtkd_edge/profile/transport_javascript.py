@@ -25,6 +25,7 @@ from rmtkd_edge.profile.javascript_session import open_session
 from rmtkd_edge.profile.measuring import execute, machine, sessions
 from rmtkd_edge.profile.measuring.basics import RunnerError, workload_key
 from rmtkd_edge.profile.measuring.plan import arrays_of
+from rmtkd_edge.profile.measuring.plan_schema import SESSION_DEFAULTS
 from rmtkd_edge.profile.transport_local import STALL_S, Progress, refusal
 
 PACKAGES = {"node": "onnxruntime-node", "browser": "onnxruntime-web"}
@@ -170,7 +171,7 @@ class JavaScript(execute.Engine):
     def environment(self, plan: dict[str, Any], session: Any) -> dict[str, Any]:
         """Return what ran where, with the program and its version, and the clock's step in ns."""
         env = machine.environment(plan, session)
-        for key in ("python", "numpy", "unread"):
+        for key in ("python", "numpy", "unread", *SESSION_DEFAULTS):  # it has none of these settings
             del env[key]
         env.update(onnxruntime=self.tools.version, runtime=PACKAGES[self.tools.transport], program=self.tools.program)
         env["binary"] = self.tools.binary

@@ -11,10 +11,11 @@ import numpy as np
 from rmtkd_edge.errors import RunDirError
 from rmtkd_edge.report.records import Compression, Missing, Profile, RunFacts, Spectra
 from rmtkd_edge.run import layout
-from rmtkd_edge.run.freshness import replaced_files, stale_profiles
+from rmtkd_edge.run.freshness import exported_files, replaced_files, stale_profiles
 from rmtkd_edge.run.records.compress import CompressRecord
 from rmtkd_edge.run.records.cycle import CycleRecord
 from rmtkd_edge.run.records.data import DataSummary
+from rmtkd_edge.run.records.explain import ExplainRecord
 from rmtkd_edge.run.records.export import ExportRecord
 from rmtkd_edge.run.records.profile import ProfileRecord
 from rmtkd_edge.run.records.teacher import TeacherRecord
@@ -53,6 +54,7 @@ def _collect_one(run: Run, name: str) -> RunFacts:
         baseline=_exported(run, layout.ROLES["baseline"], where),
         profiles=profiles,
         no_profile=None if profiles else _no_profile(run, where),
+        explained=_explained(run, where),
     )
 
 
@@ -116,3 +118,14 @@ def _profiles(run: Run) -> tuple[Profile, ...]:
     records = [run.read_record(ProfileRecord, layout.profile_record(name)) for name in layout.profile_names(run)]
     fresh = [Profile(record) for record in records if not replaced_files(run, record)]
     return tuple(sorted(fresh, key=lambda profile: profile.record.emulated))
+
+
+def _explained(run: Run, where: str) -> ExplainRecord | Missing | None:
+    """Return the operators of the exported files, None where nobody asked for them."""
+    if not run.has(layout.EXPLAIN):
+        return None
+    record, there = run.read_record(ExplainRecord, layout.EXPLAIN), exported_files(run)
+    if all(file.sha256 in there for file in record.files):
+        return record
+    why = "the operators that were measured are those of files that were exported again since"
+    return Missing("explain", why, f"rmtkd-edge export {where} --explain")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from rmtkd_edge.config.hardware import Session
 from rmtkd_edge.report import text
 from rmtkd_edge.report.blocks import (
     Block,
@@ -22,7 +23,8 @@ from rmtkd_edge.report.blocks import (
 from rmtkd_edge.report.figures import energy_picture, latency_picture, size_picture
 from rmtkd_edge.report.records import Profile, Quantity, RunFacts, energy_source, quantity
 from rmtkd_edge.report.summary import gross_energy, models
-from rmtkd_edge.run.records.profile import LatencyRecord, MeasurementRecord, agreement_rows
+from rmtkd_edge.run.records.profile import LatencyRecord, MeasurementRecord, ProfileRecord, agreement_rows
+from rmtkd_edge.run.records.tuning import SessionRecord
 
 PERCENTILE_NEEDS = {"p90": 100, "p95": 100, "p99": 1000}  # samples
 
@@ -59,9 +61,21 @@ def conditions(profile: Profile) -> list[str]:
     found = [record.title, f"Inputs: {record.inputs}" if record.inputs else "", *record.notes]
     if record.quick:
         found.append("Quick effort: fewer runs and shorter windows than a full profile")
+    found.append(_session(record))
     if not record.comparable:
         found.append("Figures under this name are not comparable between two machines")
     return [text.title(said) for said in found if said]
+
+
+def _session(record: ProfileRecord) -> str:
+    """Return the session settings where they are not onnxruntime's own, or were tuned; else nothing."""
+    hardware = record.hardware
+    tuning, session = hardware.get("tuning"), hardware.get("session")
+    if session is None or not record.results or (tuning is None and session == Session().model_dump()):
+        return ""
+    by = f" by profile --tune, of {tuning['model']}, {tuning['workload']}" if tuning else ""
+    env = record.results[0].env  # the profile may leave the threads to the machine
+    return f"Session settings{by}: {SessionRecord(env['threads'], env['spinning'], **session)}"
 
 
 def agreement_table(profile: Profile) -> TableBlock:

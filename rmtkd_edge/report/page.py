@@ -15,6 +15,7 @@ from rmtkd_edge.report.blocks import Block, Document, NoteBlock, PictureBlock, S
 from rmtkd_edge.report.data import data_section
 from rmtkd_edge.report.devices import devices_section
 from rmtkd_edge.report.method import compression_section, spectra_section
+from rmtkd_edge.report.operators import operators_section
 from rmtkd_edge.report.palette import properties, stylesheet
 from rmtkd_edge.report.proof import fusion_section, reproduce_section, verification_section
 from rmtkd_edge.report.records import Compression, RunFacts
@@ -69,10 +70,12 @@ def facts(run: RunFacts) -> tuple[str, ...]:
 def sections(run: RunFacts, against: Sequence[RunFacts], prefix: str) -> tuple[Section, ...]:
     """Return the sections of one run; `prefix` keeps anchors and ids of several runs apart."""
     sizes = sizes_section(run, against, prefix)
+    operators = operators_section(run, prefix)
     return (
         Section(f"{prefix}summary", "Summary", (summary_table(run),)),
         *([sizes] if sizes else []),
         devices_section(run, prefix),
+        *([operators] if operators else []),
         compression_section(run, prefix),
         spectra_section(run, prefix),
         data_section(run, prefix),

@@ -10,6 +10,7 @@ from rmtkd_edge.run import layout
 from rmtkd_edge.run.records.compress import CompressRecord, StudentRecord
 from rmtkd_edge.run.records.cycle import CycleRecord
 from rmtkd_edge.run.records.data import DataSummary
+from rmtkd_edge.run.records.explain import ExplainRecord
 from rmtkd_edge.run.records.export import ExportRecord
 from rmtkd_edge.run.records.profile import MeasurementRecord, ProfileRecord, WorkloadRecord
 from rmtkd_edge.run.records.scores import Scores
@@ -152,6 +153,7 @@ class RunFacts:
     baseline: ExportRecord | Missing
     profiles: tuple[Profile, ...]
     no_profile: Missing | None
+    explained: ExplainRecord | Missing | None  # None: nobody asked for it
 
     @property
     def method(self) -> str:

@@ -13,12 +13,14 @@ from rmtkd_edge.run.records.profile import ProfileRecord
 
 def replaced_files(run: Run, profile: ProfileRecord) -> list[str]:
     """Return the labels of results whose file is no longer in the run, since it was exported again."""
-    there = set()
-    for role in layout.roles_of(run):
-        if run.has(role.record):
-            exported = run.read_record(ExportRecord, role.record)
-            there |= {variant.sha256 for variant in exported.variants.values()}
+    there = exported_files(run)
     return [result.label for result in profile.results if result.model.sha256 not in there]
+
+
+def exported_files(run: Run) -> set[str]:
+    """Return the sha256 of every ONNX file that a run holds."""
+    records = [run.read_record(ExportRecord, role.record) for role in layout.roles_of(run) if run.has(role.record)]
+    return {variant.sha256 for record in records for variant in record.variants.values()}
 
 
 def stale_profiles(run: Run) -> list[str]:

@@ -38,8 +38,12 @@ STUDENTS = "students"  # of a size family: those on the way to the run's own, by
 CYCLES = "compress/cycles"
 BUNDLES = "bundles"
 PROFILES = "profile"
+TUNED = "tuning"
+EXPLAINED = "explain"
+EXPLAIN = f"{EXPLAINED}/operators.json"
 REPORT = "report"
-OWNED = ("compress", "export", "baseline", STUDENTS, PROFILES, BUNDLES, REPORT)  # folders that a run writes to
+# Folders that a run writes to.
+OWNED = ("compress", "export", "baseline", STUDENTS, EXPLAINED, PROFILES, TUNED, BUNDLES, REPORT)
 
 SHAPE, WEIGHTS, PROJECTIONS = "model.json", "model.safetensors", "projections.safetensors"  # of a model's folder
 EXPORT_RECORD, CONFIG = "rmtkd.json", "config.json"  # of an exported folder
@@ -190,6 +194,11 @@ def profile_record(name: str) -> str:
 def profile_partial(name: str) -> str:
     """Return what is there of a measurement that is not finished."""
     return f"{PROFILES}/{name}.partial"
+
+
+def tuning_record(name: str) -> str:
+    """Return the record of session settings that were tried on a device."""
+    return f"{TUNED}/{name}.json"
 
 
 def profile_names(run: Run) -> list[str]:

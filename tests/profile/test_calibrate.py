@@ -16,11 +16,12 @@ from hypothesis import strategies as st
 
 from rmtkd_edge.api import calibrate as api_calibrate
 from rmtkd_edge.cli.app import main
-from rmtkd_edge.config.hardware import load_profile
+from rmtkd_edge.config.hardware import find_profile, load_profile
 from rmtkd_edge.errors import UserError
 from rmtkd_edge.profile import calibrate as module
 from rmtkd_edge.profile import layers
 from rmtkd_edge.profile.calibrate import MULTIPLES, CurveOptions, MeasuredCurves, best_multiple, calibrate, mean_latency
+from rmtkd_edge.profile.profile_copy import refuse_target
 from rmtkd_edge.run.reporter import SilentReporter
 
 FACTS = {
@@ -101,7 +102,7 @@ def test_a_calibrated_profile_is_a_profile(tmp_path: Path, capsys, monkeypatch) 
     assert (profile.alignment.conv, profile.alignment.gemm) == (4, 1)
     assert profile.calibration is not None and profile.calibration.conv == slow_between
     assert profile.calibration.contended == 1 and "measured" in profile.whys["alignment"]
-    original = tomllib.loads(module.find_profile("local-cpu").read_text())
+    original = tomllib.loads(find_profile("local-cpu").read_text())
     kept = tomllib.loads(target.read_text())
     assert all(kept[key] == value for key, value in original.items() if key not in ("name", "comparable", "whys"))
     with pytest.raises(SystemExit) as code:
@@ -113,12 +114,12 @@ def test_another_device_is_not_calibrated_here_and_a_file_name_is_checked(tmp_pa
     with pytest.raises(UserError, match="another device"):
         calibrate(load_profile("raspberry-pi-5"), SilentReporter())
     with pytest.raises(UserError, match=r"no \.toml"):
-        module.refuse_target(tmp_path / "x.json", force=False)
+        refuse_target(tmp_path / "x.json", False, "calibration")
     mine = tmp_path / "mine.toml"
-    for text in ("[project]\n", module.find_profile("raspberry-pi-5").read_text()):
+    for text in ("[project]\n", find_profile("raspberry-pi-5").read_text()):
         mine.write_text(text)
         with pytest.raises(UserError, match="mine"):
-            module.refuse_target(mine, force=True)
+            refuse_target(mine, True, "calibration")
         assert mine.read_text() == text
 
 

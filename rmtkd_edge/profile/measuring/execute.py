@@ -17,7 +17,7 @@ from .machine import counters, environment
 from .plan import load_plan
 from .probes import MEMORY, confine, fresh, within_memory
 from .results import result_of
-from .sessions import ON_DEVICE, Bound, open_session, timed_here
+from .sessions import ON_DEVICE, Bound, BoundHere, open_session, settings_of, timed_here
 from .store import Store, digest_of, has_rounds, previous, write_whole
 from .verification import refuse_old, verified_feeds
 
@@ -150,8 +150,11 @@ class Engine:
 
     def session(self, plan: Json, folder: Path, model: Json) -> Any:
         """Return a new session of one model."""
-        session, device = open_session(plan, folder / model["file"]), ON_DEVICE.get(plan["provider"])
-        return session if device is None else Bound(session, device)
+        settings = settings_of(plan, model)
+        session, device = open_session(settings, folder / model["file"]), ON_DEVICE.get(plan["provider"])
+        if device is not None:
+            return Bound(session, device)
+        return BoundHere(session) if settings["io_binding"] else session
 
     def environment(self, plan: Json, session: Any) -> Json:
         """Return what ran where."""

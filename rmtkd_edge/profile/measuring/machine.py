@@ -13,6 +13,7 @@ import numpy as np
 import onnxruntime
 
 from .basics import EMULATED_PYTHON, Json, read_text
+from .plan_schema import SESSION_DEFAULTS
 from .sessions import ON_DEVICE
 
 
@@ -37,6 +38,7 @@ def environment(plan: Json, session: Any) -> Json:
         "cpus": len(usable_cpus()),
         "threads": plan["threads"],
         "spinning": plan["spinning"],
+        **{name: plan.get(name, value) for name, value in SESSION_DEFAULTS.items()},
         "governor": read_text("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
         "cgroup_cpu_max": quota,
         "os": platform.platform(),

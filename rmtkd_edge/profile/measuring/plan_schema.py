@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterable
 from typing import Any
 
 from .basics import PLAN_SCHEMA, Json, RunnerError
@@ -64,6 +65,12 @@ def flag(v: Any) -> str:
     return "" if isinstance(v, bool) else "true or false"
 
 
+def one_of(known: Iterable[str]) -> Check:
+    """Return the check of one of several words."""
+    says = f"one of {', '.join(known)}"
+    return lambda v: "" if isinstance(v, str) and v in known else says
+
+
 def text(v: Any) -> str:
     """Check a text that is not endless."""
     return "" if isinstance(v, str) and len(v) <= 1000 else "a text of at most 1000 characters"
@@ -87,7 +94,11 @@ def files(v: Any) -> str:
     return table(dict.fromkeys(v, sha256) if isinstance(v, dict) else {})(v) or next(filter(None, told), "")
 
 
+MOST_THREADS = 4096
 MOST_RUNS, LONGEST_S = 10**7, 7 * 86400  # of a model and workload
+GRAPH_LEVELS = ("basic", "extended", "all")
+SESSION_DEFAULTS = {"graph_level": "all", "arena": True, "memory_pattern": True, "io_binding": False}  # onnxruntime's
+SESSION = {"graph_level": one_of(GRAPH_LEVELS), "arena": flag, "memory_pattern": flag, "io_binding": flag}
 FILE = {"file": place, "sha256": sha256}
 MODEL = {
     **FILE,
@@ -97,6 +108,7 @@ MODEL = {
     "precision": text,
     "onnxruntime": text,
     "external": items(table(FILE, "file sha256")),
+    "session": table({**SESSION, "threads": whole(1, MOST_THREADS), "spinning": flag}),
 }
 WORKLOAD = {"batch": whole(1, 2**20), "seq": optional(whole(1, 2**20))}
 LIMITS = {
@@ -106,7 +118,7 @@ LIMITS = {
 }
 REQUIRED: dict[str, Check] = {
     "provider": text,
-    "threads": whole(1, 4096),
+    "threads": whole(1, MOST_THREADS),
     "spinning": flag,
     "models": items(table(MODEL, "file sha256 label role precision"), least=1),
     "inputs": place,
@@ -121,6 +133,7 @@ REQUIRED: dict[str, Check] = {
     "meters": items(text),
 }
 OPTIONAL: dict[str, Check] = {
+    **SESSION,
     "profile": text,
     "files": files,
     "checks": items(text),

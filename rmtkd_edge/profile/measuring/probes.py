@@ -14,7 +14,7 @@ from typing import Any
 from .basics import EMULATED_PYTHON, HOME, Json, RunnerError, sibling, workload_key
 from .machine import status_bytes
 from .plan import arrays_of
-from .sessions import feeds_of, open_session
+from .sessions import feeds_of, open_session, settings_of
 
 PROBE_TIMEOUT_S = 900
 MEMORY = "VmHWM of a fresh process minus a bare import"
@@ -56,7 +56,7 @@ def probe(argv: list[str], started_ns: int, memory_bytes: int = 0) -> Json:
         plan = json.loads(plan_path.read_text(encoding="utf-8"))
         model, workload = plan["models"][int(argv[2])], plan["workloads"][int(argv[3])]
         begin = time.perf_counter_ns()
-        session = open_session(plan, plan_path.parent / model["file"])
+        session = open_session(settings_of(plan, model), plan_path.parent / model["file"])
         out["session_ms"] = (time.perf_counter_ns() - begin) / 1e6
         out["rss_after_load_bytes"] = status_bytes("VmRSS")
         feeds = feeds_of(session, arrays_of(plan_path.parent / plan["inputs"], workload_key(workload)), model["file"])

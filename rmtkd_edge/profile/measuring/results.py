@@ -11,6 +11,7 @@ from .basics import Json, cell_key, workload_key
 from .energy import energy
 from .probes import median, memory
 from .quality import cpu_seconds, quality
+from .sessions import settings_of
 
 PERCENTILES = {"p50": (50, 1), "p90": (90, 100), "p95": (95, 100), "p99": (99, 1000)}  # name: percentile, samples
 
@@ -47,7 +48,7 @@ def result_of(plan: Json, plan_path: Path, doc: Json, model: Json, workload: Jso
         [model, *model.get("external", [])],
     )
     timing["openings"] = doc["openings"]  # times that all sessions were opened
-    judged = quality(blocks, plan, doc["env"]["cpus"] or 1)
+    judged = quality(blocks, settings_of(plan, model), doc["env"]["cpus"] or 1)
     if timing["stdev"] is not None and timing["stdev"] > 0.1 * timing["mean"]:
         judged["reasons"].append(
             f"the standard deviation is {100 * timing['stdev'] / timing['mean']:.0f} % of the mean"

@@ -11,13 +11,19 @@ import numpy as np
 import onnxruntime
 
 from .basics import Json, RunnerError
+from .plan_schema import SESSION_DEFAULTS
 
 ON_DEVICE = {"CUDAExecutionProvider": "cuda", "TensorrtExecutionProvider": "cuda"}  # where inputs stay while timed
 
 
+def settings_of(plan: Json, model: Json) -> Json:
+    """Return a plan with the session settings of one of its models, where that has its own."""
+    return {**SESSION_DEFAULTS, **plan, **model.get("session", {})}
+
+
 def open_session(plan: Json, file: Path) -> Any:
-    """Return a session with explicit threads on the provider that was asked for; another one is a RunnerError."""
-    asked = plan["provider"]
+    """Return a session with a plan's settings on the provider that was asked for; another one is a RunnerError."""
+    asked, plan = plan["provider"], {**SESSION_DEFAULTS, **plan}
     if asked not in onnxruntime.get_available_providers():
         have = ", ".join(onnxruntime.get_available_providers())
         raise RunnerError("provider", f"{asked} is not in this onnxruntime ({onnxruntime.__version__} has {have})")
@@ -26,6 +32,9 @@ def open_session(plan: Json, file: Path) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = int(plan["threads"]), 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "1" if plan["spinning"] else "0")
+    level = f"ORT_ENABLE_{plan['graph_level'].upper()}"
+    options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, level)
+    options.enable_cpu_mem_arena, options.enable_mem_pattern = plan["arena"], plan["memory_pattern"]
     options.log_severity_level = 3
     settings = {"use_tf32": "1" if plan.get("tf32", True) else "0"} if asked == "CUDAExecutionProvider" else {}
     try:
@@ -79,6 +88,30 @@ class Bound:
             binding.synchronize_outputs()
 
         call()  # allocates the outputs
+        return timed_here(call, runs, seconds)
+
+
+class BoundHere(Bound):
+    """The same on a processor: a call writes its inputs where they are bound, and its outputs are read, as run does."""
+
+    def __init__(self, session: Any) -> None:
+        super().__init__(session, "cpu")
+
+    def timed(self, feeds: Json, runs: int, seconds: float) -> Json:
+        """Return a block of calls."""
+        binding, places = self._session.io_binding(), {name: np.array(array) for name, array in feeds.items()}
+        for name, place in places.items():
+            binding.bind_ortvalue_input(name, onnxruntime.OrtValue.ortvalue_from_numpy(place, "cpu", 0))
+        for node in self._session.get_outputs():
+            binding.bind_output(node.name, "cpu", 0)
+
+        def call() -> list:
+            for name, place in places.items():
+                np.copyto(place, feeds[name])
+            self._session.run_with_iobinding(binding)
+            return binding.copy_outputs_to_cpu()
+
+        call()
         return timed_here(call, runs, seconds)
 
 

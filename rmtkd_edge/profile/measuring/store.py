@@ -11,6 +11,7 @@ from pathlib import Path
 import onnxruntime
 
 from .basics import RESULTS_SCHEMA, Json, RunnerError, cell_key, read_document
+from .plan_schema import SESSION_DEFAULTS
 
 
 def write_whole(path: Path, document: Json) -> None:
@@ -60,11 +61,13 @@ class Store:
 
     def __init__(self, path: Path, plan: Json, version: str = onnxruntime.__version__) -> None:
         names = ("provider", "threads", "spinning", "min_runs", "min_duration_s", "rounds", "warmup", "seed", "meters")
+        changed = {name: plan[name] for name, usual in SESSION_DEFAULTS.items() if plan.get(name, usual) != usual}
         settings = [
             version,
             *(plan[name] for name in names),
             "turns",  # blocks without them cannot be gone on with
-            *filter(None, [plan.get("limits"), plan.get("tf32") is False]),
+            *filter(None, [plan.get("limits"), plan.get("tf32") is False, changed]),
+            *(model["session"] for model in plan["models"] if "session" in model),
         ]
         mark = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16]
         self.path, self.resumed = path, False

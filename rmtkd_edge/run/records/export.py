@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from rmtkd_edge.run.layout import OWN_WEIGHTS, WEIGHTS
 from rmtkd_edge.run.records.base import Amount, Count, Document
 from rmtkd_edge.run.records.scores import Scores
+from rmtkd_edge.run.records.tuning import TunedSession
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,7 @@ class ExportRecord(Document):
         graph: its `name` (`fast` or `portable`) and `opset`.
         onnxruntime: the oldest one that the files are right on, empty where it is not known.
         notes: what users of the folder have to know.
+        sessions: settings of onnxruntime that `profile --tune` found, by the device.
     """
 
     SCHEMA: ClassVar[str] = "rmtkd-edge/export@2"
@@ -113,6 +115,7 @@ class ExportRecord(Document):
     versions: dict[str, str]
     onnxruntime: str = ""
     notes: tuple[str, ...] = ()
+    sessions: dict[str, TunedSession] = field(default_factory=dict)
 
     @property
     def weights(self) -> str:

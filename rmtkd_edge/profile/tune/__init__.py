@@ -1,0 +1,1 @@
+"""Which settings of an onnxruntime session a file is fastest with on a device."""
