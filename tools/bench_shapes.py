@@ -43,7 +43,7 @@ from rmtkd_edge.export.bundle import versions
 from rmtkd_edge.export.portable import make_portable
 from rmtkd_edge.export.rows import rows_of_dataset
 from rmtkd_edge.export.stage import saturates
-from rmtkd_edge.families.base import QuantiseOptions, Spec, family_of, ranks_of
+from rmtkd_edge.families.base import QuantiseOptions, Site, Spec, family_of, ranks_of
 from rmtkd_edge.families.encoder.graph import GraphOptions
 from rmtkd_edge.families.encoder.graph import export as export_encoder
 from rmtkd_edge.families.onnx_program import export_module
@@ -68,6 +68,7 @@ RUNTIME_INT8: dict[str, dict[str, Any]] = {  # onnxruntime's own dynamic int8, w
 }
 BITS = {"int8, 7 bits": True, "int8, 8 bits": False}  # reduce_range by label
 CHECKED = 32  # random rows that logits are compared on
+ENCODER_TARGET, RESNET_TARGET = 0.809, 0.477  # shares of the parameters
 WARMUP = 2  # rounds that are not counted
 
 
@@ -123,11 +124,28 @@ def encoder_shapes(target: float, alignment: int) -> dict[str, Spec]:
     }
 
 
-def resnet_shapes(depth: int, side: int) -> dict[str, Spec]:
-    """Return a ResNet and narrower ones by name."""
+def resnet_shapes(depth: int, side: int, target: float, alignment: int) -> dict[str, Spec]:
+    """Return a ResNet and narrower ones by name.
+
+    All sites and inner only: the widest aligned ones that remove at least `target` of its parameters, at one share of
+    every width. Early stages: half of every width before the last stage, which takes what is left.
+    """
     base = resnet_spec(depth, side)
+    goal = (1 - target) * base.count_parameters()
+
+    def shape(share: Callable[[Site], float]) -> Spec:
+        widths = {site.name: site.width * share(site) / alignment for site in base.sites() if not site.latent}
+        return base.with_ranks({name: alignment * max(1, int(width)) for name, width in widths.items()})
+
+    def widest(make: Callable[[float], Spec]) -> Spec:
+        every = (make(share / 64) for share in range(1, 65))
+        return [spec for spec in every if spec.count_parameters() <= goal][-1]
+
     return {
         "base": base,
+        "all sites": widest(lambda f: shape(lambda site: f)),
+        "inner only": widest(lambda f: shape(lambda site: f if site.kind == "inner" else 1)),
+        "early stages": widest(lambda f: shape(lambda site: f if site.name.startswith("layer.4") else 0.5)),
         "inner x 0.5": cut(base, {"inner": 0.5}),
         "inner x 0.5, unaligned": cut(base, {"inner": 0.5}, less=1),
         "inner, streams x 0.75": cut(base, {"inner": 0.75, "stream": 0.75}),
@@ -140,9 +158,11 @@ def resnet_shapes(depth: int, side: int) -> dict[str, Spec]:
 def random_subject(args: argparse.Namespace) -> Subject:
     """Return the shapes of a family with random weights and inputs."""
     if args.family == "resnet":
-        specs, batch, sequence = resnet_shapes(args.depth, args.side), args.batch or 8, None
+        target = RESNET_TARGET if args.reduction is None else args.reduction
+        specs, batch, sequence = resnet_shapes(args.depth, args.side, target, args.alignment), args.batch or 8, None
     else:
-        specs, batch, sequence = encoder_shapes(args.reduction, args.alignment), args.batch or 1, args.seq
+        target = ENCODER_TARGET if args.reduction is None else args.reduction
+        specs, batch, sequence = encoder_shapes(target, args.alignment), args.batch or 1, args.seq
     if args.shapes:
         specs = {name: spec for name, spec in specs.items() if name in args.shapes}
     first = next(iter(specs.values()))
@@ -237,8 +257,8 @@ def write_int8(files: Files, name: str, graphs: Mapping[str, Path], subject: Sub
         source = list(graphs.values())[-1]
         files.add(name, "fp32 in OpenVINO", partial(as_openvino, source), openvino=True)
         if name != "base":  # minutes
-            write = partial(nncf_int8, source, calibration=subject.calibration)
-            files.add(name, "NNCF's int8 in OpenVINO", write, openvino=True)
+            nncf = partial(nncf_int8, source, calibration=subject.calibration)
+            files.add(name, "NNCF's int8 in OpenVINO", nncf, openvino=True)
     fp32 = next(iter(graphs.values()))
     for label, settings in RUNTIME_INT8.items() if every and family.modality == "text" else ():
         files.add(name, label, partial(runtime_int8, fp32, reduce_range=here, **settings))
@@ -390,8 +410,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, help="default: 1 for an encoder, 8 for a ResNet")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seq", type=int, default=128, help="encoder: tokens")
-    parser.add_argument("--reduction", type=float, default=0.809, help="encoder: share of the parameters that is gone")
-    parser.add_argument("--alignment", type=int, default=16, help="encoder: multiple of widths")
+    parser.add_argument("--reduction", type=float, help="share of the parameters that is gone: 0.809, resnet 0.477")
+    parser.add_argument("--alignment", type=int, default=16, help="multiple of widths")
     parser.add_argument("--depth", type=int, default=50, help="resnet: layers")
     parser.add_argument("--side", type=int, default=32, help="resnet: pixels")
     parser.add_argument("--shapes", nargs="+", help="only these shapes, by name (base, all sites, inner x 0.5, ...)")
