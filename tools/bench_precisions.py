@@ -4,7 +4,8 @@
 
 `mean` and `largest` are differences of the logits from fp32's, relative to their mean and largest; `same` the share of
 rows with the same prediction. int4 is onnxruntime's MatMulNBits, computed with int8 activations (accuracy level 4), and
-its GatherBlockQuantized for tables; `int4 tables` has those and dynamic int8 products. CPU time, batch 1, one thread.
+its GatherBlockQuantized for tables; `int4 tables` has those and dynamic int8 products. CPU time, batch 1, one thread;
+differences are onnxruntime's, of the files that OpenVINO times too.
 """
 
 from __future__ import annotations

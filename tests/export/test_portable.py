@@ -35,7 +35,8 @@ def portable_run(tmp_path_factory):
     import tomli_w
 
     (folder / "openvino.toml").write_text(tomli_w.dumps(text))
-    options = make_text_run(folder / "a", stop={"profile": str(folder / "openvino.toml")}, export={"fp16": True})
+    stop, export = {"profile": str(folder / "openvino.toml")}, {"fp16": True, "int8_scales": "static"}
+    options = make_text_run(folder / "a", stop=stop, export=export)
     return options, export_run(options)
 
 
@@ -44,6 +45,8 @@ def test_the_profile_chooses_and_both_graphs_answer_alike(portable_run, text_run
     assert record.graph == {"name": "portable", "opset": 18} and record.onnxruntime == "1.16"
     assert text_run.record.graph == {"name": "fast", "opset": 18} and text_run.record.onnxruntime == "1.18"
     assert record.variants.keys() == {"fp32", "fp16", "int8"}
+    how = record.variants["int8"].quantisation
+    assert how["format"] == "QDQ" and isinstance(how["float"], dict)
     for variant in record.variants.values():
         model = onnx.load(str(options.run / "export" / variant.file))
         assert {item.domain for item in model.opset_import} == {""} and model.ir_version == 8

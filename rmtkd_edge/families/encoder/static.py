@@ -1,7 +1,7 @@
 """Static int8 for encoders: QDQ pairs of standard ONNX before every product, scales of the activations from rows.
 
-For runtimes other than onnxruntime, which computes the scales of dynamic int8 on the way and runs static int8 a few
-percent slower. OpenVINO runs it three times as fast as the dynamic operators, and the error of the logits is smaller
+For runtimes other than onnxruntime, which computes the scales of dynamic int8 on the way and runs static int8 4 to 10 %
+slower. OpenVINO runs it three times as fast as the dynamic operators, and the logits are as close or closer to fp32's
 (docs/results.md). Only what products read is quantised: what the residual adds stays float, as onnxruntime's own
 quantiser would not have it. The pooler and the classifier, which see one token, stay float.
 """
