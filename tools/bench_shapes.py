@@ -8,7 +8,8 @@
 `encoder` is BERT-base (batch 1, 128 tokens), `resnet` a ResNet-50 with a CIFAR stem (batch 8, 32 x 32). One thread.
 Models take turns within every round, so that a busy machine slows all of them; ratios are to the first model of the
 same rounds: the uncompressed fp32 one, of an encoder as torch.onnx.export writes it. `cpu` is the process's CPU time an
-inference, which other processes disturb least; `min` the fastest round. Random weights say nothing about accuracy.
+inference, which other processes disturb least; `min` the fastest round; `linear` the share of the machine's rate of
+products that the linear layers reach. Random weights say nothing about accuracy.
 
 A ResNet's `unaligned` shape has one channel fewer in every width that is cut: what a rank that nobody rounded looks
 like. --reduce-range puts the int8 file with 7 bits of weight next to the one with 8, and compares the logits of both
@@ -32,13 +33,17 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
+from gemm_rate import FLOAT_PRODUCTS, INT8_PRODUCTS, linear_rate, machine_rate
+from other_tools import nncf_int8, openvino_runner, optimum_int8
 from shapes import cut, encoder_spec, random_model, resnet_spec, size_of, tensors, this_processor
 
 from rmtkd_edge.config.recipe import Export
+from rmtkd_edge.config.settings import Graph
 from rmtkd_edge.export.bundle import versions
+from rmtkd_edge.export.portable import make_portable
 from rmtkd_edge.export.rows import rows_of_dataset
 from rmtkd_edge.export.stage import saturates
-from rmtkd_edge.families.base import QuantiseOptions, Spec, family_of, ranks_of
+from rmtkd_edge.families.base import QuantiseOptions, Site, Spec, family_of, ranks_of
 from rmtkd_edge.families.encoder.graph import GraphOptions
 from rmtkd_edge.families.encoder.graph import export as export_encoder
 from rmtkd_edge.families.onnx_program import export_module
@@ -63,16 +68,18 @@ RUNTIME_INT8: dict[str, dict[str, Any]] = {  # onnxruntime's own dynamic int8, w
 }
 BITS = {"int8, 7 bits": True, "int8, 8 bits": False}  # reduce_range by label
 CHECKED = 32  # random rows that logits are compared on
+ENCODER_TARGET, RESNET_TARGET = 0.809, 0.477  # shares of the parameters
 WARMUP = 2  # rounds that are not counted
 
 
 @dataclass(frozen=True)
 class Entry:
-    """An ONNX file, the name of its shape, and how int8 was made."""
+    """A model's file, the name of its shape, how int8 was made, and whether OpenVINO runs it."""
 
     shape: str
     path: Path
     quantisation: Mapping[str, Any] | None = None
+    openvino: bool = False
 
 
 @dataclass(frozen=True)
@@ -117,11 +124,28 @@ def encoder_shapes(target: float, alignment: int) -> dict[str, Spec]:
     }
 
 
-def resnet_shapes(depth: int, side: int) -> dict[str, Spec]:
-    """Return a ResNet and narrower ones by name."""
+def resnet_shapes(depth: int, side: int, target: float, alignment: int) -> dict[str, Spec]:
+    """Return a ResNet and narrower ones by name.
+
+    All sites and inner only: the widest aligned ones that remove at least `target` of its parameters, at one share of
+    every width. Early stages: half of every width before the last stage, which takes what is left.
+    """
     base = resnet_spec(depth, side)
+    goal = (1 - target) * base.count_parameters()
+
+    def shape(share: Callable[[Site], float]) -> Spec:
+        widths = {site.name: site.width * share(site) / alignment for site in base.sites() if not site.latent}
+        return base.with_ranks({name: alignment * max(1, int(width)) for name, width in widths.items()})
+
+    def widest(make: Callable[[float], Spec]) -> Spec:
+        every = (make(share / 64) for share in range(1, 65))
+        return [spec for spec in every if spec.count_parameters() <= goal][-1]
+
     return {
         "base": base,
+        "all sites": widest(lambda f: shape(lambda site: f)),
+        "inner only": widest(lambda f: shape(lambda site: f if site.kind == "inner" else 1)),
+        "early stages": widest(lambda f: shape(lambda site: f if site.name.startswith("layer.4") else 0.5)),
         "inner x 0.5": cut(base, {"inner": 0.5}),
         "inner x 0.5, unaligned": cut(base, {"inner": 0.5}, less=1),
         "inner, streams x 0.75": cut(base, {"inner": 0.75, "stream": 0.75}),
@@ -134,9 +158,11 @@ def resnet_shapes(depth: int, side: int) -> dict[str, Spec]:
 def random_subject(args: argparse.Namespace) -> Subject:
     """Return the shapes of a family with random weights and inputs."""
     if args.family == "resnet":
-        specs, batch, sequence = resnet_shapes(args.depth, args.side), args.batch or 8, None
+        target = RESNET_TARGET if args.reduction is None else args.reduction
+        specs, batch, sequence = resnet_shapes(args.depth, args.side, target, args.alignment), args.batch or 8, None
     else:
-        specs, batch, sequence = encoder_shapes(args.reduction, args.alignment), args.batch or 1, args.seq
+        target = ENCODER_TARGET if args.reduction is None else args.reduction
+        specs, batch, sequence = encoder_shapes(target, args.alignment), args.batch or 1, args.seq
     if args.shapes:
         specs = {name: spec for name, spec in specs.items() if name in args.shapes}
     first = next(iter(specs.values()))
@@ -177,11 +203,11 @@ class Files:
     folder: Path
     found: dict[str, Entry] = field(default_factory=dict)
 
-    def add(self, shape: str, label: str, write: Callable[[Path], Any]) -> Path:
+    def add(self, shape: str, label: str, write: Callable[[Path], Any], openvino: bool = False) -> Path:
         """Write one more file and return it; what `write` returns, where it is a table, says how int8 was made."""
-        path = self.folder / f"{len(self.found)}.onnx"
+        path = self.folder / f"{len(self.found)}.{'xml' if openvino else 'onnx'}"
         done = write(path)
-        self.found[f"{shape}, {label}"] = Entry(shape, path, done if isinstance(done, dict) else None)
+        self.found[f"{shape}, {label}"] = Entry(shape, path, done if isinstance(done, dict) else None, openvino)
         return path
 
 
@@ -189,25 +215,34 @@ def prepare(folder: Path, subject: Subject, args: argparse.Namespace) -> dict[st
     """Return the file of every model by label; what the others are compared with comes first."""
     files = Files(folder)
     for name, make in subject.models.items():
-        fp32 = write_fp32(files, name, make(), args)
-        write_int8(files, name, fp32, subject, args)
+        graphs = write_fp32(files, name, make(), args)
+        write_int8(files, name, graphs, subject, args)
     return files.found
 
 
-def write_fp32(files: Files, name: str, model: Any, args: argparse.Namespace) -> Path:
-    """Write the fp32 files of a model and return the one that ships."""
+def write_fp32(files: Files, name: str, model: Any, args: argparse.Namespace) -> dict[str, Path]:
+    """Write the fp32 files of a model and return, by graph, those that int8 is made of."""
     family = family_of(model)
-    shipped = partial(family.export, model, options=Export(), metadata={})
     if family.modality != "text" or args.reduce_range:
-        return files.add(name, "fp32", shipped)
-    files.add(name, "torch graph", partial(plain_export, model))
+        return {"": files.add(name, "fp32", partial(family.export, model, options=Export(), metadata={}))}
+    torch_graph = files.add(name, "torch graph", partial(plain_export, model))
+    if name == "base":
+        files.add(name, "Optimum's int8", partial(optimum_int8, torch_graph))
     for label, options in (GRAPHS if args.all else {}).items():
         files.add(name, label, partial(export_encoder, model, options=options))
-    return files.add(name, "shipped", shipped)
+    graphs: tuple[Graph, ...] = ("fast", "portable")
+    return {f"{g} ": files.add(name, f"{g} fp32", partial(exported, model, g)) for g in graphs}
 
 
-def write_int8(files: Files, name: str, fp32: Path, subject: Subject, args: argparse.Namespace) -> None:
-    """Write the int8 files of a model."""
+def exported(model: Any, graph: Graph, path: Path) -> None:
+    """Write the file of a graph as it ships."""
+    family_of(model).export(model, path, options=Export(graph=graph), metadata={})
+    if graph == "portable":
+        make_portable(path)
+
+
+def write_int8(files: Files, name: str, graphs: Mapping[str, Path], subject: Subject, args: argparse.Namespace) -> None:
+    """Write the int8 files of a model, and what OpenVINO makes of the portable ones."""
     family, here = family_of(subject.specs[name]), saturates(None, this_processor().sets)
     every = args.all and name != "base"
     ways = BITS if args.reduce_range else {"int8": here}
@@ -215,9 +250,25 @@ def write_int8(files: Files, name: str, fp32: Path, subject: Subject, args: argp
         ways |= {label: reduce_range for label, reduce_range in BITS.items() if reduce_range != here}
     for label, reduce_range in ways.items():
         options = QuantiseOptions(reduce_range, args.threads)
-        files.add(name, label, partial(family.quantise, fp32, calibration=subject.calibration, options=options))
+        for graph, fp32 in graphs.items():
+            write = partial(family.quantise, fp32, calibration=subject.calibration, options=options)
+            files.add(name, f"{graph}{label}", write)
+    if args.openvino:
+        source = list(graphs.values())[-1]
+        files.add(name, "fp32 in OpenVINO", partial(as_openvino, source), openvino=True)
+        if name != "base":  # minutes
+            nncf = partial(nncf_int8, source, calibration=subject.calibration)
+            files.add(name, "NNCF's int8 in OpenVINO", nncf, openvino=True)
+    fp32 = next(iter(graphs.values()))
     for label, settings in RUNTIME_INT8.items() if every and family.modality == "text" else ():
         files.add(name, label, partial(runtime_int8, fp32, reduce_range=here, **settings))
+
+
+def as_openvino(source: Path, path: Path) -> None:
+    """Write an ONNX file as an OpenVINO model."""
+    import openvino
+
+    openvino.save_model(openvino.Core().read_model(str(source)), str(path), compress_to_fp16=False)
 
 
 def plain_export(model: Any, path: Path) -> list[Path]:
@@ -245,19 +296,38 @@ def runtime_int8(source: Path, target: Path, reduce_range: bool, per_channel: bo
     )
 
 
-def measure(files: Mapping[str, Path], feed: Feed, rounds: int, threads: int) -> Times:
+def measure(files: Mapping[str, Entry], feed: Feed, rounds: int, threads: int) -> Times:
     """Return wall and CPU seconds of every round by label; models take turns, each runs once unmeasured before."""
-    sessions = {label: open_session(path, threads=threads) for label, path in files.items()}
+    runners = {label: runner(entry, threads) for label, entry in files.items()}
     times: Times = {label: {"wall": [], "cpu": []} for label in files}
     for turn in range(rounds + WARMUP):
-        for label, session in sessions.items():
-            run_session(session, feed)
+        for label, run in runners.items():
+            run(feed)
             wall, cpu = time.perf_counter(), time.process_time()
-            run_session(session, feed)
+            run(feed)
             if turn >= WARMUP:
                 times[label]["wall"].append(time.perf_counter() - wall)
                 times[label]["cpu"].append(time.process_time() - cpu)
     return times
+
+
+def runner(entry: Entry, threads: int) -> Callable[[Feed], Any]:
+    """Return what runs a file once."""
+    if entry.openvino:
+        return openvino_runner(entry.path, threads)
+    return partial(run_session, open_session(entry.path, threads=threads))
+
+
+def linear_shares(models: Mapping[str, Entry], subject: Subject, threads: int) -> dict[str, Any]:
+    """Return the machine's rate of products, and by label the rate of the linear layers of a file and its share."""
+    rates = {kind: machine_rate(threads, int8=kind == "int8") for kind in ("fp32", "int8")}
+    found: dict[str, Any] = {"machine": rates}
+    for label, entry in models.items():
+        kind, names = ("int8", INT8_PRODUCTS) if "int8" in label else ("fp32", FLOAT_PRODUCTS)
+        if not entry.openvino and family_of(subject.specs[entry.shape]).modality == "text":
+            rate = linear_rate(entry.path, subject.feed, threads, names)
+            found[label] = {"rate": rate, "share": rate / rates[kind]}
+    return found
 
 
 def summarise(models: Mapping[str, Entry], times: Times, specs: Mapping[str, Spec]) -> list[dict[str, Any]]:
@@ -307,15 +377,17 @@ def logits(path: Path, batches: Sequence[Feed]) -> np.ndarray:
     return np.concatenate([run_session(session, batch) for batch in batches])
 
 
-def print_table(rows: Sequence[Mapping[str, Any]]) -> None:
+def print_table(rows: Sequence[Mapping[str, Any]], linear: Mapping[str, Any]) -> None:
     """Print one line a model."""
-    head = ("params", "MB", "smaller", "cpu ms", "min ms", "cpu", "min")
+    head = ("params", "MB", "smaller", "cpu ms", "min ms", "cpu", "min", "linear")
     width = max(len(str(row["model"])) for row in rows) + 2
     print(f"{'model':{width}s}" + " ".join(f"{name:>8s}" for name in head))
     for row in rows:
         size = f"{row['parameters'] / 1e6:7.1f}M {row['bytes'] / 1e6:8.1f} {row['bytes_ratio']:7.1f}x"
         speed = f"{row['cpu_median_ms']:8.1f} {row['wall_min_ms']:8.1f}"
-        print(f"{row['model']:{width}s}{size} {speed} {row['cpu_ratio']:7.2f}x {row['wall_ratio_min']:7.2f}x")
+        share = f"{linear[row['model']]['share']:8.0%}" if row["model"] in linear else ""
+        print(f"{row['model']:{width}s}{size} {speed} {row['cpu_ratio']:7.2f}x {row['wall_ratio_min']:7.2f}x {share}")
+    print("machine, 1e9 operations a second:", {kind: round(r / 1e9) for kind, r in linear["machine"].items()})
 
 
 def print_ranges(rows: Sequence[Mapping[str, Any]]) -> None:
@@ -338,8 +410,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, help="default: 1 for an encoder, 8 for a ResNet")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seq", type=int, default=128, help="encoder: tokens")
-    parser.add_argument("--reduction", type=float, default=0.809, help="encoder: share of the parameters that is gone")
-    parser.add_argument("--alignment", type=int, default=16, help="encoder: multiple of widths")
+    parser.add_argument("--reduction", type=float, help="share of the parameters that is gone: 0.809, resnet 0.477")
+    parser.add_argument("--alignment", type=int, default=16, help="multiple of widths")
     parser.add_argument("--depth", type=int, default=50, help="resnet: layers")
     parser.add_argument("--side", type=int, default=32, help="resnet: pixels")
     parser.add_argument("--shapes", nargs="+", help="only these shapes, by name (base, all sites, inner x 0.5, ...)")
@@ -347,6 +419,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--reduce-range", action="store_true", help="int8 with 7 and with 8 bits of weight, against fp32"
     )
+    parser.add_argument("--openvino", action="store_true", help="OpenVINO on the same models too, with int8 by NNCF")
     parser.add_argument("--run", type=Path, help="the models and rows of a run in place of random ones")
     parser.add_argument("--data", type=Path, help="the run's data, where they have moved")
     parser.add_argument("--out", type=Path, help="JSON file for the figures and the raw seconds")
@@ -361,10 +434,11 @@ def main() -> None:
     subject = random_subject(args) if args.run is None else run_subject(args.run, args.data, args.batch or 1, args.seq)
     with tempfile.TemporaryDirectory() as folder:
         models = prepare(Path(folder), subject, args)
-        times = measure({label: e.path for label, e in models.items()}, subject.feed, args.rounds, args.threads)
+        times = measure(models, subject.feed, args.rounds, args.threads)
+        linear = linear_shares(models, subject, args.threads)
         rows = summarise(models, times, subject.specs)
         ranges = compare_ranges(models, times, subject) if args.reduce_range else None
-    print_table(rows)
+    print_table(rows, linear)
     if ranges is not None:
         print_ranges(ranges)
     if args.out:
@@ -376,6 +450,7 @@ def main() -> None:
             "ranks": {name: ranks_of(spec) for name, spec in subject.specs.items()},
             "int8": {label: e.quantisation for label, e in models.items() if e.quantisation is not None},
             "rows": rows,
+            "linear": linear,
             "seconds": times,
         }
         args.out.write_text(json.dumps(facts | ({} if ranges is None else {"reduce_range": ranges}), indent=1))

@@ -74,5 +74,6 @@ def tensors(feed: Mapping[str, Any]) -> dict[str, torch.Tensor]:
 
 
 def size_of(path: Path) -> int:
-    """Return the bytes of an ONNX file and of its file of weights, where it has one."""
-    return sum(file.stat().st_size for file in (path, path.with_name(f"{path.name}.data")) if file.is_file())
+    """Return the bytes of a model's file and of its file of weights, where it has one."""
+    files = (path, path.with_name(f"{path.name}.data"), path.with_suffix(".bin"))
+    return sum(file.stat().st_size for file in files if file.is_file())

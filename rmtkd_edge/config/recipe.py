@@ -16,6 +16,7 @@ from rmtkd_edge.config.settings import (
     Length,
     Nonnegative,
     Positive,
+    Scales,
     Section,
     Text,
     describe_faults,
@@ -196,6 +197,11 @@ class Export(Section):
 
     opset: Positive = 18
     int8: bool = True
+    int8_scales: Scales | None = Field(
+        None,
+        description="Scales of int8 activations: `dynamic` (computed for every input) or `static` (from rows, QDQ); "
+        "a family's own way when left out",
+    )
     fp16: bool = Field(False, description="A half-precision file too, for GPUs")
     max_drop: Fraction = Field(0.01, description="int8 (or fp16) that loses more of the metric than this is refused")
     verify_rows: Positive = 64
@@ -229,6 +235,9 @@ class Recipe(Section):
             faults.append(f"a task of kind {self.task.kind} does not go with the family {self.model.family}")
         if self.analyse.sample is not None and self.analyse.sample not in family.samples:
             faults.append(f"analyse.sample = {self.analyse.sample} does not go with the family {self.model.family}")
+        if self.export.int8_scales not in (None, *family.int8_scales):
+            known = ", ".join(family.int8_scales)
+            faults.append(f"export.int8_scales = {self.export.int8_scales}: {self.model.family} has {known} alone")
         for kind in self.compress.sites or ():
             if kind not in family.site_kinds:
                 guess = did_you_mean(kind, family.site_kinds)

@@ -18,6 +18,7 @@ Length = Annotated[int, Field(ge=1, le=1_048_576)]  # in tokens, or of pixels in
 Nonnegative = Annotated[float, Field(ge=0, le=1e12)]
 MOST_WEIGHTS = 2_000_000_000  # of a model that is trained from random weights
 Amount = Annotated[float, Field(gt=0, le=1e12)]
+Scales = Literal["dynamic", "static"]  # of int8 activations: computed for every input, or from calibration rows
 Graph = Literal["fast", "portable"]  # with onnxruntime's own operators (com.microsoft), or standard ONNX alone
 
 

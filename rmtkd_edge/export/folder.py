@@ -146,7 +146,7 @@ Maker = Callable[[Path, Path], dict[str, Any] | None]  # source, target -> how i
 
 def _makers(family: Family, job: Job) -> dict[str, Maker]:
     """Return, by precision, what makes the wanted files out of the fp32 one."""
-    options = QuantiseOptions(job.reduce_range, job.threads)
+    options = QuantiseOptions(job.reduce_range, job.threads, job.options.int8_scales)
     makers: dict[str, Maker] = {
         "fp16": to_half,
         "int8": lambda source, target: family.quantise(source, target, job.rows.calibration, options),

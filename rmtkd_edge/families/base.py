@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeVar
 from rmtkd_edge import plugins
 from rmtkd_edge.config.hardware import Calibration
 from rmtkd_edge.config.recipe import Analyse, Compress, Export, Recipe
-from rmtkd_edge.config.settings import Section
+from rmtkd_edge.config.settings import Scales, Section
 from rmtkd_edge.errors import UserError
 
 if TYPE_CHECKING:
@@ -158,10 +158,16 @@ class OpCount:
 
 @dataclass(frozen=True)
 class QuantiseOptions:
-    """What int8 depends on: `reduce_range` keeps weights to 7 bits, for processors whose 16-bit sums saturate."""
+    """What int8 depends on.
+
+    Attributes:
+        reduce_range: keep weights to 7 bits, for processors whose 16-bit sums saturate.
+        scales: of the activations, one of the family's `int8_scales`; None for its first.
+    """
 
     reduce_range: bool
     threads: int
+    scales: Scales | None = None
 
 
 S = TypeVar("S", bound=Spec)
@@ -180,6 +186,7 @@ class Family(Protocol[S, M]):
     site_kinds: tuple[str, ...]
     default_sites: tuple[str, ...]
     modes: tuple[str, ...]  # values of compress.mode
+    int8_scales: tuple[Scales, ...]  # values of export.int8_scales, the default first
     shape: type[Section]  # settings of `model.shape`
     parity_hint: str  # an option of export to try where an exported file differs from torch, empty where there is none
     offers: tuple[str, ...]  # for others: `layers` to leave out, `attention`, `stages`, `features`, `vocabulary`

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Self, cast
 import numpy as np
 
 from rmtkd_edge.config.recipe import Compress, Export, Recipe
+from rmtkd_edge.config.settings import Scales
 from rmtkd_edge.families.base import (
     Batches,
     Input,
@@ -99,6 +100,7 @@ class FamilyDefaults(Generic[S, M]):
     sample_keys = "analyse.calibration"
     parity_hint = ""
     offers: tuple[str, ...] = ()
+    int8_scales: tuple[Scales, ...] = ("static",)
     feature_tap = ""
     quantised: tuple[str, ...] = ("Gemm", "MatMul", "Conv")  # operators that int8 runs on
 

@@ -127,6 +127,16 @@ def test_keys_of_the_graph_are_refused_with_the_one_that_chooses_it(key, value):
         parse_recipe({**copy.deepcopy(LEAST), "export": {key: value}}, "x")
 
 
+def test_scales_of_int8_are_those_that_the_family_has():
+    for scales in ("dynamic", "static"):
+        assert (
+            parse_recipe({**copy.deepcopy(LEAST), "export": {"int8_scales": scales}}, "x").export.int8_scales == scales
+        )
+    images = load_recipe("resnet18-cifar10").model_dump(exclude_none=True, mode="json")
+    with pytest.raises(RecipeError, match="int8_scales = dynamic: resnet has static alone"):
+        parse_recipe({**images, "export": {"int8_scales": "dynamic"}}, "x")
+
+
 def test_targets_survive_being_written_and_one_is_a_target():
     several = parse_recipe({**copy.deepcopy(LEAST), "stop": {"target_reduction": [0.5, 0.7]}}, "x")
     assert several.stop.targets == (0.5, 0.7) and several.stop.target == 0.7

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from rmtkd_edge.config.hardware import Calibration
 from rmtkd_edge.config.recipe import Export, Recipe
+from rmtkd_edge.config.settings import Scales
 from rmtkd_edge.families.base import AnalyseOptions, Batches, NarrowOptions, QuantiseOptions, Replacing, Site
 from rmtkd_edge.families.defaults import FamilyDefaults
 from rmtkd_edge.families.encoder.settings import EncoderShape
@@ -35,6 +36,7 @@ class EncoderFamily(FamilyDefaults[EncoderSpec, "Encoder"]):
     site_kinds = ("stream", "embedding", "qk", "value", "ffn", "pooler")
     default_sites = ("stream", "qk", "value", "ffn", "pooler")
     offers: tuple[str, ...] = ("layers", "attention", "vocabulary")
+    int8_scales: tuple[Scales, ...] = ("dynamic", "static")
     shape = EncoderShape
     spec = EncoderSpec
 
@@ -193,11 +195,15 @@ class EncoderFamily(FamilyDefaults[EncoderSpec, "Encoder"]):
         self, spec: EncoderSpec, options: Export, stage: Literal["emitted", "fp32", "int8"]
     ) -> dict[str, int]:
         """Return the op counts of the graph as emitted, or as onnxruntime runs it in a precision."""
-        from rmtkd_edge.families.encoder.audit import expect_emitted, expect_optimised
+        from rmtkd_edge.families.encoder.audit import expect_emitted, expect_optimised, expect_static
         from rmtkd_edge.families.encoder.graph import GraphOptions
 
         graph = GraphOptions.of(options)
-        return expect_emitted(spec, graph) if stage == "emitted" else expect_optimised(spec, graph, stage)
+        if stage == "emitted":
+            return expect_emitted(spec, graph)
+        if stage == "int8" and options.int8_scales == "static":
+            return expect_static(spec, graph)
+        return expect_optimised(spec, graph, stage)
 
     def graph_values(self, model: onnx.ModelProto, spec: EncoderSpec) -> dict[str, str]:
         """Return the graph's value for each tap."""
@@ -247,12 +253,18 @@ class EncoderFamily(FamilyDefaults[EncoderSpec, "Encoder"]):
     def quantise(
         self, source: Path, target: Path, calibration: Sequence[Mapping[str, Tensor]], options: QuantiseOptions
     ) -> dict[str, Any]:
-        """Write the dynamic int8 file of an fp32 one."""
+        """Write the int8 file of an fp32 one, dynamic or static."""
         from rmtkd_edge.families.encoder.quantise import DynamicInt8, quantise_onnx
+        from rmtkd_edge.families.encoder.static import StaticInt8, quantise_static
 
+        rows = {"calibration_rows": sum(len(batch["input_ids"]) for batch in calibration)}
+        if options.scales == "static":
+            static = StaticInt8(reduce_range=options.reduce_range)
+            kept = quantise_static(source, target, static, calibration=calibration, threads=options.threads)
+            return {"format": "QDQ", **asdict(static), "float": kept, **rows}
         how = DynamicInt8(reduce_range=options.reduce_range)
         quantise_onnx(source, target, how, calibration=calibration, threads=options.threads)
-        return {**asdict(how), "calibration_rows": sum(len(batch["input_ids"]) for batch in calibration)}
+        return {**asdict(how), **rows}
 
 
 FAMILY = EncoderFamily()

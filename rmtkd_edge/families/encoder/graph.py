@@ -6,7 +6,8 @@ function; only the order of floating-point operations differs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, cast
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from rmtkd_edge.config.recipe import Export
 from rmtkd_edge.errors import RmtkdError, UserError
 from rmtkd_edge.families.base import Tap
-from rmtkd_edge.families.encoder.module import Encoder, EncoderLayer, sdpa_attention
+from rmtkd_edge.families.encoder.module import Encoder, EncoderLayer
 from rmtkd_edge.families.onnx_program import export_module
 from rmtkd_edge.families.store import assemble
 
@@ -29,11 +30,11 @@ OPSETS = range(18, 24)
 class GraphOptions:
     """How the graph is emitted.
 
-    `attention`: one com.microsoft::MultiHeadAttention a layer, or plain operators, which the first token's layer has in
-    any case. `norm`: `instance` writes a layer
-    norm as InstanceNormalization over (B, T, d), scale and shift: the same function, and on CPUs onnxruntime's kernel
-    is vectorised where LayerNormalization's and SkipLayerNormalization's are not (tools/bench_shapes.py compares).
-    `gelu`: one com.microsoft::Gelu, which the optimiser does not find in torch's pattern. `first_token`: the last layer
+    `attention`: one com.microsoft::MultiHeadAttention a layer, or standard operators, which the first token's layer has
+    in any case. `norm`: `instance` writes a layer norm as InstanceNormalization over (B, T, d), scale and shift: the
+    same function, and on CPUs onnxruntime's kernel is vectorised where LayerNormalization's and
+    SkipLayerNormalization's are not (tools/bench_shapes.py compares). `gelu`: one com.microsoft::Gelu, or standard
+    operators in the order that onnxruntime's optimiser finds; it does not find torch's. `first_token`: the last layer
     computes the first token alone, since the classifier reads no other.
     """
 
@@ -47,19 +48,14 @@ class GraphOptions:
     def of(options: Export) -> GraphOptions:
         """Return what a recipe's export section says of the graph."""
         if options.graph == "portable":
-            return GraphOptions(opset=options.opset, attention="plain", norm="layer", gelu="plain")
+            return GraphOptions(opset=options.opset, attention="plain", gelu="plain")
         return GraphOptions(opset=options.opset)
 
     def __post_init__(self) -> None:
-        """Raise UserError for an opset that is not supported, or that has no kernel for plain attention."""
+        """Raise UserError for an opset that is not supported."""
         if self.opset not in OPSETS:
             raise UserError(
                 f"opset {self.opset} is not supported", f"export.opset: {OPSETS.start} to {OPSETS.stop - 1}"
-            )
-        if self.attention == "plain" and self.opset >= 23:
-            raise UserError(
-                "torch writes plain attention from opset 23 on as ai.onnx.Attention, whose CPU kernel refuses the mask",
-                "--opset 22 or less, or --graph fast",
             )
 
 
@@ -79,15 +75,14 @@ def fused_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, heads: int, s
     )
 
 
-def first_token_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, heads: int, scale: float) -> Tensor:
-    """Emit attention of one query a row, q (B, 1, heads * r), in plain operators; else as `fused_attention`.
+def plain_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, heads: int, scale: float) -> Tensor:
+    """Emit attention in standard operators; else as `fused_attention`.
 
-    For one query a row the CPU kernels of onnxruntime 1.18 to 1.20.1 compute MultiHeadAttention with the padding mask
-    wrongly, without an error.
+    The bias is the same in all layers, so that the exporter keeps one; onnxruntime takes the scale into the product.
     """
-    q, k, v = (x.view(x.shape[0], x.shape[1], heads, -1).transpose(1, 2) for x in (q, k, v))
-    scores = (q * scale) @ k.transpose(-1, -2)
-    scores = scores.masked_fill(~mask[:, None, None, :], torch.finfo(scores.dtype).min)
+    q, k, v = (x.unflatten(2, (heads, -1)).transpose(1, 2) for x in (q, k, v))
+    bias = torch.where(mask, 0.0, torch.finfo(q.dtype).min)[:, None, None, :]  # a sum is faster than masked_fill
+    scores = (q * scale) @ k.transpose(-1, -2) + bias
     return (scores.softmax(-1) @ v).transpose(1, 2).flatten(2)
 
 
@@ -101,7 +96,20 @@ def fused_tanh_gelu(x: Tensor) -> Tensor:
     return torch.onnx.ops.symbolic(f"{CONTRIB}::FastGelu", [x], dtype=x.dtype, shape=x.shape, version=1)
 
 
-FUSED_ACTIVATIONS = {"gelu": fused_gelu, "gelu_new": fused_tanh_gelu, "gelu_pytorch_tanh": fused_tanh_gelu}
+def plain_gelu(x: Tensor) -> Tensor:
+    """Emit the exact GELU in standard operators, in the order that onnxruntime fuses into one."""
+    return (x * 0.5) * (torch.erf(x / math.sqrt(2)) + 1.0)
+
+
+def plain_tanh_gelu(x: Tensor) -> Tensor:
+    """Emit the GELU that is defined by tanh in standard operators, in the order that onnxruntime fuses into one."""
+    return (x * 0.5) * (torch.tanh((x * math.sqrt(2 / math.pi)) * ((x * 0.044715) * x + 1.0)) + 1.0)
+
+
+GELUS: dict[str, dict[str, Callable[[Tensor], Tensor]]] = {
+    "fused": {"gelu": fused_gelu, "gelu_new": fused_tanh_gelu, "gelu_pytorch_tanh": fused_tanh_gelu},
+    "plain": {"gelu": plain_gelu, "gelu_new": plain_tanh_gelu, "gelu_pytorch_tanh": plain_tanh_gelu},
+}
 FUSED_NAMES = {"gelu": "Gelu", "gelu_new": "FastGelu", "gelu_pytorch_tanh": "FastGelu"}
 
 
@@ -122,14 +130,18 @@ class InstanceNorm(nn.Module):
 
 
 class FirstTokenLayer(EncoderLayer):
-    """The last layer, for the first token alone: keys and values need all tokens, nothing else does."""
+    """The last layer, for the first token alone: keys and values need all tokens, nothing else does.
+
+    Its attention is plain in both graphs: for one query a row the CPU kernels of onnxruntime 1.18 to 1.20.1 compute
+    MultiHeadAttention with the padding mask wrongly, without an error.
+    """
 
     def __init__(self, layer: EncoderLayer) -> None:
         nn.Module.__init__(self)
         for name, child in layer.named_children():  # the layer's own modules, under their own names
             self.add_module(name, child)
         self.heads, self.scale, self.name = layer.heads, layer.scale, layer.name
-        self.attention, self.activation = first_token_attention, layer.activation
+        self.attention, self.activation = plain_attention, layer.activation
 
     def forward(self, x: Tensor, mask: Tensor, tap: Tap | None = None) -> Tensor:
         """Map a state (B, T, d) to the next one's first token (B, 1, d); there is nothing to tap in a graph."""
@@ -151,11 +163,11 @@ def build(folded: Encoder, options: GraphOptions) -> Encoder:
     state = {name: tensor.float() for name, tensor in folded.state_dict().items()}  # no copy of what is float32 already
     traced = cast("Encoder", assemble(folded.spec, state, "the encoder in memory"))
     layers: list[EncoderLayer] = list(traced.layers)  # type: ignore[arg-type]
-    traced.set_attention(fused_attention if options.attention == "fused" else sdpa_attention)
-    if options.gelu == "fused":
-        for layer in layers:
-            layer.activation = FUSED_ACTIVATIONS.get(folded.spec.activation, layer.activation)
-        traced.pooler_activation = FUSED_ACTIVATIONS.get(folded.spec.pooler_activation, traced.pooler_activation)
+    traced.set_attention(fused_attention if options.attention == "fused" else plain_attention)
+    gelus = GELUS[options.gelu]
+    for layer in layers:
+        layer.activation = gelus.get(folded.spec.activation, layer.activation)
+    traced.pooler_activation = gelus.get(folded.spec.pooler_activation, traced.pooler_activation)
     if options.norm == "instance":
         traced.embeddings.norm = InstanceNorm(traced.embeddings.norm)  # type: ignore[assignment]
         for layer in layers:

@@ -58,7 +58,7 @@ def quantise_onnx(
     """
     options = options or DynamicInt8()
     model = onnx.load(str(source))
-    _drop_initialiser_types(model)
+    drop_initialiser_types(model)
     if calibration:
         smooth(model, calibration, options.smoothing, threads=threads)
     if options.tables:
@@ -119,7 +119,7 @@ def quantise_tables(model: onnx.ModelProto) -> None:
     graph.node.extend(nodes)
 
 
-def _drop_initialiser_types(model: onnx.ModelProto) -> None:
+def drop_initialiser_types(model: onnx.ModelProto) -> None:
     """Drop the value_info of initialisers: onnxruntime's quantiser fails on it."""
     initialisers = {item.name for item in model.graph.initializer}
     kept = [info for info in model.graph.value_info if info.name not in initialisers]

@@ -9,7 +9,7 @@ a node of its own, since a GELU stands before it. On a compressed MiniLM the rms
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -77,6 +77,16 @@ def channel_maxima(
     model: onnx.ModelProto, values: Sequence[str], batches: Sequence[Batch], threads: int
 ) -> dict[str, np.ndarray]:
     """Return the largest absolute value of each channel (d,) of values (B, T, d) of a graph, over valid tokens."""
+    largest = {name: np.zeros(1, np.float32) for name in values}
+    for name, kept in valid_values(model, values, batches, threads):
+        largest[name] = np.maximum(largest[name], np.abs(kept).max(axis=0))
+    return largest
+
+
+def valid_values(
+    model: onnx.ModelProto, values: Sequence[str], batches: Sequence[Batch], threads: int
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield, batch by batch, the name of each value (B, T, d) of a graph and what it is at valid tokens (n, d)."""
     outputs, count = model.graph.output, len(model.graph.output)
     outputs.extend(helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in values)
     try:
@@ -88,11 +98,8 @@ def channel_maxima(
     finally:
         del outputs[count:]
     session = ort.InferenceSession(data, session_options(threads), providers=["CPUExecutionProvider"])
-    largest = {name: np.zeros(1, np.float32) for name in values}
     for batch in batches:
         feed = {item.name: np.asarray(batch[item.name], dtype=np.int64) for item in session.get_inputs()}
         valid = feed["attention_mask"].astype(bool)
         for name, found in zip(values, session.run(list(values), feed), strict=True):
-            kept = found[valid[:, : found.shape[1]]]  # the last layer may compute the first token alone
-            largest[name] = np.maximum(largest[name], np.abs(kept).max(axis=0))
-    return largest
+            yield name, found[valid[:, : found.shape[1]]]  # the last layer may compute the first token alone

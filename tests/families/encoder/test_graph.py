@@ -1,10 +1,12 @@
 """Exported graphs against torch: every model type, every mask, every shape; inputs, metadata, audit."""
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from families.encoder.sample import KINDS, make_batch, make_encoder, make_spec, project
+from families.encoder.sample import KINDS, UNEVEN, make_batch, make_encoder, make_spec, project
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -105,6 +107,17 @@ def test_plain_operators_compute_the_same(graphs, plain):
     assert compare_onnx(session, graphs["bert"].encoder, [make_batch()], TASK).relative < 1e-5
 
 
+@pytest.mark.parametrize(("activation", "opset"), [("gelu", 18), ("gelu", 23), ("gelu_new", 18)])
+def test_onnxruntime_fuses_the_portable_graph(tmp_path, activation, opset):
+    encoder = make_encoder(replace(make_spec("electra"), activation=activation).with_ranks(UNEVEN))
+    path, options = tmp_path / "model.onnx", Export(graph="portable", opset=opset)
+    export(encoder, path, GraphOptions.of(options))
+    audit_emitted(path, encoder.spec, options)
+    audit_optimised(path, encoder.spec, options, "fp32")
+    assert count_ops(path)["Where"] == 1  # the mask's bias, once for all layers
+    assert verify_onnx(path, encoder, [make_batch(), make_batch(1, 3)], TASK, threads=1).relative < 1e-5
+
+
 def test_a_file_that_differs_names_the_site(graphs, tmp_path):
     case = graphs["bert"]
     model = onnx.load(str(case.path))
@@ -149,8 +162,6 @@ def test_what_cannot_be_exported_is_refused(tmp_path):
     encoder = make_encoder(make_spec(layers=1))
     with pytest.raises(UserError, match="opset 7"):
         export(encoder, tmp_path / "model.onnx", GraphOptions(opset=7))
-    with pytest.raises(UserError, match="opset 23"):
-        export(encoder, tmp_path / "model.onnx", GraphOptions(opset=23, attention="plain"))
     narrow = make_encoder(make_spec(layers=1).with_ranks({"stream": 5}))
     with pytest.raises(UserError, match="projections"):
         export(project(narrow, make_spec(layers=1)), tmp_path / "model.onnx")
