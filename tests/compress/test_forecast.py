@@ -72,15 +72,12 @@ def test_a_shape_meets_its_target_and_is_counted_by_the_family(foretell: Any, sp
         assert not shape.ms and not shape.teacher_ms
     assert found.teacher.parameters == spec.count_parameters()
     assert found.teacher.training and found.teacher.scores is None  # random weights score nothing
-    assert {site.name for site in found.sites} == {*family.sites_to_cut(spec, load_recipe_of(foretell).compress)}
+    options = load_recipe("tiny.toml").compress
+    assert {site.name for site in found.sites} == {*family.sites_to_cut(spec, options)}
     for site in found.sites:
         assert site.parameters == spec.count_parameters() - spec.with_ranks({site.name: site.least}).count_parameters()
     assert found.cost.steps == 20 and found.cost.cycles == 2 and found.cost.total > 0
     assert {"local-cpu", "raspberry-pi-5"} <= {*found.without_curves}
-
-
-def load_recipe_of(foretell: Any) -> Any:
-    return load_recipe(str(Path.cwd() / "tiny.toml"))
 
 
 def test_devices_of_other_alignments_get_other_widths(foretell: Any) -> None:
@@ -136,7 +133,7 @@ def test_curves_foretell_the_latency(foretell: Any, spec: Any, tmp_path: Path) -
 @pytest.mark.parametrize("name", ["plain-kd", "distilbert", "tinybert"])
 def test_a_method_with_shapes_of_its_own_gives_them(foretell: Any, spec: Any, name: str) -> None:
     found = foretell(method=name)
-    recipe = load_recipe(str(Path.cwd() / "tiny.toml"), [f'compress.method="{name}"'])
+    recipe = load_recipe("tiny.toml", [f'compress.method="{name}"'])
     family = find_family("encoder")
     widths = find_method(name).widths(spec, family, recipe, 1)
     assert widths is not None and found.targets[0].how == widths.note and found.cost.cycles == 1
@@ -180,6 +177,7 @@ def write_rows(folder: Path, columns: Mapping[str, list[Any]], parts: Mapping[st
             writer.writerows(list(zip(*columns.values(), strict=True))[:rows])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list_recipes())
 def test_every_recipe_that_ships_is_foretold(
     name: str, tiny_tokenizer: Path, tiny_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from shapes import encoder_spec, random_model, resnet_spec, tensors
+from random_shapes import model_of
+from shapes import encoder_spec, resnet_spec, tensors
 
 from rmtkd_edge.config.recipe import Export
 from rmtkd_edge.config.settings import Graph
@@ -37,7 +38,7 @@ def test_a_files_size_is_foretold_within_five_per_cent(make: object, graph: Grap
     assert callable(make)
     spec: Spec = make()
     family, path, int8 = family_of(spec), tmp_path / "model.onnx", tmp_path / "int8.onnx"
-    family.export(family.standardise(random_model(spec)), path, Export(graph=graph), {})
+    family.export(family.standardise(model_of(spec, 0)), path, Export(graph=graph), {})
     batch = tensors(spec.example_inputs(2, 8 if spec.max_length else None, 0))
     family.quantise(path, int8, [batch], QuantiseOptions(True, 1))
     for precision, file in (("fp32", path), ("int8", int8)):
