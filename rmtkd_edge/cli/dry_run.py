@@ -37,7 +37,7 @@ def _show(found: DryRun) -> None:
     for target in found.targets:
         say(f"target: {target.aim}" + (f" ({target.how})" if target.how else ""))
         if target.shapes:
-            show(table_of(*_shapes(target, found)))
+            show(table_of(*_shapes(target)))
     if found.without_curves:
         say(f"no latency is predicted for {', '.join(found.without_curves)}: no curves were measured there (calibrate)")
     say(*_cost_lines(found.cost), *(f"note: {note}" for note in found.notes), END)
@@ -71,7 +71,7 @@ def span(values: Sequence[int]) -> str:
     return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
-def _shapes(target: TargetForecast, found: DryRun) -> tuple[list[str], list[list[str]]]:
+def _shapes(target: TargetForecast) -> tuple[list[str], list[list[str]]]:
     """Return the header and a row for each device whose latency is predicted, and for each multiple without one."""
     rows = []
     for shape in target.shapes:
