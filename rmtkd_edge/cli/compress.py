@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from rmtkd_edge.cli.arguments import DataOption, ForceOption, JsonOption, OutOption, shares
 from rmtkd_edge.cli.output import progress, say, show_json
 from rmtkd_edge.errors import UserError
-
-if TYPE_CHECKING:
-    from rmtkd_edge.run.records.data import DataSummary
 
 
 def command(
@@ -54,7 +51,8 @@ def command(
 
     A run that was stopped is continued by the same command. A finished run, or one of another recipe, needs --force.
     """
-    from rmtkd_edge.api.compress import CompressOptions, compress_run, is_main_process, read_data
+    from rmtkd_edge.api.compress import CompressOptions, compress_run, forecast, is_main_process
+    from rmtkd_edge.cli.dry_run import show_dry_run
     from rmtkd_edge.cli.tables import score_text
 
     if out is None and not dry_run:
@@ -74,8 +72,8 @@ def command(
     )
     if dry_run:
         with progress(as_json) as reporter:
-            summary = read_data(options, reporter)
-        _show_data(summary, as_json)
+            found = forecast(options, reporter)
+        show_dry_run(found, as_json)
         return
     with progress(as_json) as reporter:
         result = compress_run(options, reporter)
@@ -90,12 +88,3 @@ def command(
             f"({member.reduction:.1%} fewer), {score_text(result.teacher, member.student)}"
         )
     say(f"next: rmtkd-edge export {out}")
-
-
-def _show_data(summary: DataSummary, as_json: bool) -> None:
-    from rmtkd_edge.run.records.data import describe
-
-    if as_json:
-        show_json(summary)
-        return
-    say(*describe(summary), *(f"note: {note}" for note in summary.notes), "nothing was trained or written")

@@ -208,20 +208,25 @@ def _keep_preprocessing(run: Run, ready: Prepared) -> None:
 
 def _check_cut(spec: Spec, recipe: Recipe, ready: Prepared, report: Report) -> Sequence[str]:
     """Raise RecipeError for sites that the model has not; return what the result must say of its widths."""
-    options = recipe.compress
-    check_site_names(spec, "compress.ranks", options.ranks)
-    check_site_names(spec, "compress.mode", options.mode)
-    if not ready.family.sites_to_cut(spec, options):
-        kinds = ", ".join(dict.fromkeys(site.kind for site in list_sites(spec)))
-        raise RecipeError(f"this model has no sites of {', '.join(options.sites or ())}", f"its kinds: {kinds}")
+    check_sites(spec, recipe, ready.family)
     check_depth(spec, recipe, ready.method)
-    notes = []
+    options, notes = recipe.compress, []
     for target in recipe.stop.targets:
         aimed, step = recipe.aiming_at(target), ready.multiple if options.align else 1
         if (widths := ready.method.widths(spec, ready.family, aimed, step)) is not None:
             report("note", text=widths.note)
             notes.append(widths.note)
     return notes
+
+
+def check_sites(spec: Spec, recipe: Recipe, family: Family) -> None:
+    """Raise RecipeError where the recipe names sites that the model has not, or leaves none to cut."""
+    options = recipe.compress
+    check_site_names(spec, "compress.ranks", options.ranks)
+    check_site_names(spec, "compress.mode", options.mode)
+    if not family.sites_to_cut(spec, options):
+        kinds = ", ".join(dict.fromkeys(site.kind for site in list_sites(spec)))
+        raise RecipeError(f"this model has no sites of {', '.join(options.sites or ())}", f"its kinds: {kinds}")
 
 
 def _teacher(run: Run, recipe: Recipe, ready: Prepared, report: Report) -> tuple[Any, TeacherRecord]:

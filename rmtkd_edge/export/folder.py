@@ -19,6 +19,7 @@ from rmtkd_edge.export.half import to_half
 from rmtkd_edge.export.origin import Origin
 from rmtkd_edge.export.portable import make_portable
 from rmtkd_edge.export.rows import Rows
+from rmtkd_edge.export.runtimes import known_outcomes
 from rmtkd_edge.export.verify import OnnxProof, compare_onnx, evaluate_onnx, verify_onnx
 from rmtkd_edge.families.base import Family, OpCount, QuantiseOptions, Spec, family_of, ranks_of
 from rmtkd_edge.families.onnx_program import oldest_runtime
@@ -130,6 +131,7 @@ def export_folder(
         versions=versions(),
         onnxruntime=oldest_runtime(job.options.opset, job.options.graph),
         notes=notes,
+        tested=known_outcomes(spec.family, job.options, (name for name, made in variants.items() if not made.refused)),
     )
     record = write_record(folder, record)
     atomic_write_bytes(folder / CARD, card(record, origin).encode())

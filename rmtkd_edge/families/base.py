@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeVar
 from rmtkd_edge import plugins
 from rmtkd_edge.config.hardware import Calibration
 from rmtkd_edge.config.recipe import Analyse, Compress, Export, Recipe
-from rmtkd_edge.config.settings import Scales, Section
+from rmtkd_edge.config.settings import Graph, Scales, Section
 from rmtkd_edge.errors import UserError
 
 if TYPE_CHECKING:
@@ -246,6 +246,9 @@ class Family(Protocol[S, M]):
 
     def predict_ms(self, spec: S, curves: Calibration, sequence: int) -> float:
         """Return the predicted latency in ms of one input of a folded model, from measured curves."""
+
+    def file_bytes(self, spec: S, precision: Literal["fp32", "int8"], graph: Graph) -> int:
+        """Return the predicted size in bytes of the ONNX file of a folded model."""
 
     def shorter(self, spec: S, layers: Sequence[int]) -> S:
         """Return the shape of these layers alone, of a family that offers `layers`."""

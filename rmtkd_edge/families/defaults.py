@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Self, cast
 import numpy as np
 
 from rmtkd_edge.config.recipe import Compress, Export, Recipe
-from rmtkd_edge.config.settings import Scales
+from rmtkd_edge.config.settings import Graph, Scales
 from rmtkd_edge.families.base import (
     Batches,
     Input,
@@ -168,6 +168,10 @@ class FamilyDefaults(Generic[S, M]):
         """Return the fixed projections by site; all producers of a site share one."""
         first = {site: layers[0].projection for site, layers in self.producers(model).items() if layers}
         return {site: p for site, p in first.items() if p is not None}  # type: ignore[misc]
+
+    def file_bytes(self, spec: S, precision: Literal["fp32", "int8"], graph: Graph) -> int:
+        """Return four bytes or one for each parameter: what a graph itself takes is not counted."""
+        return spec.count_parameters() * {"fp32": 4, "int8": 1}[precision]
 
     def shorter(self, spec: S, layers: Sequence[int]) -> S:
         """Refuse: no layer can be left out."""

@@ -206,12 +206,20 @@ def _profile_rows(profile: Profile, columns: Sequence[Model], foot: Footnotes) -
         found = [_take(profile, m.label, workload, gross_energy) for m in columns]
         cells = _gain_cells(found, text.joules, ("less", "more"))
         rows.append(_row("Energy, gross", cells, _sources(found), foot, workload))
+        found = [_take(profile, m.label, workload, cold_start) for m in columns]
+        cells = _gain_cells(found, text.milliseconds, ("faster", "slower"))
+        rows.append(_row("Cold start", cells, _sources(found), foot, workload))
     return rows
 
 
 def peak_memory(result: MeasurementRecord) -> Quantity:
     """Return the peak memory in bytes."""
     return quantity(result.memory, "peak_rss_bytes", result.memory.method)
+
+
+def cold_start(result: MeasurementRecord) -> Quantity:
+    """Return the ms from the start of a process to its first output."""
+    return quantity(result, "cold_start_ms", result.cold_start.method)
 
 
 def gross_energy(result: MeasurementRecord) -> Quantity:

@@ -69,8 +69,11 @@ def test_a_dry_run_says_what_it_reads_and_writes_nothing(
     code, out, _ = call(capsys, *argv)
     assert code == 0 and "read train.csv: 600 rows as train" in out and "labels negative" in out
     assert "fill the 8 tokens" in out and "row 2 of train" in out and "[CLS]" in out and "held out of train" in out
+    assert "it is trained first" in out and "75.0% of the parameters less" in out and "time: about" in out
     code, out, _ = call(capsys, *argv, "--json")
-    assert code == 0 and json.loads(out)["schema"] == "rmtkd-edge/data@2"
+    assert code == 0 and json.loads(out)["schema"] == "rmtkd-edge/dry-run@1"
+    code, out, err = call(capsys, *argv, "--set", "stop.target_reduction=0.999")
+    assert code == 2 and "multiples of" in out and "--set stop.target_reduction=" in err
     code, _, err = call(capsys, *argv, "--set", "task.label=nothing")
     assert code == 2 and "nothing" in err
     assert sorted(tmp_path.iterdir()) == before

@@ -1,4 +1,4 @@
-"""Shapes that no machine could build are refused by their product too, before anything is built."""
+"""Shapes that no machine could build are refused by their product, before anything is built; others export right."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from pydantic import ValidationError
+from random_shapes import check, outcome, random_spec
 
 from rmtkd_edge.families.base import find_family
 
@@ -28,3 +29,19 @@ def test_large_shapes_that_people_train_are_not() -> None:
     large = {"layers": 24, "width": 1024, "heads": 16, "ffn": 4096, "max_positions": 8192}
     assert find_family("encoder").shape.model_validate(large)
     assert find_family("resnet").shape.model_validate({"depth": 50, "width": 128})
+
+
+def test_a_random_shape_is_a_function_of_its_number() -> None:
+    shapes = [random_spec(1, number) for number in range(60)]
+    assert shapes == [random_spec(1, number) for number in range(60)]
+    assert all(a != b for i, a in enumerate(shapes) for b in shapes[:i])
+    assert {shape.family for shape in shapes} == {"encoder", "resnet"}
+    assert {shape.model_type for shape in shapes if shape.family == "encoder"} >= {"bert", "distilbert", "electra"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", range(4))
+def test_random_shapes_export_right_in_both_graphs(number: int) -> None:
+    """tools/random_shapes.py runs hundreds of them."""
+    for graph, found in check(random_spec(1, number), number).items():
+        assert outcome(found) in ("right", "int8 refused"), (graph, found)

@@ -164,6 +164,15 @@ def test_gain_in_the_verdict_is_the_recorded_comparison(finished):
     assert f"{1 / c['ci95'][1]:.2f} to {1 / c['ci95'][0]:.2f}×" in verdict
 
 
+def test_the_summary_shows_cold_starts_beside_the_originals(finished):
+    results = finished.run.read_json("profile/laptop.json")["results"]
+    rows = [line for line in plain(finished.markdown).splitlines() if line.startswith("| Cold start")]
+    first = [r for r in results if (r["workload"]["batch"], r["workload"]["seq"]) == (1, 128)]
+    assert {"baseline", "candidate"} <= {r["role"] for r in first}
+    for r in first:
+        assert any(text.milliseconds(r["cold_start_ms"]) in row for row in rows), (r["label"], rows)
+
+
 def test_energy_that_was_not_measured_says_why_and_is_never_zero(finished):
     for page in (Page(finished.html).text, plain(finished.markdown)):
         assert "not measured: no energy counter can be read on this device" in page

@@ -11,6 +11,8 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -83,7 +85,7 @@ def train(
     start, plan, kept = time.monotonic(), training.schedule, checkpoints or NoCheckpoints()
     model.set_dropout(plan.dropout)
     whole = with_helper(model, training.objective, accelerator)
-    optimizer = torch.optim.AdamW(parameter_groups(whole, plan.weight_decay), lr=plan.learning_rate, fused=True)
+    optimizer = _optimizer(whole, plan)
     progress = Progress()
     if (saved := kept.load()) is not None:
         progress = restore(whole, optimizer, saved, accelerator)
@@ -109,6 +111,31 @@ def train(
     accelerator.free_memory()  # it keeps every prepared model, and both of its moments
     seconds = round(before + time.monotonic() - start, 2)
     return Trained(progress.best, plan.steps, progress.history, seconds)
+
+
+def timed_step(model: Model, training: Training, accelerator: Accelerator, steps: int, seconds: float) -> float:
+    """Return the median seconds of a step, its batch made too; `model` is trained by the steps and of no use then.
+
+    Args:
+        steps: that are timed at most, after a first one that is not, where there is time for others.
+        seconds: after which no step is begun.
+    """
+    plan = training.schedule
+    model.set_dropout(plan.dropout)
+    optimizer = _optimizer(with_helper(model, training.objective, accelerator), plan)
+    step, ends = _Step(model, optimizer, training, accelerator), [time.monotonic()]
+    for number, batch in _batches(training, min(plan.steps, 1 + steps)):
+        step.take(batch, number)
+        ends.append(time.monotonic())
+        if ends[-1] - ends[0] > seconds:
+            break
+    accelerator.free_memory()
+    taken = [after - before for before, after in pairwise(ends)]
+    return median(taken[1:] or taken)
+
+
+def _optimizer(whole: nn.Module, plan: Schedule) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(parameter_groups(whole, plan.weight_decay), lr=plan.learning_rate, fused=True)
 
 
 def with_helper(model: Model, objective: Objective, accelerator: Accelerator) -> nn.ModuleDict:

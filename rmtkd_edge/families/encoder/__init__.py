@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from rmtkd_edge.config.hardware import Calibration
 from rmtkd_edge.config.recipe import Export, Recipe
-from rmtkd_edge.config.settings import Scales
+from rmtkd_edge.config.settings import Graph, Scales
 from rmtkd_edge.families.base import AnalyseOptions, Batches, NarrowOptions, QuantiseOptions, Replacing, Site
 from rmtkd_edge.families.defaults import FamilyDefaults
 from rmtkd_edge.families.encoder.settings import EncoderShape
@@ -128,6 +128,12 @@ class EncoderFamily(FamilyDefaults[EncoderSpec, "Encoder"]):
         from rmtkd_edge.families.encoder.cost import predict_ms
 
         return predict_ms(spec, curves, sequence)
+
+    def file_bytes(self, spec: EncoderSpec, precision: Literal["fp32", "int8"], graph: Graph) -> int:
+        """Return the predicted size in bytes of the ONNX file."""
+        from rmtkd_edge.families.encoder.cost import file_bytes
+
+        return file_bytes(spec, precision, graph)
 
     def shorter(self, spec: EncoderSpec, layers: Sequence[int]) -> EncoderSpec:
         """Return the shape of these layers alone."""

@@ -12,6 +12,7 @@ from math import sqrt
 from typing import Literal
 
 from rmtkd_edge.config.hardware import Calibration
+from rmtkd_edge.config.settings import Graph
 from rmtkd_edge.families.encoder.spec import EncoderSpec
 
 
@@ -38,6 +39,13 @@ def elements(spec: EncoderSpec, tokens: int) -> dict[Literal["gelu", "softmax", 
 
 def products(spec: EncoderSpec, tokens: int) -> Iterator[tuple[int, int]]:
     """Yield (in, out) of every product that each token takes part in: linear layers, scores and their sums."""
+    yield from linear_layers(spec)
+    for layer in spec.layers:
+        yield from ((layer.qk, tokens), (tokens, layer.value)) * layer.heads
+
+
+def linear_layers(spec: EncoderSpec) -> Iterator[tuple[int, int]]:
+    """Yield (in, out) of every linear layer that each token goes through."""
     if spec.embedding_rank is not None:
         yield spec.embedding_rank, spec.embedding_size or spec.width
     if spec.embedding_size is not None:
@@ -45,5 +53,33 @@ def products(spec: EncoderSpec, tokens: int) -> Iterator[tuple[int, int]]:
     for layer in spec.layers:
         qk, value = layer.heads * layer.qk, layer.heads * layer.value
         yield from ((spec.width, qk), (spec.width, qk), (spec.width, value), (value, spec.width))
-        yield from ((layer.qk, tokens), (tokens, layer.value)) * layer.heads
         yield from ((spec.width, layer.ffn), (layer.ffn, spec.width))
+
+
+# Bytes that a graph takes besides its weights: once, and for each layer (found by exporting shapes of 1 and 3 layers).
+GRAPH_BYTES = {
+    ("fp32", "fast"): (7_700, 5_700),
+    ("fp32", "portable"): (4_500, 8_400),
+    ("int8", "fast"): (7_500, 7_200),
+    ("int8", "portable"): (4_300, 10_100),
+}
+CHANNEL_BYTES = 5  # of int8: a scale and a zero point for each column of a matrix
+
+
+def file_bytes(spec: EncoderSpec, precision: Literal["fp32", "int8"], graph: Graph) -> int:
+    """Return the predicted size in bytes of the ONNX file of a folded encoder."""
+    once, each = GRAPH_BYTES[precision, graph]
+    whole, parameters = once + each * len(spec.layers), spec.count_parameters()
+    if precision == "fp32":
+        return whole + 4 * parameters
+    embedding = spec.embedding_size or spec.width
+    matrices = [
+        (spec.vocab, spec.embedding_rank or embedding),
+        (spec.positions, embedding),
+        (spec.type_vocab, embedding),
+        *linear_layers(spec),
+        (spec.width, spec.pooler_width),
+        (spec.pooler_width, len(spec.labels)),
+    ]
+    weights = sum(rows * columns for rows, columns in matrices)
+    return whole + weights + 4 * (parameters - weights) + CHANNEL_BYTES * sum(columns for _, columns in matrices)

@@ -56,9 +56,15 @@ def smooth(model: onnx.ModelProto, batches: Sequence[Batch], alpha: float, *, th
 
 
 def smoothing_scale(channels: np.ndarray, columns: np.ndarray, alpha: float) -> np.ndarray:
-    """Return s (d,), float32, of geometric mean 1, from the largest activation and weight of each channel."""
-    scale = np.maximum(channels, LEAST) ** alpha / np.maximum(columns, LEAST) ** (1 - alpha)
-    return (scale / np.exp(np.log(scale).mean())).astype(np.float32)
+    """Return s (d,), float32, of geometric mean 1, from the largest activation and weight of each channel.
+
+    A channel that no calibration row wakes, as there are after a ReLU, has 1: divided by next to nothing it would drown
+    all others in a row that does.
+    """
+    seen = channels >= LEAST
+    logs = alpha * np.log(np.maximum(channels, LEAST)) - (1 - alpha) * np.log(np.maximum(columns, LEAST))
+    middle = logs[seen].mean() if seen.any() else 0.0
+    return np.where(seen, np.exp(logs - middle), 1.0).astype(np.float32)
 
 
 def second_products(model: onnx.ModelProto) -> dict[str, str]:

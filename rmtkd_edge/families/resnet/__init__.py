@@ -10,7 +10,7 @@ from pydantic import Field
 
 from rmtkd_edge.config.hardware import Calibration
 from rmtkd_edge.config.recipe import Compress, Export, Recipe
-from rmtkd_edge.config.settings import Section
+from rmtkd_edge.config.settings import Graph, Section
 from rmtkd_edge.errors import UserError
 from rmtkd_edge.families.base import AnalyseOptions, Batches, NarrowOptions, Site
 from rmtkd_edge.families.defaults import FamilyDefaults
@@ -164,6 +164,10 @@ class ResNetFamily(FamilyDefaults[ResNetSpec, "ResNet"]):
     def predict_ms(self, spec: ResNetSpec, curves: Calibration, sequence: int) -> float:
         """Return the predicted latency in ms of one image; `sequence` is not looked at."""
         return cost.predict_ms(spec, curves)
+
+    def file_bytes(self, spec: ResNetSpec, precision: Literal["fp32", "int8"], graph: Graph) -> int:
+        """Return the predicted size in bytes of the ONNX file."""
+        return cost.file_bytes(spec, precision)
 
     def config(self, spec: ResNetSpec, task: str) -> dict[str, Any]:
         """Return config.json's own keys; `task` adds none."""

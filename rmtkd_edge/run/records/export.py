@@ -79,6 +79,20 @@ class VariantRecord:
 
 
 @dataclass(frozen=True)
+class TestedRecord:
+    """What other onnxruntimes computed of a small file of the same family, graph and opset: not of this very file.
+
+    Attributes:
+        reference: the onnxruntime that they are compared with.
+        differences: by precision and version, the largest difference on padded batches as a share of the largest
+            output; None where the version refused the file.
+    """
+
+    reference: str
+    differences: dict[str, dict[str, Amount | None]]
+
+
+@dataclass(frozen=True)
 class ExportRecord(Document):
     """An exported folder: the compressed model, or the original that it is compared with.
 
@@ -89,6 +103,7 @@ class ExportRecord(Document):
         files: sha256 of every file of the folder but this one and the model card.
         graph: its `name` (`fast` or `portable`) and `opset`.
         onnxruntime: the oldest one that the files are right on, empty where it is not known.
+        tested: what other versions of it made of such files, None where none was tried.
         notes: what users of the folder have to know.
         sessions: settings of onnxruntime that `profile --tune` found, by the device.
     """
@@ -116,6 +131,7 @@ class ExportRecord(Document):
     onnxruntime: str = ""
     notes: tuple[str, ...] = ()
     sessions: dict[str, TunedSession] = field(default_factory=dict)
+    tested: TestedRecord | None = None
 
     @property
     def weights(self) -> str:

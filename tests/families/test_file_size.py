@@ -1,0 +1,48 @@
+"""The sizes that a dry run tells are those of the files that export writes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from random_shapes import model_of
+from shapes import encoder_spec, resnet_spec, tensors
+
+from rmtkd_edge.config.recipe import Export
+from rmtkd_edge.config.settings import Graph
+from rmtkd_edge.export.portable import make_portable
+from rmtkd_edge.families.base import QuantiseOptions, Spec, family_of
+
+SMALL = {"num_hidden_layers": 2, "hidden_size": 96, "num_attention_heads": 4, "intermediate_size": 200}
+
+
+def narrow(spec: Spec) -> Spec:
+    """A shape whose sites have widths of their own."""
+    widths = {
+        site.name: max(3, site.width * (2 + i % 3) // 5) for i, site in enumerate(spec.sites()) if not site.latent
+    }
+    return spec.with_ranks(widths)
+
+
+def encoder() -> Spec:
+    return narrow(encoder_spec(**SMALL, vocab_size=900, max_position_embeddings=64)).with_ranks({"embedding": 20})
+
+
+def resnet() -> Spec:
+    return narrow(resnet_spec(18)).with_ranks({"layer.3.block.0.conv2.factor": 12})
+
+
+@pytest.mark.parametrize("graph", ["fast", "portable"])
+@pytest.mark.parametrize("make", [encoder, resnet])
+def test_a_files_size_is_foretold_within_five_per_cent(make: object, graph: Graph, tmp_path: Path) -> None:
+    assert callable(make)
+    spec: Spec = make()
+    family, path, int8 = family_of(spec), tmp_path / "model.onnx", tmp_path / "int8.onnx"
+    family.export(family.standardise(model_of(spec, 0)), path, Export(graph=graph), {})
+    batch = tensors(spec.example_inputs(2, 8 if spec.max_length else None, 0))
+    family.quantise(path, int8, [batch], QuantiseOptions(True, 1))
+    for precision, file in (("fp32", path), ("int8", int8)):
+        if graph == "portable":
+            make_portable(file)
+        told = family.file_bytes(spec, precision, graph)  # type: ignore[arg-type]
+        assert told == pytest.approx(file.stat().st_size, rel=0.05), precision
