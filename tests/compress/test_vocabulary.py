@@ -12,9 +12,11 @@ from conftest import BAD, GOOD, PLAIN, sentences, write_csv
 import rmtkd_edge
 from rmtkd_edge.api.export import ExportOptions, export_run
 from rmtkd_edge.compress.resume import forget_damaged
-from rmtkd_edge.compress.stage import compress_run
+from rmtkd_edge.compress.stage import compress_run, prepare
+from rmtkd_edge.compress.vocabulary import foretold
 from rmtkd_edge.config.recipes import load_recipe, parse_recipe
 from rmtkd_edge.errors import RecipeError
+from rmtkd_edge.families.store import load_model
 from rmtkd_edge.run import layout
 from rmtkd_edge.run.directory import Run
 from rmtkd_edge.run.outputs import read_outputs
@@ -94,6 +96,17 @@ def test_a_lost_tokenizer_is_made_again(run, tmp_path):
     copied.path_of(f"{layout.STUDENT_PREPROCESSING}/tokenizer.json").unlink()
     assert "last finished step" in forget_damaged(copied)[0]
     assert not any(rel.startswith(f"{layout.STUDENT_PREPROCESSING}/") for rel in copied.manifest["files"])
+
+
+def test_a_dry_run_foretells_the_shape_that_is_cut(run):
+    found, _ = run
+    recipe = layout.read_recipe(found)
+    ready = prepare(recipe, found.path.parent)
+    spec = foretold(recipe, ready, load_model(found, layout.TEACHER))
+    record = found.read_record(CompressRecord, layout.RESULT)
+    assert spec.count_parameters() == record.student.parameters  # nothing else was cut
+    fewer = recipe.model_copy(update={"compress": recipe.compress.model_copy(update={"layers": 1})})
+    assert len(foretold(fewer, ready, load_model(found, layout.TEACHER)).layers) == 1
 
 
 def test_families_without_a_vocabulary_refuse_the_key():

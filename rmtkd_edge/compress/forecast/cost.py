@@ -42,6 +42,7 @@ def cost_of(context: Context, looked: Looked, shapes: list[Spec], subsets: Subse
     recipe, data, row = context.recipe, context.data, looked.row_seconds
     names = context.family.sites_to_cut(looked.model.spec, recipe.compress)
     cycles = len(jobs(context, names)) * (len(recipe.stop.targets) if context.from_teacher else 1)
+    cycles += recipe.compress.layers is not None  # one of its own, before the others
     schedule = Schedule.of_cycle(recipe.distil, data.steps(recipe.distil.batch_size))
     steps = 0 if recipe.compress.one_shot else schedule.steps
     timed = _cycle_steps(context, looked.model, shapes, schedule, cycles > 1) if steps else []

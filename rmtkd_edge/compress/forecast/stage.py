@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 from rmtkd_edge.compress.context import Context
+from rmtkd_edge.compress.depth import check_depth
 from rmtkd_edge.compress.forecast.cost import cost_of
 from rmtkd_edge.compress.forecast.targets import shape_at, sites_of, target_of
 from rmtkd_edge.compress.forecast.teacher import look_at
 from rmtkd_edge.compress.latency import predictor
 from rmtkd_edge.compress.stage import Prepared, check_sites
+from rmtkd_edge.compress.vocabulary import foretold
 from rmtkd_edge.config.hardware import HardwareProfile, graph_for
 from rmtkd_edge.config.recipe import Recipe
 from rmtkd_edge.run.records.dry_run import DryRun
@@ -36,6 +38,8 @@ def dry_run(recipe: Recipe, ready: Prepared, profiles: Mapping[str, HardwareProf
     looked = look_at(recipe, ready)
     spec = looked.model.spec
     check_sites(spec, recipe, ready.family)
+    check_depth(spec, recipe, ready.method)
+    start = foretold(recipe, ready, looked.model)
     context = Context(
         recipe=ready.method.settings(recipe),
         family=ready.family,
@@ -51,15 +55,15 @@ def dry_run(recipe: Recipe, ready: Prepared, profiles: Mapping[str, HardwareProf
         profile=ready.profile,
     )
     aimed = [context.aiming_at(target, fallback=False) for target in recipe.stop.targets]
-    targets = tuple(target_of(each, spec, profiles) for each in aimed)
-    own = [shape_at(each, spec, context.step).spec for each in aimed]
+    targets = tuple(target_of(each, spec, start, profiles) for each in aimed)
+    own = [shape_at(each, start, context.step).spec for each in aimed]
     reporter.event("stage", name="a few steps of the training")
     test = ready.dataset.validation if ready.dataset.test is None else ready.dataset.test
     subsets = ready.task.subsets(ready.dataset, recipe)
     return DryRun(
         data=ready.task.summary(ready.dataset),
         teacher=looked.forecast,
-        sites=sites_of(context, spec),
+        sites=sites_of(context, start),
         targets=targets,
         cost=cost_of(context, looked, [shape for shape in own if shape is not None], subsets, len(test)),
         graph=graph_for(recipe.export.graph, ready.profile),

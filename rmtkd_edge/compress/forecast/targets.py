@@ -40,22 +40,22 @@ def sites_of(context: Context, spec: Spec) -> tuple[SiteForecast, ...]:
     return tuple(found)
 
 
-def target_of(context: Context, spec: Spec, profiles: Mapping[str, HardwareProfile]) -> TargetForecast:
+def target_of(context: Context, original: Spec, start: Spec, profiles: Mapping[str, HardwareProfile]) -> TargetForecast:
     """Return the shapes that would meet the context's target, one for each multiple of the profiles.
 
     Args:
         context: aimed at one target.
-        spec: of the original.
+        start: what widths are cut from, with fewer tokens or layers than the original.
         profiles: hardware profiles by name, the recipe's own among them.
     """
     align = context.recipe.compress.align
     steps: dict[int, list[str]] = {context.step: []}
     for name, profile in profiles.items():
         steps.setdefault(multiple_for(context.family, profile) if align else 1, []).append(name)
-    found = {step: shape_at(context, spec, step) for step in steps}
+    found = {step: shape_at(context, start, step) for step in steps}
     own = found[context.step]
     shapes = tuple(
-        _shape(context, spec, shape.spec, step, {name: profiles[name] for name in steps[step]})
+        _shape(context, original, shape.spec, step, {name: profiles[name] for name in steps[step]})
         for step, shape in found.items()
         if shape.spec is not None
     )
