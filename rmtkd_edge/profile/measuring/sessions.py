@@ -36,7 +36,11 @@ def open_session(plan: Json, file: Path) -> Any:
     options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, level)
     options.enable_cpu_mem_arena, options.enable_mem_pattern = plan["arena"], plan["memory_pattern"]
     options.log_severity_level = 3
-    settings = {"use_tf32": "1" if plan.get("tf32", True) else "0"} if asked == "CUDAExecutionProvider" else {}
+    own = {
+        "CUDAExecutionProvider": {"use_tf32": "1" if plan.get("tf32", True) else "0"},
+        "OpenVINOExecutionProvider": {"device_type": "CPU", "num_of_threads": str(plan["threads"])},
+    }
+    settings = own.get(asked, {})
     try:
         session = onnxruntime.InferenceSession(str(file), options, providers=[(asked, settings)])
     except Exception as err:  # onnxruntime's errors have no common base
