@@ -49,7 +49,7 @@ def test_every_profile_is_whole(name: str) -> None:
     assert set(profile.meters) <= METERS
     assert profile.meters[-1] == "unavailable"  # the end of every list: nothing measured, and said so
     assert resolve_threads(profile) >= 1
-    if profile.provider == "CPUExecutionProvider":
+    if profile.provider in ("CPUExecutionProvider", "OpenVINOExecutionProvider"):  # processors
         assert profile.alignment.gemm == hardware.alignment_of(profile.instruction_sets)[0]
     else:
         assert profile.alignment.gemm == ALIGNMENT["wasm" if profile.transport == "browser" else "cuda"]
