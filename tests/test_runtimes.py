@@ -51,6 +51,8 @@ def test_an_export_quotes_its_own_family_graph_and_precisions() -> None:
     record = known_outcomes("encoder", Export(graph="fast"), ["fp32", "int8"])
     assert record is not None and [*record.differences] == ["fp32", "int8"] and record.reference == KNOWN["reference"]
     assert record.differences["int8"] == KNOWN["files"]["encoder"]["fast"]["int8"]
+    static = known_outcomes("encoder", Export(graph="fast", int8_scales="static"), ["fp32", "int8"])
+    assert static is not None and [*static.differences] == ["fp32"]  # int8 of static scales was not tried
     assert known_outcomes("mlp", Export(), ["fp32"]) is None  # not tried
     assert known_outcomes("encoder", Export(opset=20), ["fp32"]) is None
 

@@ -7,7 +7,7 @@ import shutil
 
 import numpy as np
 import pytest
-from conftest import BAD, GOOD, PLAIN, sentences, write_csv
+from sentences_sample import BAD, GOOD, PLAIN, sentences, write_csv
 
 import rmtkd_edge
 from rmtkd_edge.api.export import ExportOptions, export_run

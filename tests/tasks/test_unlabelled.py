@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import sentences
+from sentences_sample import sentences
 
 from rmtkd_edge.compress.data import make_data
 from rmtkd_edge.compress.stage import compress_run, prepare
