@@ -5,7 +5,7 @@
 A small encoder and a small ResNet with random weights are exported in both graphs and every precision. Every version
 runs every file on the same batch, of texts with padded rows among them; its outputs are compared with those of the
 onnxruntime that is installed here, as a share of the largest output. Environments that are there are used again; those
-of the default folder are used by the tests too (tests/test_runtimes.py). With --keep the outcome becomes the package's
+of the default folder (RMTKD_RUNTIMES names another) are used by the tests too (tests/test_runtimes.py). With --keep the outcome becomes the package's
 own table, which every export quotes in rmtkd.json.
 """
 
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -22,7 +23,7 @@ from typing import Any
 
 CHILD = "--child"
 REFUSED = "refused"
-ENVIRONMENTS = Path.home() / ".cache/rmtkd-edge/runtimes"
+ENVIRONMENTS = Path(os.environ.get("RMTKD_RUNTIMES") or Path.home() / ".cache/rmtkd-edge/runtimes")
 TABLE = Path(__file__).resolve().parents[1] / "rmtkd_edge/export/runtimes.json"
 # The last release of every minor version on PyPI that has wheels for Python 3.11.
 VERSIONS = (
