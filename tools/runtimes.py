@@ -5,8 +5,8 @@
 A small encoder and a small ResNet with random weights are exported in both graphs and every precision. Every version
 runs every file on the same batch, of texts with padded rows among them; its outputs are compared with those of the
 onnxruntime that is installed here, as a share of the largest output. Environments that are there are used again; those
-of the default folder (RMTKD_RUNTIMES names another) are used by the tests too (tests/test_runtimes.py). With --keep the outcome becomes the package's
-own table, which every export quotes in rmtkd.json.
+of the default folder (RMTKD_RUNTIMES names another) are used by the tests too (tests/test_runtimes.py). With --keep the
+outcome becomes the package's own table, which every export quotes in rmtkd.json.
 """
 
 from __future__ import annotations
