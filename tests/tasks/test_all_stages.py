@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 import tomli_w
+from sentences_sample import BAD, GOOD, PLAIN
 
 import rmtkd_edge
 from rmtkd_edge.cli import app as cli
@@ -16,27 +17,6 @@ from rmtkd_edge.run.directory import Run
 pytestmark = pytest.mark.slow
 
 TEXTS = ["the film was great and warm", "a dull plot with awful music", "some scenes of a story", "great but poor cast"]
-
-
-GOOD = {"great", "fine", "lovely", "bright", "warm"}
-BAD = {"awful", "dull", "bleak", "cold", "poor"}
-PLAIN = [
-    "the",
-    "film",
-    "was",
-    "a",
-    "very",
-    "plot",
-    "and",
-    "cast",
-    "of",
-    "story",
-    "this",
-    "with",
-    "some",
-    "scenes",
-    "music",
-]
 
 
 def sentences(count: int, seed: int) -> list[str]:
@@ -50,7 +30,7 @@ def sentences(count: int, seed: int) -> list[str]:
 
 
 def tags(text: str) -> list[str]:
-    return [name for name, words in (("bad", BAD), ("good", GOOD)) if {*text.split()} & words]
+    return [name for name, words in (("bad", BAD), ("good", GOOD)) if {*text.split()} & {*words}]
 
 
 def praise(text: str) -> float:
