@@ -35,6 +35,7 @@ from rmtkd_edge.run.records.export import ExportRecord
 
 ROWS, SCORED = 64, 256  # that prove and calibrate; of whose clearer half int8 is judged
 GRAPHS = ("fast", "portable")
+CONSTANT = 1e-4  # of the largest output: with less between its rows a model says nothing of them
 FAR = 0.5  # of the largest output: int8 that is kept and this far off is looked into
 TYPES = ("bert", "roberta", "xlm-roberta", "camembert", "distilbert", "electra")
 POOLERS = {"distilbert": "relu", "electra": "gelu"}
@@ -158,7 +159,12 @@ def labelled(model: Any, batches: list[Batch]) -> list[Batch]:
     Of the batches after the first 64 rows those rows stay whose margin is at least the median.
     """
     outputs = [call(model, batch) for batch in batches]
-    middle = torch.cat(outputs).mean(0)
+    whole = torch.cat(outputs)
+    middle = whole.mean(0)
+    if (
+        whole - middle
+    ).abs().max() < CONSTANT * whole.abs().max():  # a norm over one channel
+        middle = torch.zeros_like(middle)
     model.classifier.bias -= middle
     centred = [out - middle for out in outputs]
     best = [out.topk(2, 1).values for out in centred]
