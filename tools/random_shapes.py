@@ -161,9 +161,7 @@ def labelled(model: Any, batches: list[Batch]) -> list[Batch]:
     outputs = [call(model, batch) for batch in batches]
     whole = torch.cat(outputs)
     middle = whole.mean(0)
-    if (
-        whole - middle
-    ).abs().max() < CONSTANT * whole.abs().max():  # a norm over one channel
+    if (whole - middle).abs().max() < CONSTANT * whole.abs().max():  # a norm over one channel
         middle = torch.zeros_like(middle)
     model.classifier.bias -= middle
     centred = [out - middle for out in outputs]

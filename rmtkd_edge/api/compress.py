@@ -166,7 +166,7 @@ def forecast(options: CompressOptions, reporter: Reporter) -> DryRun:
         latency_measure(recipe, ready.family, ready.profile)  # for its faults
         profiles = {name: load_profile(name) for name in list_profiles()}
         own = {} if ready.profile is None else {ready.profile.name: ready.profile}
-        return dry_run(recipe, ready, {**own, **profiles, **own}, reporter)
+        return dry_run(recipe, ready, {**own, **profiles, **own}, reporter, options.data)
 
 
 def latency_measure(recipe: Recipe, family: Family, profile: HardwareProfile | None) -> Measure | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -11,7 +12,6 @@ from rmtkd_edge.compress.context import State
 from rmtkd_edge.compress.data import make_data
 from rmtkd_edge.config.recipe import Recipe
 from rmtkd_edge.errors import RecipeError
-from rmtkd_edge.families.base import Spec
 from rmtkd_edge.run import layout
 from rmtkd_edge.run.directory import Run
 from rmtkd_edge.run.records.scores import Scores
@@ -45,18 +45,36 @@ def start(run: Run, recipe: Recipe, ready: Prepared, model: Any, scores: Scores,
         scores: its own on validation.
         data: the user's rows, which are read again with the smaller tokenizer.
     """
-    least, there = recipe.compress.vocabulary, model.to(ready.accelerator.device)
-    if least is None:
-        return Start(ready, State(there, {}, scores))
+
+    def write(folder: Path) -> None:
+        for path in sorted(folder.iterdir()):
+            run.write_bytes(f"{layout.STUDENT_PREPROCESSING}/{path.name}", path.read_bytes())
+
+    fewer, smaller, record = fewer_tokens(recipe, ready, model.to(ready.accelerator.device), data, write)
+    if record is not None:
+        scores = fewer.score(smaller, recipe, "validation")
+    return Start(fewer, State(smaller, {}, scores), record)
+
+
+def fewer_tokens(
+    recipe: Recipe, ready: Prepared, model: Any, data: Path | None, write: Callable[[Path], None] | None = None
+) -> tuple[Prepared, Any, VocabularyRecord | None]:
+    """Return the data and the model with the tokens that `compress.vocabulary` leaves, as they are where it is unset.
+
+    Args:
+        data: the user's rows, which are read again.
+        write: is given the folder of the smaller tokenizer, which is there for as long as it runs.
+    """
+    if recipe.compress.vocabulary is None:
+        return ready, model, None
     task = with_vocabulary(ready.task)
     with TemporaryDirectory() as temporary:
         folder = Path(temporary) / "tokenizer"
         cut = task.cut_vocabulary(ready.dataset, recipe, data, folder)
-        for path in sorted(folder.iterdir()):
-            run.write_bytes(f"{layout.STUDENT_PREPROCESSING}/{path.name}", path.read_bytes())
+        if write is not None:
+            write(folder)
     fewer = replace(ready, dataset=cut.dataset, data=make_data(ready.task, cut.dataset, recipe))
-    smaller = ready.family.with_vocabulary(there, cut.kept.tolist())
-    return Start(fewer, State(smaller, {}, fewer.score(smaller, recipe, "validation")), cut.record)
+    return fewer, ready.family.with_vocabulary(model, cut.kept.tolist()), cut.record
 
 
 def with_vocabulary(task: Task[Any]) -> HasVocabulary[Any]:
@@ -64,14 +82,3 @@ def with_vocabulary(task: Task[Any]) -> HasVocabulary[Any]:
     if not isinstance(task, HasVocabulary):
         raise RecipeError(f"the task {task.name} cannot cut its vocabulary", "leave compress.vocabulary out")
     return task
-
-
-def foretold(recipe: Recipe, ready: Prepared, model: Any) -> Spec:
-    """Return the shape that widths are cut from: with the tokens, and as many layers, as the recipe leaves."""
-    spec = model.spec
-    if recipe.compress.vocabulary is not None:
-        kept = with_vocabulary(ready.task).tokens_that_stay(ready.dataset, recipe)
-        spec = ready.family.with_vocabulary(model, kept.tolist()).spec
-    if recipe.compress.layers is not None:
-        spec = ready.family.shorter(spec, range(recipe.compress.layers))
-    return spec

@@ -288,9 +288,6 @@ class Task(Protocol[S]):
 class HasVocabulary(Protocol[S]):
     """A task whose inputs are the ids of tokens, of which some can go."""
 
-    def tokens_that_stay(self, dataset: Dataset[S], recipe: Recipe) -> np.ndarray:
-        """Return the ids of the tokens that `compress.vocabulary` leaves, increasing, int64 (n,)."""
-
     def cut_vocabulary(self, dataset: Dataset[S], recipe: Recipe, data: Path | None, folder: Path) -> FewerTokens[S]:
         """Write what `save_preprocessing` does for the tokens that `compress.vocabulary` leaves, and read the rows so.
 

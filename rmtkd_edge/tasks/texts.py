@@ -219,25 +219,20 @@ class TextTask(Labelled):
         most = max(recipe.analyse.maximum_rows, recipe.analyse.minimum_rows)
         return draw_subsets(len(rows), recipe, fitted, most)
 
-    def tokens_that_stay(self, dataset: Dataset[TextSplit], recipe: Recipe) -> np.ndarray:
-        """Return the ids of the tokens that train, and rows without labels, use often enough."""
-        used, least = Ragged.of((dataset.distilled or dataset.train).ids), recipe.compress.vocabulary
-        assert least is not None, "the recipe cuts the vocabulary"
-        return kept_tokens(dataset.preprocessing, np.bincount(used.flat), least)
-
     def cut_vocabulary(
         self, dataset: Dataset[TextSplit], recipe: Recipe, data: Path | None, folder: Path
     ) -> FewerTokens[TextSplit]:
         """Write a tokenizer with the tokens that the rows of train use, and read all rows with it."""
-        kept, tokenizer = self.tokens_that_stay(dataset, recipe), dataset.preprocessing
+        used, least = Ragged.of((dataset.distilled or dataset.train).ids), recipe.compress.vocabulary
+        assert least is not None, "the recipe cuts the vocabulary"
+        tokenizer = dataset.preprocessing
+        kept = kept_tokens(tokenizer, np.bincount(used.flat), least)
         cut_tokenizer(tokenizer, kept, folder)
         found = self.load(recipe, data, kept=folder)
         changes = {
             name: changed_tokens(split.ids, found.splits[name].ids, kept, tokenizer.unk_token_id)
             for name, split in dataset.splits.items()
         }
-        least = recipe.compress.vocabulary
-        assert least is not None, "tokens_that_stay asked for it"
         return FewerTokens(found, kept, VocabularyRecord(len(tokenizer), len(kept), least, changes))
 
     def preprocessing_of(self, spec: Spec, tokenizer: Any) -> Any | None:

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import copy
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 from sentences_sample import BAD, GOOD, PLAIN, sentences, write_csv
 
 import rmtkd_edge
+from rmtkd_edge.api.compress import CompressOptions, forecast
 from rmtkd_edge.api.export import ExportOptions, export_run
 from rmtkd_edge.compress.resume import forget_damaged
-from rmtkd_edge.compress.stage import compress_run, prepare
-from rmtkd_edge.compress.vocabulary import foretold
+from rmtkd_edge.compress.stage import compress_run
 from rmtkd_edge.config.recipes import load_recipe, parse_recipe
 from rmtkd_edge.errors import RecipeError
-from rmtkd_edge.families.store import load_model
 from rmtkd_edge.run import layout
 from rmtkd_edge.run.directory import Run
 from rmtkd_edge.run.outputs import read_outputs
@@ -98,15 +98,21 @@ def test_a_lost_tokenizer_is_made_again(run, tmp_path):
     assert not any(rel.startswith(f"{layout.STUDENT_PREPROCESSING}/") for rel in copied.manifest["files"])
 
 
-def test_a_dry_run_foretells_the_shape_that_is_cut(run):
+@pytest.mark.parametrize("changes", [[], ["compress.layers=1", "compress.one_shot=false", "distil.match=1.0"]])
+def test_a_dry_run_knows_what_is_cut_before_the_widths(run, changes):
     found, _ = run
-    recipe = layout.read_recipe(found)
-    ready = prepare(recipe, found.path.parent)
-    spec = foretold(recipe, ready, load_model(found, layout.TEACHER))
+    sites = ["compress.ranks={}", 'compress.sites=["ffn"]', "stop.target_reduction=0.01", "distil.alpha=0"]
+    more = found.path.parent / "more.csv"
+    write_csv(more, sentences(40, 7))
+    overrides = (*sites, *changes, f'task.unlabelled="{more}"')
+    options = CompressOptions(str(found.path / layout.RECIPE), Path(), overrides, data=found.path.parent)
+    told = forecast(options, SilentReporter())
     record = found.read_record(CompressRecord, layout.RESULT)
-    assert spec.count_parameters() == record.student.parameters  # nothing else was cut
-    fewer = recipe.model_copy(update={"compress": recipe.compress.model_copy(update={"layers": 1})})
-    assert len(foretold(fewer, ready, load_model(found, layout.TEACHER)).layers) == 1
+    assert any("split otherwise" in note for note in told.notes)
+    assert told.teacher.parameters == record.teacher.parameters
+    (target,) = told.targets
+    assert target.shapes[0].parameters <= record.student.parameters
+    assert {site.name for site in told.sites} == {f"layer.{i}.ffn" for i in range(1 if changes else 2)}
 
 
 def test_families_without_a_vocabulary_refuse_the_key():

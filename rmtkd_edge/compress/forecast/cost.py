@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
+from collections.abc import Callable, Iterable
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -19,7 +20,9 @@ from rmtkd_edge.compress.training.teacher_outputs import TeacherOutputs
 from rmtkd_edge.compress.training.trainer import Training, timed_step
 from rmtkd_edge.families.base import Spec
 from rmtkd_edge.methods.base import Objective, Pair
+from rmtkd_edge.methods.students import layers_of
 from rmtkd_edge.run.records.dry_run import CostForecast
+from rmtkd_edge.tasks.base import Batch
 from rmtkd_edge.tasks.subsets import Subsets
 
 if TYPE_CHECKING:
@@ -81,19 +84,25 @@ def _cycle_steps(
     found = []
     for student in students:
         student = student.to(context.accelerator.device)
-        pair = Pair(family, teacher, student, lambda: islice(own_batches(context, data.warm)(), 1), data.rows)
+        left = layers_of(student.spec)
+        kept = None if left == layers_of(teacher.spec) else tuple(range(left))
+        pair = Pair(family, teacher, student, lambda: islice(own_batches(context, data.warm)(), 1), data.rows, kept)
         objective = context.method.objective(context.task, recipe, pair)
         outputs = TeacherOutputs(teacher, data.rows, data.augmented, objective.taps) if objective.teacher else None
-        found.append(_seconds(context, student, schedule, objective, recipe.distil.batch_size, outputs))
+        epoch = partial(data.epoch, recipe.distil.batch_size, recipe.seed)
+        found.append(_seconds(context, student, schedule, objective, epoch, outputs))
     return found
 
 
 def _teacher_seconds(context: Context, looked: Looked) -> float:
     """Return the seconds of training the original first."""
     recipe, task = context.recipe, context.task
-    schedule = Schedule.of_teacher(recipe.train, context.data.steps(recipe.train.batch_size), looked.model.spec.dropout)
+    schedule = Schedule.of_teacher(
+        recipe.train, context.data.labelled_steps(recipe.train.batch_size), looked.model.spec.dropout
+    )
     objective = Objective(lambda seen, batch, _: task.loss(seen.outputs, batch), teacher=False)
-    one = _seconds(context, copy.deepcopy(looked.model), schedule, objective, recipe.train.batch_size)
+    epoch = partial(context.data.labelled_epoch, recipe.train.batch_size, recipe.seed)
+    one = _seconds(context, copy.deepcopy(looked.model), schedule, objective, epoch)
     validation = recipe.train.epochs * looked.forecast.validation_rows * looked.row_seconds
     return one * schedule.steps + validation
 
@@ -103,13 +112,11 @@ def _seconds(
     model: Model,
     schedule: Schedule,
     objective: Objective,
-    batch_size: int,
+    epoch: Callable[[int], Iterable[Batch]],
     teacher: TeacherOutputs | None = None,
 ) -> float:
     """Return the seconds of a training step of a model, which is of no use then."""
-    data, seed = context.data, context.recipe.seed
-    epoch = partial(data.epoch, batch_size, seed)
-    training = Training(schedule, objective, epoch, context.validate, seed, teacher)
+    training = Training(schedule, objective, epoch, context.validate, context.recipe.seed, teacher)
     return timed_step(model, training, context.accelerator, STEPS, SECONDS)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, cast
 
 from rmtkd_edge.compress.context import Context
@@ -12,7 +14,7 @@ from rmtkd_edge.compress.forecast.targets import shape_at, sites_of, target_of
 from rmtkd_edge.compress.forecast.teacher import look_at
 from rmtkd_edge.compress.latency import predictor
 from rmtkd_edge.compress.stage import Prepared, check_sites
-from rmtkd_edge.compress.vocabulary import foretold
+from rmtkd_edge.compress.vocabulary import fewer_tokens
 from rmtkd_edge.config.hardware import HardwareProfile, graph_for
 from rmtkd_edge.config.recipe import Recipe
 from rmtkd_edge.run.records.dry_run import DryRun
@@ -24,11 +26,18 @@ HOW = (
 )
 
 
-def dry_run(recipe: Recipe, ready: Prepared, profiles: Mapping[str, HardwareProfile], reporter: Reporter) -> DryRun:
+def dry_run(
+    recipe: Recipe,
+    ready: Prepared,
+    profiles: Mapping[str, HardwareProfile],
+    reporter: Reporter,
+    data: Path | None = None,
+) -> DryRun:
     """Return what a compression would do.
 
     Args:
         profiles: hardware profiles by name, the recipe's own among them.
+        data: the user's rows, which a smaller vocabulary reads again.
 
     Raises:
         RecipeError: the recipe names sites that the model has not.
@@ -39,13 +48,16 @@ def dry_run(recipe: Recipe, ready: Prepared, profiles: Mapping[str, HardwareProf
     spec = looked.model.spec
     check_sites(spec, recipe, ready.family)
     check_depth(spec, recipe, ready.method)
-    start = foretold(recipe, ready, looked.model)
+    fewer, model, vocabulary = fewer_tokens(recipe, ready, looked.model, data)
+    layers, start = recipe.compress.layers, model.spec
+    if layers is not None:
+        start = ready.family.shorter(start, range(layers))
     context = Context(
         recipe=ready.method.settings(recipe),
         family=ready.family,
         task=ready.task,
         method=ready.method,
-        data=ready.data,
+        data=fewer.data,
         accelerator=ready.accelerator,
         store=cast(Any, None),  # no cycle is run
         report=reporter.event,
@@ -65,8 +77,10 @@ def dry_run(recipe: Recipe, ready: Prepared, profiles: Mapping[str, HardwareProf
         teacher=looked.forecast,
         sites=sites_of(context, start),
         targets=targets,
-        cost=cost_of(context, looked, [shape for shape in own if shape is not None], subsets, len(test)),
+        cost=cost_of(
+            context, replace(looked, model=model), [shape for shape in own if shape is not None], subsets, len(test)
+        ),
         graph=graph_for(recipe.export.graph, ready.profile),
         without_curves=tuple(name for name, profile in profiles.items() if predictor(ready.family, profile) is None),
-        notes=(HOW,),
+        notes=(HOW,) if vocabulary is None else (vocabulary.describe(), HOW),
     )
