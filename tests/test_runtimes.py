@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 import pytest
-from runtimes import ENVIRONMENTS, REFUSED, TABLE, VERSIONS, outcomes
+from runtimes import ENVIRONMENTS, REFUSED, TABLE, VERSIONS, is_whole, outcomes
 
 from rmtkd_edge.config.recipe import Export
 from rmtkd_edge.export.runtimes import known_outcomes
@@ -59,7 +59,7 @@ def test_an_export_quotes_its_own_family_graph_and_precisions() -> None:
 
 @pytest.mark.slow
 def test_versions_at_hand_do_what_the_table_says() -> None:
-    there = [version for version in VERSIONS if (ENVIRONMENTS / version / "bin/python").exists()]
+    there = [version for version in VERSIONS if is_whole(ENVIRONMENTS, version)]
     if not there:
         pytest.skip(f"no environments in {ENVIRONMENTS}: python tools/runtimes.py makes them (2 GB)")
     for version, outcome in outcomes(there, ENVIRONMENTS).items():

@@ -23,6 +23,7 @@ from typing import Any
 
 CHILD = "--child"
 REFUSED = "refused"
+WHOLE = "installed"  # a file of an environment whose installation ended
 ENVIRONMENTS = Path(os.environ.get("RMTKD_RUNTIMES") or Path.home() / ".cache/rmtkd-edge/runtimes")
 TABLE = Path(__file__).resolve().parents[1] / "rmtkd_edge/export/runtimes.json"
 # The last release of every minor version on PyPI that has wheels for Python 3.11.
@@ -85,11 +86,17 @@ def write_files(folder: Path) -> None:
 def environment(folder: Path, version: str, python: str) -> Path:
     """Return the Python of an environment with one version of onnxruntime, which is made where it is not there."""
     found = folder / version / "bin/python"
-    if not found.exists():
-        subprocess.run([python, "-m", "venv", str(folder / version)], check=True)
+    if not is_whole(folder, version):
+        subprocess.run([python, "-m", "venv", "--clear", str(folder / version)], check=True)
         packages = [f"onnxruntime=={version}", "numpy<2"]  # versions before 1.19 were built against numpy 1
         subprocess.run([str(found), "-m", "pip", "install", "-q", *packages], check=True, stdout=sys.stderr)
+        (folder / version / WHOLE).touch()
     return found
+
+
+def is_whole(folder: Path, version: str) -> bool:
+    """Return whether the environment of a version is there, its installation ended."""
+    return (folder / version / WHOLE).is_file()
 
 
 def outcomes(versions: Sequence[str], environments: Path, python: str = sys.executable) -> dict[str, Outcome]:
