@@ -196,7 +196,7 @@ def test_curves_give_a_narrower_model_less_time(case: Case) -> None:
 
 
 @pytest.mark.parametrize("graph", ["fast", "portable"])
-def test_files_are_foretold_smaller_with_the_width_and_in_int8(case: Case, graph: Any) -> None:
+def test_files_are_predicted_smaller_with_the_width_and_in_int8(case: Case, graph: Any) -> None:
     wide, narrow = case.teacher.spec, case.family.fold(case.projected).spec
     sizes = {p: [case.family.file_bytes(spec, p, graph) for spec in (wide, narrow)] for p in ("fp32", "int8")}
     assert all(after < before for before, after in sizes.values())

@@ -56,7 +56,7 @@ class Data:
 
 def make_data(task: Task[Any], dataset: Dataset[Any], recipe: Recipe) -> Data:
     """Return the batches of a data set; the rows of its subsets are drawn once, under the recipe's seed."""
-    train = dataset.train if dataset.distilled is None else dataset.distilled
+    train = dataset.learnt
     subsets = task.subsets(replace(dataset, train=train), recipe)
 
     def fixed(rows: np.ndarray) -> Batches:

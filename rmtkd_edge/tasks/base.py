@@ -94,6 +94,11 @@ class Dataset(Generic[S]):
     distilled: S | None = None
 
     @property
+    def learnt(self) -> S:
+        """Return the rows that students learn from: of train, and those without labels."""
+        return self.train if self.distilled is None else self.distilled
+
+    @property
     def splits(self) -> dict[str, S]:
         """Return the rows by role, in the order train, validation, test."""
         found = {"train": self.train, "validation": self.validation}

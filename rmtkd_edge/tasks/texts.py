@@ -223,7 +223,7 @@ class TextTask(Labelled):
         self, dataset: Dataset[TextSplit], recipe: Recipe, data: Path | None, folder: Path
     ) -> FewerTokens[TextSplit]:
         """Write a tokenizer with the tokens that the rows of train use, and read all rows with it."""
-        used, least = Ragged.of((dataset.distilled or dataset.train).ids), recipe.compress.vocabulary
+        used, least = Ragged.of(dataset.learnt.ids), recipe.compress.vocabulary
         assert least is not None, "the recipe cuts the vocabulary"
         tokenizer = dataset.preprocessing
         kept = kept_tokens(tokenizer, np.bincount(used.flat), least)

@@ -1,4 +1,4 @@
-"""`compress --dry-run`: what it foretells holds by the family's own counts, and nothing is written or kept."""
+"""`compress --dry-run`: what it predicts holds by the family's own counts, and nothing is written or kept."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def foretell(tiny_recipe_file: Path, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+def predict(tiny_recipe_file: Path, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Returns the dry run of the tiny recipe with settings; checks that it leaves no file."""
     monkeypatch.chdir(tmp_path)
 
@@ -58,8 +58,8 @@ def spec(tiny_recipe_file: Path, tiny_tokenizer: Path) -> Any:
     return find_family("encoder").load(recipe, labels, load_tokenizer(str(tiny_tokenizer)))[0].spec
 
 
-def test_a_shape_meets_its_target_and_is_counted_by_the_family(foretell: Any, spec: Any) -> None:
-    found = foretell()
+def test_a_shape_meets_its_target_and_is_counted_by_the_family(predict: Any, spec: Any) -> None:
+    found = predict()
     assert from_json(DryRun, json.loads(json.dumps(to_json(found))), "dry run") == found
     (target,) = found.targets
     family = find_family("encoder")
@@ -80,48 +80,48 @@ def test_a_shape_meets_its_target_and_is_counted_by_the_family(foretell: Any, sp
     assert {"local-cpu", "raspberry-pi-5"} <= {*found.without_curves}
 
 
-def test_devices_of_other_alignments_get_other_widths(foretell: Any) -> None:
-    (target,) = foretell("compress.align=true", on="generic-x86-avx512").targets
+def test_devices_of_other_alignments_get_other_widths(predict: Any) -> None:
+    (target,) = predict("compress.align=true", on="generic-x86-avx512").targets
     shapes = {shape.multiple: shape for shape in target.shapes}
     assert {4, 8, 16} <= {*shapes} and "generic-x86-avx512" in shapes[16].profiles
     for multiple, shape in shapes.items():
         assert shape.widths["stream"] % multiple == 0 or shape.widths["stream"] == 32
 
 
-def test_a_family_of_targets_gets_smaller_and_smaller(foretell: Any) -> None:
-    found = foretell(targets=(0.3, 0.6, 0.8))
+def test_a_family_of_targets_gets_smaller_and_smaller(predict: Any) -> None:
+    found = predict(targets=(0.3, 0.6, 0.8))
     sizes = [target.shapes[0].parameters for target in found.targets]
     assert all(a > b for a, b in itertools.pairwise(sizes)) and not found.faults
 
 
 @pytest.mark.parametrize("setting", ["stop.target_reduction=0.999", "stop.disk_mb=0.0001"])
-def test_what_cannot_be_met_is_told_with_what_can(foretell: Any, setting: str) -> None:
+def test_what_cannot_be_met_is_told_with_what_can(predict: Any, setting: str) -> None:
     settings = [setting, *(['stop.target_reduction="none"'] if "disk" in setting else [])]
-    found = foretell(*settings)
+    found = predict(*settings)
     ((message, hint),) = found.faults
     key = setting.partition("=")[0]
     assert key in message and f"--set {key}=" in hint and found.targets[0].shapes  # the smallest one
     possible = hint.removeprefix("--set ").partition(",")[0]
-    assert not foretell(*settings, possible).faults
+    assert not predict(*settings, possible).faults
 
 
-def test_budgets_of_bytes_are_kept(foretell: Any) -> None:
-    (target,) = foretell("stop.disk_mb=0.03", 'stop.target_reduction="none"').targets
+def test_budgets_of_bytes_are_kept(predict: Any) -> None:
+    (target,) = predict("stop.disk_mb=0.03", 'stop.target_reduction="none"').targets
     assert target.shapes[0].parameters * 4 <= 30_000 and "0.03 MB" in target.aim
 
 
-def test_without_a_target_the_spectra_decide(foretell: Any) -> None:
-    found = foretell('stop.target_reduction="none"')
+def test_without_a_target_the_spectra_decide(predict: Any) -> None:
+    found = predict('stop.target_reduction="none"')
     assert not found.targets[0].shapes and "spectra" in found.targets[0].how and not found.faults
 
 
-def test_curves_foretell_the_latency(foretell: Any, spec: Any, tmp_path: Path) -> None:
+def test_curves_predict_the_latency(predict: Any, spec: Any, tmp_path: Path) -> None:
     known = load_profile("raspberry-pi-5").model_dump(exclude_none=True)
     calibration = json.loads(curves().model_dump_json())
     (tmp_path / "mine.toml").write_text(
         tomli_w.dumps({**json.loads(json.dumps(known)), "name": "mine", "calibration": calibration}), encoding="utf-8"
     )
-    found = foretell('stop.profile="mine.toml"')
+    found = predict('stop.profile="mine.toml"')
     (shape,) = (shape for target in found.targets for shape in target.shapes)
     mine = load_profile("mine.toml")
     assert mine.calibration is not None and "mine" not in found.without_curves and [*shape.ms] == ["mine"]
@@ -131,8 +131,8 @@ def test_curves_foretell_the_latency(foretell: Any, spec: Any, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("name", ["plain-kd", "distilbert", "tinybert"])
-def test_a_method_with_shapes_of_its_own_gives_them(foretell: Any, spec: Any, name: str) -> None:
-    found = foretell(method=name)
+def test_a_method_with_shapes_of_its_own_gives_them(predict: Any, spec: Any, name: str) -> None:
+    found = predict(method=name)
     recipe = load_recipe("tiny.toml", [f'compress.method="{name}"'])
     family = find_family("encoder")
     widths = find_method(name).widths(spec, family, recipe, 1)
@@ -141,7 +141,7 @@ def test_a_method_with_shapes_of_its_own_gives_them(foretell: Any, spec: Any, na
 
 
 def test_a_trained_model_is_scored_and_one_no_better_than_chance_is_refused(
-    foretell: Any, tiny_tokenizer: Path, tmp_path: Path
+    predict: Any, tiny_tokenizer: Path, tmp_path: Path
 ) -> None:
     from transformers import BertConfig, BertForSequenceClassification
 
@@ -150,15 +150,15 @@ def test_a_trained_model_is_scored_and_one_no_better_than_chance_is_refused(
     model = BertForSequenceClassification(config)
     model.classifier.bias.data[:] = model.classifier.bias.new_tensor([9.0, -9.0])  # says always the same
     model.save_pretrained(tmp_path / "bert")
-    found = foretell(f'model.source="{tmp_path / "bert"}"', "model.shape={}")
+    found = predict(f'model.source="{tmp_path / "bert"}"', "model.shape={}")
     assert found.teacher.scores is not None and found.teacher.scores.rows <= found.teacher.validation_rows == 150
     ((message, hint),) = found.faults
     assert "no better than" in message and hint and not found.teacher.training
 
 
-def test_site_names_are_checked(foretell: Any) -> None:
+def test_site_names_are_checked(predict: Any) -> None:
     with pytest.raises(RecipeError, match="no site or kind"):
-        foretell("compress.ranks={strem=8}")
+        predict("compress.ranks={strem=8}")
 
 
 # --- the recipes that ship, on small data, with small models in place of theirs ---
@@ -179,7 +179,7 @@ def write_rows(folder: Path, columns: Mapping[str, list[Any]], parts: Mapping[st
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", list_recipes())
-def test_every_recipe_that_ships_is_foretold(
+def test_every_recipe_that_ships_is_predicted(
     name: str, tiny_tokenizer: Path, tiny_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = load_recipe(name)

@@ -71,7 +71,7 @@ def dry_run(
     own = [shape_at(each, start, context.step).spec for each in aimed]
     reporter.event("stage", name="a few steps of the training")
     test = ready.dataset.validation if ready.dataset.test is None else ready.dataset.test
-    subsets = ready.task.subsets(ready.dataset, recipe)
+    subsets = ready.task.subsets(replace(fewer.dataset, train=fewer.dataset.learnt), recipe)
     return DryRun(
         data=ready.task.summary(ready.dataset),
         teacher=looked.forecast,

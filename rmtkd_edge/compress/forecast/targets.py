@@ -17,7 +17,7 @@ from rmtkd_edge.methods.students import largest_factor, scaled_widths
 from rmtkd_edge.run.records.dry_run import ShapeForecast, SiteForecast, TargetForecast
 
 SPECTRA = "the spectra decide alone: there is no target that a shape could be told from"
-MEASURED = "stop.latency_ms is measured while it is compressed, and no curves of its device foretell it"
+MEASURED = "stop.latency_ms is measured while it is compressed, and no curves of its device predict it"
 
 
 @dataclass(frozen=True)
