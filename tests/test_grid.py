@@ -114,7 +114,9 @@ def test_a_grid_runs_once_past_a_cell_that_fails(where: Where) -> None:
     done = [Run.open(folder_of(cell, where)) for cell in cells if cell.id in states]
     weights = {run.manifest["files"]["compress/teacher/model.safetensors"] for run in done}
     assert len(weights) == 1  # all start from one teacher
-    rows = {(row["budget"], row["variant"]): row["steps"] for row in table(where.out)["rows"]}
+    figures = table(where.out)
+    assert len(figures["machines"]) == 1 and "torch" in figures["machines"][0]
+    rows = {(row["budget"], row["variant"]): row["steps"] for row in figures["rows"]}
     assert rows[STEPS, "rmt-kd"] == rows[STEPS, "plain-kd"] == rows[TIME, "rmt-kd"] == [12]
     copied = Run.open(folder_of(Cell(TIME, "tiny", "rmt-kd", 0.6, 0), where))
     copied.verify()

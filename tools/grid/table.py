@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from shapes import this_processor
-
 from grid.order import result_of
 from grid.settings import VARIANTS
-from grid.worker import CELL
+from grid.worker import CELL, NOT_ON_RECORD
 from rmtkd_edge.errors import Finding
 from rmtkd_edge.run.directory import Run
 from rmtkd_edge.run.layout import MANIFEST, RESULT, TEACHER, WEIGHTS
@@ -55,20 +51,21 @@ def table(out: Path) -> dict[str, Any]:
     """
     found: dict[Row, list[CompressRecord]] = {}
     teachers: dict[str, set[str]] = {}
+    machines: dict[str, None] = {}
     for file in sorted(out.glob(f"*/*/*/seed-*/{CELL}")):
         if (file.parent / RESULT).is_file() and (file.parent / MANIFEST).is_file():
             facts = json.loads(file.read_text())
             at = facts["quantile"] if facts["target"] is None else facts["target"]
             row = (facts["budget"], facts["study"], facts["variant"] or facts["method"], at)
             found.setdefault(row, []).append(result_of(file.parent))
+            machines.setdefault(facts.get("machine", NOT_ON_RECORD))
             weights = Run.open(file.parent).manifest["files"].get(f"{TEACHER}/{WEIGHTS}", "")
             teachers.setdefault(facts["study"], set()).add(weights)
     for study, each in teachers.items():
         if len(each) > 1:
             raise Finding(f"{out}: {study}: its cells start from {len(each)} teachers", "give each its own --out")
     rows = [row_of(row, results) for row, results in found.items()]
-    machine = f"{this_processor().model}, {os.cpu_count()} cores"
-    return {"machine": machine, "torch": torch.__version__, "rows": rows}
+    return {"machines": list(machines), "rows": rows}
 
 
 def row_of(row: Row, results: Sequence[CompressRecord]) -> dict[str, Any]:
@@ -116,4 +113,4 @@ def markdown(figures: Mapping[str, Any]) -> str:
             row["steps"][0],
         ]
         lines.append(f"| {' | '.join(map(str, cells))} |")
-    return "\n".join([*lines, "", f"Machine: {figures['machine']}; torch {figures['torch']}."])
+    return "\n".join([*lines, "", f"Trained on: {'. '.join(figures['machines'])}."])

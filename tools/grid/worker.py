@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from shapes import this_processor
+
 from grid.order import Order
 from rmtkd_edge.errors import RmtkdError, RunDirError
 from rmtkd_edge.run.directory import Run, atomic_write_bytes
@@ -24,6 +26,7 @@ from rmtkd_edge.run.leftovers import sweep
 from rmtkd_edge.run.lock import RunLock
 
 CELL, FAILED, LOG = "cell.json", "failed.json", "cell.log"
+NOT_ON_RECORD = "not on record"  # the machine of a cell of an older version
 DONE, FAULT, IN_USE, INTERRUPTED = 0, 1, 75, 130  # exit codes of a cell's process
 _received: list[int] = []  # signals that asked this process to end
 
@@ -81,7 +84,7 @@ def _compress(order: Order, folder: Path) -> None:
     sweep(folder)
     run = open_or_create(recipe, folder, force=False)
     if not run.has(CELL):
-        run.write_json(CELL, order.facts)
+        run.write_json(CELL, {**order.facts, "machine": this_machine()})
     with _logged(folder / LOG), progress() as reporter:
         import torch
 
@@ -90,6 +93,15 @@ def _compress(order: Order, folder: Path) -> None:
         torch.set_num_threads(order.threads)
         refuse_other_run(run, Path(order.data))
         compress_run(run, recipe, data=Path(order.data), reporter=reporter)
+
+
+def this_machine() -> str:
+    """Return what trains here, and its torch; where a cell is interrupted, others may go on with it elsewhere."""
+    import torch
+
+    gpu = torch.cuda.is_available()
+    device = torch.cuda.get_device_name() if gpu else f"{this_processor().model}, {os.cpu_count()} cores"
+    return f"{device}; torch {torch.__version__}"
 
 
 @contextlib.contextmanager
@@ -117,7 +129,8 @@ def _logged(path: Path) -> Iterator[None]:
 def copy_run(source: Path, folder: Path, facts: dict[str, Any]) -> None:
     """Copy a finished run into a folder; the manifest comes last, so that a part of a copy is no run."""
     shutil.copytree(source, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(LOCK, MANIFEST, FAILED, CELL))
-    Run(folder, Run.open(source).manifest).write_json(CELL, facts)
+    machine = json.loads((source / CELL).read_text()).get("machine", NOT_ON_RECORD)
+    Run(folder, Run.open(source).manifest).write_json(CELL, {**facts, "machine": machine})
 
 
 def _fail(folder: Path, reason: str) -> int:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+import torch
+
 from rmtkd_edge.errors import UserError
 from rmtkd_edge.families.encoder.module import Encoder
 from rmtkd_edge.families.layers import with_state
@@ -30,5 +32,5 @@ def with_vocabulary(folded: Encoder, kept: Sequence[int]) -> Encoder:
             f"the padding token {spec.pad_id} of the model is not the tokenizer's", "leave compress.vocabulary out"
         )
     state = folded.state_dict()
-    state[TABLE] = state[TABLE][numbers]
+    state[TABLE] = state[TABLE][torch.tensor(numbers)]
     return with_state(Encoder(replace(spec, vocab=len(numbers), pad_id=pad)), state, folded)
