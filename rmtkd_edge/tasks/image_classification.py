@@ -20,7 +20,8 @@ from rmtkd_edge.tasks.reading.digests import rows_digest
 from rmtkd_edge.tasks.reading.images import ImagePreprocessing, load_pixels, room, summaries
 from rmtkd_edge.tasks.reading.labels import label_names, label_notes, label_numbers
 from rmtkd_edge.tasks.reading.pictures import RESAMPLE, read_picture
-from rmtkd_edge.tasks.reading.splits import Classes, Source, share_out
+from rmtkd_edge.tasks.reading.splits import Source, share_out
+from rmtkd_edge.tasks.reading.stratify import Classes
 from rmtkd_edge.tasks.reading.usage import HubTask, image_clients
 from rmtkd_edge.tasks.subsets import Subsets, draw_subsets
 

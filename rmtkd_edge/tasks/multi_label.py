@@ -15,6 +15,7 @@ from rmtkd_edge.tasks.base import Batch, Task
 from rmtkd_edge.tasks.labelled import at_least_float32, signed_sum
 from rmtkd_edge.tasks.reading.label_sets import label_set_names, label_sets, single_labels
 from rmtkd_edge.tasks.reading.labels import label_notes
+from rmtkd_edge.tasks.reading.stratify import LabelSets
 from rmtkd_edge.tasks.reading.usage import HubTask, text_clients
 from rmtkd_edge.tasks.texts import TextSplit, TextTask
 
@@ -53,6 +54,10 @@ class MultiLabel(TextTask):
         if not found.any():
             raise DataError(f"no row of {where} has a label", "set task.label or task.label_columns to other columns")
         return found
+
+    def shared_labels(self, names: Sequence[str], values: np.ndarray) -> LabelSets:
+        """Return which labels every row has: every split holds about the same share of each."""
+        return LabelSets(values)
 
     def check(self, task: TaskSettings, names: Sequence[str], split: str, values: np.ndarray) -> None:
         """Raise DataError where the labels of a split do not allow the recipe's metric."""

@@ -11,7 +11,7 @@ from rmtkd_edge.config.task import Task as TaskSettings
 from rmtkd_edge.tasks.base import Task
 from rmtkd_edge.tasks.classification import Classification, check_metric, most_likely
 from rmtkd_edge.tasks.reading.labels import label_names, label_notes, label_numbers
-from rmtkd_edge.tasks.reading.splits import Classes
+from rmtkd_edge.tasks.reading.stratify import Classes
 from rmtkd_edge.tasks.reading.usage import HubTask, text_clients
 from rmtkd_edge.tasks.texts import TextSplit, TextTask
 
@@ -33,7 +33,7 @@ class TextClassification(TextTask, Classification):
         """Return the place of every row's label in `names`, int64 (n,)."""
         return label_numbers(task, table, where, names)
 
-    def classes(self, names: Sequence[str], values: np.ndarray) -> Classes:
+    def shared_labels(self, names: Sequence[str], values: np.ndarray) -> Classes:
         """Return the labels: every split holds all of them."""
         return Classes(names, values)
 

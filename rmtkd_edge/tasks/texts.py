@@ -31,7 +31,8 @@ from rmtkd_edge.tasks.reading.sequences import (
     table_ids,
     variations,
 )
-from rmtkd_edge.tasks.reading.splits import Classes, share_out
+from rmtkd_edge.tasks.reading.splits import share_out
+from rmtkd_edge.tasks.reading.stratify import Labels
 from rmtkd_edge.tasks.reading.tables import load_tables
 from rmtkd_edge.tasks.reading.tokenizers import load_tokenizer
 from rmtkd_edge.tasks.reading.unlabelled import unlabelled_rows
@@ -106,8 +107,8 @@ class TextTask(Labelled):
         """Return the target of every row; raise DataError, with the place of the first, for labels that are none."""
         raise NotImplementedError
 
-    def classes(self, names: Sequence[str], values: np.ndarray) -> Classes | None:
-        """Return the classes of train that every split must hold, None where rows have none."""
+    def shared_labels(self, names: Sequence[str], values: np.ndarray) -> Labels | None:
+        """Return the labels of train that every split should hold, None where rows have none."""
         return None
 
     def check(self, task: TaskSettings, names: Sequence[str], split: str, values: np.ndarray) -> None:
@@ -146,7 +147,7 @@ class TextTask(Labelled):
             tell_source(source.origins[role], len(table), role)
             odd += check_texts(task, table, role)
         names = self.names(task, source.parts["train"])
-        classes = self.classes(names, self.values(task, source.parts["train"], "train", names))
+        classes = self.shared_labels(names, self.values(task, source.parts["train"], "train", names))
         shares = share_out(task, source, recipe.seed, classes)
         values = {role: self.values(task, table, role, names) for role, table in shares.parts.items()}
         for role in values.keys() - {"train"}:

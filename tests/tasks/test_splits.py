@@ -15,7 +15,8 @@ from tasks.tasks_sample import recipe_of
 from rmtkd_edge.config.task import Task
 from rmtkd_edge.errors import DataError
 from rmtkd_edge.tasks import text_classification as text
-from rmtkd_edge.tasks.reading.splits import Classes, Source, choose, share_out
+from rmtkd_edge.tasks.reading.splits import Source, choose, share_out
+from rmtkd_edge.tasks.reading.stratify import Classes, LabelSets
 from rmtkd_edge.tasks.reading.tables import load_tables
 
 TASK = Task(name="t", text=["text"])
@@ -190,6 +191,34 @@ def test_labels_that_are_too_few_to_split_are_refused(classes: list[str], keys: 
         with pytest.raises(DataError, match=says) as caught:
             shared(np.array(classes), seed, **keys)
     assert "split" in caught.value.hint
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_rare_labels_of_a_set_are_on_every_side_in_their_share(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    present = rng.random((400, 12)) < np.linspace(0.02, 0.5, 12)
+    sizes = [40, 80]
+    order = LabelSets(present).order(sizes, seed)
+    assert sorted(order.tolist()) == list(range(400))
+    for rows in np.split(order, np.cumsum(sizes)):
+        off, by_chance = (np.abs(present[r].mean(0) - present.mean(0)) for r in (rows, rng.choice(400, len(rows))))
+        assert (off[:6] * len(rows) <= 1).all() and off.sum() < by_chance.sum()
+
+
+def test_label_sets_are_shared_out_only_where_a_label_is_rare() -> None:
+    often, rare = np.zeros((1000, 2), bool), np.zeros((1000, 2), bool)
+    often[::2, 0], often[1::2, 1] = True, True
+    rare[:, 0], rare[::25, 1] = True, True
+    source = Source({"train": pa.table({"row": range(1000)})}, {"train": "train.csv"})
+
+    def found(present: np.ndarray, seed: int) -> dict[str, list[int]]:
+        parts = share_out(TASK, source, seed, LabelSets(present)).parts
+        return {role: table["row"].to_pylist() for role, table in parts.items()}
+
+    assert found(often, 5) == shares(TASK, 5, train=1000)[0]
+    for seed in range(8):
+        assert [rare[rows, 1].sum() for rows in found(rare, seed).values()] == [32, 4, 4]
+        assert found(rare, seed) == found(rare, seed)
 
 
 def test_what_is_held_out_holds_every_label_of_a_file(tmp_path: Path, tiny_tokenizer: Path) -> None:

@@ -5,7 +5,6 @@ Validation chooses (checkpoints, acceptance, stopping), test is only reported.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 from rmtkd_edge.config.settings import did_you_mean
 from rmtkd_edge.config.task import Task
 from rmtkd_edge.errors import DataError
+from rmtkd_edge.tasks.reading.stratify import SHOWN, Labels
 
 ROLES = ("train", "validation", "test")
 SYNONYMS = {  # those of the `datasets` library, in the order of preference
@@ -24,9 +24,8 @@ SYNONYMS = {  # those of the `datasets` library, in the order of preference
     "test": ("testing", "eval", "evaluation"),
 }
 IGNORE_TEST = '--set task.test_split="" leaves it out'
-SHOWN = 8  # names in a message
 SHOWN_UNUSED = 3
-EXPECTED = 10  # rows of the smallest class in what is held out: with fewer, chance could leave it out
+EXPECTED = 10  # rows of the rarest label in what is held out: with fewer, chance could leave it out
 
 
 class Rows(Protocol):
@@ -47,14 +46,6 @@ class Source(Generic[P]):
     parts: dict[str, P]
     origins: dict[str, str]
     unused: str = ""
-
-
-@dataclass(frozen=True)
-class Classes:
-    """The class of every row of train, as its number (n,) among `names`."""
-
-    names: Sequence[str]
-    numbers: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -164,19 +155,19 @@ def not_used(where: str, names: Sequence[str]) -> str:
     return f"not used of {where}: {len(names)} ({', '.join(names[:SHOWN_UNUSED])}{more})"
 
 
-def share_out(task: Task, source: Source[R], seed: int, classes: Classes | None = None) -> Shares[R]:
+def share_out(task: Task, source: Source[R], seed: int, labels: Labels | None = None) -> Shares[R]:
     """Return the rows of each role: those of the source, what is held out of train, then no more than the limits.
 
     One permutation of train, under the seed, gives validation its first rows and test its next, where either is
-    missing. Where a class is so small that such a draw could leave it out, every class gives the same share instead.
+    missing. Where a label is so rare that such a draw could leave it out, every label gives the same share instead.
 
     Args:
-        classes: those of train, None where rows have none.
+        labels: those of train, None where rows have none that every split should hold.
 
     Raises:
         DataError: a side of what is held out would be empty, or a class has too few rows for all sides.
     """
-    rows = _held_out(task, source, seed, classes)
+    rows = _held_out(task, source, seed, labels)
     rng = np.random.default_rng([seed, 2])
     parts: dict[str, R] = {}
     told = []
@@ -194,7 +185,7 @@ def share_out(task: Task, source: Source[R], seed: int, classes: Classes | None 
     return Shares(parts, tuple(note for note in ("; ".join(told), source.unused) if note))
 
 
-def _held_out(task: Task, source: Source[R], seed: int, classes: Classes | None) -> dict[str, np.ndarray | None]:
+def _held_out(task: Task, source: Source[R], seed: int, labels: Labels | None) -> dict[str, np.ndarray | None]:
     """Return the sorted row numbers of each role in its part of the source, or in train; None for the whole part."""
     whole: dict[str, np.ndarray | None] = {role: None for role in ROLES if role in source.parts}
     missing = [role for role in ROLES if role not in source.parts]
@@ -203,7 +194,7 @@ def _held_out(task: Task, source: Source[R], seed: int, classes: Classes | None)
     if not missing:
         return whole
     sizes = _sizes(task, missing, len(source.parts["train"]))
-    order = _order(sizes, len(source.parts["train"]), seed, classes)
+    order = _order(sizes, len(source.parts["train"]), seed, labels)
     start = 0
     for role, size in sizes.items():
         whole[role] = np.sort(order[start : start + size])
@@ -226,41 +217,13 @@ def _sizes(task: Task, missing: Sequence[str], count: int) -> dict[str, int]:
     return sizes
 
 
-def _order(sizes: Mapping[str, int], count: int, seed: int, classes: Classes | None) -> np.ndarray:
+def _order(sizes: Mapping[str, int], count: int, seed: int, labels: Labels | None) -> np.ndarray:
     """Return the rows of train in the order in which the roles of `sizes` take theirs; the rest remains train's."""
     order: np.ndarray = np.random.default_rng(seed).permutation(count)
-    if classes is None:
+    if labels is None:
         return order
-    counts = {name: int(n) for name, n in zip(classes.names, np.bincount(classes.numbers), strict=False) if n}
-    if min(counts.values()) * min(sizes.values()) >= EXPECTED * count:
+    counts = labels.counts()
+    if counts[counts > 0].min() * min(sizes.values()) >= EXPECTED * count:
         return order
-    sides = len(sizes) + 1
-    if few := [f"{name} ({n})" for name, n in counts.items() if n < sides]:
-        more = f" and {len(few) - SHOWN} more" if len(few) > SHOWN else ""
-        raise DataError(
-            f"train is shared out in {sides} ways, and these labels have fewer rows: {', '.join(few[:SHOWN])}{more}",
-            f"drop or merge these labels, or bring a split of your own for {' and '.join(sizes)}",
-        )
-    for role, size in sizes.items():
-        if size < len(counts):
-            raise DataError(
-                f"{size} rows of {count} that are held out as {role} cannot hold all {len(counts)} labels",
-                f"--set task.{role}_fraction={math.ceil(100 * len(counts) / count) / 100:g}, or bring a {role} split",
-            )
-    return _stratified(sizes.values(), seed, classes.numbers)
-
-
-def _stratified(sizes: Iterable[int], seed: int, classes: np.ndarray) -> np.ndarray:
-    from sklearn.model_selection import train_test_split
-
-    rest, taken = np.arange(len(classes)), []
-    for size in sizes:
-        try:
-            rest, held_out = train_test_split(rest, test_size=size, random_state=seed, stratify=classes[rest])
-        except ValueError as err:
-            raise DataError(
-                f"train cannot be shared out so that all labels are everywhere: {err}",
-                "bring splits of your own, or set task.validation_fraction and task.test_fraction",
-            ) from err
-        taken.append(held_out)
-    return np.concatenate([*taken, rest])
+    labels.check(list(sizes.values()), list(sizes))
+    return labels.order(list(sizes.values()), seed)
