@@ -128,10 +128,10 @@ class ResNetFamily(FamilyDefaults[ResNetSpec, "ResNet"]):
         self, model: ResNet, sites: Sequence[Site], batches: Batches, effect: Batches | None, options: AnalyseOptions
     ) -> list[SiteSpectrum]:
         """Return the spectrum of every site of a folded net."""
-        from rmtkd_edge.families.resnet.analyse import Pixels
+        from rmtkd_edge.families.resnet.analyse import Places
         from rmtkd_edge.families.sampled import analyse_samples
 
-        return analyse_samples(model, Pixels(model, options), sites, batches, effect, options)
+        return analyse_samples(model, Places(options, model), sites, batches, effect, options)
 
     def settle(
         self, spec: ResNetSpec, options: Compress, latency: Callable[[ResNetSpec], float] | None, multiple: int

@@ -14,10 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from rmtkd_edge.errors import UserError
+from rmtkd_edge.families.convolution import ProjectedConv
 from rmtkd_edge.families.resnet import from_transformers
 from rmtkd_edge.families.resnet.checkpoint import check_net, check_torchvision, load_checkpoint, normalisation_of
 from rmtkd_edge.families.resnet.from_transformers import config_of, is_transformers_resnet
-from rmtkd_edge.families.resnet.module import ProjectedConv, ResNet
+from rmtkd_edge.families.resnet.module import ResNet
 from rmtkd_edge.families.resnet.spec import BlockSpec, Kind, ResNetSpec, StageSpec, Stem
 from rmtkd_edge.families.resnet.state_dict import filled, spec_from_state
 from rmtkd_edge.families.sources import config_labels, own_model, own_spec, refuse_other_problems, reorder

@@ -8,8 +8,9 @@ from typing import cast
 
 import torch
 
+from rmtkd_edge.families.convolution import BatchNorm
 from rmtkd_edge.families.resnet import FAMILY
-from rmtkd_edge.families.resnet.module import BatchNorm, ResNet
+from rmtkd_edge.families.resnet.module import ResNet
 from rmtkd_edge.families.resnet.sources import initialise, resnet_spec
 from rmtkd_edge.families.resnet.spec import Stem
 
