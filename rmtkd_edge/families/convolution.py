@@ -98,9 +98,7 @@ def set_norm(norm: BatchNorm, bias: Tensor, outputs: Iterable[Tensor]) -> None:
     norm.bias.copy_(mean + bias.cpu())
 
 
-def patches(
-    conv: ProjectedConv, x: Tensor, target: Tensor, count: int, seed: int
-) -> tuple[Tensor, Tensor]:
+def patches(conv: ProjectedConv, x: Tensor, target: Tensor, count: int, seed: int) -> tuple[Tensor, Tensor]:
     """Return the patches (n, in h w) that a convolution reads at random places, and the targets (n, out) there.
 
     Args:

@@ -11,9 +11,9 @@ from pydantic import Field
 from rmtkd_edge.config.hardware import Calibration
 from rmtkd_edge.config.recipe import Compress, Export, Recipe
 from rmtkd_edge.config.settings import Graph, Section
-from rmtkd_edge.errors import UserError
 from rmtkd_edge.families.base import AnalyseOptions, Batches, NarrowOptions, Site
 from rmtkd_edge.families.defaults import FamilyDefaults
+from rmtkd_edge.families.image_sources import name_of
 from rmtkd_edge.families.resnet import audit, config, cost
 from rmtkd_edge.families.resnet.modes import DEFAULT_SITES, settle, sites_to_cut
 from rmtkd_edge.families.resnet.quantise import QUANTISED
@@ -25,9 +25,6 @@ if TYPE_CHECKING:
 
     from rmtkd_edge.families.resnet.module import ResNet
     from rmtkd_edge.families.spectrum import SiteSpectrum
-
-
-SAME_SHARE = 0.002  # of the whole range of pixels, by which a mean or std may differ in rounding
 
 
 class ResNetShape(Section):
@@ -97,20 +94,10 @@ class ResNetFamily(FamilyDefaults[ResNetSpec, "ResNet"]):
         Raises:
             UserError: neither a trained source nor the recipe says them, or they say different ones.
         """
-        from rmtkd_edge.families.resnet.checkpoint import is_weights_file
-        from rmtkd_edge.families.resnet.sources import IMAGENET_MEAN, IMAGENET_STD, TORCHVISION, source_normalisation
+        from rmtkd_edge.families.image_sources import source_normalisation
+        from rmtkd_edge.families.resnet.sources import normalisation_of
 
-        source = recipe.model.source
-        found = source_normalisation(source)
-        if found is not None and recipe.task.mean is not None and not source.startswith(TORCHVISION):
-            _refuse_other_normalisation(found, (recipe.task.mean, recipe.task.std), source)
-        if found is None and is_weights_file(source) and recipe.task.mean is None:
-            raise UserError(
-                f"nothing says how images were normalised for {source}, and other moments would give wrong answers",
-                "set task.mean and task.std to those of its training; ImageNet's, as fine-tuned weights of torchvision "
-                f"mostly have: --set task.mean={list(IMAGENET_MEAN)} --set task.std={list(IMAGENET_STD)}",
-            )
-        return found
+        return source_normalisation(recipe, normalisation_of)
 
     def describe_source(self, recipe: Recipe) -> str:
         """Return `resnet18-64` for random weights, else the last part of the source."""
@@ -118,7 +105,7 @@ class ResNetFamily(FamilyDefaults[ResNetSpec, "ResNet"]):
         if source == "scratch":
             shape = ResNetShape.model_validate(recipe.model.shape)
             return f"resnet{shape.depth}-{shape.width}"
-        return source.split(":", 1)[-1].rstrip("/").rsplit("/", 1)[-1].removesuffix(".safetensors")
+        return name_of(source)
 
     def sites_to_cut(self, spec: ResNetSpec, options: Compress) -> list[str]:
         """Return the sites of the recipe's kinds, shallow to deep, and the factors where the mode asks for them."""
@@ -212,16 +199,6 @@ class ResNetFamily(FamilyDefaults[ResNetSpec, "ResNet"]):
         if not tap.endswith(".sum"):
             return tap
         return "stem" if tap == "stem.sum" else f"{tap.split('.block.')[0]}.stream"
-
-
-def _refuse_other_normalisation(theirs: Any, recipes: Any, source: str) -> None:
-    """Raise UserError where a recipe normalises images otherwise than a trained source was trained with."""
-    if any(abs(a - b) > SAME_SHARE for x, y in zip(theirs, recipes, strict=True) for a, b in zip(x, y, strict=True)):
-        raise UserError(
-            f"{source} was trained with mean {list(theirs[0])} and std {list(theirs[1])}, task.mean is "
-            f"{list(recipes[0])} and task.std {list(recipes[1])}",
-            "leave task.mean and task.std out",
-        )
 
 
 FAMILY = ResNetFamily()

@@ -16,6 +16,7 @@ from rmtkd_edge.families.layers import ProjectedLinear
 from rmtkd_edge.families.model import Model
 from rmtkd_edge.families.resnet.spec import CHANNELS, FACTOR, BlockSpec, ResNetSpec
 
+
 class ConvNorm(nn.Module):
     """A convolution and the batch norm after it; a factored one is a thin convolution and a 1 x 1 one after it."""
 

@@ -4,27 +4,34 @@ from __future__ import annotations
 
 import copy
 import math
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from rmtkd_edge.errors import UserError
+from rmtkd_edge.families import image_weights
 from rmtkd_edge.families.convolution import ProjectedConv
+from rmtkd_edge.families.image_sources import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    TORCHVISION,
+    Wanted,
+    fitting,
+    own_normalisation,
+    torchvision_state,
+)
 from rmtkd_edge.families.resnet import from_transformers
-from rmtkd_edge.families.resnet.checkpoint import check_net, check_torchvision, load_checkpoint, normalisation_of
+from rmtkd_edge.families.resnet.checkpoint import check_net, check_torchvision, load_checkpoint
 from rmtkd_edge.families.resnet.from_transformers import config_of, is_transformers_resnet
 from rmtkd_edge.families.resnet.module import ResNet
 from rmtkd_edge.families.resnet.spec import BlockSpec, Kind, ResNetSpec, StageSpec, Stem
 from rmtkd_edge.families.resnet.state_dict import filled, spec_from_state
 from rmtkd_edge.families.sources import config_labels, own_model, own_spec, refuse_other_problems, reorder
 
-TORCHVISION = "torchvision:"
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 DEPTHS: dict[int, tuple[Kind, tuple[int, ...]]] = {
     18: ("basic", (2, 2, 2, 2)),
     34: ("basic", (3, 4, 6, 3)),
@@ -34,15 +41,6 @@ DEPTHS: dict[int, tuple[Kind, tuple[int, ...]]] = {
 EXPANSION = {"basic": 1, "bottleneck": 4}
 STEMS: dict[tuple[int, int, str], Stem] = {(7, 2, "MaxPool2d"): "imagenet", (3, 1, "Identity"): "cifar"}
 SIDES: dict[Stem, int] = {"imagenet": 224, "cifar": 32}
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """What a source must fit: the data's labels and image size (in pixels), and the seed of random weights."""
-
-    labels: tuple[str, ...]
-    image_size: int
-    seed: int
 
 
 def resnet_spec(
@@ -86,41 +84,31 @@ def build(source: str, wanted: Wanted, shape: Any) -> tuple[ResNet, bool]:
         spec = resnet_spec(shape.depth, wanted.labels, width=shape.width, stem=shape.stem, image_size=wanted.image_size)
         return initialise(ResNet(replace(spec, eps=shape.eps)), wanted.seed), False
     if source.startswith(TORCHVISION):
-        depth, state = _torchvision(source.removeprefix(TORCHVISION))
-        check_torchvision(f"resnet{depth}", state, None)
-        spec = resnet_spec(depth, wanted.labels, stem=shape.stem, image_size=wanted.image_size)
+        name = source.removeprefix(TORCHVISION)
+        state = torchvision_state(name, [f"resnet{depth}" for depth in DEPTHS])
+        check_torchvision(name, state, None)
+        spec = resnet_spec(
+            int(name.removeprefix("resnet")), wanted.labels, stem=shape.stem, image_size=wanted.image_size
+        )
         return filled(initialise(ResNet(spec), wanted.seed), state, source, replace_classifier=True), False
     ours = own_model(Path(source))
     if ours is not None:
-        return _own(source, ours, wanted), True
+        return cast(ResNet, fitting(source, ours, ResNetSpec.family, wanted)), True
     if is_transformers_resnet(config_of(source)):
         return _of_transformers(source, wanted)
     return load_checkpoint(source, wanted.labels, wanted.image_size, shape), True
 
 
-def source_normalisation(source: str) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+def normalisation_of(source: str) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
     """Return the mean and standard deviation that a source was trained with, None where it says nothing."""
     if source.startswith(TORCHVISION):
         return IMAGENET_MEAN, IMAGENET_STD
     spec = own_spec(Path(source))
     if spec is not None:
-        return (spec.mean, spec.std) if isinstance(spec, ResNetSpec) else None
+        return own_normalisation(spec, ResNetSpec.family)
     if is_transformers_resnet(config_of(source)):
         return from_transformers.normalisation_of(source)
-    return normalisation_of(source)
-
-
-def _own(source: str, net: Any, wanted: Wanted) -> ResNet:
-    if not isinstance(net, ResNet):
-        raise UserError(f"{source} holds no ResNet", "model.family belongs to another source")
-    spec = net.spec
-    if spec.labels != wanted.labels or spec.image_size != wanted.image_size:
-        raise UserError(
-            f"{source} knows the labels {', '.join(spec.labels)} at {spec.image_size} pixels, the data have "
-            f"{', '.join(wanted.labels)} at {wanted.image_size}",
-            "check task.labels, task.image_size and --data",
-        )
-    return net
+    return image_weights.normalisation_of(source)
 
 
 def initialise(net: ResNet, seed: int) -> ResNet:
@@ -193,23 +181,3 @@ def from_module(module: nn.Module, labels: Sequence[str] | None = None) -> ResNe
     ours = filled(ResNet(spec), state, "the module", replace_classifier=False).eval()
     check_net(ours, theirs, "the module")
     return ours.train(module.training)
-
-
-def _torchvision(name: str) -> tuple[int, dict[str, Tensor]]:
-    """Return depth and ImageNet weights of one of torchvision's ResNets (unpickled with tensors alone allowed)."""
-    from torchvision.models import get_model_weights, list_models
-
-    found = re.fullmatch(r"resnet(\d+)", name)
-    if found is None or name not in list_models() or int(found[1]) not in DEPTHS:
-        raise UserError(
-            f"`{TORCHVISION}{name}` is not known", f"known: {', '.join(f'{TORCHVISION}resnet{d}' for d in DEPTHS)}"
-        )
-    weights = get_model_weights(name)["DEFAULT"]
-    try:
-        state = torch.hub.load_state_dict_from_url(weights.url, check_hash=True, weights_only=True, progress=False)
-    except (OSError, RuntimeError) as err:
-        raise UserError(
-            f"the weights of {name} cannot be fetched from {weights.url}: {err}",
-            "give a safetensors file as model.source, or `scratch`",
-        ) from err
-    return int(found[1]), state

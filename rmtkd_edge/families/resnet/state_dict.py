@@ -8,11 +8,9 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from rmtkd_edge.errors import UserError
+from rmtkd_edge.families.image_weights import SHOWN, fitted, unwrapped
 from rmtkd_edge.families.resnet.module import ResNet
 from rmtkd_edge.families.resnet.spec import BlockSpec, Kind, ResNetSpec, StageSpec, Stem
-
-SHOWN = 5  # names or faults in a message
-PREFIXES = ("module.", "_orig_mod.", "model.")  # that wrappers of torch and Lightning put before every name
 
 
 def plain_names(state: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
@@ -20,17 +18,7 @@ def plain_names(state: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
 
     Raises UserError for a classifier of several layers, and for tensors of something else next to a wrapped net's.
     """
-    found = dict(state)
-    while "conv1.weight" not in found and (
-        prefix := next((p for p in PREFIXES if any(name.startswith(p) for name in found)), None)
-    ):
-        others = [name for name in found if not name.startswith(prefix)]
-        if others:
-            raise UserError(
-                f"{where} holds a net under `{prefix}` and other tensors: {', '.join(others[:SHOWN])}",
-                f"save the state dict of the ResNet alone: model.{prefix.rstrip('.')}.state_dict()",
-            )
-        found = {name.removeprefix(prefix): tensor for name, tensor in found.items()}
+    found = unwrapped(state, "conv1.weight", where, "ResNet")
     layers = sorted({name.rpartition(".")[0] for name in found if re.match(r"fc\.\d+\.", name)})
     if len(layers) > 1:
         raise UserError(
@@ -88,18 +76,10 @@ def spec_from_state(state: Mapping[str, Tensor], labels: Sequence[str], where: s
 
 def filled(net: ResNet, state: Mapping[str, Tensor], where: str, replace_classifier: bool) -> ResNet:
     """Return the net with the weights of a state dict; its own stem or classifier stays where they may differ."""
-    wanted, faults = net.state_dict(), []
     found = {ours: tensor for name, tensor in state.items() if (ours := our_name(name)) is not None}
-    for name, own in wanted.items():
-        other = found.get(name)
-        if other is not None and other.shape == own.shape:
-            wanted[name] = other.detach().clone().float()
-        elif not (replace_classifier and (name.startswith("classifier.") or name == "stem.conv.weight")):
-            faults.append(f"{name} is {'missing' if other is None else tuple(other.shape)}")
-    faults += [f"{name} does not belong" for name in found if name not in wanted]
-    if faults:
-        raise UserError(
-            f"{where} does not fit a ResNet: {'; '.join(faults[:SHOWN])}", "save model.state_dict() of torchvision"
-        )
-    net.load_state_dict(wanted)
+
+    def kept(name: str) -> bool:
+        return replace_classifier and (name.startswith("classifier.") or name == "stem.conv.weight")
+
+    net.load_state_dict(fitted(net.state_dict(), found, where, "ResNet", kept))
     return net
