@@ -14,8 +14,8 @@ from rmtkd_edge.families.mobilenet.spec import Convolution, MobileNetSpec
 
 # Bytes of a file besides its weights: for each channel of a layer (bias; in int8 scales and zero points too) and for
 # the nodes of each layer (found by exporting MobileNets).
-CHANNEL_BYTES = {"fp32": 4, "int8": 13}
-NODE_BYTES = {"fp32": 900, "int8": 3_300}
+CHANNEL_BYTES = {"fp32": 4, "int8": 17}
+NODE_BYTES = {"fp32": 915, "int8": 2_300}
 
 
 def predict_ms(spec: MobileNetSpec, curves: Calibration) -> float:
