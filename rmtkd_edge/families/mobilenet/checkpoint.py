@@ -11,7 +11,7 @@ from torch import Tensor
 from rmtkd_edge.errors import UserError
 from rmtkd_edge.families.image_sources import Wanted
 from rmtkd_edge.families.image_weights import load_weights, prove, reference_of, unwrapped, way_to_prove, weights_file
-from rmtkd_edge.families.mobilenet.layouts import layout_of
+from rmtkd_edge.families.mobilenet.layouts import layout_of, with_stem
 from rmtkd_edge.families.mobilenet.module import MobileNet
 from rmtkd_edge.families.mobilenet.state_dict import filled, with_widths
 
@@ -42,8 +42,8 @@ def load_checkpoint(source: str, wanted: Wanted, shape: MobileNetShape) -> Mobil
     """
     path = weights_file(source)
     state = unwrapped(load_weights(path), "features.0.0.weight", source, "MobileNet")
-    layout = layout_of(_version(state), wanted.labels, 1.0, shape.stem)
-    spec = replace(with_widths(layout, state, source), image_size=wanted.image_size, classifier_dropout=shape.dropout)
+    spec = with_stem(with_widths(layout_of(_version(state), wanted.labels), state, source), shape.stem)
+    spec = replace(spec, image_size=wanted.image_size, classifier_dropout=shape.dropout)
     spec = spec if shape.eps is None else replace(spec, eps=shape.eps)
     net = filled(MobileNet(spec), state, source, replace_classifier=False)
     reference = reference_of(path)

@@ -11,24 +11,22 @@ from rmtkd_edge.families.mobilenet.spec import MobileNetSpec
 from rmtkd_edge.families.mobilenet.state_dict import module_spec
 
 NAMES = {"v2": "mobilenet_v2", "v3-large": "mobilenet_v3_large", "v3-small": "mobilenet_v3_small"}
-SIDES = {"imagenet": 224, "cifar": 32}
+SMALL_SIDE = 32  # pixels, of images that a stem of stride 1 is for
 
 
-def layout_of(version: str, labels: Sequence[str], width: float = 1.0, stem: str = "imagenet") -> MobileNetSpec:
-    """Return the shape of a MobileNet of torchvision.
-
-    Args:
-        version: `v2`, `v3-large` or `v3-small`.
-        width: by which all widths are multiplied.
-        stem: `imagenet`, or `cifar`: stem and first strided block have stride 1, as images of 32 pixels need.
-    """
+def layout_of(version: str, labels: Sequence[str], width: float = 1.0) -> MobileNetSpec:
+    """Return the shape of a MobileNet of torchvision (`v2`, `v3-large`, `v3-small`), all widths times `width`."""
     from torchvision.models import get_model
 
     with torch.device("meta"):
         net = get_model(NAMES[version], weights=None, num_classes=len(labels), width_mult=width)
-    spec = replace(module_spec(net, labels), image_size=SIDES[stem])
+    return module_spec(net, labels)
+
+
+def with_stem(spec: MobileNetSpec, stem: str) -> MobileNetSpec:
+    """Return a shape as it is (`imagenet`), or with stem and first strided block of stride 1, for small images."""
     if stem == "imagenet":
         return spec
     first = next(j for j, block in enumerate(spec.blocks) if block.stride > 1)
     blocks = tuple(replace(block, stride=1) if j == first else block for j, block in enumerate(spec.blocks))
-    return replace(spec, stem_stride=1, blocks=blocks)
+    return replace(spec, stem_stride=1, blocks=blocks, image_size=SMALL_SIDE)

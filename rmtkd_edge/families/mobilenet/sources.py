@@ -27,7 +27,7 @@ from rmtkd_edge.families.image_sources import (
 from rmtkd_edge.families.image_weights import check_net, check_torchvision
 from rmtkd_edge.families.layers import ProjectedLinear
 from rmtkd_edge.families.mobilenet.checkpoint import CAUSES, KIND, load_checkpoint
-from rmtkd_edge.families.mobilenet.layouts import NAMES, layout_of
+from rmtkd_edge.families.mobilenet.layouts import NAMES, SMALL_SIDE, layout_of, with_stem
 from rmtkd_edge.families.mobilenet.module import MobileNet
 from rmtkd_edge.families.mobilenet.spec import MobileNetSpec
 from rmtkd_edge.families.mobilenet.state_dict import filled, module_spec
@@ -48,7 +48,7 @@ def build(source: str, wanted: Wanted, shape: Any) -> tuple[MobileNet, bool]:
         RunDirError: a folder of this package was altered.
     """
     if source == "scratch":
-        spec = layout_of(shape.version, wanted.labels, shape.width, shape.stem)
+        spec = with_stem(layout_of(shape.version, wanted.labels, shape.width), shape.stem)
         return initialise(MobileNet(_as_asked(spec, wanted, shape)), wanted.seed), False
     if source.startswith(TORCHVISION):
         name = source.removeprefix(TORCHVISION)
@@ -56,7 +56,7 @@ def build(source: str, wanted: Wanted, shape: Any) -> tuple[MobileNet, bool]:
         theirs = check_torchvision(lambda: _plain(name), state, name)
         from_module(theirs)  # compares outputs
         version = next(version for version, known in NAMES.items() if known == name)
-        spec = layout_of(version, wanted.labels, 1.0, shape.stem)
+        spec = with_stem(layout_of(version, wanted.labels), shape.stem)
         net = initialise(MobileNet(_as_asked(spec, wanted, shape)), wanted.seed)
         return filled(net, state, source, replace_classifier=True), False
     ours = own_model(Path(source))
@@ -115,7 +115,7 @@ def from_module(module: nn.Module, labels: Sequence[str] | None = None) -> Mobil
     if not linears:
         raise UserError("the module has no linear classifier", "net.classifier[-1] = torch.nn.Linear(...)")
     spec = module_spec(theirs, labels or [f"LABEL_{i}" for i in range(linears[-1].out_features)])
-    spec = replace(spec, image_size=224 if spec.stem_stride == 2 else 32)
+    spec = replace(spec, image_size=spec.image_size if spec.stem_stride == 2 else SMALL_SIDE)
     ours = filled(MobileNet(spec), theirs.state_dict(), "the module", replace_classifier=False).eval()
     check_net(ours, theirs, "the module", KIND, CAUSES)
     return ours.train(module.training)

@@ -32,6 +32,8 @@ def module_spec(net: Any, labels: Sequence[str]) -> MobileNetSpec:
         hidden = linears[0].out_features if len(linears) == 2 else None
         if not 1 <= len(linears) <= 2 or linears[-1].out_features != len(labels):
             raise ValueError(f"its classifier has {len(linears)} linear layers, there are {len(labels)} labels")
+        if len({norm.eps for norm in net.modules() if isinstance(norm, nn.BatchNorm2d)}) != 1:
+            raise ValueError("its norms have several eps")
         dropout = [layer.p for layer in net.classifier if isinstance(layer, nn.Dropout)]
         return MobileNetSpec(
             tuple(streams),
@@ -84,11 +86,13 @@ def with_widths(layout: MobileNetSpec, state: Mapping[str, Tensor], where: str) 
         streams = [len(ours["stem.conv.weight"])]
         blocks = []
         for j, block in enumerate(layout.blocks):
-            name = f"blocks.{j}"
-            streams += [] if block.skip else [len(ours[f"{name}.project.conv.weight"])]
-            inner = None if block.inner is None else len(ours[f"{name}.expand.conv.weight"])
+            name, before = f"blocks.{j}", streams[-1]
+            width = len(ours[f"{name}.project.conv.weight"])
+            inner = len(ours[f"{name}.expand.conv.weight"]) if f"{name}.expand.conv.weight" in ours else None
             squeeze = None if block.squeeze is None else len(ours[f"{name}.gates.reduce.weight"])
-            blocks.append(replace(block, inner=inner, squeeze=squeeze))
+            skip = block.stride == 1 and before == width  # torchvision's own rule
+            streams += [] if skip else [width]
+            blocks.append(replace(block, inner=inner, squeeze=squeeze, skip=skip))
         hidden = None if layout.hidden is None else len(ours["hidden.weight"])
         last, classes = len(ours["last.conv.weight"]), len(ours["classifier.weight"])
     except KeyError as err:
