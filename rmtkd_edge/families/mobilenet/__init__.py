@@ -13,9 +13,9 @@ from rmtkd_edge.config.recipe import Export, Recipe
 from rmtkd_edge.config.settings import Fraction, Graph, Section
 from rmtkd_edge.families.base import AnalyseOptions, Batches, NarrowOptions, Site
 from rmtkd_edge.families.defaults import FamilyDefaults
-from rmtkd_edge.families.image_sources import name_of
 from rmtkd_edge.families.mobilenet import audit, cost
 from rmtkd_edge.families.mobilenet.spec import CHANNELS, MobileNetSpec, sum_tap
+from rmtkd_edge.families.torchvision_sources import name_of
 
 if TYPE_CHECKING:
     import onnx
@@ -78,8 +78,8 @@ class MobileNetFamily(FamilyDefaults[MobileNetSpec, "MobileNet"]):
         Args:
             preprocessing: has `mean`, `std` and `image_size`.
         """
-        from rmtkd_edge.families.image_sources import Wanted
         from rmtkd_edge.families.mobilenet.sources import build
+        from rmtkd_edge.families.torchvision_sources import Wanted
 
         shape = MobileNetShape.model_validate(recipe.model.shape)
         net, ready = build(recipe.model.source, Wanted(tuple(labels), preprocessing.image_size, recipe.seed), shape)
@@ -98,8 +98,8 @@ class MobileNetFamily(FamilyDefaults[MobileNetSpec, "MobileNet"]):
         Raises:
             UserError: neither a trained source nor the recipe says them, or they say different ones.
         """
-        from rmtkd_edge.families.image_sources import source_normalisation
         from rmtkd_edge.families.mobilenet.sources import normalisation_of
+        from rmtkd_edge.families.torchvision_sources import source_normalisation
 
         return source_normalisation(recipe, normalisation_of)
 

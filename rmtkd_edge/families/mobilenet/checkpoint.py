@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from rmtkd_edge.errors import UserError
-from rmtkd_edge.families.image_sources import Wanted
-from rmtkd_edge.families.image_weights import load_weights, prove, reference_of, unwrapped, way_to_prove, weights_file
 from rmtkd_edge.families.mobilenet.layouts import layout_of, with_stem
 from rmtkd_edge.families.mobilenet.module import MobileNet
 from rmtkd_edge.families.mobilenet.state_dict import filled, with_widths
+from rmtkd_edge.families.torchvision_sources import Wanted
+from rmtkd_edge.families.weights_files import load_weights, prove, reference_of, unwrapped, way_to_prove, weights_file
 
 if TYPE_CHECKING:
     from rmtkd_edge.families.mobilenet import MobileNetShape

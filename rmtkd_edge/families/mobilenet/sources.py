@@ -12,9 +12,16 @@ import torch
 from torch import nn
 
 from rmtkd_edge.errors import UserError
-from rmtkd_edge.families import image_weights
+from rmtkd_edge.families import weights_files
 from rmtkd_edge.families.convolution import ProjectedConv
-from rmtkd_edge.families.image_sources import (
+from rmtkd_edge.families.layers import ProjectedLinear
+from rmtkd_edge.families.mobilenet.checkpoint import CAUSES, KIND, load_checkpoint
+from rmtkd_edge.families.mobilenet.layouts import NAMES, SMALL_SIDE, layout_of, with_stem
+from rmtkd_edge.families.mobilenet.module import MobileNet
+from rmtkd_edge.families.mobilenet.spec import MobileNetSpec
+from rmtkd_edge.families.mobilenet.state_dict import filled, module_spec
+from rmtkd_edge.families.sources import own_model, own_spec
+from rmtkd_edge.families.torchvision_sources import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     TORCHVISION,
@@ -24,14 +31,7 @@ from rmtkd_edge.families.image_sources import (
     own_normalisation,
     torchvision_state,
 )
-from rmtkd_edge.families.image_weights import check_net, check_torchvision
-from rmtkd_edge.families.layers import ProjectedLinear
-from rmtkd_edge.families.mobilenet.checkpoint import CAUSES, KIND, load_checkpoint
-from rmtkd_edge.families.mobilenet.layouts import NAMES, SMALL_SIDE, layout_of, with_stem
-from rmtkd_edge.families.mobilenet.module import MobileNet
-from rmtkd_edge.families.mobilenet.spec import MobileNetSpec
-from rmtkd_edge.families.mobilenet.state_dict import filled, module_spec
-from rmtkd_edge.families.sources import own_model, own_spec
+from rmtkd_edge.families.weights_files import check_net, check_torchvision
 
 
 def build(source: str, wanted: Wanted, shape: Any) -> tuple[MobileNet, bool]:
@@ -81,7 +81,7 @@ def normalisation_of(source: str) -> Normalisation | None:
     if source.startswith(TORCHVISION):
         return IMAGENET_MEAN, IMAGENET_STD
     spec = own_spec(Path(source))
-    return image_weights.normalisation_of(source) if spec is None else own_normalisation(spec, MobileNetSpec.family)
+    return weights_files.normalisation_of(source) if spec is None else own_normalisation(spec, MobileNetSpec.family)
 
 
 def initialise(net: MobileNet, seed: int) -> MobileNet:

@@ -10,9 +10,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from rmtkd_edge.errors import UserError
-from rmtkd_edge.families.image_weights import SHOWN, fitted
 from rmtkd_edge.families.mobilenet.module import MobileNet
 from rmtkd_edge.families.mobilenet.spec import Activation, BlockSpec, MobileNetSpec
+from rmtkd_edge.families.weights_files import SHOWN, fitted
 
 ACTIVATIONS: dict[str, Activation] = {"ReLU": "relu", "ReLU6": "relu6", "Hardswish": "hardswish"}
 COUNTER = "num_batches_tracked"  # of a norm, which is not kept

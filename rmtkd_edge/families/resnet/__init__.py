@@ -13,11 +13,11 @@ from rmtkd_edge.config.recipe import Compress, Export, Recipe
 from rmtkd_edge.config.settings import Graph, Section
 from rmtkd_edge.families.base import AnalyseOptions, Batches, NarrowOptions, Site
 from rmtkd_edge.families.defaults import FamilyDefaults
-from rmtkd_edge.families.image_sources import name_of
 from rmtkd_edge.families.resnet import audit, config, cost
 from rmtkd_edge.families.resnet.modes import DEFAULT_SITES, settle, sites_to_cut
 from rmtkd_edge.families.resnet.quantise import QUANTISED
 from rmtkd_edge.families.resnet.spec import ResNetSpec
+from rmtkd_edge.families.torchvision_sources import name_of
 
 if TYPE_CHECKING:
     import onnx
@@ -94,8 +94,8 @@ class ResNetFamily(FamilyDefaults[ResNetSpec, "ResNet"]):
         Raises:
             UserError: neither a trained source nor the recipe says them, or they say different ones.
         """
-        from rmtkd_edge.families.image_sources import source_normalisation
         from rmtkd_edge.families.resnet.sources import normalisation_of
+        from rmtkd_edge.families.torchvision_sources import source_normalisation
 
         return source_normalisation(recipe, normalisation_of)
 

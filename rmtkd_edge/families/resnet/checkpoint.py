@@ -13,8 +13,11 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from rmtkd_edge.errors import UserError
-from rmtkd_edge.families import image_weights
-from rmtkd_edge.families.image_weights import (
+from rmtkd_edge.families import weights_files
+from rmtkd_edge.families.resnet.module import ResNet
+from rmtkd_edge.families.resnet.spec import ResNetSpec, Stem
+from rmtkd_edge.families.resnet.state_dict import filled, plain_names, spec_from_state
+from rmtkd_edge.families.weights_files import (
     TRIAL_SIDE,
     in_order,
     load_weights,
@@ -24,9 +27,6 @@ from rmtkd_edge.families.image_weights import (
     way_to_prove,
     weights_file,
 )
-from rmtkd_edge.families.resnet.module import ResNet
-from rmtkd_edge.families.resnet.spec import ResNetSpec, Stem
-from rmtkd_edge.families.resnet.state_dict import filled, plain_names, spec_from_state
 
 if TYPE_CHECKING:
     from rmtkd_edge.families.resnet import ResNetShape
@@ -86,7 +86,7 @@ def check_torchvision(name: str, state: Mapping[str, Tensor], net: ResNet | None
     from torchvision.models import get_model
 
     classes = len(state["fc.weight"])
-    theirs = image_weights.check_torchvision(lambda: get_model(name, weights=None, num_classes=classes), state, name)
+    theirs = weights_files.check_torchvision(lambda: get_model(name, weights=None, num_classes=classes), state, name)
     if net is None:
         spec = spec_from_state(state, [str(i) for i in range(classes)], name, TRIAL_SIDE)
         net = filled(ResNet(spec), state, name, replace_classifier=False)
@@ -95,7 +95,7 @@ def check_torchvision(name: str, state: Mapping[str, Tensor], net: ResNet | None
 
 def check_net(net: ResNet, theirs: Callable[[Tensor], Tensor], what: str) -> None:
     """Raise UserError where a net gives other outputs than what it was made from, on random images."""
-    image_weights.check_net(net, theirs, what, "a plain ResNet", CAUSES)
+    weights_files.check_net(net, theirs, what, "a plain ResNet", CAUSES)
 
 
 def _unknown(source: str, spec: ResNetSpec, eps: float) -> str:

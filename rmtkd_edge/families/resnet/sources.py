@@ -13,9 +13,16 @@ import torch
 from torch import nn
 
 from rmtkd_edge.errors import UserError
-from rmtkd_edge.families import image_weights
+from rmtkd_edge.families import weights_files
 from rmtkd_edge.families.convolution import ProjectedConv
-from rmtkd_edge.families.image_sources import (
+from rmtkd_edge.families.resnet import from_transformers
+from rmtkd_edge.families.resnet.checkpoint import check_net, check_torchvision, load_checkpoint
+from rmtkd_edge.families.resnet.from_transformers import config_of, is_transformers_resnet
+from rmtkd_edge.families.resnet.module import ResNet
+from rmtkd_edge.families.resnet.spec import BlockSpec, Kind, ResNetSpec, StageSpec, Stem
+from rmtkd_edge.families.resnet.state_dict import filled, spec_from_state
+from rmtkd_edge.families.sources import config_labels, own_model, own_spec, refuse_other_problems, reorder
+from rmtkd_edge.families.torchvision_sources import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     TORCHVISION,
@@ -24,13 +31,6 @@ from rmtkd_edge.families.image_sources import (
     own_normalisation,
     torchvision_state,
 )
-from rmtkd_edge.families.resnet import from_transformers
-from rmtkd_edge.families.resnet.checkpoint import check_net, check_torchvision, load_checkpoint
-from rmtkd_edge.families.resnet.from_transformers import config_of, is_transformers_resnet
-from rmtkd_edge.families.resnet.module import ResNet
-from rmtkd_edge.families.resnet.spec import BlockSpec, Kind, ResNetSpec, StageSpec, Stem
-from rmtkd_edge.families.resnet.state_dict import filled, spec_from_state
-from rmtkd_edge.families.sources import config_labels, own_model, own_spec, refuse_other_problems, reorder
 
 DEPTHS: dict[int, tuple[Kind, tuple[int, ...]]] = {
     18: ("basic", (2, 2, 2, 2)),
@@ -108,7 +108,7 @@ def normalisation_of(source: str) -> tuple[tuple[float, ...], tuple[float, ...]]
         return own_normalisation(spec, ResNetSpec.family)
     if is_transformers_resnet(config_of(source)):
         return from_transformers.normalisation_of(source)
-    return image_weights.normalisation_of(source)
+    return weights_files.normalisation_of(source)
 
 
 def initialise(net: ResNet, seed: int) -> ResNet:

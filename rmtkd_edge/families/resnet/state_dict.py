@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from rmtkd_edge.errors import UserError
-from rmtkd_edge.families.image_weights import SHOWN, fitted, unwrapped
 from rmtkd_edge.families.resnet.module import ResNet
 from rmtkd_edge.families.resnet.spec import BlockSpec, Kind, ResNetSpec, StageSpec, Stem
+from rmtkd_edge.families.weights_files import SHOWN, fitted, unwrapped
 
 
 def plain_names(state: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:

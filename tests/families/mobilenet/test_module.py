@@ -14,13 +14,13 @@ from torch import Tensor, nn
 import rmtkd_edge as rk
 from rmtkd_edge.errors import UserError
 from rmtkd_edge.families.convolution import ProjectedConv
-from rmtkd_edge.families.image_sources import IMAGENET_MEAN, Wanted
 from rmtkd_edge.families.layers import ProjectedLinear
 from rmtkd_edge.families.mobilenet import FAMILY, MobileNetShape
 from rmtkd_edge.families.mobilenet.layouts import NAMES
 from rmtkd_edge.families.mobilenet.module import MobileNet
 from rmtkd_edge.families.mobilenet.sources import build
 from rmtkd_edge.families.store import load_folder, save_folder
+from rmtkd_edge.families.torchvision_sources import IMAGENET_MEAN, Wanted
 
 VERSIONS = sorted(NAMES)
 

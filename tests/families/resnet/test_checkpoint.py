@@ -19,10 +19,10 @@ from torchvision.models.resnet import ResNet as Torchvision
 from rmtkd_edge.config.recipes import parse_recipe
 from rmtkd_edge.errors import UserError
 from rmtkd_edge.export.bundle import write_folder, write_record
-from rmtkd_edge.families.image_sources import IMAGENET_MEAN, IMAGENET_STD, Wanted
 from rmtkd_edge.families.resnet import FAMILY, ResNetShape
 from rmtkd_edge.families.resnet.module import ResNet
 from rmtkd_edge.families.resnet.sources import build
+from rmtkd_edge.families.torchvision_sources import IMAGENET_MEAN, IMAGENET_STD, Wanted
 
 LABELS = ("a", "b", "c")
 

@@ -16,13 +16,13 @@ from rmtkd_edge import plugins
 from rmtkd_edge.errors import UserError
 from rmtkd_edge.families.base import ranks_of
 from rmtkd_edge.families.convolution import ProjectedConv
-from rmtkd_edge.families.image_sources import IMAGENET_MEAN, IMAGENET_STD, Wanted
 from rmtkd_edge.families.resnet import FAMILY, ResNetShape
 from rmtkd_edge.families.resnet import fold as folding
 from rmtkd_edge.families.resnet.module import ResNet
 from rmtkd_edge.families.resnet.sources import DEPTHS, build, resnet_spec
 from rmtkd_edge.families.resnet.spec import ResNetSpec
 from rmtkd_edge.families.store import save_folder
+from rmtkd_edge.families.torchvision_sources import IMAGENET_MEAN, IMAGENET_STD, Wanted
 
 LABELS = tuple("abcdefghij")
 

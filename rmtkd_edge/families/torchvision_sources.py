@@ -79,7 +79,7 @@ def source_normalisation(recipe: Recipe, found_in: Callable[[str], Normalisation
     Raises:
         UserError: neither a trained source nor the recipe says them, or they say different ones.
     """
-    from rmtkd_edge.families.image_weights import is_weights_file
+    from rmtkd_edge.families.weights_files import is_weights_file
 
     source = recipe.model.source
     found = found_in(source)
