@@ -137,8 +137,10 @@ def reference_of(path: Path) -> Path:
 @torch.no_grad()
 def prove(net: Model, reference: Path, causes: str) -> None:
     """Raise UserError where the outputs for the images of a reference file are not those in it."""
-    known, channels = load_weights(reference), net.spec.inputs[0].shape[1]
+    known, channels = load_weights(reference), int(net.spec.inputs[0].shape[1])
     pixels, wanted = known.get("pixel_values"), known.get("logits")
+    if pixels is not None and pixels.ndim == 4 and pixels.shape[1] == 1:
+        pixels = pixels.expand(-1, channels, -1, -1)  # gray
     if pixels is None or wanted is None or pixels.ndim != 4 or pixels.shape[1] != channels:
         raise UserError(
             f"{reference} needs `pixel_values` (n, {channels}, H, W) and `logits` (n, labels), it has "
@@ -153,10 +155,10 @@ def prove(net: Model, reference: Path, causes: str) -> None:
     )
 
 
-def way_to_prove(reference: Path, channels: int = 3) -> str:
+def way_to_prove(reference: Path) -> str:
     """Return the lines that write a reference file."""
     return (
-        f"To have it proved instead: x = torch.randn(2, {channels}, 64, 64); "
+        "To have it proved instead: x = torch.randn(2, 3, 64, 64); "
         f"save_file({{'pixel_values': x, 'logits': model.eval()(x).detach()}}, '{reference}')"
     )
 

@@ -37,6 +37,10 @@ class ResNetShape(Section):
     width: Annotated[int, Field(ge=1, le=512)] = Field(64, description="Channels of the first stage")
     stem: Literal["cifar", "imagenet"] = Field("cifar", description="3x3 stride 1, or 7x7 stride 2 and max-pool")
     eps: Annotated[float, Field(gt=0, lt=1)] = Field(1e-5, description="Of the batch norms")
+    groups: Annotated[int, Field(ge=1, le=64)] = Field(1, description="Of bottlenecks' 3x3 convolutions: 32 of ResNeXt")
+    width_per_group: Annotated[int, Field(ge=1, le=512)] = Field(
+        64, description="As torchvision names it: 4 of a ResNeXt 32x4d, 128 of a wide ResNet"
+    )
 
 
 class ResNetFamily(FamilyDefaults[ResNetSpec, "ResNet"]):
@@ -104,8 +108,18 @@ class ResNetFamily(FamilyDefaults[ResNetSpec, "ResNet"]):
         source = recipe.model.source
         if source == "scratch":
             shape = ResNetShape.model_validate(recipe.model.shape)
-            return f"resnet{shape.depth}-{shape.width}"
+            grouped = "" if shape.groups == 1 else f"-{shape.groups}x{shape.width_per_group}"
+            return f"resnet{shape.depth}-{shape.width}{grouped}"
         return name_of(source)
+
+    def never_cut(self, spec: ResNetSpec) -> str:
+        """Say that grouped convolutions keep their widths, where there are some."""
+        if spec.groups == 1:
+            return ""
+        return (
+            f"the inner widths keep their channels: the 3x3 convolutions are in {spec.groups} groups of one size each; "
+            "the streams are cut"
+        )
 
     def sites_to_cut(self, spec: ResNetSpec, options: Compress) -> list[str]:
         """Return the sites of the recipe's kinds, shallow to deep, and the factors where the mode asks for them."""

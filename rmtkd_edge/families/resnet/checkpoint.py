@@ -16,7 +16,7 @@ from rmtkd_edge.errors import UserError
 from rmtkd_edge.families import weights_files
 from rmtkd_edge.families.resnet.module import ResNet
 from rmtkd_edge.families.resnet.spec import ResNetSpec, Stem
-from rmtkd_edge.families.resnet.state_dict import filled, plain_names, spec_from_state
+from rmtkd_edge.families.resnet.state_dict import filled, of_three_channels, plain_names, spec_from_state
 from rmtkd_edge.families.weights_files import (
     TRIAL_SIDE,
     in_order,
@@ -32,10 +32,13 @@ if TYPE_CHECKING:
     from rmtkd_edge.families.resnet import ResNetShape
 
 CAUSES = (
-    "other strides, activations, groups, dilation, another stem and eps of the norms than those of a plain ResNet, as "
+    "other strides, activations, dilation, another stem and eps of the norms than those of a plain ResNet, as "
     "torchvision has it, are not supported"
 )
-TIMM = ("resnet18", "resnet34", "resnet50", "resnet101")  # of timm's, those that are torchvision's
+TIMM = (  # of timm's, those that are torchvision's
+    *("resnet18", "resnet34", "resnet50", "resnet101", "resnext50_32x4d", "resnext101_32x8d", "resnext101_64x4d"),
+    *("wide_resnet50_2", "wide_resnet101_2"),
+)
 COMPUTES: dict[Stem, str] = {
     "imagenet": "a 7x7 stem of stride 2 and a max-pool of stride 2",
     "cifar": "a 3x3 stem of stride 1 and no max-pool",
@@ -55,7 +58,7 @@ def load_checkpoint(source: str, labels: Sequence[str], image_size: int, shape: 
     """
     path = weights_file(source)
     config = timm_config(path)
-    state = plain_names(load_weights(path), source)
+    state = of_three_channels(plain_names(load_weights(path), source))
     spec = spec_from_state(state, labels, source, image_size)
     net = filled(ResNet(replace(spec, eps=shape.eps)), state, source, replace_classifier=False)
     reference = reference_of(path)
@@ -77,11 +80,14 @@ def load_checkpoint(source: str, labels: Sequence[str], image_size: int, shape: 
     return net
 
 
-def check_torchvision(name: str, state: Mapping[str, Tensor], net: ResNet | None) -> None:
-    """Raise UserError where a net computes something else than torchvision's model of a name with the same weights.
+def check_torchvision(name: str, state: Mapping[str, Tensor], net: ResNet | None) -> ResNetSpec:
+    """Return the shape of a net that computes what torchvision's model of a name does with the same weights.
 
     Args:
         net: what is compared; the plain ResNet of the weights when left out.
+
+    Raises:
+        UserError: it computes something else.
     """
     from torchvision.models import get_model
 
@@ -91,6 +97,7 @@ def check_torchvision(name: str, state: Mapping[str, Tensor], net: ResNet | None
         spec = spec_from_state(state, [str(i) for i in range(classes)], name, TRIAL_SIDE)
         net = filled(ResNet(spec), state, name, replace_classifier=False)
     check_net(net, theirs, name)
+    return net.spec
 
 
 def check_net(net: ResNet, theirs: Callable[[Tensor], Tensor], what: str) -> None:

@@ -18,14 +18,14 @@ class FusedConv(nn.Module):
         super().__init__()
         factored = layer.expand is not None
         weight, bias = norm_folded(layer.last.folded(), layer.norm)
-        self.stride, self.padding = layer.conv.stride, layer.conv.padding
+        self.stride, self.padding, self.groups = layer.conv.stride, layer.conv.padding, layer.conv.groups
         self.first = nn.Parameter(layer.conv.folded().detach()) if factored else None
         self.weight, self.bias = nn.Parameter(weight.detach()), nn.Parameter(bias.detach())
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, in, H, W) to (B, k, H', W')."""
         if self.first is None:
-            return F.conv2d(x, self.weight, self.bias, stride=self.stride, padding=self.padding)
+            return F.conv2d(x, self.weight, self.bias, stride=self.stride, padding=self.padding, groups=self.groups)
         return F.conv2d(F.conv2d(x, self.first, stride=self.stride, padding=self.padding), self.weight, self.bias)
 
 

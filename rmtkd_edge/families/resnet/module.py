@@ -24,10 +24,10 @@ class ConvNorm(nn.Module):
         self, spec: ResNetSpec, place: str, site: str, inputs: int, outputs: int, kernel: int, stride: int
     ) -> None:
         super().__init__()
-        self.place, rank = place, spec.factors.get(place)
+        self.place, rank, groups = place, spec.factors.get(place), spec.groups_of(place)
         self.expand: ProjectedConv | None = None
         if rank is None:
-            self.conv = ProjectedConv(inputs, outputs, kernel, stride, spec.raw.get(site))
+            self.conv = ProjectedConv(inputs, outputs, kernel, stride, spec.raw.get(site), groups)
         else:
             self.conv = ProjectedConv(inputs, rank, kernel, stride, spec.raw.get(f"{place}{FACTOR}"))
             self.expand = ProjectedConv(rank, outputs, 1, 1, spec.raw.get(site))

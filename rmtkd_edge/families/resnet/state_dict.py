@@ -9,7 +9,7 @@ from torch import Tensor
 
 from rmtkd_edge.errors import UserError
 from rmtkd_edge.families.resnet.module import ResNet
-from rmtkd_edge.families.resnet.spec import BlockSpec, Kind, ResNetSpec, StageSpec, Stem
+from rmtkd_edge.families.resnet.spec import CHANNELS, BlockSpec, Kind, ResNetSpec, StageSpec, Stem
 from rmtkd_edge.families.weights_files import SHOWN, fitted, unwrapped
 
 
@@ -26,6 +26,17 @@ def plain_names(state: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
             "train one with model.fc = torch.nn.Linear(...), or torch.nn.Sequential(torch.nn.Dropout(), that)",
         )
     return {name.replace(f"{layers[0]}.", "fc.") if layers else name: tensor for name, tensor in found.items()}
+
+
+def of_three_channels(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return a state dict whose stem reads three channels: of gray images, which have one value three times, the same.
+
+    A stem of one channel reads their mean.
+    """
+    stem = state.get("conv1.weight")
+    if stem is None or stem.ndim != 4 or stem.shape[1] != 1:
+        return dict(state)
+    return {**state, "conv1.weight": stem.expand(-1, CHANNELS, -1, -1) / CHANNELS}
 
 
 def our_name(name: str) -> str | None:
@@ -61,7 +72,9 @@ def spec_from_state(state: Mapping[str, Tensor], labels: Sequence[str], where: s
                 blocks.append(BlockSpec(inner, 2 if strided else 1, f"{name}.downsample.0.weight" in state))
             stages.append(StageSpec(len(state[f"layer{i}.0.conv{last}.weight"]), tuple(blocks)))
         classes = len(state["fc.weight"])
-    except (KeyError, ValueError) as err:
+        middle = state["layer1.0.conv2.weight"]
+        groups = len(middle) // middle.shape[1] if kind == "bottleneck" else 1
+    except (KeyError, ValueError, ZeroDivisionError) as err:
         raise UserError(
             f"{where} is no state dict of a ResNet in torchvision's names: {err}; it has {', '.join([*state][:SHOWN])}",
             "save model.state_dict() of torchvision",
@@ -71,7 +84,7 @@ def spec_from_state(state: Mapping[str, Tensor], labels: Sequence[str], where: s
             f"{where} classifies {classes} labels, the data have {len(labels)}", "check task.labels and --data"
         )
     size: Stem = "imagenet" if stem.shape[-1] == 7 else "cifar"
-    return ResNetSpec(kind, size, len(stem), tuple(stages), tuple(labels), image_size)
+    return ResNetSpec(kind, size, len(stem), tuple(stages), tuple(labels), image_size, groups=groups)
 
 
 def filled(net: ResNet, state: Mapping[str, Tensor], where: str, replace_classifier: bool) -> ResNet:

@@ -125,6 +125,9 @@ def _fit(layer: ConvNorm, inputs: list[Tensor], targets: list[Tensor], fit: Fit,
     """Set a convolution and its norm to the least-squares map from the inputs' patches to the targets."""
     if not changed:  # nothing before or after it was cut: the teacher's own weights are there
         return
+    if layer.conv.groups > 1:
+        _fit_groups(layer, inputs, targets, fit)
+        return
     outputs = len(layer.last.weight)
     _, channels, height, width = layer.conv.weight.shape
     moments = CrossMoments(channels * height * width, outputs)
@@ -141,6 +144,24 @@ def _fit(layer: ConvNorm, inputs: list[Tensor], targets: list[Tensor], fit: Fit,
         bias = bias + written - basis.T @ (basis @ written)
     set_weight(layer, weight.reshape(outputs, channels, height, width), basis)
     set_norm(layer.norm, bias, (layer.linear(x) for x in inputs))
+
+
+def _fit_groups(layer: ConvNorm, inputs: list[Tensor], targets: list[Tensor], fit: Fit) -> None:
+    """Set a grouped convolution and its norm to the least-squares maps of its groups, each by itself."""
+    conv = layer.conv
+    features, outputs = conv.weight[0].numel(), len(conv.weight) // conv.groups
+    weights, biases = [], []
+    for group in range(conv.groups):
+        moments = CrossMoments(features, outputs)
+        for number, (x, target) in enumerate(zip(inputs, targets, strict=True)):
+            mine = (x.chunk(conv.groups, 1)[group], target.chunk(conv.groups, 1)[group])
+            moments.add(*patches(conv, *mine, -(-ROWS_PER_FEATURE * features // fit.batches), fit.seed + number))
+        moments.all_reduce()
+        weight, bias = moments.solve(fit.ridge)
+        weights.append(weight)
+        biases.append(bias)
+    conv.weight.copy_(torch.cat(weights).reshape(conv.weight.shape))
+    set_norm(layer.norm, torch.cat(biases), (layer.linear(x) for x in inputs))
 
 
 def _classifier(teacher: ResNet, student: ResNet, walks: list[Walk], ridge: float) -> None:
