@@ -79,9 +79,9 @@ def source_normalisation(recipe: Recipe, found_in: Callable[[str], Normalisation
     Raises:
         UserError: neither a trained source nor the recipe says them, or they say different ones.
     """
-    from rmtkd_edge.families.weights_files import is_weights_file
+    from rmtkd_edge.families.weights_files import downloaded, is_weights_file
 
-    source = recipe.model.source
+    source = downloaded(recipe.model.source)
     found = found_in(source)
     if found is not None and recipe.task.mean is not None and not source.startswith(TORCHVISION):
         _refuse_other_normalisation(found, (recipe.task.mean, recipe.task.std), source)

@@ -6,6 +6,7 @@ timm's config.json, or proved by reference outputs next to the weights.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,17 +16,49 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from rmtkd_edge.errors import RunDirError, UserError
+from rmtkd_edge.errors import RunDirError, UserError, reason
 from rmtkd_edge.families.layers import ProjectedLinear
 from rmtkd_edge.families.model import Model
 from rmtkd_edge.families.sources import check_outputs, check_same, label_order, reorder
 from rmtkd_edge.run.records.base import read_json_file
 
-WEIGHTS, CONFIG = "model.safetensors", "config.json"
+WEIGHTS, CONFIG, PREPROCESSOR = "model.safetensors", "config.json", "preprocessor_config.json"
+HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
+SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")  # of files
+IMAGENET_CLASSES = 1000  # of a classifier that is replaced where the data have another number of labels
 REFERENCE = ".reference.safetensors"  # ends the name of a file with images and the original's outputs for them
 TRIAL_SIDE = 64  # pixels of the images on which a net is compared with its source
 SHOWN = 5  # names or faults in a message
 PREFIXES = ("module.", "_orig_mod.", "model.")  # that wrappers of torch and Lightning put before every name
+
+
+def downloaded(source: str) -> str:
+    """Return the folder that a hub id's weights and configuration were downloaded to, any other source as it is.
+
+    Raises:
+        UserError: they cannot be fetched.
+    """
+    if not HUB_ID.fullmatch(source) or Path(source).exists() or Path(source).suffix in SUFFIXES:
+        return source
+    from huggingface_hub import snapshot_download
+
+    try:
+        return snapshot_download(source, allow_patterns=[WEIGHTS, CONFIG, PREPROCESSOR])
+    except Exception as err:  # the hub's own, of the network, of the disk
+        raise UserError(
+            f"there is no folder `{source}`, and it cannot be fetched from the hub: {reason(err)}",
+            "check the name and the network, or give a folder, a safetensors file, torchvision:NAME or scratch",
+        ) from err
+
+
+def refuse_other_architectures(source: str, family: str, supported: str) -> None:
+    """Raise UserError for a folder of transformers whose config.json is of a model that a family does not compute."""
+    kind = timm_config(weights_file(source)).get("model_type")
+    if kind is not None:
+        raise UserError(
+            f"`{source}` holds a {kind} of transformers, which the family {family} does not compute",
+            f"supported: {supported}; the other families: docs/recipes.md#the-model",
+        )
 
 
 def weights_file(source: str) -> Path:
@@ -44,7 +77,9 @@ def load_weights(path: Path) -> dict[str, Tensor]:
     if path.suffix != ".safetensors":
         raise UserError(
             f"`{path}` is no safetensors file (weights are never unpickled)",
-            "safetensors.torch.save_file(model.state_dict(), 'model.safetensors')",
+            'convert a state dict: python -c "import torch, safetensors.torch as s; d = torch.load('
+            f"'{path}', map_location='cpu', weights_only=True); d = d.get('state_dict', d); "
+            f"s.save_file({{k: v.contiguous() for k, v in d.items()}}, '{path.with_suffix('.safetensors')}')\"",
         )
     try:
         return load_file(str(path))

@@ -9,11 +9,19 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from rmtkd_edge.errors import UserError
-from rmtkd_edge.families.mobilenet.layouts import layout_of, with_stem
+from rmtkd_edge.families.mobilenet.layouts import NAMES, layout_of, with_stem
 from rmtkd_edge.families.mobilenet.module import MobileNet
 from rmtkd_edge.families.mobilenet.state_dict import filled, with_widths
-from rmtkd_edge.families.torchvision_sources import Wanted
-from rmtkd_edge.families.weights_files import load_weights, prove, reference_of, unwrapped, way_to_prove, weights_file
+from rmtkd_edge.families.torchvision_sources import TORCHVISION, Wanted
+from rmtkd_edge.families.weights_files import (
+    load_weights,
+    prove,
+    reference_of,
+    timm_config,
+    unwrapped,
+    way_to_prove,
+    weights_file,
+)
 
 if TYPE_CHECKING:
     from rmtkd_edge.families.mobilenet import MobileNetShape
@@ -41,6 +49,11 @@ def load_checkpoint(source: str, wanted: Wanted, shape: MobileNetShape) -> Mobil
         UserError: it cannot be loaded, knows other labels, is no MobileNet, or nothing says what it computes.
     """
     path = weights_file(source)
+    if name := timm_config(path).get("architecture"):
+        raise UserError(
+            f"{source} is timm's {name}, whose names and padding are not torchvision's",
+            f"supported: {', '.join(NAMES.values())} of torchvision, as {TORCHVISION}NAME or a state dict",
+        )
     state = unwrapped(load_weights(path), "features.0.0.weight", source, "MobileNet")
     spec = with_stem(with_widths(layout_of(_version(state), wanted.labels), state, source), shape.stem)
     spec = replace(spec, image_size=wanted.image_size, classifier_dropout=shape.dropout)

@@ -59,9 +59,12 @@ def build(source: str, wanted: Wanted, shape: Any) -> tuple[MobileNet, bool]:
         spec = with_stem(layout_of(version, wanted.labels), shape.stem)
         net = initialise(MobileNet(_as_asked(spec, wanted, shape)), wanted.seed)
         return filled(net, state, source, replace_classifier=True), False
+    source = weights_files.downloaded(source)
     ours = own_model(Path(source))
     if ours is not None:
         return cast(MobileNet, fitting(source, ours, MobileNetSpec.family, wanted)), True
+    supported = f"{', '.join(NAMES.values())} of torchvision"
+    weights_files.refuse_other_architectures(source, MobileNetSpec.family, supported)
     return load_checkpoint(source, wanted, shape), True
 
 

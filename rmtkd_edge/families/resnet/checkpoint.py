@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -18,6 +18,7 @@ from rmtkd_edge.families.resnet.module import ResNet
 from rmtkd_edge.families.resnet.spec import ResNetSpec, Stem
 from rmtkd_edge.families.resnet.state_dict import filled, of_three_channels, plain_names, spec_from_state
 from rmtkd_edge.families.weights_files import (
+    IMAGENET_CLASSES,
     TRIAL_SIDE,
     in_order,
     load_weights,
@@ -35,7 +36,7 @@ CAUSES = (
     "other strides, activations, dilation, another stem and eps of the norms than those of a plain ResNet, as "
     "torchvision has it, are not supported"
 )
-TIMM = (  # of timm's, those that are torchvision's
+NAMES = (  # of torchvision's models, and of timm's, those that the family computes
     *("resnet18", "resnet34", "resnet50", "resnet101", "resnext50_32x4d", "resnext101_32x8d", "resnext101_64x4d"),
     *("wide_resnet50_2", "wide_resnet101_2"),
 )
@@ -45,8 +46,10 @@ COMPUTES: dict[Stem, str] = {
 }
 
 
-def load_checkpoint(source: str, labels: Sequence[str], image_size: int, shape: ResNetShape) -> ResNet:
-    """Return the net of a state dict in torchvision's names.
+def load_checkpoint(source: str, labels: Sequence[str], image_size: int, shape: ResNetShape) -> tuple[ResNet, bool]:
+    """Return the net of a state dict in torchvision's names, and whether it keeps its classifier.
+
+    That of one of timm's models for ImageNet's classes is left out where the data have another number of labels.
 
     Args:
         source: a safetensors file, or a folder with model.safetensors. FILE.reference.safetensors next to it, where it
@@ -59,9 +62,15 @@ def load_checkpoint(source: str, labels: Sequence[str], image_size: int, shape: 
     path = weights_file(source)
     config = timm_config(path)
     state = of_three_channels(plain_names(load_weights(path), source))
+    name, reference = config.get("architecture"), reference_of(path)
+    known = name in NAMES and not config.get("model_args")
+    if name is not None and not known and not reference.is_file():
+        raise UserError(_other_of_timm(source, config), f"supported: {', '.join(NAMES)}. {way_to_prove(reference)}")
+    if known and IMAGENET_CLASSES == len(state["fc.weight"]) != len(labels):
+        spec = replace(check_torchvision(str(name), state, None), labels=tuple(labels), image_size=image_size)
+        return filled(ResNet(spec), state, source, replace_classifier=True), False
     spec = spec_from_state(state, labels, source, image_size)
     net = filled(ResNet(replace(spec, eps=shape.eps)), state, source, replace_classifier=False)
-    reference = reference_of(path)
     stated = "stem" in shape.model_fields_set
     if stated and shape.stem != spec.stem:
         raise UserError(
@@ -69,15 +78,22 @@ def load_checkpoint(source: str, labels: Sequence[str], image_size: int, shape: 
             f"{'x'.join(map(str, state['conv1.weight'].shape[2:]))}",
             f"--set model.shape.stem={spec.stem}, if the model has {COMPUTES[spec.stem]}",
         )
-    known = config.get("architecture") in TIMM and not config.get("model_args")
     if reference.is_file():
         prove(net, reference, CAUSES)
     if known:
-        check_torchvision(str(config["architecture"]), state, net)
+        check_torchvision(str(name), state, net)
     elif not stated and not reference.is_file():
         raise UserError(_unknown(source, spec, shape.eps), _way_out(spec, reference))
     in_order(net.classifier, config.get("label_names"), labels, source)
-    return net
+    return net, True
+
+
+def _other_of_timm(source: str, config: Mapping[str, Any]) -> str:
+    args = config.get("model_args")
+    return (
+        f"{source} is timm's {config['architecture']}{f' with {args}' if args else ''}, whose weights do not tell what "
+        "the model computes, and torchvision has no such ResNet to compare with"
+    )
 
 
 def check_torchvision(name: str, state: Mapping[str, Tensor], net: ResNet | None) -> ResNetSpec:

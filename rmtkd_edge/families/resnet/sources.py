@@ -16,7 +16,7 @@ from rmtkd_edge.errors import UserError
 from rmtkd_edge.families import weights_files
 from rmtkd_edge.families.convolution import ProjectedConv
 from rmtkd_edge.families.resnet import from_transformers
-from rmtkd_edge.families.resnet.checkpoint import check_net, check_torchvision, load_checkpoint
+from rmtkd_edge.families.resnet.checkpoint import NAMES, check_net, check_torchvision, load_checkpoint
 from rmtkd_edge.families.resnet.from_transformers import config_of, is_transformers_resnet
 from rmtkd_edge.families.resnet.module import ResNet
 from rmtkd_edge.families.resnet.spec import BlockSpec, Kind, ResNetSpec, StageSpec, Stem
@@ -38,10 +38,6 @@ DEPTHS: dict[int, tuple[Kind, tuple[int, ...]]] = {
     50: ("bottleneck", (3, 4, 6, 3)),
     101: ("bottleneck", (3, 4, 23, 3)),
 }
-NAMES = (  # of torchvision's models, those that the family computes
-    *(f"resnet{depth}" for depth in DEPTHS),
-    *("resnext50_32x4d", "resnext101_32x8d", "resnext101_64x4d", "wide_resnet50_2", "wide_resnet101_2"),
-)
 USUAL_GROUP = 64  # channels of the one group of a plain bottleneck whose stage begins 64 wide
 EXPANSION = {"basic": 1, "bottleneck": 4}
 STEMS: dict[tuple[int, int, str], Stem] = {(7, 2, "MaxPool2d"): "imagenet", (3, 1, "Identity"): "cifar"}
@@ -94,8 +90,8 @@ def build(source: str, wanted: Wanted, shape: Any) -> tuple[ResNet, bool]:
 
     Args:
         source: `scratch`, `torchvision:resnet50` (its ImageNet weights; a network is needed once), a safetensors file
-            of a state dict in torchvision's names, a folder of transformers' ResNetForImageClassification, or one that
-            this package wrote (a run's compress/teacher, or an export).
+            of a state dict in torchvision's names, a hub id or folder of transformers' ResNetForImageClassification or
+            of timm, or a folder that this package wrote (a run's compress/teacher, or an export).
         shape: a recipe's `model.shape`: depth, width and stem of `scratch`; of torchvision's weights `stem` is asked,
             of a state dict `stem` and `eps`.
 
@@ -120,12 +116,15 @@ def build(source: str, wanted: Wanted, shape: Any) -> tuple[ResNet, bool]:
         theirs = check_torchvision(name, state, None)
         spec = replace(theirs, labels=wanted.labels, stem=shape.stem, image_size=wanted.image_size)
         return filled(initialise(ResNet(spec), wanted.seed), state, source, replace_classifier=True), False
+    source = weights_files.downloaded(source)
     ours = own_model(Path(source))
     if ours is not None:
         return cast(ResNet, fitting(source, ours, ResNetSpec.family, wanted)), True
     if is_transformers_resnet(config_of(source)):
         return _of_transformers(source, wanted)
-    return load_checkpoint(source, wanted.labels, wanted.image_size, shape), True
+    weights_files.refuse_other_architectures(source, ResNetSpec.family, f"resnet of transformers, {', '.join(NAMES)}")
+    net, trained = load_checkpoint(source, wanted.labels, wanted.image_size, shape)
+    return (net if trained else initialise_classifier(net, wanted.seed)), trained
 
 
 def normalisation_of(source: str) -> tuple[tuple[float, ...], tuple[float, ...]] | None:

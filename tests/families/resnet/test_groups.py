@@ -21,8 +21,9 @@ from rmtkd_edge.export.fold_proof import fold_with_proof
 from rmtkd_edge.export.verify import verify_onnx
 from rmtkd_edge.families.base import NarrowOptions, QuantiseOptions
 from rmtkd_edge.families.resnet import FAMILY, ResNetShape
+from rmtkd_edge.families.resnet.checkpoint import NAMES
 from rmtkd_edge.families.resnet.module import ResNet
-from rmtkd_edge.families.resnet.sources import NAMES, build, resnet_spec
+from rmtkd_edge.families.resnet.sources import build, resnet_spec
 from rmtkd_edge.families.torchvision_sources import Wanted
 from rmtkd_edge.tasks.base import find_task
 
