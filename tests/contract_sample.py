@@ -25,8 +25,10 @@ THIRD_PARTY = {"families": ["mlp"], "tasks": ["digit-parity"], "methods": []}  #
 SMALL = {  # model.shape of families whose usual shape is slow to test
     "encoder": {"layers": 2, "width": 16, "heads": 2, "ffn": 32, "max_positions": 32, "dropout": 0.0},
     "resnet": {"width": 8},
+    "mobilenet": {"version": "v3-small", "width": 0.35},
     "mlp": {"widths": [24, 16]},
 }
+EPOCHS = {"encoder": 4, "mobilenet": 6}  # until a model beats the most frequent label
 LABELS = ("bad", "good", "odd")
 SIDE, ROWS, TOKENS = 8, 16, 12
 
@@ -64,17 +66,15 @@ def recipe_of(name: str, tokenizer: Path, **sections: Any) -> Recipe:
     """Return a recipe of a family that trains, compresses and distils in seconds."""
     family = find_family(name)
     task: dict[str, Any] = {"name": "tiny", "kind": find_task(family.default_task).name}
-    epochs = 1
     model: dict[str, Any] = {"family": name, "source": "scratch", "shape": SMALL.get(name, {})}
     if family.modality == "text":
         task |= {"text": ["text"], "max_length": 24}
         model["tokenizer"] = str(tokenizer)
-        epochs = 4  # until it beats the most frequent label
     data = {
         "title": "tiny",
         "model": model,
         "task": task,
-        "train": {"epochs": epochs, "learning_rate": 3e-3, "batch_size": 64},
+        "train": {"epochs": EPOCHS.get(name, 1), "learning_rate": 3e-3, "batch_size": 64},
         "analyse": {"minimum_rows": 256, "weighting_rows": 64},
         "compress": {"rounds": 1, "sites_per_cycle": 2, "warm_start_tokens": 1000, "warm_start_images": 256},
         "distil": {"steps": 2, "evaluate_every": 2},

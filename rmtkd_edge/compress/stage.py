@@ -216,6 +216,9 @@ def _check_cut(spec: Spec, recipe: Recipe, ready: Prepared, report: Report) -> S
         if (widths := ready.method.widths(spec, ready.family, aimed, step)) is not None:
             report("note", text=widths.note)
             notes.append(widths.note)
+    if kept := ready.family.never_cut(spec):
+        report("note", text=kept)
+        notes.append(kept)
     return notes
 
 

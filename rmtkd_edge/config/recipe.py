@@ -31,10 +31,10 @@ WITHOUT_QUANTILE = ("bema", "parallel")  # edge rules that give one rank, which 
 class Model(Section):
     """Where the teacher comes from."""
 
-    family: str = Field("encoder", description="`encoder` (BERT-like), `resnet`, or an installed one")
+    family: str = Field("encoder", description="`encoder` (BERT-like), `resnet`, `mobilenet`, or an installed one")
     source: Text = Field(
         description="`scratch`, a hub id, a local folder, or `package:NAME` for a model that a package ships; of a "
-        "resnet `scratch`, `torchvision:resnet50`, a folder of transformers or a safetensors state dict"
+        "resnet or mobilenet `scratch`, `torchvision:resnet50`, a folder of transformers or a safetensors state dict"
     )
     tokenizer: Text | None = Field(None, description="Hub id, folder or `package:NAME`; the source's own when left out")
     shape: dict[str, Any] = Field({}, description="Shape of a model from random weights; the family checks its keys")

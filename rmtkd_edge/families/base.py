@@ -216,6 +216,9 @@ class Family(Protocol[S, M]):
         """Return a short name of the model that a recipe starts from."""
 
     # cutting
+    def never_cut(self, spec: S) -> str:
+        """Return what keeps its width and why, for the run's notes; empty where nothing does."""
+
     def sites_to_cut(self, spec: S, options: Compress) -> list[str]: ...
     def analyse(
         self, model: M, sites: Sequence[Site], batches: Batches, effect: Batches | None, options: AnalyseOptions

@@ -129,6 +129,10 @@ class FamilyDefaults(Generic[S, M]):
         return f"{recipe.model.family}-{recipe.model.source.split(':', 1)[-1].rstrip('/').rsplit('/', 1)[-1]}"
 
     # cutting
+    def never_cut(self, spec: S) -> str:
+        """Return nothing: every width can be cut."""
+        return ""
+
     def sites_to_cut(self, spec: S, options: Compress) -> list[str]:
         """Return the names of the sites of the recipe's kinds, shallow to deep."""
         return [site.name for site in list_sites(spec, options.sites or self.default_sites)]

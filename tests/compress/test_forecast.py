@@ -166,6 +166,7 @@ def test_site_names_are_checked(predict: Any) -> None:
 SMALL = {
     "encoder": "model.shape={layers=2, width=128, heads=4, ffn=256, max_positions=128}",
     "resnet": 'model.shape={depth=18, width=8, stem="cifar"}',
+    "mobilenet": 'model.shape={version="v2", width=0.25, stem="cifar"}',
 }
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
 from random_shapes import model_of
 from shapes import encoder_spec, resnet_spec, tensors
+from torchvision.models import get_model
 
+from rmtkd_edge.api.models import from_module
 from rmtkd_edge.config.recipe import Export
 from rmtkd_edge.config.settings import Graph
 from rmtkd_edge.export.portable import make_portable
@@ -32,8 +35,14 @@ def resnet() -> Spec:
     return narrow(resnet_spec(18)).with_ranks({"layer.3.block.0.conv2.factor": 12})
 
 
+def mobilenet(name: str) -> Spec:
+    return narrow(from_module(get_model(name, num_classes=10, width_mult=0.35)).spec)
+
+
 @pytest.mark.parametrize("graph", ["fast", "portable"])
-@pytest.mark.parametrize("make", [encoder, resnet])
+@pytest.mark.parametrize(
+    "make", [encoder, resnet, partial(mobilenet, "mobilenet_v2"), partial(mobilenet, "mobilenet_v3_small")]
+)
 def test_a_files_size_is_foretold_within_five_per_cent(make: object, graph: Graph, tmp_path: Path) -> None:
     assert callable(make)
     spec: Spec = make()

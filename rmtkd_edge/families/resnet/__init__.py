@@ -11,13 +11,13 @@ from pydantic import Field
 from rmtkd_edge.config.hardware import Calibration
 from rmtkd_edge.config.recipe import Compress, Export, Recipe
 from rmtkd_edge.config.settings import Graph, Section
-from rmtkd_edge.errors import UserError
 from rmtkd_edge.families.base import AnalyseOptions, Batches, NarrowOptions, Site
 from rmtkd_edge.families.defaults import FamilyDefaults
 from rmtkd_edge.families.resnet import audit, config, cost
 from rmtkd_edge.families.resnet.modes import DEFAULT_SITES, settle, sites_to_cut
 from rmtkd_edge.families.resnet.quantise import QUANTISED
 from rmtkd_edge.families.resnet.spec import ResNetSpec
+from rmtkd_edge.families.torchvision_sources import name_of
 
 if TYPE_CHECKING:
     import onnx
@@ -25,9 +25,6 @@ if TYPE_CHECKING:
 
     from rmtkd_edge.families.resnet.module import ResNet
     from rmtkd_edge.families.spectrum import SiteSpectrum
-
-
-SAME_SHARE = 0.002  # of the whole range of pixels, by which a mean or std may differ in rounding
 
 
 class ResNetShape(Section):
@@ -40,6 +37,10 @@ class ResNetShape(Section):
     width: Annotated[int, Field(ge=1, le=512)] = Field(64, description="Channels of the first stage")
     stem: Literal["cifar", "imagenet"] = Field("cifar", description="3x3 stride 1, or 7x7 stride 2 and max-pool")
     eps: Annotated[float, Field(gt=0, lt=1)] = Field(1e-5, description="Of the batch norms")
+    groups: Annotated[int, Field(ge=1, le=64)] = Field(1, description="Of bottlenecks' 3x3 convolutions: 32 of ResNeXt")
+    width_per_group: Annotated[int, Field(ge=1, le=512)] = Field(
+        64, description="As torchvision names it: 4 of a ResNeXt 32x4d, 128 of a wide ResNet"
+    )
 
 
 class ResNetFamily(FamilyDefaults[ResNetSpec, "ResNet"]):
@@ -97,28 +98,28 @@ class ResNetFamily(FamilyDefaults[ResNetSpec, "ResNet"]):
         Raises:
             UserError: neither a trained source nor the recipe says them, or they say different ones.
         """
-        from rmtkd_edge.families.resnet.checkpoint import is_weights_file
-        from rmtkd_edge.families.resnet.sources import IMAGENET_MEAN, IMAGENET_STD, TORCHVISION, source_normalisation
+        from rmtkd_edge.families.resnet.sources import normalisation_of
+        from rmtkd_edge.families.torchvision_sources import source_normalisation
 
-        source = recipe.model.source
-        found = source_normalisation(source)
-        if found is not None and recipe.task.mean is not None and not source.startswith(TORCHVISION):
-            _refuse_other_normalisation(found, (recipe.task.mean, recipe.task.std), source)
-        if found is None and is_weights_file(source) and recipe.task.mean is None:
-            raise UserError(
-                f"nothing says how images were normalised for {source}, and other moments would give wrong answers",
-                "set task.mean and task.std to those of its training; ImageNet's, as fine-tuned weights of torchvision "
-                f"mostly have: --set task.mean={list(IMAGENET_MEAN)} --set task.std={list(IMAGENET_STD)}",
-            )
-        return found
+        return source_normalisation(recipe, normalisation_of)
 
     def describe_source(self, recipe: Recipe) -> str:
         """Return `resnet18-64` for random weights, else the last part of the source."""
         source = recipe.model.source
         if source == "scratch":
             shape = ResNetShape.model_validate(recipe.model.shape)
-            return f"resnet{shape.depth}-{shape.width}"
-        return source.split(":", 1)[-1].rstrip("/").rsplit("/", 1)[-1].removesuffix(".safetensors")
+            grouped = "" if shape.groups == 1 else f"-{shape.groups}x{shape.width_per_group}"
+            return f"resnet{shape.depth}-{shape.width}{grouped}"
+        return name_of(source)
+
+    def never_cut(self, spec: ResNetSpec) -> str:
+        """Say that grouped convolutions keep their widths, where there are some."""
+        if spec.groups == 1:
+            return ""
+        return (
+            f"the inner widths keep their channels: the 3x3 convolutions are in {spec.groups} groups of one size each; "
+            "the streams are cut"
+        )
 
     def sites_to_cut(self, spec: ResNetSpec, options: Compress) -> list[str]:
         """Return the sites of the recipe's kinds, shallow to deep, and the factors where the mode asks for them."""
@@ -128,10 +129,10 @@ class ResNetFamily(FamilyDefaults[ResNetSpec, "ResNet"]):
         self, model: ResNet, sites: Sequence[Site], batches: Batches, effect: Batches | None, options: AnalyseOptions
     ) -> list[SiteSpectrum]:
         """Return the spectrum of every site of a folded net."""
-        from rmtkd_edge.families.resnet.analyse import Pixels
+        from rmtkd_edge.families.resnet.analyse import Places
         from rmtkd_edge.families.sampled import analyse_samples
 
-        return analyse_samples(model, Pixels(model, options), sites, batches, effect, options)
+        return analyse_samples(model, Places(options, model), sites, batches, effect, options)
 
     def settle(
         self, spec: ResNetSpec, options: Compress, latency: Callable[[ResNetSpec], float] | None, multiple: int
@@ -212,16 +213,6 @@ class ResNetFamily(FamilyDefaults[ResNetSpec, "ResNet"]):
         if not tap.endswith(".sum"):
             return tap
         return "stem" if tap == "stem.sum" else f"{tap.split('.block.')[0]}.stream"
-
-
-def _refuse_other_normalisation(theirs: Any, recipes: Any, source: str) -> None:
-    """Raise UserError where a recipe normalises images otherwise than a trained source was trained with."""
-    if any(abs(a - b) > SAME_SHARE for x, y in zip(theirs, recipes, strict=True) for a, b in zip(x, y, strict=True)):
-        raise UserError(
-            f"{source} was trained with mean {list(theirs[0])} and std {list(theirs[1])}, task.mean is "
-            f"{list(recipes[0])} and task.std {list(recipes[1])}",
-            "leave task.mean and task.std out",
-        )
 
 
 FAMILY = ResNetFamily()

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from rmtkd_edge.families.base import ranks_from
+from rmtkd_edge.families.convolution import ProjectedConv, project_norm
 from rmtkd_edge.families.resnet.factors import factor_basis, set_weight
-from rmtkd_edge.families.resnet.module import ConvNorm, ProjectedConv, ResNet
+from rmtkd_edge.families.resnet.module import ConvNorm, ResNet
 from rmtkd_edge.families.resnet.spec import FACTOR
 
 
@@ -59,16 +60,10 @@ def _fold(
     layer: ConvNorm, own: ConvNorm, before: Tensor | None, after: Tensor | None, projections: Mapping[str, Tensor]
 ) -> None:
     weight: Tensor = layer.whole()
-    norm = layer.norm
     if before is not None:
         weight = torch.einsum("dihw,ki->dkhw", weight, before.to(weight))
-    parts = {name: getattr(norm, name) for name in ("weight", "bias", "running_mean", "running_var")}
     if after is not None:
-        p = after.to(weight)
-        weight = torch.einsum("kd,dihw->kihw", p, weight)
-        for name, value in parts.items():
-            parts[name] = (p**2) @ value if name in ("weight", "running_var") else p @ value
+        weight = torch.einsum("kd,dihw->kihw", after.to(weight), weight)
     rows = weight.flatten(1)
     set_weight(own, weight, None if own.expand is None else factor_basis(own, rows @ rows.T, projections))
-    for name, value in parts.items():
-        getattr(own.norm, name).copy_(value)
+    project_norm(layer.norm, own.norm, after)

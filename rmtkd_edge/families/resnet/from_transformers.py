@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from rmtkd_edge.errors import UserError, reason, some
 from rmtkd_edge.families.sources import INTACT, config_labels, label_order, refuse_other_problems
+from rmtkd_edge.families.weights_files import IMAGENET_CLASSES
 from rmtkd_edge.run.layout import CONFIG
 from rmtkd_edge.run.records.base import read_json_file
 
@@ -59,6 +60,8 @@ def _name(name: str) -> str:
 def load_classifier(source: str, labels: Sequence[str]) -> tuple[nn.Module, list[int] | None]:
     """Return transformers' model of a folder, and where it has each of the data's labels; None for a new classifier.
 
+    One for ImageNet's classes is replaced where the data have another number of labels.
+
     Raises:
         UserError: it cannot be loaded, lacks weights, is for another problem, or knows other labels.
     """
@@ -77,7 +80,7 @@ def load_classifier(source: str, labels: Sequence[str]) -> tuple[nn.Module, list
     missing = sorted(info["missing_keys"])
     if odd := [name for name in missing if not name.startswith("classifier.")]:
         raise UserError(f"`{source}` lacks weights: {some(odd)}", INTACT)
-    if missing:
+    if missing or IMAGENET_CLASSES == len(config_labels(model.config)) != len(labels):
         model.classifier[1] = nn.Linear(model.classifier[1].in_features, len(labels))
         return model, None
     return model, label_order(config_labels(model.config), labels, source)

@@ -6,6 +6,7 @@ import onnx
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from rmtkd_edge.families.convolution import norm_folded
 from rmtkd_edge.families.resnet.module import Block, ConvNorm, ResNet
 from rmtkd_edge.families.resnet.spec import FACTOR, ResNetSpec
 
@@ -15,17 +16,16 @@ class FusedConv(nn.Module):
 
     def __init__(self, layer: ConvNorm) -> None:
         super().__init__()
-        norm, factored = layer.norm, layer.expand is not None
-        scale = norm.weight / (norm.running_var + norm.eps).sqrt()
-        self.stride, self.padding = layer.conv.stride, layer.conv.padding
+        factored = layer.expand is not None
+        weight, bias = norm_folded(layer.last.folded(), layer.norm)
+        self.stride, self.padding, self.groups = layer.conv.stride, layer.conv.padding, layer.conv.groups
         self.first = nn.Parameter(layer.conv.folded().detach()) if factored else None
-        self.weight = nn.Parameter((layer.last.folded() * scale[:, None, None, None]).detach())
-        self.bias = nn.Parameter((norm.bias - norm.running_mean * scale).detach())
+        self.weight, self.bias = nn.Parameter(weight.detach()), nn.Parameter(bias.detach())
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, in, H, W) to (B, k, H', W')."""
         if self.first is None:
-            return F.conv2d(x, self.weight, self.bias, stride=self.stride, padding=self.padding)
+            return F.conv2d(x, self.weight, self.bias, stride=self.stride, padding=self.padding, groups=self.groups)
         return F.conv2d(F.conv2d(x, self.first, stride=self.stride, padding=self.padding), self.weight, self.bias)
 
 

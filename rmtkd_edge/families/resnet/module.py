@@ -11,55 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rmtkd_edge.families.base import Tap
+from rmtkd_edge.families.convolution import BatchNorm, ProjectedConv
 from rmtkd_edge.families.layers import ProjectedLinear
 from rmtkd_edge.families.model import Model
 from rmtkd_edge.families.resnet.spec import CHANNELS, FACTOR, BlockSpec, ResNetSpec
-
-MOMENTUM = 0.1  # torch's default
-
-
-class ProjectedConv(nn.Module):
-    """A convolution without bias and, where its output site was cut, a fixed projection P (k x d) after it."""
-
-    projection: Tensor | None
-
-    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, raw: int | None = None) -> None:
-        super().__init__()
-        wide = outputs if raw is None else raw
-        self.stride, self.padding = stride, kernel // 2
-        self.weight = nn.Parameter(torch.empty(wide, inputs, kernel, kernel))
-        self.register_buffer("projection", None if raw is None else torch.empty(outputs, wide))
-
-    def folded(self) -> Tensor:
-        """Return the weight (k, in, h, w) of the one narrow convolution that this one equals."""
-        if self.projection is None:
-            return self.weight
-        # contiguous, as einsum's result is not: torch 2.14's CPU convolutions corrupt the heap in backward otherwise
-        return (self.projection @ self.weight.flatten(1)).reshape(-1, *self.weight.shape[1:])
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (B, in, H, W) to (B, k, H', W'); P W is formed first, which costs less than projecting every pixel."""
-        return F.conv2d(x, self.folded(), stride=self.stride, padding=self.padding)
-
-
-class BatchNorm(nn.Module):
-    """Batch norm without torch's integer counter of batches, so that a state holds one dtype."""
-
-    running_mean: Tensor
-    running_var: Tensor
-
-    def __init__(self, width: int, eps: float) -> None:
-        super().__init__()
-        self.eps = eps
-        self.weight, self.bias = nn.Parameter(torch.ones(width)), nn.Parameter(torch.zeros(width))
-        self.register_buffer("running_mean", torch.zeros(width))
-        self.register_buffer("running_var", torch.ones(width))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalise (B, C, H, W) by the batch's moments in training (kept with momentum 0.1), else by the kept ones."""
-        return F.batch_norm(
-            x, self.running_mean, self.running_var, self.weight, self.bias, self.training, MOMENTUM, self.eps
-        )
 
 
 class ConvNorm(nn.Module):
@@ -69,10 +24,10 @@ class ConvNorm(nn.Module):
         self, spec: ResNetSpec, place: str, site: str, inputs: int, outputs: int, kernel: int, stride: int
     ) -> None:
         super().__init__()
-        self.place, rank = place, spec.factors.get(place)
+        self.place, rank, groups = place, spec.factors.get(place), spec.groups_of(place)
         self.expand: ProjectedConv | None = None
         if rank is None:
-            self.conv = ProjectedConv(inputs, outputs, kernel, stride, spec.raw.get(site))
+            self.conv = ProjectedConv(inputs, outputs, kernel, stride, spec.raw.get(site), groups)
         else:
             self.conv = ProjectedConv(inputs, rank, kernel, stride, spec.raw.get(f"{place}{FACTOR}"))
             self.expand = ProjectedConv(rank, outputs, 1, 1, spec.raw.get(site))

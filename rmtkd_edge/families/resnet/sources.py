@@ -4,65 +4,83 @@ from __future__ import annotations
 
 import copy
 import math
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from rmtkd_edge.errors import UserError
+from rmtkd_edge.families import weights_files
+from rmtkd_edge.families.convolution import ProjectedConv
 from rmtkd_edge.families.resnet import from_transformers
-from rmtkd_edge.families.resnet.checkpoint import check_net, check_torchvision, load_checkpoint, normalisation_of
+from rmtkd_edge.families.resnet.checkpoint import NAMES, check_net, check_torchvision, load_checkpoint
 from rmtkd_edge.families.resnet.from_transformers import config_of, is_transformers_resnet
-from rmtkd_edge.families.resnet.module import ProjectedConv, ResNet
+from rmtkd_edge.families.resnet.module import ResNet
 from rmtkd_edge.families.resnet.spec import BlockSpec, Kind, ResNetSpec, StageSpec, Stem
-from rmtkd_edge.families.resnet.state_dict import filled, spec_from_state
+from rmtkd_edge.families.resnet.state_dict import filled, of_three_channels, spec_from_state
 from rmtkd_edge.families.sources import config_labels, own_model, own_spec, refuse_other_problems, reorder
+from rmtkd_edge.families.torchvision_sources import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    TORCHVISION,
+    Wanted,
+    fitting,
+    own_normalisation,
+    torchvision_state,
+)
 
-TORCHVISION = "torchvision:"
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 DEPTHS: dict[int, tuple[Kind, tuple[int, ...]]] = {
     18: ("basic", (2, 2, 2, 2)),
     34: ("basic", (3, 4, 6, 3)),
     50: ("bottleneck", (3, 4, 6, 3)),
     101: ("bottleneck", (3, 4, 23, 3)),
 }
+USUAL_GROUP = 64  # channels of the one group of a plain bottleneck whose stage begins 64 wide
 EXPANSION = {"basic": 1, "bottleneck": 4}
 STEMS: dict[tuple[int, int, str], Stem] = {(7, 2, "MaxPool2d"): "imagenet", (3, 1, "Identity"): "cifar"}
 SIDES: dict[Stem, int] = {"imagenet": 224, "cifar": 32}
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """What a source must fit: the data's labels and image size (in pixels), and the seed of random weights."""
-
-    labels: tuple[str, ...]
-    image_size: int
-    seed: int
-
-
 def resnet_spec(
-    depth: int, labels: Sequence[str], *, width: int = 64, stem: Stem = "imagenet", image_size: int = 224
+    depth: int,
+    labels: Sequence[str],
+    *,
+    width: int = 64,
+    stem: Stem = "imagenet",
+    image_size: int = 224,
+    groups: int = 1,
+    width_per_group: int = USUAL_GROUP,
 ) -> ResNetSpec:
     """Return the shape of a ResNet (He et al. 2016, as torchvision has it) whose first stage is `width` channels wide.
 
-    `stem` is `imagenet` (7x7 with stride 2, max-pool) or `cifar` (3x3, no pool). Raises UserError for another depth.
+    Args:
+        stem: `imagenet` (7x7 with stride 2, max-pool) or `cifar` (3x3, no pool).
+        groups, width_per_group: of the 3x3 convolutions of bottlenecks, as torchvision names them: 32 and 4 of a
+            ResNeXt-50 32x4d, 1 and 128 of a wide ResNet.
+
+    Raises:
+        UserError: another depth, groups of basic blocks, or no channel for a group.
     """
     if depth not in DEPTHS:
         raise UserError(f"there is no ResNet-{depth} here", f"known depths: {', '.join(map(str, DEPTHS))}")
     block, counts = DEPTHS[depth]
+    if (block == "basic" and (groups, width_per_group) != (1, USUAL_GROUP)) or width * width_per_group < USUAL_GROUP:
+        raise UserError(
+            f"a ResNet-{depth} of width {width} has no {groups} groups of {width_per_group}", "model.shape.depth=50"
+        )
     stages, before = [], width
     for i, count in enumerate(counts):
-        inner, after = width * 2**i, width * 2**i * EXPANSION[block]
+        inner = int(width * 2**i * width_per_group / USUAL_GROUP) * groups
+        after = width * 2**i * EXPANSION[block]
         stride = 1 if i == 0 else 2
         widths = (inner,) if block == "basic" else (inner, inner)
         first = BlockSpec(widths, stride, stride != 1 or before != after)
         stages.append(StageSpec(after, (first, *(BlockSpec(widths) for _ in range(count - 1)))))
         before = after
-    return ResNetSpec(block, stem, width, tuple(stages), tuple(labels), image_size)
+    return ResNetSpec(block, stem, width, tuple(stages), tuple(labels), image_size, groups=groups)
 
 
 def build(source: str, wanted: Wanted, shape: Any) -> tuple[ResNet, bool]:
@@ -72,8 +90,8 @@ def build(source: str, wanted: Wanted, shape: Any) -> tuple[ResNet, bool]:
 
     Args:
         source: `scratch`, `torchvision:resnet50` (its ImageNet weights; a network is needed once), a safetensors file
-            of a state dict in torchvision's names, a folder of transformers' ResNetForImageClassification, or one that
-            this package wrote (a run's compress/teacher, or an export).
+            of a state dict in torchvision's names, a hub id or folder of transformers' ResNetForImageClassification or
+            of timm, or a folder that this package wrote (a run's compress/teacher, or an export).
         shape: a recipe's `model.shape`: depth, width and stem of `scratch`; of torchvision's weights `stem` is asked,
             of a state dict `stem` and `eps`.
 
@@ -82,44 +100,43 @@ def build(source: str, wanted: Wanted, shape: Any) -> tuple[ResNet, bool]:
         RunDirError: a folder of this package was altered.
     """
     if source == "scratch":
-        spec = resnet_spec(shape.depth, wanted.labels, width=shape.width, stem=shape.stem, image_size=wanted.image_size)
+        spec = resnet_spec(
+            shape.depth,
+            wanted.labels,
+            width=shape.width,
+            stem=shape.stem,
+            image_size=wanted.image_size,
+            groups=shape.groups,
+            width_per_group=shape.width_per_group,
+        )
         return initialise(ResNet(replace(spec, eps=shape.eps)), wanted.seed), False
     if source.startswith(TORCHVISION):
-        depth, state = _torchvision(source.removeprefix(TORCHVISION))
-        check_torchvision(f"resnet{depth}", state, None)
-        spec = resnet_spec(depth, wanted.labels, stem=shape.stem, image_size=wanted.image_size)
+        name = source.removeprefix(TORCHVISION)
+        state = torchvision_state(name, NAMES)
+        theirs = check_torchvision(name, state, None)
+        spec = replace(theirs, labels=wanted.labels, stem=shape.stem, image_size=wanted.image_size)
         return filled(initialise(ResNet(spec), wanted.seed), state, source, replace_classifier=True), False
+    source = weights_files.downloaded(source)
     ours = own_model(Path(source))
     if ours is not None:
-        return _own(source, ours, wanted), True
+        return cast(ResNet, fitting(source, ours, ResNetSpec.family, wanted)), True
     if is_transformers_resnet(config_of(source)):
         return _of_transformers(source, wanted)
-    return load_checkpoint(source, wanted.labels, wanted.image_size, shape), True
+    weights_files.refuse_other_architectures(source, ResNetSpec.family, f"resnet of transformers, {', '.join(NAMES)}")
+    net, trained = load_checkpoint(source, wanted.labels, wanted.image_size, shape)
+    return (net if trained else initialise_classifier(net, wanted.seed)), trained
 
 
-def source_normalisation(source: str) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+def normalisation_of(source: str) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
     """Return the mean and standard deviation that a source was trained with, None where it says nothing."""
     if source.startswith(TORCHVISION):
         return IMAGENET_MEAN, IMAGENET_STD
     spec = own_spec(Path(source))
     if spec is not None:
-        return (spec.mean, spec.std) if isinstance(spec, ResNetSpec) else None
+        return own_normalisation(spec, ResNetSpec.family)
     if is_transformers_resnet(config_of(source)):
         return from_transformers.normalisation_of(source)
-    return normalisation_of(source)
-
-
-def _own(source: str, net: Any, wanted: Wanted) -> ResNet:
-    if not isinstance(net, ResNet):
-        raise UserError(f"{source} holds no ResNet", "model.family belongs to another source")
-    spec = net.spec
-    if spec.labels != wanted.labels or spec.image_size != wanted.image_size:
-        raise UserError(
-            f"{source} knows the labels {', '.join(spec.labels)} at {spec.image_size} pixels, the data have "
-            f"{', '.join(wanted.labels)} at {wanted.image_size}",
-            "check task.labels, task.image_size and --data",
-        )
-    return net
+    return weights_files.normalisation_of(source)
 
 
 def initialise(net: ResNet, seed: int) -> ResNet:
@@ -161,11 +178,13 @@ def _converted(theirs: nn.Module, labels: Sequence[str], where: str, image_size:
 def from_module(module: nn.Module, labels: Sequence[str] | None = None) -> ResNet | None:
     """Return a net that computes what a ResNet of torchvision or transformers does, None for any other module.
 
-    Weights are copied. It takes images of 224 pixels, or of 32 where the module has the small stem (3 x 3 and no pool),
-    normalised as ImageNet's; labels that are not given are those of a config, or LABEL_0, LABEL_1, and so on.
+    Weights are copied. A stem of one channel becomes one of three that reads their mean, so that gray images of three
+    equal channels give the same outputs. The net takes images of 224 pixels, or of 32 where the module has the small
+    stem (3 x 3 and no pool), normalised as ImageNet's; labels that are not given are those of a config, or LABEL_0,
+    LABEL_1, and so on.
 
     Raises:
-        UserError: a ResNet that is built of other parts (groups, dilation, another stem or classifier).
+        UserError: a ResNet that is built of other parts (dilation, another stem or classifier).
     """
     from torchvision.models import ResNet as TorchvisionResNet
 
@@ -184,31 +203,11 @@ def from_module(module: nn.Module, labels: Sequence[str] | None = None) -> ResNe
             "the module's stem or classifier is none of a plain ResNet",
             "conv1 7 x 7, stride 2, with its pool, or 3 x 3, stride 1, with maxpool = Identity(); fc = Linear(...)",
         )
-    state, stem = theirs.state_dict(), STEMS[key]
+    state, stem, gray = of_three_channels(theirs.state_dict()), STEMS[key], theirs.conv1.in_channels == 1
     names = labels or [f"LABEL_{i}" for i in range(theirs.fc.out_features)]
     spec = replace(
         spec_from_state(state, names, "the module", SIDES[stem]), eps=float(getattr(theirs.bn1, "eps", 1e-5))
     )
     ours = filled(ResNet(spec), state, "the module", replace_classifier=False).eval()
-    check_net(ours, theirs, "the module")
+    check_net(ours, (lambda x: theirs(x.mean(1, keepdim=True))) if gray else theirs, "the module")
     return ours.train(module.training)
-
-
-def _torchvision(name: str) -> tuple[int, dict[str, Tensor]]:
-    """Return depth and ImageNet weights of one of torchvision's ResNets (unpickled with tensors alone allowed)."""
-    from torchvision.models import get_model_weights, list_models
-
-    found = re.fullmatch(r"resnet(\d+)", name)
-    if found is None or name not in list_models() or int(found[1]) not in DEPTHS:
-        raise UserError(
-            f"`{TORCHVISION}{name}` is not known", f"known: {', '.join(f'{TORCHVISION}resnet{d}' for d in DEPTHS)}"
-        )
-    weights = get_model_weights(name)["DEFAULT"]
-    try:
-        state = torch.hub.load_state_dict_from_url(weights.url, check_hash=True, weights_only=True, progress=False)
-    except (OSError, RuntimeError) as err:
-        raise UserError(
-            f"the weights of {name} cannot be fetched from {weights.url}: {err}",
-            "give a safetensors file as model.source, or `scratch`",
-        ) from err
-    return int(found[1]), state

@@ -19,7 +19,7 @@ Stem = Literal["imagenet", "cifar"]
 
 @dataclass(frozen=True)
 class Convolution:
-    """One convolution: channels in and out, kernel, and the pixels a side of what it writes."""
+    """One convolution: channels in (of a group) and out, kernel, and the pixels a side of what it writes."""
 
     inputs: int
     outputs: int
@@ -52,6 +52,7 @@ class ResNetSpec(SpecDefaults):
         image_size: height and width, in pixels, of the images that it was made for.
         mean: of each channel, of pixels as shares of 255, that inputs are normalised with; `std` as well.
         raw: for a site whose producers still carry a fixed projection, the width before that projection.
+        groups: that the 3 x 3 convolutions of bottlenecks are divided into.
         factors: by its place, the rank of a convolution that is two: one to that many channels, a 1 x 1 one after it.
     """
 
@@ -65,6 +66,7 @@ class ResNetSpec(SpecDefaults):
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
     eps: float = 1e-5
+    groups: int = 1
     raw: Mapping[str, int] = field(default_factory=dict)
     factors: Mapping[str, int] = field(default_factory=dict)
 
@@ -81,19 +83,26 @@ class ResNetSpec(SpecDefaults):
     def sites(self) -> list[Site]:
         """Return every width that can be cut, shallow to deep: a stream before the inner widths of its blocks.
 
-        After them come the factors of all convolutions, present or latent.
+        After them come the factors of all convolutions, present or latent. What a grouped convolution reads and writes
+        is left out: its channels belong to groups of one size.
         """
         found = [] if self.stem_is_shared else [channels("stem", "stream", self.stem_width)]
         for i, stage in enumerate(self.stages, 1):
             found.append(channels(f"layer.{i}.stream", "stream", stage.width, i))
             for j, block in enumerate(stage.blocks):
-                for k, width in enumerate(block.inner, 1):
+                for k, width in enumerate(block.inner if self.groups == 1 else (), 1):
                     found.append(channels(f"layer.{i}.block.{j}.conv{k}", "inner", width, i))
         for place, width in self.places().items():
+            if self.groups_of(place) > 1:
+                continue
             rank = self.factors.get(place)
             latent = rank is None
             found.append(Site(place + FACTOR, "factor", rank or width, latent=latent, weighted=False, basis="eigen"))
         return found
+
+    def groups_of(self, place: str) -> int:
+        """Return the groups of the convolution at a place."""
+        return self.groups if self.block == "bottleneck" and place.endswith(".conv2") else 1
 
     def places(self) -> dict[str, int]:
         """Return the output channels of every convolution by its place: `stem`, `layer.1.block.0.conv1`, ..."""
@@ -157,7 +166,7 @@ class ResNetSpec(SpecDefaults):
 
     def _pair(self, place: str, inputs: int, outputs: int, kernel: int, side: int) -> Iterator[Convolution]:
         rank = self.factors.get(place)
-        yield Convolution(inputs, rank or outputs, kernel, side)
+        yield Convolution(inputs // self.groups_of(place), rank or outputs, kernel, side)
         if rank is not None:
             yield Convolution(rank, outputs, 1, side)
 

@@ -9,10 +9,8 @@ from torch import Tensor
 
 from rmtkd_edge.errors import UserError
 from rmtkd_edge.families.resnet.module import ResNet
-from rmtkd_edge.families.resnet.spec import BlockSpec, Kind, ResNetSpec, StageSpec, Stem
-
-SHOWN = 5  # names or faults in a message
-PREFIXES = ("module.", "_orig_mod.", "model.")  # that wrappers of torch and Lightning put before every name
+from rmtkd_edge.families.resnet.spec import CHANNELS, BlockSpec, Kind, ResNetSpec, StageSpec, Stem
+from rmtkd_edge.families.weights_files import SHOWN, fitted, unwrapped
 
 
 def plain_names(state: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
@@ -20,17 +18,7 @@ def plain_names(state: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
 
     Raises UserError for a classifier of several layers, and for tensors of something else next to a wrapped net's.
     """
-    found = dict(state)
-    while "conv1.weight" not in found and (
-        prefix := next((p for p in PREFIXES if any(name.startswith(p) for name in found)), None)
-    ):
-        others = [name for name in found if not name.startswith(prefix)]
-        if others:
-            raise UserError(
-                f"{where} holds a net under `{prefix}` and other tensors: {', '.join(others[:SHOWN])}",
-                f"save the state dict of the ResNet alone: model.{prefix.rstrip('.')}.state_dict()",
-            )
-        found = {name.removeprefix(prefix): tensor for name, tensor in found.items()}
+    found = unwrapped(state, "conv1.weight", where, "ResNet")
     layers = sorted({name.rpartition(".")[0] for name in found if re.match(r"fc\.\d+\.", name)})
     if len(layers) > 1:
         raise UserError(
@@ -38,6 +26,17 @@ def plain_names(state: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
             "train one with model.fc = torch.nn.Linear(...), or torch.nn.Sequential(torch.nn.Dropout(), that)",
         )
     return {name.replace(f"{layers[0]}.", "fc.") if layers else name: tensor for name, tensor in found.items()}
+
+
+def of_three_channels(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return a state dict whose stem reads three channels: of gray images, which have one value three times, the same.
+
+    A stem of one channel reads their mean.
+    """
+    stem = state.get("conv1.weight")
+    if stem is None or stem.ndim != 4 or stem.shape[1] != 1:
+        return dict(state)
+    return {**state, "conv1.weight": stem.expand(-1, CHANNELS, -1, -1) / CHANNELS}
 
 
 def our_name(name: str) -> str | None:
@@ -73,7 +72,9 @@ def spec_from_state(state: Mapping[str, Tensor], labels: Sequence[str], where: s
                 blocks.append(BlockSpec(inner, 2 if strided else 1, f"{name}.downsample.0.weight" in state))
             stages.append(StageSpec(len(state[f"layer{i}.0.conv{last}.weight"]), tuple(blocks)))
         classes = len(state["fc.weight"])
-    except (KeyError, ValueError) as err:
+        middle = state["layer1.0.conv2.weight"]
+        groups = len(middle) // middle.shape[1] if kind == "bottleneck" else 1
+    except (KeyError, ValueError, ZeroDivisionError) as err:
         raise UserError(
             f"{where} is no state dict of a ResNet in torchvision's names: {err}; it has {', '.join([*state][:SHOWN])}",
             "save model.state_dict() of torchvision",
@@ -83,23 +84,15 @@ def spec_from_state(state: Mapping[str, Tensor], labels: Sequence[str], where: s
             f"{where} classifies {classes} labels, the data have {len(labels)}", "check task.labels and --data"
         )
     size: Stem = "imagenet" if stem.shape[-1] == 7 else "cifar"
-    return ResNetSpec(kind, size, len(stem), tuple(stages), tuple(labels), image_size)
+    return ResNetSpec(kind, size, len(stem), tuple(stages), tuple(labels), image_size, groups=groups)
 
 
 def filled(net: ResNet, state: Mapping[str, Tensor], where: str, replace_classifier: bool) -> ResNet:
     """Return the net with the weights of a state dict; its own stem or classifier stays where they may differ."""
-    wanted, faults = net.state_dict(), []
     found = {ours: tensor for name, tensor in state.items() if (ours := our_name(name)) is not None}
-    for name, own in wanted.items():
-        other = found.get(name)
-        if other is not None and other.shape == own.shape:
-            wanted[name] = other.detach().clone().float()
-        elif not (replace_classifier and (name.startswith("classifier.") or name == "stem.conv.weight")):
-            faults.append(f"{name} is {'missing' if other is None else tuple(other.shape)}")
-    faults += [f"{name} does not belong" for name in found if name not in wanted]
-    if faults:
-        raise UserError(
-            f"{where} does not fit a ResNet: {'; '.join(faults[:SHOWN])}", "save model.state_dict() of torchvision"
-        )
-    net.load_state_dict(wanted)
+
+    def kept(name: str) -> bool:
+        return replace_classifier and (name.startswith("classifier.") or name == "stem.conv.weight")
+
+    net.load_state_dict(fitted(net.state_dict(), found, where, "ResNet", kept))
     return net

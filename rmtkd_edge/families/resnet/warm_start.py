@@ -15,13 +15,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rmtkd_edge.families.base import ranks_from
+from rmtkd_edge.families.convolution import patches, set_norm
 from rmtkd_edge.families.layers import copy_fitting
 from rmtkd_edge.families.resnet.factors import factor_basis, set_weight
 from rmtkd_edge.families.resnet.fold import narrow_like
 from rmtkd_edge.families.resnet.module import Block, ConvNorm, ResNet
 from rmtkd_edge.families.resnet.spec import FACTOR
 from rmtkd_edge.spectral import CrossMoments
-from rmtkd_edge.spectral.moments import reduced
 
 ROWS_PER_FEATURE = 12  # patches that a least-squares fit looks at, for each of its inputs
 
@@ -125,12 +125,15 @@ def _fit(layer: ConvNorm, inputs: list[Tensor], targets: list[Tensor], fit: Fit,
     """Set a convolution and its norm to the least-squares map from the inputs' patches to the targets."""
     if not changed:  # nothing before or after it was cut: the teacher's own weights are there
         return
+    if layer.conv.groups > 1:
+        _fit_groups(layer, inputs, targets, fit)
+        return
     outputs = len(layer.last.weight)
     _, channels, height, width = layer.conv.weight.shape
     moments = CrossMoments(channels * height * width, outputs)
     wanted = ROWS_PER_FEATURE * channels * height * width
     for number, (x, target) in enumerate(zip(inputs, targets, strict=True)):
-        a, b = _patches(layer, x, target, -(-wanted // fit.batches), fit.seed + number)
+        a, b = patches(layer.conv, x, target, -(-wanted // fit.batches), fit.seed + number)
         moments.add(a, b)
     moments.all_reduce()
     weight, bias = moments.solve(fit.ridge)
@@ -140,40 +143,25 @@ def _fit(layer: ConvNorm, inputs: list[Tensor], targets: list[Tensor], fit: Fit,
         written = moments.mean_targets() - bias
         bias = bias + written - basis.T @ (basis @ written)
     set_weight(layer, weight.reshape(outputs, channels, height, width), basis)
-    _set_norm(layer, bias, inputs)
+    set_norm(layer.norm, bias, (layer.linear(x) for x in inputs))
 
 
-def _patches(layer: ConvNorm, x: Tensor, target: Tensor, count: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Return the patches (n, in h w) that a convolution reads at random places, and the targets (n, out) there."""
-    conv, (batch, _, rows, columns) = layer.conv, target.shape
-    size = conv.weight.shape[-1]
-    padded = F.pad(x, (conv.padding,) * 4)
-    total = batch * rows * columns
-    generator = torch.Generator().manual_seed(seed)
-    picked = torch.arange(total) if count >= total else torch.randperm(total, generator=generator)[:count]
-    image, y, z = picked // (rows * columns), picked // columns % rows, picked % columns
-    offsets = torch.arange(size)
-    up = (y * conv.stride)[:, None, None] + offsets[None, :, None]
-    across = (z * conv.stride)[:, None, None] + offsets[None, None, :]
-    patches = padded[image[:, None, None], :, up, across]  # (n, h, w, in)
-    return patches.permute(0, 3, 1, 2).reshape(len(picked), -1), target[image, :, y, z]
-
-
-def _set_norm(layer: ConvNorm, bias: Tensor, inputs: list[Tensor]) -> None:
-    """Give the norm the student's own moments, and the scale and shift that leave the fitted map as it is."""
-    sums = torch.zeros(2, len(bias), dtype=torch.float64)
-    count = 0.0
-    for x in inputs:
-        out = layer.linear(x).double()
-        sums += torch.stack([out.sum((0, 2, 3)), out.square().sum((0, 2, 3))]).cpu()
-        count += out.numel() / out.shape[1]
-    count, (sums,) = reduced(count, [sums])
-    mean = sums[0] / count
-    variance = (sums[1] / count - mean**2).clamp_min(0)
-    layer.norm.running_mean.copy_(mean)
-    layer.norm.running_var.copy_(variance)
-    layer.norm.weight.copy_((variance + layer.norm.eps).sqrt())
-    layer.norm.bias.copy_(mean + bias.cpu())
+def _fit_groups(layer: ConvNorm, inputs: list[Tensor], targets: list[Tensor], fit: Fit) -> None:
+    """Set a grouped convolution and its norm to the least-squares maps of its groups, each by itself."""
+    conv = layer.conv
+    features, outputs = conv.weight[0].numel(), len(conv.weight) // conv.groups
+    weights, biases = [], []
+    for group in range(conv.groups):
+        moments = CrossMoments(features, outputs)
+        for number, (x, target) in enumerate(zip(inputs, targets, strict=True)):
+            mine = (x.chunk(conv.groups, 1)[group], target.chunk(conv.groups, 1)[group])
+            moments.add(*patches(conv, *mine, -(-ROWS_PER_FEATURE * features // fit.batches), fit.seed + number))
+        moments.all_reduce()
+        weight, bias = moments.solve(fit.ridge)
+        weights.append(weight)
+        biases.append(bias)
+    conv.weight.copy_(torch.cat(weights).reshape(conv.weight.shape))
+    set_norm(layer.norm, torch.cat(biases), (layer.linear(x) for x in inputs))
 
 
 def _classifier(teacher: ResNet, student: ResNet, walks: list[Walk], ridge: float) -> None:

@@ -8,8 +8,9 @@ from typing import cast
 
 import torch
 
+from rmtkd_edge.families.convolution import BatchNorm
 from rmtkd_edge.families.resnet import FAMILY
-from rmtkd_edge.families.resnet.module import BatchNorm, ResNet
+from rmtkd_edge.families.resnet.module import ResNet
 from rmtkd_edge.families.resnet.sources import initialise, resnet_spec
 from rmtkd_edge.families.resnet.spec import Stem
 
@@ -20,9 +21,11 @@ def small_resnet(
     labels: tuple[str, ...] = ("a", "b", "c"),
     dead: int = 0,
     ranks: Mapping[str, int] | None = None,
+    groups: int = 1,
 ) -> ResNet:
     """Return a ResNet of width 8 for 16 pixels; `dead` channels of every inner width and stream are always 0."""
-    spec = resnet_spec(depth, labels, width=8, stem=cast(Stem, stem), image_size=16).with_ranks(ranks or {})
+    spec = resnet_spec(depth, labels, width=8, stem=cast(Stem, stem), image_size=16, groups=groups)
+    spec = spec.with_ranks(ranks or {})
     net = initialise(ResNet(spec), depth).eval()
     with torch.no_grad():
         for module in net.modules():

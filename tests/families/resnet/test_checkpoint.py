@@ -21,7 +21,8 @@ from rmtkd_edge.errors import UserError
 from rmtkd_edge.export.bundle import write_folder, write_record
 from rmtkd_edge.families.resnet import FAMILY, ResNetShape
 from rmtkd_edge.families.resnet.module import ResNet
-from rmtkd_edge.families.resnet.sources import IMAGENET_MEAN, IMAGENET_STD, Wanted, build
+from rmtkd_edge.families.resnet.sources import build
+from rmtkd_edge.families.torchvision_sources import IMAGENET_MEAN, IMAGENET_STD, Wanted
 
 LABELS = ("a", "b", "c")
 
@@ -200,8 +201,8 @@ def test_timm_says_architecture_and_normalisation(tmp_path: Path) -> None:
     assert built(source).spec.stem == "imagenet"
     assert FAMILY.source_normalisation(recipe(source)) == ((0.5, 0.5, 0.4), (0.2, 0.3, 0.2))
     for name, config in (("other", {"architecture": "resnet18d"}), ("args", {"model_args": {"output_stride": 8}})):
-        with pytest.raises(UserError, match="do not tell"):
-            built(str(timm_folder(tmp_path / name, **config)))
+        with pytest.raises(UserError, match="do not tell what the model computes"):
+            built(str(timm_folder(tmp_path / name, **config)), stem="imagenet")
 
 
 def test_the_normalisation_of_weights_is_asked_for(tmp_path: Path) -> None:

@@ -15,7 +15,8 @@ import rmtkd_edge as rk
 from rmtkd_edge.config.recipes import parse_recipe
 from rmtkd_edge.errors import UserError
 from rmtkd_edge.families.resnet import FAMILY, ResNetShape
-from rmtkd_edge.families.resnet.sources import Wanted, build
+from rmtkd_edge.families.resnet.sources import build
+from rmtkd_edge.families.torchvision_sources import Wanted
 
 LABELS = ("a", "b", "c")
 SMALL = {"embedding_size": 8, "hidden_sizes": [8, 16, 24, 32], "depths": [1, 2, 1, 1], "layer_type": "basic"}

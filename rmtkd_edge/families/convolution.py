@@ -1,0 +1,118 @@
+"""Convolutions and batch norms that families of images are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from rmtkd_edge.spectral.moments import reduced
+
+MOMENTUM = 0.1  # torch's default
+
+
+class ProjectedConv(nn.Module):
+    """A convolution without bias and, where its output site was cut, a fixed projection P (k x d) after it."""
+
+    projection: Tensor | None
+
+    def __init__(
+        self, inputs: int, outputs: int, kernel: int, stride: int, raw: int | None = None, groups: int = 1
+    ) -> None:
+        super().__init__()
+        wide = outputs if raw is None else raw
+        self.stride, self.padding, self.groups = stride, kernel // 2, groups
+        self.weight = nn.Parameter(torch.empty(wide, inputs // groups, kernel, kernel))
+        self.register_buffer("projection", None if raw is None else torch.empty(outputs, wide))
+
+    def folded(self) -> Tensor:
+        """Return the weight (k, in / groups, h, w) of the one narrow convolution that this one equals."""
+        if self.projection is None:
+            return self.weight
+        # contiguous, as einsum's result is not: torch 2.14's CPU convolutions corrupt the heap in backward otherwise
+        return (self.projection @ self.weight.flatten(1)).reshape(-1, *self.weight.shape[1:])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, in, H, W) to (B, k, H', W'); P W is formed first, which costs less than projecting every pixel."""
+        return F.conv2d(x, self.folded(), stride=self.stride, padding=self.padding, groups=self.groups)
+
+
+class BatchNorm(nn.Module):
+    """Batch norm without torch's integer counter of batches, so that a state holds one dtype."""
+
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight, self.bias = nn.Parameter(torch.ones(width)), nn.Parameter(torch.zeros(width))
+        self.register_buffer("running_mean", torch.zeros(width))
+        self.register_buffer("running_var", torch.ones(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise (B, C, H, W) by the batch's moments in training (kept with momentum 0.1), else by the kept ones."""
+        return F.batch_norm(
+            x, self.running_mean, self.running_var, self.weight, self.bias, self.training, MOMENTUM, self.eps
+        )
+
+
+def norm_folded(weight: Tensor, norm: BatchNorm) -> tuple[Tensor, Tensor]:
+    """Return weight and bias of the convolution that equals one of `weight` (k, ...) and the norm after it."""
+    scale = norm.weight / (norm.running_var + norm.eps).sqrt()
+    return weight * scale[:, None, None, None], norm.bias - norm.running_mean * scale
+
+
+@torch.no_grad()
+def project_norm(norm: BatchNorm, own: BatchNorm, p: Tensor | None) -> None:
+    """Set `own` to the norm after a projection P (k x d): to what the diagonal of P . P^T leaves of it."""
+    for name in ("weight", "bias", "running_mean", "running_var"):
+        value = getattr(norm, name)
+        if p is not None:
+            value = (p.to(value) ** 2) @ value if name in ("weight", "running_var") else p.to(value) @ value
+        getattr(own, name).copy_(value)
+
+
+@torch.no_grad()
+def set_norm(norm: BatchNorm, bias: Tensor, outputs: Iterable[Tensor]) -> None:
+    """Give a norm the moments of its inputs, and the scale and shift that leave them as they are but for `bias`.
+
+    Args:
+        outputs: of the convolution before it, (B, k, H, W) each.
+        bias: (k,), added to them.
+    """
+    sums = torch.zeros(2, len(bias), dtype=torch.float64)
+    count = 0.0
+    for out in outputs:
+        wide = out.double()
+        sums += torch.stack([wide.sum((0, 2, 3)), wide.square().sum((0, 2, 3))]).cpu()
+        count += wide.numel() / wide.shape[1]
+    count, (sums,) = reduced(count, [sums])
+    mean = sums[0] / count
+    variance = (sums[1] / count - mean**2).clamp_min(0)
+    norm.running_mean.copy_(mean)
+    norm.running_var.copy_(variance)
+    norm.weight.copy_((variance + norm.eps).sqrt())
+    norm.bias.copy_(mean + bias.cpu())
+
+
+def patches(conv: ProjectedConv, x: Tensor, target: Tensor, count: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Return the patches (n, in h w) that a convolution reads at random places, and the targets (n, out) there.
+
+    Args:
+        count: places that are drawn, of all images together; all of them where there are no more.
+    """
+    batch, _, rows, columns = target.shape
+    size = conv.weight.shape[-1]
+    padded = F.pad(x, (conv.padding,) * 4)
+    total = batch * rows * columns
+    generator = torch.Generator().manual_seed(seed)
+    picked = torch.arange(total) if count >= total else torch.randperm(total, generator=generator)[:count]
+    image, y, z = picked // (rows * columns), picked // columns % rows, picked % columns
+    offsets = torch.arange(size)
+    up = (y * conv.stride)[:, None, None] + offsets[None, :, None]
+    across = (z * conv.stride)[:, None, None] + offsets[None, None, :]
+    found = padded[image[:, None, None], :, up, across]  # (n, h, w, in)
+    return found.permute(0, 3, 1, 2).reshape(len(picked), -1), target[image, :, y, z]
