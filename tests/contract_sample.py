@@ -25,6 +25,7 @@ THIRD_PARTY = {"families": ["mlp"], "tasks": ["digit-parity"], "methods": []}  #
 SMALL = {  # model.shape of families whose usual shape is slow to test
     "encoder": {"layers": 2, "width": 16, "heads": 2, "ffn": 32, "max_positions": 32, "dropout": 0.0},
     "resnet": {"width": 8},
+    "vit": {"layers": 2, "width": 16, "heads": 2, "ffn": 32, "patch": 4},
     "mlp": {"widths": [24, 16]},
 }
 LABELS = ("bad", "good", "odd")

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from rmtkd_edge.errors import UserError
+from rmtkd_edge.families.normalisation import normalisation_of as of_preprocessor
 from rmtkd_edge.families.resnet import from_transformers
 from rmtkd_edge.families.resnet.checkpoint import check_net, check_torchvision, load_checkpoint, normalisation_of
 from rmtkd_edge.families.resnet.from_transformers import config_of, is_transformers_resnet
@@ -105,7 +106,7 @@ def source_normalisation(source: str) -> tuple[tuple[float, ...], tuple[float, .
     if spec is not None:
         return (spec.mean, spec.std) if isinstance(spec, ResNetSpec) else None
     if is_transformers_resnet(config_of(source)):
-        return from_transformers.normalisation_of(source)
+        return of_preprocessor(source)
     return normalisation_of(source)
 
 
