@@ -1,8 +1,9 @@
-"""How images were normalised for a checkpoint of transformers: what its preprocessor_config.json says."""
+"""How images were normalised for a checkpoint: what preprocessor_config.json says, and what the recipe may say."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from rmtkd_edge.errors import UserError
 from rmtkd_edge.families.sources import INTACT
@@ -10,6 +11,7 @@ from rmtkd_edge.run.records.base import read_json_file
 
 PREPROCESSOR = "preprocessor_config.json"
 WHOLE = 255.0  # the value of white
+SAME_SHARE = 0.002  # of the whole range of pixels, by which a mean or std may differ in rounding
 
 
 def normalisation_of(source: str) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
@@ -33,3 +35,13 @@ def normalisation_of(source: str) -> tuple[tuple[float, ...], tuple[float, ...]]
     except (AttributeError, KeyError, TypeError, ValueError, ZeroDivisionError) as err:
         raise UserError(f"{path} names no mean and std of three channels: {err}", INTACT) from err
     return tuple(mean), tuple(std)
+
+
+def refuse_other(theirs: Any, recipes: Any, source: str) -> None:
+    """Raise UserError where a recipe normalises images otherwise than a trained source was trained with."""
+    if any(abs(a - b) > SAME_SHARE for x, y in zip(theirs, recipes, strict=True) for a, b in zip(x, y, strict=True)):
+        raise UserError(
+            f"{source} was trained with mean {list(theirs[0])} and std {list(theirs[1])}, task.mean is "
+            f"{list(recipes[0])} and task.std {list(recipes[1])}",
+            "leave task.mean and task.std out",
+        )

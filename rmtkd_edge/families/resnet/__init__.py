@@ -27,9 +27,6 @@ if TYPE_CHECKING:
     from rmtkd_edge.families.spectrum import SiteSpectrum
 
 
-SAME_SHARE = 0.002  # of the whole range of pixels, by which a mean or std may differ in rounding
-
-
 class ResNetShape(Section):
     """Shape of a ResNet that is trained from random weights.
 
@@ -97,13 +94,14 @@ class ResNetFamily(FamilyDefaults[ResNetSpec, "ResNet"]):
         Raises:
             UserError: neither a trained source nor the recipe says them, or they say different ones.
         """
+        from rmtkd_edge.families.normalisation import refuse_other
         from rmtkd_edge.families.resnet.checkpoint import is_weights_file
         from rmtkd_edge.families.resnet.sources import IMAGENET_MEAN, IMAGENET_STD, TORCHVISION, source_normalisation
 
         source = recipe.model.source
         found = source_normalisation(source)
         if found is not None and recipe.task.mean is not None and not source.startswith(TORCHVISION):
-            _refuse_other_normalisation(found, (recipe.task.mean, recipe.task.std), source)
+            refuse_other(found, (recipe.task.mean, recipe.task.std), source)
         if found is None and is_weights_file(source) and recipe.task.mean is None:
             raise UserError(
                 f"nothing says how images were normalised for {source}, and other moments would give wrong answers",
@@ -212,16 +210,6 @@ class ResNetFamily(FamilyDefaults[ResNetSpec, "ResNet"]):
         if not tap.endswith(".sum"):
             return tap
         return "stem" if tap == "stem.sum" else f"{tap.split('.block.')[0]}.stream"
-
-
-def _refuse_other_normalisation(theirs: Any, recipes: Any, source: str) -> None:
-    """Raise UserError where a recipe normalises images otherwise than a trained source was trained with."""
-    if any(abs(a - b) > SAME_SHARE for x, y in zip(theirs, recipes, strict=True) for a, b in zip(x, y, strict=True)):
-        raise UserError(
-            f"{source} was trained with mean {list(theirs[0])} and std {list(theirs[1])}, task.mean is "
-            f"{list(recipes[0])} and task.std {list(recipes[1])}",
-            "leave task.mean and task.std out",
-        )
 
 
 FAMILY = ResNetFamily()

@@ -84,9 +84,12 @@ class VitFamily(FamilyDefaults[VitSpec, "VisionTransformer"]):
         source = recipe.model.source
         if source == "scratch":
             return None
-        from rmtkd_edge.families.vit.sources import source_normalisation
+        from rmtkd_edge.families.normalisation import refuse_other
+        from rmtkd_edge.families.vit.sources import TORCHVISION, source_normalisation
 
         found = source_normalisation(source)
+        if found is not None and recipe.task.mean is not None and not source.startswith(TORCHVISION):
+            refuse_other(found, (recipe.task.mean, recipe.task.std), source)
         if found is None and recipe.task.mean is None:
             raise UserError(
                 f"nothing says how images were normalised for {source}, and other moments would give wrong answers",

@@ -40,12 +40,17 @@ class Tokens:
 
     def sample(self, taps: Mapping[str, Tensor], site: Site, index: np.ndarray) -> Rows:
         """Return activations (n, channels) of a few tokens of each image, of the stream at a random depth."""
-        names, seed = self.taps(site), self.options.seed
-        depth = (row_uniform(seed + 1, index, 1)[:, 0] * len(names)).astype(np.int64)
-        places = self._places(index)
-        linear = torch.cat([taps[names[depth[row]]][row, places[row]] for row in range(len(index))])
-        function = self.model.layers[site.layer or 0].activation if site.selectable else None
-        return linear, linear if function is None else function(linear), np.repeat(index, places.shape[1])
+        names, places = self.taps(site), self._places(index)
+        depth = (row_uniform(self.options.seed + 1, index, 1)[:, 0] * len(names)).astype(np.int64)
+        found = []
+        for number, name in enumerate(names):
+            rows = np.flatnonzero(depth == number)
+            found.append((taps[name][rows[:, None], places[rows]].flatten(0, 1), index[rows]))
+        linear = torch.cat([states for states, _ in found])
+        numbers = np.repeat(np.concatenate([rows for _, rows in found]), places.shape[1])
+        if not site.selectable:
+            return linear, linear, numbers
+        return linear, self.model.layers[site.layer or 0].activation(linear), numbers
 
     def as_rows(self, gradient: Tensor) -> Tensor:
         """Return a gradient (B, T, C) as one row a token."""

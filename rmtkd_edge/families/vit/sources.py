@@ -17,6 +17,7 @@ from rmtkd_edge.families.vit import of_torchvision, of_transformers
 from rmtkd_edge.families.vit.checkpoint import CAUSES, INITIAL_STD, Wanted, labelled, sized
 from rmtkd_edge.families.vit.config import CLASSES
 from rmtkd_edge.families.vit.module import ProjectedPatches, ProjectedTable, VisionTransformer
+from rmtkd_edge.families.vit.of_torchvision import TORCHVISION
 from rmtkd_edge.families.vit.settings import VitShape
 from rmtkd_edge.families.vit.spec import IMAGENET, VitSpec, even_layers
 from rmtkd_edge.run.layout import CONFIG
@@ -33,8 +34,8 @@ def build(source: str, wanted: Wanted, shape: VitShape) -> tuple[VisionTransform
     """
     if source == "scratch":
         return initialise(VisionTransformer(scratch_spec(shape, wanted)), wanted.seed), False
-    if source.startswith(of_torchvision.TORCHVISION):
-        return of_torchvision.load_pretrained(source.removeprefix(of_torchvision.TORCHVISION), wanted), False
+    if source.startswith(TORCHVISION):
+        return of_torchvision.load_pretrained(source.removeprefix(TORCHVISION), wanted), False
     path = Path(source)
     ours = own_model(path)
     if ours is not None:
@@ -114,7 +115,7 @@ def from_module(module: nn.Module, labels: Sequence[str] | None = None) -> Visio
 
 def source_normalisation(source: str) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
     """Return the mean and standard deviation that a source was trained with, None where it says nothing."""
-    if source.startswith(of_torchvision.TORCHVISION):
+    if source.startswith(TORCHVISION):
         return IMAGENET
     spec = own_spec(Path(source))
     if spec is not None:
