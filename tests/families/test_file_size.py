@@ -12,6 +12,7 @@ from rmtkd_edge.config.recipe import Export
 from rmtkd_edge.config.settings import Graph
 from rmtkd_edge.export.portable import make_portable
 from rmtkd_edge.families.base import QuantiseOptions, Spec, family_of
+from rmtkd_edge.families.vit.spec import VitSpec, even_layers
 
 SMALL = {"num_hidden_layers": 2, "hidden_size": 96, "num_attention_heads": 4, "intermediate_size": 200}
 
@@ -32,8 +33,12 @@ def resnet() -> Spec:
     return narrow(resnet_spec(18)).with_ranks({"layer.3.block.0.conv2.factor": 12})
 
 
+def vit() -> Spec:
+    return narrow(VitSpec(96, even_layers(3, 4, 96, 200), ("a", "b"), patch=4, image_size=32))
+
+
 @pytest.mark.parametrize("graph", ["fast", "portable"])
-@pytest.mark.parametrize("make", [encoder, resnet])
+@pytest.mark.parametrize("make", [encoder, resnet, vit])
 def test_a_files_size_is_foretold_within_five_per_cent(make: object, graph: Graph, tmp_path: Path) -> None:
     assert callable(make)
     spec: Spec = make()
