@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
+from math import isqrt
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -11,7 +12,7 @@ from rmtkd_edge.config.hardware import Calibration
 from rmtkd_edge.config.recipe import Export, Recipe
 from rmtkd_edge.config.settings import Graph, Scales, Section
 from rmtkd_edge.errors import UserError
-from rmtkd_edge.families.base import AnalyseOptions, Batches, NarrowOptions, QuantiseOptions, Site
+from rmtkd_edge.families.base import AnalyseOptions, Batches, NarrowOptions, QuantiseOptions, Replacing, Site
 from rmtkd_edge.families.defaults import FamilyDefaults
 from rmtkd_edge.families.vit import cost
 from rmtkd_edge.families.vit.settings import VitShape
@@ -40,7 +41,7 @@ class VitFamily(FamilyDefaults[VitSpec, "VisionTransformer"]):
     int8_scales: tuple[Scales, ...] = ("dynamic",)
     shape: type[Section] = VitShape
     spec = VitSpec
-    offers: tuple[str, ...] = ("features",)
+    offers: tuple[str, ...] = ("layers", "attention", "features")
     feature_tap = "features"
 
     def build(self, spec: VitSpec) -> VisionTransformer:
@@ -152,6 +153,24 @@ class VitFamily(FamilyDefaults[VitSpec, "VisionTransformer"]):
         """Return the predicted size in bytes of the ONNX file."""
         return cost.file_bytes(spec, precision, graph)
 
+    def shorter(self, spec: VitSpec, layers: Sequence[int]) -> VitSpec:
+        """Return the shape of these layers alone."""
+        from rmtkd_edge.families.vit.depth import shorter
+
+        return shorter(spec, layers)
+
+    def shortened(self, model: VisionTransformer, layers: Sequence[int]) -> VisionTransformer:
+        """Return a folded model of these layers alone, with copies of their weights."""
+        from rmtkd_edge.families.vit.depth import shortened
+
+        return shortened(model, layers)
+
+    def mixed(self, teacher: VisionTransformer, student: VisionTransformer) -> Replacing:
+        """Return the student with layers of the teacher in place of some of its own."""
+        from rmtkd_edge.families.vit.depth import Mixed
+
+        return Mixed(teacher, student)
+
     def standardise(self, folded: VisionTransformer) -> VisionTransformer:
         """Return the same function with the attention scale that other loaders derive from the width."""
         from rmtkd_edge.families.vit.config import standardise
@@ -206,6 +225,22 @@ class VitFamily(FamilyDefaults[VitSpec, "VisionTransformer"]):
     def stream_taps(self, spec: VitSpec) -> tuple[str, ...]:
         """Return the stream after the embeddings and after every layer."""
         return tuple(f"stream.{i}" for i in range(len(spec.layers) + 1))
+
+    def classified(self, activation: Tensor) -> Tensor:
+        """Return the class token of a state (B, T, d), or the mean of one without: of as many tokens as patches."""
+        return activation.mean(1) if isqrt(activation.shape[1]) ** 2 == activation.shape[1] else activation[:, 0]
+
+    def attention_taps(self, spec: VitSpec) -> tuple[tuple[str, ...], ...]:
+        """Return the queries and keys of every layer."""
+        return tuple((f"layer.{i}.q", f"layer.{i}.k") for i in range(len(spec.layers)))
+
+    def attention_scores(
+        self, spec: VitSpec, layer: int, taps: Mapping[str, Tensor], batch: Mapping[str, Tensor]
+    ) -> Tensor:
+        """Return a layer's scores (B, heads, T, T) before the softmax; nothing is padded."""
+        shape, names = spec.layers[layer], self.attention_taps(spec)[layer]
+        q, k = (taps[name].float().unflatten(2, (shape.heads, shape.qk)).transpose(1, 2) for name in names)
+        return shape.scale * q @ k.transpose(2, 3)
 
     def rows(self, activation: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
         """Return activations (B, T, d) as one row a token."""

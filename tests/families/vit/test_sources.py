@@ -255,3 +255,10 @@ def test_random_weights_need_images_that_part_into_patches() -> None:
         assert not trained and logits(model, images()).isfinite().all()
         assert model.spec.tokens == (0 if shape.pool == "mean" else 2 if shape.model_type == "deit" else 1)
         assert model.spec.count_parameters() == sum(p.numel() for p in model.parameters())
+
+
+def test_what_is_said_of_a_modules_images_must_go_with_it() -> None:
+    half = (0.5, 0.5, 0.5)
+    assert rk.from_transformers(of_transformers(), mean=half, std=half).spec.mean == half
+    with pytest.raises(UserError, match="images of 32 pixels"):
+        rk.from_torchvision(of_torchvision(), image_size=32)
