@@ -66,7 +66,8 @@ class VitFamily(FamilyDefaults[VitSpec, "VisionTransformer"]):
 
         shape = VitShape.model_validate(recipe.model.shape)
         wanted = sources.Wanted(tuple(labels), preprocessing.image_size, recipe.seed)
-        model, ready = sources.build(recipe.model.source, wanted, shape)
+        found, ready = sources.build(recipe.model.source, wanted, shape)
+        model = self.fold(found)
         model.spec = replace(model.spec, mean=tuple(preprocessing.mean), std=tuple(preprocessing.std))
         return model, ready
 

@@ -19,7 +19,7 @@ CAUSES = (
     "norms than the model's own settings say are not supported"
 )
 KNOWN = (
-    "a vit or deit folder of transformers (config.json and model.safetensors), torchvision:vit_b_16, a safetensors "
+    "a vit or deit folder of transformers (hf download ID --local-dir DIR), torchvision:vit_b_16, a safetensors "
     "state dict of torchvision's VisionTransformer, a run's compress/teacher, an exported folder, or scratch"
 )
 

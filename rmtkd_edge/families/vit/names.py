@@ -21,7 +21,7 @@ HUB_LAYER = {
     "up": "intermediate.dense",
     "down": "output.dense",
 }
-NEW_LAYER = {  # of transformers' modules from 5.10 or so on
+NEW_LAYER = {  # what newer versions of transformers call them in memory
     "query": "attention.q_proj",
     "key": "attention.k_proj",
     "value": "attention.v_proj",
@@ -131,8 +131,8 @@ def filled(model: VisionTransformer, named: Mapping[str, Tensor], where: str) ->
 
 def to_hub(model: VisionTransformer) -> dict[str, Tensor]:
     """Return the weights under the names that transformers' files have on the hub."""
-    kind = model.spec.model_type
-    found = {}
+    kind, found = model.spec.model_type, {}
+    others = {ours: theirs for theirs, ours in HUB_OTHERS.items()}
     for name, tensor in model.state_dict().items():
         value = tensor.detach().cpu()
         if name == "tokens.weight":
@@ -144,6 +144,5 @@ def to_hub(model: VisionTransformer) -> dict[str, Tensor]:
             _, number, part, kept = name.split(".")
             found[f"{kind}.encoder.layer.{number}.{HUB_LAYER[part]}.{kept}"] = value.contiguous()
         else:
-            back = {ours: theirs for theirs, ours in HUB_OTHERS.items()}
-            found[f"{kind}.{back[name]}" if name in back else name] = value.contiguous()
+            found[f"{kind}.{others[name]}" if name in others else name] = value.contiguous()
     return found

@@ -82,8 +82,14 @@ def load_state(path: Path, wanted: Wanted, shape: VitShape) -> VisionTransformer
         )
     named = from_torchvision(state)
     spec = _spec_of(named, wanted.labels, shape.heads, shape.eps, str(path))
-    model = filled(VisionTransformer(spec), named, str(path))
     layer = spec.layers[0]
+    told = {"width": spec.width, "layers": len(spec.layers), "ffn": layer.ffn, "patch": spec.patch, "pool": spec.pool}
+    for name in shape.model_fields_set & told.keys():
+        if getattr(shape, name) != told[name]:
+            raise UserError(
+                f"model.shape.{name} is {getattr(shape, name)}, that of {path} {told[name]}", "leave it out"
+            )
+    model = filled(VisionTransformer(spec), named, str(path))
     with torch.random.fork_rng(devices=[]):
         theirs = Theirs(
             *(spec.image_size, spec.patch, len(spec.layers), layer.heads, spec.width, layer.ffn),

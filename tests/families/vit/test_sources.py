@@ -224,6 +224,8 @@ def test_a_state_dict_does_not_tell_its_heads(tmp_path: Path) -> None:
     assert "model.shape.heads" in caught.value.hint
     with pytest.raises(UserError, match="no multiple"):
         build(str(tmp_path), WANTED, VitShape(heads=6, width=48).model_copy(update={"heads": 5}))
+    with pytest.raises(UserError, match=r"model\.shape\.width is 48, that of .* 24"):
+        build(str(tmp_path), WANTED, VitShape(heads=3, width=48))
     with pytest.raises(UserError, match="never unpickled"):
         build(str(tmp_path / "net.pth"), WANTED, HEADS)
 
