@@ -55,7 +55,8 @@ def plain_fold(teacher: VisionTransformer, projections: Mapping[str, Tensor]) ->
 def _cut_stream(teacher: VisionTransformer, state: dict[str, Tensor], p: Tensor) -> None:
     """Narrow what reads the stream, in place: scale and shift of every norm go into the layers after it.
 
-    What is left of the norm's scale says how much smaller the projected stream's spread is, by the producers' weights.
+    One number is left to a norm: how much larger what it gives has to be, by the share of the producers' weights that
+    the projection keeps.
     """
     weights = [layer.weight.flatten(1) for layer in producers(teacher)["stream"]]  # type: ignore[operator, union-attr]
     share = sum(float((p @ w).square().sum()) for w in weights) / sum(float(w.square().sum()) for w in weights)
