@@ -1,4 +1,4 @@
-"""Compress encoders and ResNets by random-matrix-guided self-distillation, export to ONNX, measure on devices.
+"""Compress transformers and ResNets by random-matrix-guided self-distillation, export to ONNX, measure on devices.
 
     import rmtkd_edge as rk
 

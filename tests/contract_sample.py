@@ -26,6 +26,7 @@ SMALL = {  # model.shape of families whose usual shape is slow to test
     "encoder": {"layers": 2, "width": 16, "heads": 2, "ffn": 32, "max_positions": 32, "dropout": 0.0},
     "resnet": {"width": 8},
     "mobilenet": {"version": "v3-small", "width": 0.35},
+    "vit": {"layers": 2, "width": 16, "heads": 2, "ffn": 32, "patch": 4},
     "mlp": {"widths": [24, 16]},
 }
 EPOCHS = {"encoder": 4, "mobilenet": 6}  # until a model beats the most frequent label

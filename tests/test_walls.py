@@ -36,6 +36,7 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
         "rmtkd_edge.families.encoder",
         "rmtkd_edge.families.resnet",
         "rmtkd_edge.families.mobilenet",
+        "rmtkd_edge.families.vit",
         "rmtkd_edge.tasks.text_classification",
         "rmtkd_edge.tasks.image_classification",
         "rmtkd_edge.tasks.multi_label",
@@ -64,8 +65,8 @@ def test_an_architecture_is_known_in_its_own_folder_alone() -> None:
         classes |= set(
             re.findall(r"^class (\w+)\((?:(?:\w+\.)?Module|Model)\)", path.read_text(encoding="utf-8"), re.M)
         )
-    assert {"Encoder", "MobileNet", "ResNet"} <= classes
-    names, families = "|".join(sorted(classes)), "encoder|mobilenet|resnet"
+    assert {"Encoder", "MobileNet", "ResNet", "VisionTransformer"} <= classes
+    names, families = "|".join(sorted(classes)), "encoder|mobilenet|resnet|vit"
     for path in FILES:
         if "families" in path.relative_to(PACKAGE).parts:
             continue

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rmtkd_edge import plugins
 from rmtkd_edge.errors import UserError
@@ -40,14 +40,25 @@ def from_module(module: nn.Module, labels: Sequence[str] | None = None) -> Model
         raise refused
     raise UserError(
         f"no family can cut a {type(module).__name__}",
-        "a sequence classifier of transformers (BERT, RoBERTa, DistilBERT, ELECTRA), or a ResNet or MobileNet of "
-        f"torchvision; installed families: {', '.join(plugins.names('families'))}",
+        "a sequence classifier of transformers (BERT, RoBERTa, DistilBERT, ELECTRA), a ResNet or vision transformer of "
+        "transformers or torchvision, or a MobileNet of torchvision; installed families: "
+        f"{', '.join(plugins.names('families'))}",
     )
 
 
-def from_transformers(model: nn.Module, labels: Sequence[str] | None = None) -> Model:
-    """Return the encoder that computes the same logits as a transformers sequence classifier; see from_module."""
-    return from_module(model, labels)
+def from_transformers(
+    model: nn.Module,
+    labels: Sequence[str] | None = None,
+    *,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> Model:
+    """Return the model that computes the same logits as a classifier of transformers; see from_module.
+
+    Args:
+        mean, std: per channel, that the images of an image classifier are normalised with; ImageNet's when left out.
+    """
+    return _for_images(from_module(model, labels), {"mean": mean and tuple(mean), "std": std and tuple(std)})
 
 
 def from_torchvision(
@@ -61,11 +72,21 @@ def from_torchvision(
     """Return the network that computes the same logits as a torchvision classifier; see from_module.
 
     Args:
-        image_size: pixels a side of the images that it reads; torchvision's 224 when left out.
+        image_size: pixels a side of the images that it reads; the module's own, or 224, when left out.
         mean, std: per channel, that the images are normalised with; ImageNet's when left out.
     """
-    found = from_module(model, labels)
     given = {"image_size": image_size, "mean": mean and tuple(mean), "std": std and tuple(std)}
+    return _for_images(from_module(model, labels), given)
+
+
+def _for_images(found: Model, given: Mapping[str, Any]) -> Model:
+    """Return the model with what is given of its images in its spec; raise UserError where they do not go together."""
     settings = {name: value for name, value in given.items() if value is not None}
+    parameters = found.spec.count_parameters()
+    if settings and not hasattr(found.spec, "image_size"):
+        raise UserError("the model reads no images", f"leave out {' and '.join(settings)}")
     found.spec = replace(found.spec, **settings)  # type: ignore[type-var]  # specs are dataclasses
+    if found.spec.count_parameters() != parameters:  # of position embeddings
+        size = given["image_size"]
+        raise UserError(f"the model does not read images of {size} pixels a side", "leave image_size out")
     return found

@@ -48,7 +48,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
-    help="Shrink encoders and ResNets by RMT-KD (random matrices, self-distillation), to ONNX; measure on devices.",
+    help="Shrink transformers and ResNets by RMT-KD (random matrices, self-distillation), to ONNX; measure on devices.",
     epilog="Start here: [bold]rmtkd-edge demo[/] runs all four stages offline in a few minutes.",
 )
 for module in (

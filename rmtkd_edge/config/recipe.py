@@ -31,10 +31,12 @@ WITHOUT_QUANTILE = ("bema", "parallel")  # edge rules that give one rank, which 
 class Model(Section):
     """Where the teacher comes from."""
 
-    family: str = Field("encoder", description="`encoder` (BERT-like), `resnet`, `mobilenet`, or an installed one")
+    family: str = Field(
+        "encoder", description="`encoder` (BERT-like), `resnet`, `mobilenet`, `vit`, or an installed one"
+    )
     source: Text = Field(
         description="`scratch`, a hub id, a local folder, or `package:NAME` for a model that a package ships; of a "
-        "resnet or mobilenet `scratch`, `torchvision:resnet50`, a folder of transformers or a safetensors state dict"
+        "model of images `scratch`, `torchvision:resnet50`, a folder of transformers or a safetensors state dict"
     )
     tokenizer: Text | None = Field(None, description="Hub id, folder or `package:NAME`; the source's own when left out")
     shape: dict[str, Any] = Field({}, description="Shape of a model from random weights; the family checks its keys")
@@ -92,9 +94,13 @@ class Analyse(Section):
         2048, description="Text: rows of these that the spectra take at most (but `minimum_rows` at least)"
     )
     sample: Literal["token", "sequence", "pixel", "image"] | None = Field(
-        None, description="One column of the spectrum: text `token` or `sequence` (the first token); `pixel` or `image`"
+        None,
+        description="One column of the spectrum: text `token` or `sequence` (the first token); `pixel` or `image`; of "
+        "a vit `token` or `image` (the class token)",
     )
-    tokens_per_sequence: Length = Field(2, description="Random valid tokens of each sequence: fixes q = d / n")
+    tokens_per_sequence: Length = Field(
+        2, description="Random valid tokens of each sequence (or image): fixes q = d / n"
+    )
     pixels_per_image: Length = Field(1, description="Random pixels of each image: fixes q = d / n")
     center: bool = Field(False, description="Subtract the mean of the activations (the paper does not)")
     scale_columns: bool = Field(False, description="Scale every sampled token to the same norm (heavy tails)")
@@ -124,7 +130,7 @@ class Compress(Section):
         description="Text: drop tokens that training rows use less often (1: those that they never use); unset: none",
     )
     layers: Positive | None = Field(
-        None, description="Layers that stay; the others go first, in a cycle of their own; unset: all (encoders)"
+        None, description="Layers that stay; the others go first, in a cycle of their own; unset: all (encoders, vit)"
     )
     sites_per_cycle: Positive = 4
     rounds: Annotated[int, Field(ge=1, le=1000)] = 2

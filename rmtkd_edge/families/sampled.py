@@ -1,4 +1,7 @@
-"""Spectra of sites where an elementwise function may follow: the edge from after it, the directions from before it."""
+"""Spectra of sites where an elementwise function may follow: the edge from after it, the directions from before it.
+
+Where none follows, and the site is weighted by effect, the edge is that of the weighted spectrum too.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ from rmtkd_edge.families.spectrum import (
     eigenvalues_of,
     independent_share,
 )
-from rmtkd_edge.spectral import Moments, eigh_descending, norm_scaled, sign_flipped, weighted_spectrum
+from rmtkd_edge.spectral import Moments, eigh_descending, norm_scaled, sign_flipped, weighted_matrix, weighted_spectrum
 
 if TYPE_CHECKING:
     from rmtkd_edge.families.model import Model
@@ -112,9 +115,14 @@ class Kept(dict[str, Tensor]):
 
 def _empty(site: Site, options: AnalyseOptions) -> SiteMoments:
     select = options.select and site.selectable
-    null = [Moments(site.width) for _ in range(NULL_REPEATS)] if options.analyse.rule == "parallel" else []
-    effect = Moments(site.width, heads=site.width if select else None)  # to select, the diagonal is enough
-    return SiteMoments(site, Moments(site.width), None if select else Moments(site.width), effect, null, [])
+    channels = site.width * site.heads
+
+    def new() -> Moments:
+        return Moments(channels, heads=site.heads if site.heads > 1 else None)
+
+    null = [new() for _ in range(NULL_REPEATS)] if options.analyse.rule == "parallel" else []
+    effect = Moments(channels, heads=channels) if select else new()  # to select, the diagonal is enough
+    return SiteMoments(site, new(), None if select else new(), effect, null, [])
 
 
 @torch.no_grad()
@@ -157,21 +165,25 @@ def _spectrum(m: SiteMoments, options: AnalyseOptions) -> SiteSpectrum:
     for moment in (m.activated, m.linear, m.effect, *m.null):
         if moment is not None:
             moment.all_reduce()
-    activated = as_blocks(m.activated, analyse.center)[0]
-    effect = m.effect.second() if m.effect.count else None
-    null = [eigenvalues_of(as_blocks(x, centred=False)) for x in m.null]
+    activated = as_blocks(m.activated, analyse.center)
+    values = eigh_descending(activated)[0]
+    effect = as_blocks(m.effect, centred=False) if m.effect.count else None
+    nulls = [as_blocks(x, centred=False) for x in m.null]
     directions = torch.zeros(1, 0, m.site.width, dtype=torch.float64)
     if m.linear is not None:
-        linear = as_blocks(m.linear, analyse.center)[0]
+        linear = as_blocks(m.linear, analyse.center)
         found = eigh_descending(linear) if effect is None else weighted_spectrum(linear, effect, analyse.blend)
-        directions = found[1].cpu()[None]
+        directions = found[1].cpu()
+        if effect is not None and m.site.weighted and not m.site.selectable:
+            values = found[0]
+            nulls = [weighted_matrix(x, effect, analyse.blend) for x in nulls]
     return SiteSpectrum(
         site=m.site,
-        eigenvalues=eigh_descending(activated)[0].clamp_min(0.0).cpu().numpy()[None],
+        eigenvalues=values.clamp_min(0.0).cpu().numpy(),
         n=m.activated.count,
         n_eff=None if share is None else share * m.activated.count,
         directions=directions,
-        null_eigenvalues=np.stack(null) if null else None,
-        activated=activated.cpu() if select else None,
+        null_eigenvalues=np.stack([eigenvalues_of(x) for x in nulls]) if nulls else None,
+        activated=activated[0].cpu() if select else None,
         weights=effect.flatten().cpu() if effect is not None and select else None,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rmtkd_edge.config.recipe import Recipe
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 
 TORCHVISION = "torchvision:"
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-SAME_SHARE = 0.002  # of the whole range of pixels, by which a mean or std may differ in rounding
 Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
 
 
@@ -79,17 +79,21 @@ def source_normalisation(recipe: Recipe, found_in: Callable[[str], Normalisation
     Raises:
         UserError: neither a trained source nor the recipe says them, or they say different ones.
     """
-    from rmtkd_edge.families.weights_files import downloaded, is_weights_file
+    from rmtkd_edge.families.normalisation import refuse_other
+    from rmtkd_edge.families.weights_files import downloaded
 
+    if recipe.model.source == "scratch":
+        return None
     source = downloaded(recipe.model.source)
     found = found_in(source)
     if found is not None and recipe.task.mean is not None and not source.startswith(TORCHVISION):
-        _refuse_other_normalisation(found, (recipe.task.mean, recipe.task.std), source)
-    if found is None and is_weights_file(source) and recipe.task.mean is None:
+        refuse_other(found, (recipe.task.mean, recipe.task.std), source)
+    if found is None and recipe.task.mean is None and Path(source).exists():
         raise UserError(
             f"nothing says how images were normalised for {source}, and other moments would give wrong answers",
-            "set task.mean and task.std to those of its training; ImageNet's, as fine-tuned weights of torchvision "
-            f"mostly have: --set task.mean={list(IMAGENET_MEAN)} --set task.std={list(IMAGENET_STD)}",
+            "set task.mean and task.std to those of its training: preprocessor_config.json of transformers has them; "
+            "ImageNet's, as fine-tuned weights of torchvision mostly have: "
+            f"--set task.mean={list(IMAGENET_MEAN)} --set task.std={list(IMAGENET_STD)}",
         )
     return found
 
@@ -97,13 +101,3 @@ def source_normalisation(recipe: Recipe, found_in: Callable[[str], Normalisation
 def name_of(source: str) -> str:
     """Return the last part of a source."""
     return source.split(":", 1)[-1].rstrip("/").rsplit("/", 1)[-1].removesuffix(".safetensors")
-
-
-def _refuse_other_normalisation(theirs: Any, recipes: Any, source: str) -> None:
-    """Raise UserError where a recipe normalises images otherwise than a trained source was trained with."""
-    if any(abs(a - b) > SAME_SHARE for x, y in zip(theirs, recipes, strict=True) for a, b in zip(x, y, strict=True)):
-        raise UserError(
-            f"{source} was trained with mean {list(theirs[0])} and std {list(theirs[1])}, task.mean is "
-            f"{list(recipes[0])} and task.std {list(recipes[1])}",
-            "leave task.mean and task.std out",
-        )

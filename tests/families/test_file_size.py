@@ -15,6 +15,7 @@ from rmtkd_edge.config.recipe import Export
 from rmtkd_edge.config.settings import Graph
 from rmtkd_edge.export.portable import make_portable
 from rmtkd_edge.families.base import QuantiseOptions, Spec, family_of
+from rmtkd_edge.families.vit.spec import VitSpec, even_layers
 
 SMALL = {"num_hidden_layers": 2, "hidden_size": 96, "num_attention_heads": 4, "intermediate_size": 200}
 
@@ -39,9 +40,13 @@ def mobilenet(name: str) -> Spec:
     return narrow(from_module(get_model(name, num_classes=10, width_mult=0.35)).spec)
 
 
+def vit() -> Spec:
+    return narrow(VitSpec(96, even_layers(3, 4, 96, 200), ("a", "b"), patch=4, image_size=32))
+
+
 @pytest.mark.parametrize("graph", ["fast", "portable"])
 @pytest.mark.parametrize(
-    "make", [encoder, resnet, partial(mobilenet, "mobilenet_v2"), partial(mobilenet, "mobilenet_v3_small")]
+    "make", [encoder, resnet, vit, partial(mobilenet, "mobilenet_v2"), partial(mobilenet, "mobilenet_v3_small")]
 )
 def test_a_files_size_is_foretold_within_five_per_cent(make: object, graph: Graph, tmp_path: Path) -> None:
     assert callable(make)

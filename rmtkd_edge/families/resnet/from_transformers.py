@@ -15,8 +15,6 @@ from rmtkd_edge.families.weights_files import IMAGENET_CLASSES
 from rmtkd_edge.run.layout import CONFIG
 from rmtkd_edge.run.records.base import read_json_file
 
-PREPROCESSOR = "preprocessor_config.json"
-WHOLE = 255.0  # the value of white
 CLASSIFIER = "fc."
 NAMES = (  # theirs and torchvision's
     (re.compile(r"^resnet\.embedder\.embedder\.convolution\."), "conv1."),
@@ -84,26 +82,3 @@ def load_classifier(source: str, labels: Sequence[str]) -> tuple[nn.Module, list
         model.classifier[1] = nn.Linear(model.classifier[1].in_features, len(labels))
         return model, None
     return model, label_order(config_labels(model.config), labels, source)
-
-
-def normalisation_of(source: str) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
-    """Return the mean and standard deviation that preprocessor_config.json of a folder names, None without it.
-
-    Raises:
-        UserError: it says something that is no normalisation.
-        RunDirError: it cannot be read.
-    """
-    path = Path(source) / PREPROCESSOR
-    if not path.is_file():
-        return None
-    found = read_json_file(path, INTACT)
-    try:
-        scale = WHOLE * (found.get("rescale_factor", 1 / WHOLE) if found.get("do_rescale", True) else 1.0)
-        if not found.get("do_normalize", True):
-            return (0.0,) * 3, (1 / scale,) * 3
-        mean, std = ([float(value) / scale for value in found[key]] for key in ("image_mean", "image_std"))
-        if not len(mean) == len(std) == 3 or min(std) <= 0:
-            raise ValueError(f"image_mean {mean}, image_std {std}")
-    except (AttributeError, KeyError, TypeError, ValueError, ZeroDivisionError) as err:
-        raise UserError(f"{path} names no mean and std of three channels: {err}", INTACT) from err
-    return tuple(mean), tuple(std)

@@ -15,6 +15,7 @@ from torch import nn
 from rmtkd_edge.errors import UserError
 from rmtkd_edge.families import weights_files
 from rmtkd_edge.families.convolution import ProjectedConv
+from rmtkd_edge.families.normalisation import normalisation_of as of_preprocessor
 from rmtkd_edge.families.resnet import from_transformers
 from rmtkd_edge.families.resnet.checkpoint import NAMES, check_net, check_torchvision, load_checkpoint
 from rmtkd_edge.families.resnet.from_transformers import config_of, is_transformers_resnet
@@ -135,7 +136,7 @@ def normalisation_of(source: str) -> tuple[tuple[float, ...], tuple[float, ...]]
     if spec is not None:
         return own_normalisation(spec, ResNetSpec.family)
     if is_transformers_resnet(config_of(source)):
-        return from_transformers.normalisation_of(source)
+        return of_preprocessor(source)
     return weights_files.normalisation_of(source)
 
 

@@ -1,0 +1,128 @@
+"""The vision transformer that a recipe or a module names: a checkpoint, one of another library, or random weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from rmtkd_edge.errors import UserError
+from rmtkd_edge.families.layers import ProjectedLinear
+from rmtkd_edge.families.normalisation import normalisation_of as of_preprocessor
+from rmtkd_edge.families.sources import config_labels, label_order, own_model, own_spec, refuse_other_problems, reorder
+from rmtkd_edge.families.torchvision_sources import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    TORCHVISION,
+    Normalisation,
+    Wanted,
+    own_normalisation,
+)
+from rmtkd_edge.families.vit import of_torchvision, of_transformers
+from rmtkd_edge.families.vit.checkpoint import CAUSES, INITIAL_STD, labelled, sized
+from rmtkd_edge.families.vit.config import CLASSES
+from rmtkd_edge.families.vit.module import ProjectedPatches, ProjectedTable, VisionTransformer
+from rmtkd_edge.families.vit.settings import VitShape
+from rmtkd_edge.families.vit.spec import VitSpec, even_layers
+from rmtkd_edge.run.layout import CONFIG
+
+WEIGHTS = "model.safetensors"
+
+
+def build(source: str, wanted: Wanted, shape: VitShape) -> tuple[VisionTransformer, bool]:
+    """Return the teacher and whether its classifier is trained already.
+
+    Raises:
+        UserError: the source cannot be loaded, computes something else, or knows other labels or another image size.
+        RunDirError: a folder of this package was altered.
+    """
+    if source == "scratch":
+        return initialise(VisionTransformer(scratch_spec(shape, wanted)), wanted.seed), False
+    if source.startswith(TORCHVISION):
+        return of_torchvision.load_pretrained(source.removeprefix(TORCHVISION), wanted), False
+    path = Path(source)
+    ours = own_model(path)
+    if ours is not None:
+        return _own(source, ours, wanted), True
+    if (path / CONFIG).is_file():
+        return of_transformers.load(source, wanted)
+    return of_torchvision.load_state(path / WEIGHTS if path.is_dir() else path, wanted, shape), True
+
+
+def scratch_spec(shape: VitShape, wanted: Wanted) -> VitSpec:
+    """Return the shape of a model from random weights; raise UserError for images that do not part into patches."""
+    if wanted.image_size % shape.patch:
+        raise UserError(
+            f"images of {wanted.image_size} pixels a side do not part into patches of {shape.patch}",
+            "set task.image_size to a multiple of model.shape.patch",
+        )
+    return VitSpec(
+        width=shape.width,
+        layers=even_layers(shape.layers, shape.heads, shape.width, shape.ffn),
+        labels=wanted.labels,
+        model_type=shape.model_type,
+        patch=shape.patch,
+        tokens={"vit": 1, "deit": 2}[shape.model_type] if shape.pool == "class" else 0,
+        pool=shape.pool,
+        image_size=wanted.image_size,
+        eps=shape.eps,
+        dropout=shape.dropout,
+    )
+
+
+@torch.no_grad()
+def initialise(model: VisionTransformer, seed: int) -> VisionTransformer:
+    """Set random weights, in place, as transformers does, but patches by their number of inputs; return the model."""
+    torch.manual_seed(seed)
+    for module in model.modules():
+        if isinstance(module, ProjectedPatches):
+            nn.init.trunc_normal_(module.weight, std=module.weight[0].numel() ** -0.5)
+        elif isinstance(module, ProjectedTable | ProjectedLinear):
+            nn.init.trunc_normal_(module.weight, std=INITIAL_STD)
+        if isinstance(module, ProjectedPatches | ProjectedLinear):
+            nn.init.zeros_(module.bias)
+    return model
+
+
+def _own(source: str, model: Any, wanted: Wanted) -> VisionTransformer:
+    if not isinstance(model, VisionTransformer):
+        raise UserError(f"{source} holds no vision transformer", "set model.family to that of the source")
+    order = label_order(model.spec.labels, wanted.labels, source)
+    reorder(model.classifier, order)
+    return sized(labelled(model, wanted.labels), wanted, source)
+
+
+def from_module(module: nn.Module, labels: Sequence[str] | None = None) -> VisionTransformer | None:
+    """Return a model that computes what a classifier of transformers or torchvision does, None for any other module.
+
+    Weights are copied. Images are taken to be normalised as ImageNet's; labels that are not given are those of a
+    config, or LABEL_0, LABEL_1, and so on.
+
+    Raises:
+        UserError: a vision transformer of other parts (two classifiers, a convolutional stem, a hidden layer).
+    """
+    from torchvision.models import VisionTransformer as OfTorchvision
+
+    config: Any = getattr(module, "config", None)
+    if getattr(config, "model_type", None) in CLASSES:
+        wanted = CLASSES[config.model_type]
+        if type(module).__name__ != wanted:
+            raise UserError(f"a {type(module).__name__} is no {wanted}", CAUSES)
+        refuse_other_problems(config.problem_type)
+        found = of_transformers.converted(module, labels or config_labels(config), "the module")
+    elif isinstance(module, OfTorchvision):
+        found = of_torchvision.converted(module, labels, "the module")
+    else:
+        return None
+    return found.train(module.training)
+
+
+def normalisation_of(source: str) -> Normalisation | None:
+    """Return the mean and standard deviation that a source was trained with, None where it says nothing."""
+    if source.startswith(TORCHVISION):
+        return IMAGENET_MEAN, IMAGENET_STD
+    spec = own_spec(Path(source))
+    return of_preprocessor(source) if spec is None else own_normalisation(spec, VitSpec.family)
