@@ -34,6 +34,7 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
         "rmtkd_edge.config.recipe",
         "rmtkd_edge.families.base",
         "rmtkd_edge.families.encoder",
+        "rmtkd_edge.families.modernbert",
         "rmtkd_edge.families.resnet",
         "rmtkd_edge.tasks.text_classification",
         "rmtkd_edge.tasks.image_classification",
@@ -63,15 +64,19 @@ def test_an_architecture_is_known_in_its_own_folder_alone() -> None:
         classes |= set(
             re.findall(r"^class (\w+)\((?:(?:\w+\.)?Module|Model)\)", path.read_text(encoding="utf-8"), re.M)
         )
-    assert {"Encoder", "ResNet"} <= classes
+    assert {"Encoder", "ModernBert", "ResNet"} <= classes
     names = "|".join(sorted(classes))
     for path in FILES:
         if "families" in path.relative_to(PACKAGE).parts:
             continue
         text = path.read_text(encoding="utf-8")
         assert not re.search(rf"isinstance\([^)]*\b({names})\b", text), f"{path} asks what class a model has"
-        assert not re.search(r"""(==|!=|in) \(?["'](encoder|resnet)["']""", text), f"{path} asks which family it is"
-        assert not re.search(r"rmtkd_edge\.families\.(encoder|resnet)", text), f"{path} imports a family's module"
+        assert not re.search(r"""(==|!=|in) \(?["'](encoder|modernbert|resnet)["']""", text), (
+            f"{path} asks which family it is"
+        )
+        assert not re.search(r"rmtkd_edge\.families\.(encoder|modernbert|resnet)", text), (
+            f"{path} imports a family's module"
+        )
 
 
 def test_only_the_command_line_prints() -> None:

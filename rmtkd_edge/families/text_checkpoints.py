@@ -11,7 +11,8 @@ from typing import Any, Generic
 import torch
 from torch import Tensor
 
-from rmtkd_edge.errors import UserError, reason, some
+from rmtkd_edge.config.recipe import Recipe
+from rmtkd_edge.errors import DataError, UserError, reason, some
 from rmtkd_edge.families.base import M, call, find_family
 from rmtkd_edge.families.sources import (
     INTACT,
@@ -122,8 +123,7 @@ class Classifiers(Generic[M]):
             "AutoModelForSequenceClassification",
             source,
             num_labels=len(labels),
-            id2label=dict(enumerate(labels)),
-            label2id={name: i for i, name in enumerate(labels)},
+            **label_names(labels),
             ignore_mismatched_sizes=True,  # judged below
             output_loading_info=True,
             use_safetensors=True,  # other files are unpickled
@@ -192,6 +192,31 @@ def loaded(kind: str, source: str, **options: Any) -> Any:
             f"cannot load a model from `{source}`: {reason(err)}",
             "give a local folder with config.json and model.safetensors as model.source",
         ) from err
+
+
+def label_names(labels: Sequence[str]) -> dict[str, Any]:
+    """Return what a transformers config says of labels."""
+    return {"id2label": dict(enumerate(labels)), "label2id": {name: i for i, name in enumerate(labels)}}
+
+
+def check_fits(recipe: Recipe, spec: Any, tokenizer: Any) -> None:
+    """Raise DataError where a model has too few positions or embeddings for the data."""
+    positions = spec.max_length
+    if recipe.task.max_length > positions:
+        raise DataError(
+            f"task.max_length is {recipe.task.max_length}, the model has {positions} positions",
+            f"--set task.max_length={positions}",
+        )
+    if (tokens := token_count(tokenizer)) > spec.vocab:
+        raise DataError(
+            f"the tokenizer has {tokens} tokens, the model only {spec.vocab} embeddings",
+            "set model.tokenizer to the one that belongs to model.source",
+        )
+
+
+def token_count(tokenizer: Any) -> int:
+    """Return the embeddings that a tokenizer's ids need; there may be gaps between them."""
+    return max(len(tokenizer), 1 + max(tokenizer.get_vocab().values()))
 
 
 def _with_labels(model: Any, theirs: Sequence[str], wanted: Sequence[str], source: str) -> Any:
