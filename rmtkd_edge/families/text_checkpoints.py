@@ -82,11 +82,9 @@ class Classifiers(Generic[M]):
     def _prove_same(self, ours: M, model: Any) -> None:
         """Raise UserError where a model gives other logits than the one that it was made from."""
         batch = trial(ours.spec, self.trial_tokens(ours.spec))
-        plain = all(p.dtype == torch.float32 and p.device.type == "cpu" for p in model.parameters())
-        theirs = model if plain and not model.training else copy.deepcopy(model).cpu().float().eval()
         check_same(
             lambda: call(ours.eval(), batch),
-            lambda: theirs(**batch).logits,
+            lambda: in_float32(model)(**batch).logits,
             f"the {type(model).__name__}",
             self.kind,
             self.causes,
@@ -149,6 +147,18 @@ class Classifiers(Generic[M]):
         if shapes:
             raise other_size(source, shapes[f"{classifier}.bias"][0], count)
         return True
+
+
+def in_float32(model: Any) -> Any:
+    """Return a transformers model in float32, on the CPU, in eval mode: itself where it is that already."""
+    if any(p.dtype != torch.float32 for p in model.parameters()):
+        # a cast rounds what no file holds too, such as the frequencies of rotary positions; a new model has them anew
+        with torch.random.fork_rng(devices=[]):
+            whole = type(model)(copy.deepcopy(model.config)).float()
+        whole.load_state_dict(model.state_dict())
+        return whole.eval()
+    plain = not model.training and all(p.device.type == "cpu" for p in model.parameters())
+    return model if plain else copy.deepcopy(model).cpu().eval()
 
 
 def trial(spec: Any, length: int) -> dict[str, Tensor]:
