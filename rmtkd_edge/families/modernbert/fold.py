@@ -17,6 +17,7 @@ from rmtkd_edge.families.layers import folded_state, unfolded_state, with_state
 from rmtkd_edge.families.modernbert.module import Linear, ModernBert
 
 WORDS = "embeddings.word.weight"
+LEAST = 1e-3  # share of the mean scale under which a channel's own counts as none
 
 
 def producers(model: ModernBert) -> dict[str, list[Linear]]:
@@ -62,68 +63,71 @@ def narrow_like(model: ModernBert, ranks: Mapping[str, int]) -> ModernBert:
 
 @torch.no_grad()
 def plain_fold(teacher: ModernBert, projections: Mapping[str, Tensor]) -> ModernBert:
-    """Return the narrow model by algebra alone: producers P W, consumers W G P^T, G the scale of the norm before them.
-
-    A norm over k of d channels gives rows of norm sqrt(k) instead of sqrt(d), which its new scale makes up for; the
-    word table takes its norm's scale, so that directions before the norm are those after the teacher's.
-    """
+    """Return the narrow model by algebra alone: producers P W, consumers W G P^T, G the scale of the norm before."""
     student = narrow_like(teacher, ranks_from(teacher.spec, projections))
     state = {name: value.clone() for name, value in teacher.state_dict().items()}
     like = next(teacher.parameters())
     if "stream" in projections:
-        state[WORDS] = _normalised_words(teacher)
-        cut_stream(state, projections["stream"].to(like))
-    for site, p in projections.items():
-        block, place = p.to(like), site.replace("layer.", "layers.").rpartition(".")[0]
+        _cut_stream(teacher, state, projections["stream"].to(like))
+    for site in projections.keys() - {"stream"}:
+        block, place = projections[site].to(like), site.replace("layer.", "layers.").rpartition(".")[0]
         if site == "pooler":
             _cut(state, block, ["pooler"], "classifier")
             for name in [name for name in state if name.startswith("pooler_norm.")]:
                 state[name] = (block**2 if name.endswith("weight") else block) @ state[name]
         elif site.endswith(".value"):
             _cut(state, block, [f"{place}.value"], f"{place}.out")
-        elif site.endswith(".ffn"):
+        else:
             _cut(state, block, [f"{place}.up", f"{place}.gate"], f"{place}.down")
     student.load_state_dict(state)
     return student.to(like.device).train(teacher.training)
 
 
-def _normalised_words(teacher: ModernBert) -> Tensor:
-    """Return the rows of the word table after their norm, where words of the stream begin."""
-    return teacher.embeddings.norm(teacher.embeddings.word.weight)
+def projected_words(teacher: ModernBert, p: Tensor) -> tuple[Tensor, Tensor]:
+    """Return a word table (V, k) and the scale (k,) of its norm that begin the stream where the teacher's does.
+
+    The stream begins at G n, n the normalised word and G the norm's scale (and shift). With words P G n / g and the
+    scale g, g the diagonal of P G P^T, a norm over k channels only changes each word's mean and size; P w in place of
+    them would lose what G does to the axes.
+    """
+    norm = teacher.embeddings.norm
+    g = p**2 @ norm.weight
+    g = torch.where(g.abs() < LEAST * g.abs().mean(), g.abs().mean(), g)
+    return (plain(teacher.embeddings.word.weight, norm.eps) * norm.weight) @ p.T / g, g
 
 
-def cut_stream(state: dict[str, Tensor], p: Tensor) -> None:
-    """Cut the stream of a state in place; its word table has been normalised."""
-    scale = (p.shape[1] / p.shape[0]) ** 0.5
-    readers = {"norm1": ("query", "key", "value"), "norm2": ("up", "gate"), "norm": ("pooler",)}
-    state[WORDS] = state[WORDS] @ p.T
-    for name in [name for name in state if name.endswith(".weight")]:
-        place, _, part = name.removesuffix(".weight").rpartition(".")
-        before, bias = f"{place}." if place else "", f"{name.removesuffix('.weight')}.bias"
-        if part in ("out", "down"):
-            state[name] = p @ state[name]
-            if bias in state:
-                state[bias] = p @ state[bias]
-        elif part in readers and place != "embeddings":
-            for reader in (f"{before}{x}" for x in readers[part]):
-                _into_reader(state, reader, state[name], state.get(bias), p)
-            state[name] = torch.full_like(p[:, 0], scale)
-            if bias in state:
-                state[bias] = torch.zeros_like(p[:, 0])
-    if "layers.0.norm1.weight" not in state:  # the first layer reads the embeddings as they are
-        for reader in readers["norm1"]:
-            state[f"layers.0.{reader}.weight"] = state[f"layers.0.{reader}.weight"] @ p.T
-    state["embeddings.norm.weight"] = torch.full_like(p[:, 0], scale)
+def _cut_stream(teacher: ModernBert, state: dict[str, Tensor], p: Tensor) -> None:
+    """Cut the stream of a state in place.
+
+    A norm over k of d channels gives rows of norm sqrt(k) instead of sqrt(d), which its new scale makes up for.
+    """
+    size = (p.shape[1] / p.shape[0]) ** 0.5
+    state[WORDS], scale = projected_words(teacher, p)
+    state["embeddings.norm.weight"] = size * scale
     if "embeddings.norm.bias" in state:
-        state["embeddings.norm.bias"] = torch.zeros_like(p[:, 0])
+        state["embeddings.norm.bias"] = p @ state["embeddings.norm.bias"]
+    _read_through(state, "norm", ["pooler"], p, size)
+    for i, layer in enumerate(teacher.spec.layers):
+        place = f"layers.{i}"
+        for name in ("out", "down"):
+            for key in [key for key in (f"{place}.{name}.weight", f"{place}.{name}.bias") if key in state]:
+                state[key] = p @ state[key]
+        readers = [f"{place}.{name}" for name in ("query", "key", "value")]
+        if layer.normed:
+            _read_through(state, f"{place}.norm1", readers, p, size)
+        else:
+            state.update({f"{name}.weight": state[f"{name}.weight"] @ p.T for name in readers})
+        _read_through(state, f"{place}.norm2", [f"{place}.up", f"{place}.gate"], p, size)
 
 
-def _into_reader(state: dict[str, Tensor], reader: str, gamma: Tensor, beta: Tensor | None, p: Tensor) -> None:
-    """Let a layer read the projected plain norm, the norm's scale (and shift, where the layer has a bias) taken in."""
-    weight = state[f"{reader}.weight"]
-    if beta is not None and f"{reader}.bias" in state:
-        state[f"{reader}.bias"] = state[f"{reader}.bias"] + weight @ beta
-    state[f"{reader}.weight"] = (weight * gamma) @ p.T
+def _read_through(state: dict[str, Tensor], norm: str, readers: Sequence[str], p: Tensor, size: float) -> None:
+    """Let layers read the narrow stream through its plain norm: the wide norm's scale goes into their weights."""
+    scale, shift = state[f"{norm}.weight"], state.get(f"{norm}.bias")
+    for name in readers:
+        state[f"{name}.weight"] = (state[f"{name}.weight"] * scale) @ p.T
+    state[f"{norm}.weight"] = torch.full_like(p[:, 0], size)
+    if shift is not None:
+        state[f"{norm}.bias"] = p @ torch.where(scale == 0, 0.0, shift / scale)
 
 
 def _cut(state: dict[str, Tensor], block: Tensor, names: Sequence[str], consumer: str) -> None:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from rmtkd_edge.families.base import Batches, NarrowOptions, ranks_from
 from rmtkd_edge.families.layers import ProjectedLinear, copy_fitting
 from rmtkd_edge.families.modernbert.analyse import size
-from rmtkd_edge.families.modernbert.fold import narrow_like, plain, plain_fold
+from rmtkd_edge.families.modernbert.fold import narrow_like, plain, plain_fold, projected_words
 from rmtkd_edge.families.modernbert.module import Context, Layer, Linear, ModernBert
 from rmtkd_edge.families.norm_fit import NormFit
 from rmtkd_edge.families.tokens import TokenWeights, token_weights
@@ -115,8 +115,7 @@ def _embed(
 ) -> list[Walk]:
     """Let every word begin where the teacher's does, projected, up to the size that the norm gives it."""
     if "stream" in cut.projections:
-        words = teacher.embeddings.norm(teacher.embeddings.word.weight)
-        student.embeddings.word.weight.copy_(words @ cut.stream.T)
+        student.embeddings.word.weight.copy_(projected_words(teacher, cut.stream)[0])
     walks, fit = [], NormFit(student.spec.width)
     for batch in batches:
         ids, mask = batch["input_ids"], batch["attention_mask"]
