@@ -40,13 +40,13 @@ def from_module(module: nn.Module, labels: Sequence[str] | None = None) -> Model
         raise refused
     raise UserError(
         f"no family can cut a {type(module).__name__}",
-        "a sequence classifier of transformers (BERT, RoBERTa, DistilBERT, ELECTRA) or a ResNet of torchvision; "
+        "a sequence classifier of transformers (BERT, RoBERTa, DistilBERT, ELECTRA, ModernBERT) or torchvision ResNet; "
         f"installed families: {', '.join(plugins.names('families'))}",
     )
 
 
 def from_transformers(model: nn.Module, labels: Sequence[str] | None = None) -> Model:
-    """Return the encoder that computes the same logits as a transformers sequence classifier; see from_module."""
+    """Return the model that computes the same logits as a transformers sequence classifier; see from_module."""
     return from_module(model, labels)
 
 

@@ -216,6 +216,9 @@ def _check_cut(spec: Spec, recipe: Recipe, ready: Prepared, report: Report) -> S
         if (widths := ready.method.widths(spec, ready.family, aimed, step)) is not None:
             report("note", text=widths.note)
             notes.append(widths.note)
+    if ready.family.never_cut:
+        report("note", text=ready.family.never_cut)
+        notes.append(ready.family.never_cut)
     return notes
 
 

@@ -31,7 +31,7 @@ WITHOUT_QUANTILE = ("bema", "parallel")  # edge rules that give one rank, which 
 class Model(Section):
     """Where the teacher comes from."""
 
-    family: str = Field("encoder", description="`encoder` (BERT-like), `resnet`, or an installed one")
+    family: str = Field("encoder", description="`encoder` (BERT-like), `modernbert`, `resnet`, or an installed one")
     source: Text = Field(
         description="`scratch`, a hub id, a local folder, or `package:NAME` for a model that a package ships; of a "
         "resnet `scratch`, `torchvision:resnet50`, a folder of transformers or a safetensors state dict"
@@ -241,7 +241,8 @@ class Recipe(Section):
         for kind in self.compress.sites or ():
             if kind not in family.site_kinds:
                 guess = did_you_mean(kind, family.site_kinds)
-                faults.append(f"compress.sites: no kind `{kind}`{guess} (known: {', '.join(family.site_kinds)})")
+                why = f"; {family.never_cut}" if family.never_cut else ""
+                faults.append(f"compress.sites: no kind `{kind}`{guess} (known: {', '.join(family.site_kinds)}){why}")
         if self.compress.vocabulary is not None and "vocabulary" not in family.offers:
             faults.append(f"compress.vocabulary does not go with the family {self.model.family}")
         if self.compress.layers is not None and "layers" not in family.offers:

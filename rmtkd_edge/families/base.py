@@ -185,6 +185,7 @@ class Family(Protocol[S, M]):
     sample_keys: str  # the recipe's keys that bring more samples, for messages
     site_kinds: tuple[str, ...]
     default_sites: tuple[str, ...]
+    never_cut: str  # what keeps its width, and why, for the run's notes; empty where nothing does
     modes: tuple[str, ...]  # values of compress.mode
     int8_scales: tuple[Scales, ...]  # values of export.int8_scales, the default first
     shape: type[Section]  # settings of `model.shape`

@@ -96,6 +96,7 @@ class FamilyDefaults(Generic[S, M]):
 
     modes: tuple[str, ...] = ("width",)
     default_sites: tuple[str, ...]
+    never_cut = ""
     samples: tuple[str, ...]
     sample_keys = "analyse.calibration"
     parity_hint = ""

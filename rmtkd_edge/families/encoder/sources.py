@@ -9,13 +9,13 @@ import torch
 from torch import nn
 
 from rmtkd_edge.config.recipe import Recipe
+from rmtkd_edge.families.classifier_checkpoints import check_fits, label_names, token_count
 from rmtkd_edge.families.encoder.checkpoints import from_transformers, pretrained
 from rmtkd_edge.families.encoder.module import Encoder
 from rmtkd_edge.families.encoder.settings import EncoderShape
 from rmtkd_edge.families.encoder.spec import ROBERTA
 from rmtkd_edge.families.layers import ProjectedLinear
 from rmtkd_edge.families.sources import problem_of
-from rmtkd_edge.families.text_checkpoints import check_fits, label_names, token_count
 from rmtkd_edge.packaged import resolve_source
 
 SCRATCH = "scratch"

@@ -36,6 +36,7 @@ class ModernBertFamily(FamilyDefaults[ModernBertSpec, "ModernBert"]):
     sample_keys = "analyse.maximum_rows or analyse.tokens_per_sequence"
     site_kinds = ("stream", "value", "ffn", "pooler")
     default_sites = site_kinds
+    never_cut = "queries and keys are not cut: rotary positions turn fixed pairs of their channels"
     offers: tuple[str, ...] = ("layers", "vocabulary")
     int8_scales: tuple[Scales, ...] = ("dynamic", "static")
     shape = ModernBertShape

@@ -15,10 +15,10 @@ from rmtkd_edge.families.token_cost import Element, bytes_of, milliseconds
 
 # Bytes that a graph takes besides its weights: once, and for each layer (found by exporting shapes of 1 and 3 layers).
 GRAPH_BYTES = {
-    ("fp32", "fast"): (7_700, 5_700),
-    ("fp32", "portable"): (4_500, 8_400),
-    ("int8", "fast"): (7_500, 7_200),
-    ("int8", "portable"): (4_300, 10_100),
+    ("fp32", "fast"): (4_500, 7_400),
+    ("fp32", "portable"): (4_900, 7_700),
+    ("int8", "fast"): (4_300, 10_500),
+    ("int8", "portable"): (4_600, 10_900),
 }
 
 

@@ -9,13 +9,13 @@ import torch
 from torch import nn
 
 from rmtkd_edge.config.recipe import Recipe
+from rmtkd_edge.families.classifier_checkpoints import Classifiers, check_fits, label_names, token_count
 from rmtkd_edge.families.layers import ProjectedLinear
 from rmtkd_edge.families.modernbert import names
 from rmtkd_edge.families.modernbert.module import Linear, ModernBert
 from rmtkd_edge.families.modernbert.settings import ModernBertShape
 from rmtkd_edge.families.modernbert.spec import MODEL_TYPE
 from rmtkd_edge.families.sources import problem_of
-from rmtkd_edge.families.text_checkpoints import Classifiers, check_fits, label_names, token_count
 from rmtkd_edge.packaged import resolve_source
 
 SCRATCH = "scratch"
