@@ -11,6 +11,7 @@ from typing import Any, Generic
 import torch
 from torch import Tensor
 
+from rmtkd_edge import plugins
 from rmtkd_edge.config.recipe import Recipe
 from rmtkd_edge.errors import DataError, UserError, reason, some
 from rmtkd_edge.families.base import M, call, find_family
@@ -115,6 +116,8 @@ class Classifiers(Generic[M]):
                 )
             return _with_labels(find_family(self.family).fold(own), own.spec.labels, labels, source), True
         config = loaded("AutoConfig", source)
+        if config.model_type != self.family and config.model_type in plugins.names("families"):
+            raise UserError(f"`{source}` is no {self.family}", f"set model.family = {config.model_type}")
         refuse_other_problems(config.problem_type, problem)
         self.spec_of(config, labels)  # refuse an unsupported type before its weights are read
         model, info = loaded(

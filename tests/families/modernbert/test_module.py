@@ -74,6 +74,19 @@ def test_local_layers_see_no_further_than_the_window() -> None:
     assert changed == list(range(15 - WINDOW, 15 + WINDOW + 1))
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_has_finite_gradients_where_a_window_holds_padding_alone(dtype: torch.dtype) -> None:
+    model = make_model(classifier_pooling="mean").train()
+    ids, mask = padded_ids(4, 40)
+    with torch.autocast("cpu", dtype):
+        loss = model(ids, mask).square().sum()
+    loss.backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+    with torch.no_grad():
+        cast = make_model(classifier_pooling="mean").to(dtype)(ids, mask).float()
+        torch.testing.assert_close(cast, make_model(classifier_pooling="mean")(ids, mask), rtol=0.1, atol=0.1)
+
+
 def test_parameters_are_those_of_transformers() -> None:
     for changes in ({}, BIASES):
         theirs = tiny_classifier(**changes)

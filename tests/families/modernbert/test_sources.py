@@ -93,6 +93,13 @@ def test_what_is_not_computed_is_refused(tmp_path: Path) -> None:
         CLASSIFIERS.from_transformers(tiny_classifier(problem_type="multi_label_classification"))
 
 
+def test_a_score_is_read_where_the_task_is_a_regression() -> None:
+    theirs = tiny_classifier(num_labels=1, problem_type="regression")
+    ours = CLASSIFIERS.from_transformers(theirs, ("score",), "regression")
+    same(ours, theirs)
+    assert ours.classifier.weight.shape == (1, 16)
+
+
 def test_a_class_that_computes_something_else_is_refused() -> None:
     model = tiny_classifier()
     model.config.local_attention = 6  # its masks follow the config, and so does the shape: still the same
@@ -118,9 +125,12 @@ def test_another_family_names_its_own(tmp_path: Path) -> None:
         "model": {"source": str(tmp_path / "ours"), "tokenizer": "x"},
         "task": {"name": "t", "text": ["a"]},
     }
-    with pytest.raises(UserError, match="holds no encoder") as caught:
-        find_family("encoder").load(parse_recipe(recipe, "t"), LABELS, None)
-    assert "model.family = modernbert" in str(caught.value.hint)
+    saved(tmp_path / "theirs")
+    for folder, what in (("ours", "holds no encoder"), ("theirs", "is no encoder")):
+        recipe["model"] = {"source": str(tmp_path / folder), "tokenizer": "x"}
+        with pytest.raises(UserError, match=what) as caught:
+            find_family("encoder").load(parse_recipe(recipe, "t"), LABELS, None)
+        assert "model.family = modernbert" in str(caught.value.hint)
     recipe |= {"compress": {"sites": ["qk"]}, "model": {"family": "modernbert", "source": "scratch", "tokenizer": "x"}}
     with pytest.raises(RecipeError, match=r"no kind `qk`.*rotary positions"):
         parse_recipe(recipe, "t")
