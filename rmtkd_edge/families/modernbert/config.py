@@ -24,11 +24,10 @@ def to_config(spec: ModernBertSpec) -> dict[str, Any]:
     from transformers import AutoConfig
 
     first, rates = spec.layers[0], ("embedding_dropout", "attention_dropout", "mlp_dropout", "classifier_dropout")
-    width = first.heads * first.head if not fits_transformers(spec) else spec.width
     config = AutoConfig.for_model(
         MODEL_TYPE,
         vocab_size=spec.vocab,
-        hidden_size=width,
+        hidden_size=spec.width,
         intermediate_size=max(layer.ffn for layer in spec.layers),
         num_hidden_layers=len(spec.layers),
         num_attention_heads=first.heads,
@@ -53,7 +52,6 @@ def to_config(spec: ModernBertSpec) -> dict[str, Any]:
         id2label=dict(enumerate(spec.labels)),
         label2id={name: i for i, name in enumerate(spec.labels)},
     ).to_dict()
-    config["hidden_size"] = spec.width
     config["architectures"] = ["ModernBertForSequenceClassification"]
     config["id2label"] = {str(i): name for i, name in enumerate(spec.labels)}
     fits = fits_transformers(spec)

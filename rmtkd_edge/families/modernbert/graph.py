@@ -1,6 +1,6 @@
 """The module that is traced: a ModernBERT whose norms and GELUs are operators that onnxruntime runs as one.
 
-Attention is in standard operators in both graphs: onnxruntime's fused one takes neither rotary positions nor a window.
+Attention is in standard operators in both graphs, with the window and the padding as one bias.
 """
 
 from __future__ import annotations

@@ -129,3 +129,25 @@ def test_a_fit_without_an_intercept_is_numpys() -> None:
     weight, bias = fit.solve(0.0, intercept=False)
     np.testing.assert_allclose(weight.T, np.linalg.lstsq(x, y, rcond=None)[0], atol=1e-10)
     assert not bias.any()
+
+
+@pytest.mark.parametrize(
+    "analyse",
+    [
+        Analyse(rule="parallel"),
+        Analyse(rule="parallel", weighting="none", scale_columns=True),
+        Analyse(effective_samples=True, center=True),
+        Analyse(sample="sequence", tokens_per_sequence=1),
+    ],
+    ids=["parallel", "plain", "effective", "sequence"],
+)
+@pytest.mark.parametrize("select", [True, False], ids=["select", "project"])
+def test_every_way_to_analyse_gives_spectra(analyse: Analyse, select: bool) -> None:
+    teacher = make_model()
+    options = AnalyseOptions(analyse, select, 0, lambda outputs, batch: outputs[:, 0].sum())
+    for spectrum in FAMILY.analyse(teacher, list_sites(teacher.spec), make_batches, make_batches, options):
+        assert len(spectrum.fit(analyse, 0.3)) == spectrum.site.heads and spectrum.n >= 96
+        assert (spectrum.n_eff is not None) == analyse.effective_samples
+        assert (spectrum.null_eigenvalues is not None) == (analyse.rule == "parallel")
+        rows = spectrum.directions
+        assert torch.allclose(rows @ rows.mT, torch.eye(rows.shape[1], dtype=rows.dtype), atol=1e-9)
