@@ -52,8 +52,19 @@ def to_config(spec: ModernBertSpec) -> dict[str, Any]:
         id2label=dict(enumerate(spec.labels)),
         label2id={name: i for i, name in enumerate(spec.labels)},
     ).to_dict()
+    config |= _names_of_4(spec)
     config["architectures"] = ["ModernBertForSequenceClassification"]
     config["id2label"] = {str(i): name for i, name in enumerate(spec.labels)}
     fits = fits_transformers(spec)
     config["rmtkd"] = {"transformers": fits, "note": None if fits else NOTE}
     return config
+
+
+def _names_of_4(spec: ModernBertSpec) -> dict[str, Any]:
+    """Return what transformers 4 calls the rotary bases and, where it is regular, the pattern of global layers."""
+    found: dict[str, Any] = {"global_rope_theta": spec.global_theta, "local_rope_theta": spec.local_theta}
+    local = [layer.local for layer in spec.layers]
+    for every in range(1, len(local) + 1):
+        if local == [i % every > 0 for i in range(len(local))]:
+            return {**found, "global_attn_every_n_layers": every}
+    return found

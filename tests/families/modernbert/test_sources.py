@@ -156,6 +156,14 @@ def test_transformers_loads_what_fits_and_fails_on_what_does_not(tmp_path: Path)
         AutoModelForSequenceClassification.from_pretrained(tmp_path / "uneven")
 
 
+def test_transformers_4_reads_its_own_names_of_what_the_layers_are() -> None:
+    spec = make_model(rope_parameters={"sliding_attention": {"rope_type": "default", "rope_theta": 30.0}}).spec
+    config = FAMILY.config(spec, "toy")
+    assert (config["global_attn_every_n_layers"], config["local_rope_theta"], config["local_attention"]) == (3, 30.0, 8)
+    assert "global_attn_every_n_layers" not in FAMILY.config(FAMILY.shorter(spec, [1, 2, 3]), "toy")
+    assert FAMILY.config(FAMILY.shorter(spec, [0, 2]), "toy")["global_attn_every_n_layers"] == 2
+
+
 def write(model: ModernBert, folder: Path) -> None:
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(FAMILY.config(model.spec, "toy")))
