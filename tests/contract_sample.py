@@ -24,6 +24,7 @@ from rmtkd_edge.tasks.base import find_task
 THIRD_PARTY = {"families": ["mlp"], "tasks": ["digit-parity"], "methods": []}  # that tests/third_party brings
 SMALL = {  # model.shape of families whose usual shape is slow to test
     "encoder": {"layers": 2, "width": 16, "heads": 2, "ffn": 32, "max_positions": 32, "dropout": 0.0},
+    "modernbert": {"layers": 3, "width": 32, "heads": 2, "ffn": 48, "max_positions": 32, "local_attention": 6},
     "resnet": {"width": 8},
     "mobilenet": {"version": "v3-small", "width": 0.35},
     "vit": {"layers": 2, "width": 16, "heads": 2, "ffn": 32, "patch": 4},

@@ -34,6 +34,7 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
         "rmtkd_edge.config.recipe",
         "rmtkd_edge.families.base",
         "rmtkd_edge.families.encoder",
+        "rmtkd_edge.families.modernbert",
         "rmtkd_edge.families.resnet",
         "rmtkd_edge.families.mobilenet",
         "rmtkd_edge.families.vit",
@@ -65,8 +66,8 @@ def test_an_architecture_is_known_in_its_own_folder_alone() -> None:
         classes |= set(
             re.findall(r"^class (\w+)\((?:(?:\w+\.)?Module|Model)\)", path.read_text(encoding="utf-8"), re.M)
         )
-    assert {"Encoder", "MobileNet", "ResNet", "VisionTransformer"} <= classes
-    names, families = "|".join(sorted(classes)), "encoder|mobilenet|resnet|vit"
+    assert {"Encoder", "MobileNet", "ModernBert", "ResNet", "VisionTransformer"} <= classes
+    names, families = "|".join(sorted(classes)), "encoder|mobilenet|modernbert|resnet|vit"
     for path in FILES:
         if "families" in path.relative_to(PACKAGE).parts:
             continue

@@ -32,7 +32,8 @@ class Model(Section):
     """Where the teacher comes from."""
 
     family: str = Field(
-        "encoder", description="`encoder` (BERT-like), `resnet`, `mobilenet`, `vit`, or an installed one"
+        "encoder",
+        description="`encoder` (BERT-like), `modernbert`, `resnet`, `mobilenet`, `vit`, or an installed one",
     )
     source: Text = Field(
         description="`scratch`, a hub id, a local folder, or `package:NAME` for a model that a package ships; of a "
@@ -247,7 +248,8 @@ class Recipe(Section):
         for kind in self.compress.sites or ():
             if kind not in family.site_kinds:
                 guess = did_you_mean(kind, family.site_kinds)
-                faults.append(f"compress.sites: no kind `{kind}`{guess} (known: {', '.join(family.site_kinds)})")
+                why = f"; {uncut}" if (uncut := family.never_cut(None)) else ""
+                faults.append(f"compress.sites: no kind `{kind}`{guess} (known: {', '.join(family.site_kinds)}){why}")
         if self.compress.vocabulary is not None and "vocabulary" not in family.offers:
             faults.append(f"compress.vocabulary does not go with the family {self.model.family}")
         if self.compress.layers is not None and "layers" not in family.offers:

@@ -216,8 +216,8 @@ class Family(Protocol[S, M]):
         """Return a short name of the model that a recipe starts from."""
 
     # cutting
-    def never_cut(self, spec: S) -> str:
-        """Return what keeps its width and why, for the run's notes; empty where nothing does."""
+    def never_cut(self, spec: S | None) -> str:
+        """Return what keeps its width in a shape, or in all of the family's for None, and why; empty for nothing."""
 
     def sites_to_cut(self, spec: S, options: Compress) -> list[str]: ...
     def analyse(

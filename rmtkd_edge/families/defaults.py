@@ -129,7 +129,7 @@ class FamilyDefaults(Generic[S, M]):
         return f"{recipe.model.family}-{recipe.model.source.split(':', 1)[-1].rstrip('/').rsplit('/', 1)[-1]}"
 
     # cutting
-    def never_cut(self, spec: S) -> str:
+    def never_cut(self, spec: S | None) -> str:
         """Return nothing: every width can be cut."""
         return ""
 

@@ -123,4 +123,5 @@ class InstanceNorm(nn.Module):
         normal = torch.onnx.ops.symbolic(
             "InstanceNormalization", [x, ones, zeros], attrs={"epsilon": self.eps}, dtype=x.dtype, shape=x.shape
         )
-        return normal * self.weight + self.bias
+        scaled = normal * self.weight
+        return scaled if self.bias is None else scaled + self.bias

@@ -69,14 +69,15 @@ def smoothing_scale(channels: np.ndarray, columns: np.ndarray, alpha: float) -> 
 
 
 def second_products(model: onnx.ModelProto) -> dict[str, str]:
-    """Return, by name of its MatMul, the input of every product whose bias is called `...down.bias`."""
+    """Return, by name of its MatMul, the input of every product whose bias or matrix is called `down`."""
     made = {output: node for node in model.graph.node for output in node.output}
     found = {}
     for node in model.graph.node:
+        product = node if any(name.endswith(".down.matrix") for name in node.input) else None
         if any(name.endswith(".down.bias") for name in node.input):
             product = next((made[name] for name in node.input if name in made and made[name].op_type == "MatMul"), None)
-            if product is not None:
-                found[product.name] = product.input[0]
+        if product is not None:
+            found[product.name] = product.input[0]
     return found
 
 

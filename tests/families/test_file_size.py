@@ -15,6 +15,7 @@ from rmtkd_edge.config.recipe import Export
 from rmtkd_edge.config.settings import Graph
 from rmtkd_edge.export.portable import make_portable
 from rmtkd_edge.families.base import QuantiseOptions, Spec, family_of
+from rmtkd_edge.families.modernbert.spec import LayerSpec, ModernBertSpec
 from rmtkd_edge.families.vit.spec import VitSpec, even_layers
 
 SMALL = {"num_hidden_layers": 2, "hidden_size": 96, "num_attention_heads": 4, "intermediate_size": 200}
@@ -32,6 +33,11 @@ def encoder() -> Spec:
     return narrow(encoder_spec(**SMALL, vocab_size=900, max_position_embeddings=64)).with_ranks({"embedding": 20})
 
 
+def modernbert() -> Spec:
+    layers = tuple(LayerSpec(4, 24, 24, 150, i > 0, i > 0) for i in range(2))
+    return narrow(ModernBertSpec(900, 64, 96, layers, 96, ("negative", "positive")))
+
+
 def resnet() -> Spec:
     return narrow(resnet_spec(18)).with_ranks({"layer.3.block.0.conv2.factor": 12})
 
@@ -46,7 +52,8 @@ def vit() -> Spec:
 
 @pytest.mark.parametrize("graph", ["fast", "portable"])
 @pytest.mark.parametrize(
-    "make", [encoder, resnet, vit, partial(mobilenet, "mobilenet_v2"), partial(mobilenet, "mobilenet_v3_small")]
+    "make",
+    [encoder, modernbert, resnet, vit, partial(mobilenet, "mobilenet_v2"), partial(mobilenet, "mobilenet_v3_small")],
 )
 def test_a_files_size_is_foretold_within_five_per_cent(make: object, graph: Graph, tmp_path: Path) -> None:
     assert callable(make)

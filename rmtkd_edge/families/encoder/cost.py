@@ -8,12 +8,12 @@ time an element takes. Biases and the memory between layers are in the curves' l
 from __future__ import annotations
 
 from collections.abc import Iterator
-from math import sqrt
 from typing import Literal
 
 from rmtkd_edge.config.hardware import Calibration
 from rmtkd_edge.config.settings import Graph
 from rmtkd_edge.families.encoder.spec import EncoderSpec
+from rmtkd_edge.families.token_cost import Element, bytes_of, milliseconds
 
 
 def predict_ms(spec: EncoderSpec, curves: Calibration, sequence: int) -> float:
@@ -23,12 +23,10 @@ def predict_ms(spec: EncoderSpec, curves: Calibration, sequence: int) -> float:
         ValueError: the calibration has no sizes.
     """
     rows = min(sequence, spec.max_length)
-    multiplied = sum(rows * m * n * curves.ns_per_mac("gemm", sqrt(m * n)) for m, n in products(spec, rows))
-    others = sum(rows * number * curves.ns_per_element.get(name, 0.0) for name, number in elements(spec, rows).items())
-    return 1e-6 * (multiplied + others)
+    return milliseconds(curves, rows, products(spec, rows), elements(spec, rows))
 
 
-def elements(spec: EncoderSpec, tokens: int) -> dict[Literal["gelu", "softmax", "norm"], int]:
+def elements(spec: EncoderSpec, tokens: int) -> dict[Element, int]:
     """Return how many elements of a token go through what is no product."""
     return {
         "gelu": sum(layer.ffn for layer in spec.layers),
@@ -63,15 +61,11 @@ GRAPH_BYTES = {
     ("int8", "fast"): (7_500, 7_200),
     ("int8", "portable"): (4_300, 10_100),
 }
-CHANNEL_BYTES = 5  # of int8: a scale and a zero point for each column of a matrix
 
 
 def file_bytes(spec: EncoderSpec, precision: Literal["fp32", "int8"], graph: Graph) -> int:
     """Return the predicted size in bytes of the ONNX file of a folded encoder."""
     once, each = GRAPH_BYTES[precision, graph]
-    whole, parameters = once + each * len(spec.layers), spec.count_parameters()
-    if precision == "fp32":
-        return whole + 4 * parameters
     embedding = spec.embedding_size or spec.width
     matrices = [
         (spec.vocab, spec.embedding_rank or embedding),
@@ -81,5 +75,4 @@ def file_bytes(spec: EncoderSpec, precision: Literal["fp32", "int8"], graph: Gra
         (spec.width, spec.pooler_width),
         (spec.pooler_width, len(spec.labels)),
     ]
-    weights = sum(rows * columns for rows, columns in matrices)
-    return whole + weights + 4 * (parameters - weights) + CHANNEL_BYTES * sum(columns for _, columns in matrices)
+    return bytes_of(once + each * len(spec.layers), spec.count_parameters(), matrices, precision)

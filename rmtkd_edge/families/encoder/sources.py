@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from rmtkd_edge.config.recipe import Recipe
-from rmtkd_edge.errors import DataError
+from rmtkd_edge.families.classifier_checkpoints import check_fits, label_names, token_count
 from rmtkd_edge.families.encoder.checkpoints import from_transformers, pretrained
 from rmtkd_edge.families.encoder.module import Encoder
 from rmtkd_edge.families.encoder.settings import EncoderShape
@@ -38,23 +38,8 @@ def load(recipe: Recipe, labels: Sequence[str], tokenizer: Any) -> tuple[Encoder
         encoder, ready = _scratch(EncoderShape.model_validate(recipe.model.shape), labels, tokenizer), False
     else:
         encoder, ready = pretrained(resolve_source(source), labels, problem_of(recipe))
-    positions = encoder.spec.max_length
-    if recipe.task.max_length > positions:
-        raise DataError(
-            f"task.max_length is {recipe.task.max_length}, the model has {positions} positions",
-            f"--set task.max_length={positions}",
-        )
-    if (tokens := _token_count(tokenizer)) > encoder.spec.vocab:
-        raise DataError(
-            f"the tokenizer has {tokens} tokens, the model only {encoder.spec.vocab} embeddings",
-            "set model.tokenizer to the one that belongs to model.source",
-        )
+    check_fits(recipe, encoder.spec, tokenizer)
     return encoder, ready
-
-
-def _token_count(tokenizer: Any) -> int:
-    """Return the embeddings that a tokenizer's ids need; there may be gaps between them."""
-    return max(len(tokenizer), 1 + max(tokenizer.get_vocab().values()))
 
 
 def initialise(encoder: Encoder, seed: int) -> Encoder:
@@ -76,14 +61,10 @@ def describe_source(recipe: Recipe) -> str:
     return recipe.model.source.removeprefix("package:").rstrip("/").rsplit("/", 1)[-1]
 
 
-def _label_names(labels: Sequence[str]) -> dict[str, Any]:
-    return {"id2label": dict(enumerate(labels)), "label2id": {name: i for i, name in enumerate(labels)}}
-
-
 def _scratch(shape: EncoderShape, labels: Sequence[str], tokenizer: Any) -> Encoder:
     from transformers import AutoModelForSequenceClassification
 
-    config = _scratch_config(shape, tokenizer, _label_names(labels))
+    config = _scratch_config(shape, tokenizer, label_names(labels))
     return from_transformers(AutoModelForSequenceClassification.from_config(config), labels)
 
 
@@ -91,7 +72,7 @@ def _scratch_config(shape: EncoderShape, tokenizer: Any, names: dict[str, Any]) 
     from transformers import AutoConfig
 
     kind, common = shape.model_type, {"pad_token_id": tokenizer.pad_token_id, **names}
-    common["vocab_size"] = _token_count(tokenizer)
+    common["vocab_size"] = token_count(tokenizer)
     if kind == "distilbert":
         return AutoConfig.for_model(
             kind,

@@ -112,9 +112,9 @@ class ResNetFamily(FamilyDefaults[ResNetSpec, "ResNet"]):
             return f"resnet{shape.depth}-{shape.width}{grouped}"
         return name_of(source)
 
-    def never_cut(self, spec: ResNetSpec) -> str:
+    def never_cut(self, spec: ResNetSpec | None) -> str:
         """Say that grouped convolutions keep their widths, where there are some."""
-        if spec.groups == 1:
+        if spec is None or spec.groups == 1:
             return ""
         return (
             f"the inner widths keep their channels: the 3x3 convolutions are in {spec.groups} groups of one size each; "

@@ -144,13 +144,13 @@ class VitFamily(FamilyDefaults[VitSpec, "VisionTransformer"]):
 
     def shorter(self, spec: VitSpec, layers: Sequence[int]) -> VitSpec:
         """Return the shape of these layers alone."""
-        from rmtkd_edge.families.vit.depth import shorter
+        from rmtkd_edge.families.depth import shorter
 
         return shorter(spec, layers)
 
     def shortened(self, model: VisionTransformer, layers: Sequence[int]) -> VisionTransformer:
         """Return a folded model of these layers alone, with copies of their weights."""
-        from rmtkd_edge.families.vit.depth import shortened
+        from rmtkd_edge.families.depth import shortened
 
         return shortened(model, layers)
 
