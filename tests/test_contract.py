@@ -18,7 +18,18 @@ import onnx
 import pytest
 import torch
 from config.test_curves import curves
-from contract_sample import bases, batches_of, found, load, projected, randomised, recipe_of, serves, third_party
+from contract_sample import (
+    bases,
+    batches_of,
+    cases,
+    found,
+    load_case,
+    projected,
+    randomised,
+    recipe_of,
+    serves,
+    third_party,
+)
 from onnx.reference import ReferenceEvaluator
 from torch import Tensor
 
@@ -73,10 +84,10 @@ class Case:
     batches: list[dict[str, Tensor]]
 
 
-@pytest.fixture(scope="module", params=found("families"))
+@pytest.fixture(scope="module", params=cases())
 def case(request: pytest.FixtureRequest, site: Path, tiny_tokenizer: Path) -> Case:
-    family = find_family(request.param)
-    teacher = randomised(load(family, tiny_tokenizer))
+    family = find_family(request.param.partition("/")[0])
+    teacher = randomised(load_case(request.param, tiny_tokenizer))
     cut = bases(teacher.spec)
     return Case(family, teacher, projected(family, teacher, cut), cut, batches_of(teacher.spec))
 

@@ -40,7 +40,7 @@ def from_module(module: nn.Module, labels: Sequence[str] | None = None) -> Model
         raise refused
     raise UserError(
         f"no family can cut a {type(module).__name__}",
-        "a sequence classifier of transformers (BERT, RoBERTa, DistilBERT, ELECTRA) or a ResNet of torchvision; "
+        "a sequence classifier of transformers (BERT, RoBERTa, DistilBERT, ELECTRA, MPNet) or a ResNet of torchvision; "
         f"installed families: {', '.join(plugins.names('families'))}",
     )
 

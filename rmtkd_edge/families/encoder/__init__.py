@@ -1,4 +1,4 @@
-"""BERT-like encoders: BERT and MiniLM, RoBERTa (also as XLM-R and CamemBERT), DistilBERT, ELECTRA."""
+"""BERT-like encoders: BERT and MiniLM, RoBERTa (also as XLM-R and CamemBERT), DistilBERT, ELECTRA, MPNet."""
 
 from __future__ import annotations
 
@@ -232,17 +232,19 @@ class EncoderFamily(FamilyDefaults[EncoderSpec, "Encoder"]):
         return activation[:, 0]
 
     def attention_taps(self, spec: EncoderSpec) -> tuple[tuple[str, ...], ...]:
-        """Return the queries and keys of every layer."""
-        return tuple((f"layer.{i}.q", f"layer.{i}.k") for i in range(len(spec.layers)))
+        """Return the queries and keys of every layer, and the bias that relative positions add to their scores."""
+        shared = ("bias",) if spec.relative_positions else ()
+        return tuple((f"layer.{i}.q", f"layer.{i}.k", *shared) for i in range(len(spec.layers)))
 
     def attention_scores(
         self, spec: EncoderSpec, layer: int, taps: Mapping[str, Tensor], batch: Mapping[str, Tensor]
     ) -> Tensor:
         """Return a layer's scores (B, heads, T, T) before the softmax, less 10,000 for padded keys, as in BERT."""
         shape, names = spec.layers[layer], self.attention_taps(spec)[layer]
-        q, k = (taps[name].float().unflatten(2, (shape.heads, shape.qk)).transpose(1, 2) for name in names)
+        q, k = (taps[name].float().unflatten(2, (shape.heads, shape.qk)).transpose(1, 2) for name in names[:2])
         padded = 1 - batch["attention_mask"][:, None, None, :].to(q)
-        return shape.scale * q @ k.transpose(2, 3) - 10_000 * padded
+        bias = sum(taps[name].float() for name in names[2:])
+        return shape.scale * q @ k.transpose(2, 3) + bias - 10_000 * padded
 
     def rows(self, activation: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
         """Return activations (B, T, d) at valid tokens."""

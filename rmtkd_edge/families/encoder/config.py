@@ -11,7 +11,7 @@ from torch import Tensor
 from rmtkd_edge.families.defaults import NOTE
 from rmtkd_edge.families.encoder.module import Encoder
 from rmtkd_edge.families.encoder.names import names_from_transformers
-from rmtkd_edge.families.encoder.spec import EncoderSpec
+from rmtkd_edge.families.encoder.spec import RELATIVE_BUCKETS, EncoderSpec
 from rmtkd_edge.families.store import assemble
 
 CLASSES = {
@@ -21,6 +21,7 @@ CLASSES = {
     "camembert": "Camembert",
     "distilbert": "DistilBert",
     "electra": "Electra",
+    "mpnet": "MPNet",
 }
 
 
@@ -93,6 +94,9 @@ def _shape(spec: EncoderSpec) -> dict[str, Any]:
         "layer_norm_eps": spec.eps,
         "hidden_dropout_prob": spec.dropout,
     }
+    if spec.relative_positions:
+        del shape["type_vocab_size"]
+        return shape | {"relative_attention_num_buckets": RELATIVE_BUCKETS}
     return shape | ({"embedding_size": spec.embedding_size or spec.width} if spec.model_type == "electra" else {})
 
 

@@ -48,11 +48,11 @@ class Mixed(nn.Module):
     def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
         """Return logits (B, labels) for token ids and mask (B, T), int64."""
         mask, student = attention_mask.bool(), self.student
-        state = student.embeddings(input_ids, token_type_ids)
+        state, bias = student.embeddings(input_ids, token_type_ids), student.bias(input_ids)
         replaced = [float(torch.rand(())) < self.rate for _ in student.layers]
         for i, own in enumerate(student.layers):
             for layer in [own] if replaced[i] else self.teacher[i * self.share : (i + 1) * self.share]:
-                state = layer(state, mask)
+                state = layer(state, mask, bias=bias)
         logits = student.classify(state)
         # where the teacher's layers alone were run, a gradient of 0 is what the optimiser and its loss scale need
         return logits if any(replaced) else logits + 0 * student.layers[0].norm1.bias.sum()

@@ -59,15 +59,18 @@ class GraphOptions:
             )
 
 
-def fused_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, heads: int, scale: float) -> Tensor:
+def fused_attention(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor, heads: int, scale: float, bias: Tensor | None = None
+) -> Tensor:
     """Emit com.microsoft::MultiHeadAttention.
 
-    q (B, Q, heads * r), k (B, T, heads * r), v (B, T, heads * p), mask (B, T) bool; returns (B, Q, heads * p).
+    q (B, Q, heads * r), k (B, T, heads * r), v (B, T, heads * p), mask (B, T) bool, bias (1, heads, Q, T); returns
+    (B, Q, heads * p).
     """
     shape = (q.shape[0], q.shape[1], v.shape[2])
     return torch.onnx.ops.symbolic(
         f"{CONTRIB}::MultiHeadAttention",
-        [q, k, v, None, mask.to(torch.int32)],
+        [q, k, v, None, mask.to(torch.int32), *([] if bias is None else [bias])],
         attrs={"num_heads": heads, "scale": scale},
         dtype=q.dtype,
         shape=shape,
@@ -75,14 +78,16 @@ def fused_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, heads: int, s
     )
 
 
-def plain_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, heads: int, scale: float) -> Tensor:
+def plain_attention(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor, heads: int, scale: float, bias: Tensor | None = None
+) -> Tensor:
     """Emit attention in standard operators; else as `fused_attention`.
 
     The bias is the same in all layers, so that the exporter keeps one; onnxruntime takes the scale into the product.
     """
     q, k, v = (x.unflatten(2, (heads, -1)).transpose(1, 2) for x in (q, k, v))
-    bias = torch.where(mask, 0.0, torch.finfo(q.dtype).min)[:, None, None, :]  # a sum is faster than masked_fill
-    scores = (q * scale) @ k.transpose(-1, -2) + bias
+    added = torch.where(mask, 0.0, torch.finfo(q.dtype).min)[:, None, None, :]  # a sum is faster than masked_fill
+    scores = (q * scale) @ k.transpose(-1, -2) + (added if bias is None else added + bias)
     return (scores.softmax(-1) @ v).transpose(1, 2).flatten(2)
 
 
@@ -143,10 +148,10 @@ class FirstTokenLayer(EncoderLayer):
         self.heads, self.scale, self.name = layer.heads, layer.scale, layer.name
         self.attention, self.activation = plain_attention, layer.activation
 
-    def forward(self, x: Tensor, mask: Tensor, tap: Tap | None = None) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor, tap: Tap | None = None, bias: Tensor | None = None) -> Tensor:
         """Map a state (B, T, d) to the next one's first token (B, 1, d); there is nothing to tap in a graph."""
-        first = x[:, :1]
-        context = self.attention(self.query(first), self.key(x), self.value(x), mask, self.heads, self.scale)
+        first, bias = x[:, :1], None if bias is None else bias[:, :, :1]
+        context = self.attention(self.query(first), self.key(x), self.value(x), mask, self.heads, self.scale, bias)
         first = self.norm1(first + self.out(context))
         return self.norm2(first + self.down(self.activation(self.up(first))))
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from rmtkd_edge.errors import UserError
-from rmtkd_edge.families.encoder.spec import MODEL_TYPES, ROBERTA, EncoderSpec, LayerSpec
+from rmtkd_edge.families.encoder.spec import MODEL_TYPES, RELATIVE_BUCKETS, ROBERTA, EncoderSpec, LayerSpec
 
 _BERT_LAYER = {
     "query": "attention.self.query",
@@ -28,12 +28,23 @@ _DISTIL_LAYER = {
     "down": "ffn.lin2",
     "norm2": "output_layer_norm",
 }
+_MPNET_LAYER = _BERT_LAYER | {
+    "query": "attention.attn.q",
+    "key": "attention.attn.k",
+    "value": "attention.attn.v",
+    "out": "attention.attn.o",
+    "norm1": "attention.LayerNorm",
+}
+_LAYERS = {"distilbert": _DISTIL_LAYER, "mpnet": _MPNET_LAYER}  # the others have BERT's names
 _POOLERS = {  # (dense, classifier, activation between them)
     "bert": ("bert.pooler.dense", "classifier", "tanh"),
     "roberta": ("classifier.dense", "classifier.out_proj", "tanh"),
     "electra": ("classifier.dense", "classifier.out_proj", "gelu"),
     "distilbert": ("pre_classifier", "classifier", "relu"),
+    "mpnet": ("classifier.dense", "classifier.out_proj", "tanh"),
 }
+POSITIONS_FROM_PAD = (*ROBERTA, "mpnet")  # positions are counted from the padding token's number
+MPNET_PAD = 1  # from which transformers counts positions whatever pad_token_id says
 # transformers' other names for the same function
 _SAME_ACTIVATION = {
     "swish": "silu",
@@ -71,12 +82,15 @@ def spec_from_config(config: Any, labels: Sequence[str]) -> EncoderSpec:
     layer = LayerSpec(heads, head, head, config.hidden_dim if distil else config.intermediate_size, head**-0.5)
     embedding = getattr(config, "embedding_size", width)
     pad = config.pad_token_id if config.pad_token_id is not None else 0
+    relative = kind == "mpnet"
+    if relative:
+        pad = MPNET_PAD
     activation = config.activation if distil else config.hidden_act
     return EncoderSpec(
         model_type=kind,
         vocab=config.vocab_size,
         positions=config.max_position_embeddings,
-        type_vocab=0 if distil else config.type_vocab_size,
+        type_vocab=0 if distil or relative else config.type_vocab_size,
         width=width,
         layers=(layer,) * (config.n_layers if distil else config.num_hidden_layers),
         pooler_width=width,
@@ -86,8 +100,9 @@ def spec_from_config(config: Any, labels: Sequence[str]) -> EncoderSpec:
         pooler_activation=pooler_of(kind)[2],
         eps=getattr(config, "layer_norm_eps", 1e-12),
         pad_id=pad,
-        position_offset=pad + 1 if kind in ROBERTA else 0,
+        position_offset=pad + 1 if kind in POSITIONS_FROM_PAD else 0,
         dropout=config.dropout if distil else config.hidden_dropout_prob,
+        relative_positions=relative,
     )
 
 
@@ -99,6 +114,11 @@ def _refuse_variants(config: Any) -> None:
         raise UserError(
             f"`{kind}` with {positions} positions or as a decoder is not supported",
             "use an encoder with absolute positions",
+        )
+    if getattr(config, "relative_attention_num_buckets", RELATIVE_BUCKETS) != RELATIVE_BUCKETS:
+        raise UserError(
+            f"relative_attention_num_buckets of {config.relative_attention_num_buckets} is not supported",
+            f"transformers computes {RELATIVE_BUCKETS}, whatever config.json says: check it",
         )
     pruned = {layer: heads for layer, heads in (getattr(config, "pruned_heads", None) or {}).items() if heads}
     if pruned:
@@ -121,11 +141,13 @@ def names_from_transformers(spec: EncoderSpec) -> dict[str, str]:
         names["embeddings.token_type"] = f"{table}.token_type_embeddings"
     if spec.embedding_rank is not None:
         names["embeddings.expand"] = f"{table}.word_projection"  # no class of theirs has it
+    if spec.relative_positions:
+        names["relative.table"] = f"{root}.encoder.relative_attention_bias"
     if spec.embedding_size is not None:
         names["embeddings.project"] = f"{root}.embeddings_project"
     layers = f"{root}.transformer.layer" if distil else f"{root}.encoder.layer"
     for i in range(len(spec.layers)):
-        for ours, theirs in (_DISTIL_LAYER if distil else _BERT_LAYER).items():
+        for ours, theirs in _LAYERS.get(root, _BERT_LAYER).items():
             names[f"layers.{i}.{ours}"] = f"{layers}.{i}.{theirs}"
     names["pooler"], names["classifier"], _ = pooler_of(spec.model_type)
     return names

@@ -11,7 +11,8 @@ import numpy as np
 from rmtkd_edge.families.base import Input, Site
 
 ROBERTA = ("roberta", "xlm-roberta", "camembert")  # one architecture under three names
-MODEL_TYPES = ("bert", *ROBERTA, "distilbert", "electra")
+MODEL_TYPES = ("bert", *ROBERTA, "distilbert", "electra", "mpnet")
+RELATIVE_BUCKETS = 32  # of distances between tokens, see positions.py
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class EncoderSpec:
         embedding_size: width of the embeddings where a linear map to the stream follows their norm (ELECTRA).
         embedding_rank: the word table's own width where a linear map follows the table (Lan et al. 2020, ALBERT, but
             before the norm); None where the table is as wide as what it is added to.
+        relative_positions: distances between tokens bias the attention scores, the same in all layers (MPNet).
     """
 
     model_type: str
@@ -53,6 +55,7 @@ class EncoderSpec:
     dropout: float = 0.1
     raw: Mapping[str, int] = field(default_factory=dict)
     embedding_rank: int | None = None
+    relative_positions: bool = False
     family: str = "encoder"
 
     @property
@@ -140,6 +143,8 @@ class EncoderSpec:
         total = (self.positions + self.type_vocab) * e + 2 * e
         if self.embedding_size is not None:
             total += e * d + d
+        if self.relative_positions:
+            total += RELATIVE_BUCKETS * self.layers[0].heads
         for layer in self.layers:
             qk, value = layer.heads * layer.qk, layer.heads * layer.value
             total += 2 * (d + 1) * qk + (d + 1) * value + (value + 1) * d

@@ -35,6 +35,7 @@ class Walk:
     teacher: Tensor
     student: Tensor
     weights: list[Tensor] | None  # of tokens (B, T), by depth
+    bias: Tensor | None  # of the attention scores
 
     def rows(self, x: Tensor) -> Tensor:
         """Return the valid tokens of (B, T, d) as rows."""
@@ -128,7 +129,7 @@ def _embed(states: TeacherStates, student: Encoder, cut: Cut, new_table: bool) -
     for batch, rows in zip(states.batches, states.first(), strict=True):
         ids, types = batch["input_ids"], batch.get("token_type_ids")
         counted = None if cut.token_weights is None else cut.token_weights.of(batch)
-        walk = Walk(batch["attention_mask"].bool(), rows, narrow.summed(ids, types), counted)
+        walk = Walk(batch["attention_mask"].bool(), rows, narrow.summed(ids, types), counted, states.teacher.bias(ids))
         if moved and wide.project is None:
             fit.add(walk.rows(_plain(walk.student, narrow.norm)), rows @ cut.stream.T, walk.weight(0))
         walks.append(walk)
@@ -175,7 +176,8 @@ def _attention(
     parts = []
     for walk, total in zip(walks, sums, strict=True):
         s = walk.student
-        own = narrow.attention(narrow.query(s), narrow.key(s), narrow.value(s), walk.mask, narrow.heads, narrow.scale)
+        heads = (narrow.query(s), narrow.key(s), narrow.value(s))
+        own = narrow.attention(*heads, walk.mask, narrow.heads, narrow.scale, walk.bias)
         fit.add(walk.rows(own), total @ cut.stream.T - walk.rows(s), walk.weight(depth + 1))
         parts.append((wide.norm1(total), own))
     _set(narrow.out, *_solved(fit, cut.ridge))
