@@ -6,7 +6,7 @@ from collections import Counter
 
 import onnx
 
-from rmtkd_edge.families.encoder.graph import FUSED_NAMES, GraphOptions
+from rmtkd_edge.families.encoder.graph import FUSED_NAMES, GraphOptions, fuses_attention
 from rmtkd_edge.families.encoder.spec import EncoderSpec
 
 
@@ -50,7 +50,7 @@ def expect_static(spec: EncoderSpec, options: GraphOptions) -> dict[str, int]:
 
 def _plain_attentions(spec: EncoderSpec, options: GraphOptions) -> int:
     """Return how many layers have their attention in plain operators."""
-    return len(spec.layers) if options.attention == "plain" else int(options.first_token)
+    return int(options.first_token) if fuses_attention(spec, options) else len(spec.layers)
 
 
 def _products(spec: EncoderSpec) -> int:

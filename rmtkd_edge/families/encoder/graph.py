@@ -19,6 +19,7 @@ from rmtkd_edge.config.recipe import Export
 from rmtkd_edge.errors import RmtkdError, UserError
 from rmtkd_edge.families.base import Tap
 from rmtkd_edge.families.encoder.module import Encoder, EncoderLayer
+from rmtkd_edge.families.encoder.spec import EncoderSpec
 from rmtkd_edge.families.onnx_program import export_module
 from rmtkd_edge.families.store import assemble
 
@@ -30,8 +31,8 @@ OPSETS = range(18, 24)
 class GraphOptions:
     """How the graph is emitted.
 
-    `attention`: one com.microsoft::MultiHeadAttention a layer, or standard operators, which the first token's layer has
-    in any case. `norm`: `instance` writes a layer norm as InstanceNormalization over (B, T, d), scale and shift: the
+    `attention`: one com.microsoft::MultiHeadAttention a layer, or standard operators, which the first token's layer and
+    models with relative positions have in any case. `norm`: `instance` writes a layer norm as InstanceNormalization over (B, T, d), scale and shift: the
     same function, and on CPUs onnxruntime's kernel is vectorised where LayerNormalization's and
     SkipLayerNormalization's are not (tools/bench_shapes.py compares). `gelu`: one com.microsoft::Gelu, or standard
     operators in the order that onnxruntime's optimiser finds; it does not find torch's. `first_token`: the last layer
@@ -62,15 +63,15 @@ class GraphOptions:
 def fused_attention(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor, heads: int, scale: float, bias: Tensor | None = None
 ) -> Tensor:
-    """Emit com.microsoft::MultiHeadAttention.
+    """Emit com.microsoft::MultiHeadAttention; there must be no bias, see `fuses_attention`.
 
-    q (B, Q, heads * r), k (B, T, heads * r), v (B, T, heads * p), mask (B, T) bool, bias (1, heads, Q, T); returns
-    (B, Q, heads * p).
+    q (B, Q, heads * r), k (B, T, heads * r), v (B, T, heads * p), mask (B, T) bool; returns (B, Q, heads * p).
     """
+    assert bias is None, "a bias is added in standard operators"
     shape = (q.shape[0], q.shape[1], v.shape[2])
     return torch.onnx.ops.symbolic(
         f"{CONTRIB}::MultiHeadAttention",
-        [q, k, v, None, mask.to(torch.int32), *([] if bias is None else [bias])],
+        [q, k, v, None, mask.to(torch.int32)],
         attrs={"num_heads": heads, "scale": scale},
         dtype=q.dtype,
         shape=shape,
@@ -89,6 +90,15 @@ def plain_attention(
     added = torch.where(mask, 0.0, torch.finfo(q.dtype).min)[:, None, None, :]  # a sum is faster than masked_fill
     scores = (q * scale) @ k.transpose(-1, -2) + (added if bias is None else added + bias)
     return (scores.softmax(-1) @ v).transpose(1, 2).flatten(2)
+
+
+def fuses_attention(spec: EncoderSpec, options: GraphOptions) -> bool:
+    """Return whether attention is one operator: not with relative positions.
+
+    With a bias and a padding mask the CPU kernels of onnxruntime 1.18 and 1.19 compute MultiHeadAttention wrongly,
+    without an error, and those of later ones take as long as the standard operators.
+    """
+    return options.attention == "fused" and not spec.relative_positions
 
 
 def fused_gelu(x: Tensor) -> Tensor:
@@ -168,7 +178,7 @@ def build(folded: Encoder, options: GraphOptions) -> Encoder:
     state = {name: tensor.float() for name, tensor in folded.state_dict().items()}  # no copy of what is float32 already
     traced = cast("Encoder", assemble(folded.spec, state, "the encoder in memory"))
     layers: list[EncoderLayer] = list(traced.layers)  # type: ignore[arg-type]
-    traced.set_attention(fused_attention if options.attention == "fused" else plain_attention)
+    traced.set_attention(fused_attention if fuses_attention(folded.spec, options) else plain_attention)
     gelus = GELUS[options.gelu]
     for layer in layers:
         layer.activation = gelus.get(folded.spec.activation, layer.activation)
