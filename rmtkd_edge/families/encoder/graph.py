@@ -32,11 +32,11 @@ class GraphOptions:
     """How the graph is emitted.
 
     `attention`: one com.microsoft::MultiHeadAttention a layer, or standard operators, which the first token's layer and
-    models with relative positions have in any case. `norm`: `instance` writes a layer norm as InstanceNormalization over (B, T, d), scale and shift: the
-    same function, and on CPUs onnxruntime's kernel is vectorised where LayerNormalization's and
-    SkipLayerNormalization's are not (tools/bench_shapes.py compares). `gelu`: one com.microsoft::Gelu, or standard
-    operators in the order that onnxruntime's optimiser finds; it does not find torch's. `first_token`: the last layer
-    computes the first token alone, since the classifier reads no other.
+    models with relative positions have in any case. `norm`: `instance` writes a layer norm as InstanceNormalization
+    over (B, T, d), scale and shift: the same function, and on CPUs onnxruntime's kernel is vectorised where
+    LayerNormalization's and SkipLayerNormalization's are not (tools/bench_shapes.py compares). `gelu`: one
+    com.microsoft::Gelu, or standard operators in the order that onnxruntime's optimiser finds; it does not find
+    torch's. `first_token`: the last layer computes the first token alone, since the classifier reads no other.
     """
 
     opset: int = 18
