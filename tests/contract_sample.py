@@ -27,7 +27,7 @@ SMALL = {  # model.shape of families whose usual shape is slow to test
     "resnet": {"width": 8},
     "mlp": {"widths": [24, 16]},
 }
-VARIANTS = {"encoder": ("mpnet",)}  # further values of model.shape.model_type
+VARIANTS = {"encoder": ("mpnet", "albert")}  # further values of model.shape.model_type
 LABELS = ("bad", "good", "odd")
 SIDE, ROWS, TOKENS = 8, 16, 12
 

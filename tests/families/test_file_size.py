@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -28,12 +29,16 @@ def encoder() -> Spec:
     return narrow(encoder_spec(**SMALL, vocab_size=900, max_position_embeddings=64)).with_ranks({"embedding": 20})
 
 
+def albert() -> Spec:
+    return replace(encoder(), model_type="albert", layers=encoder().layers[:1], repeats=3, embedding_size=40)
+
+
 def resnet() -> Spec:
     return narrow(resnet_spec(18)).with_ranks({"layer.3.block.0.conv2.factor": 12})
 
 
 @pytest.mark.parametrize("graph", ["fast", "portable"])
-@pytest.mark.parametrize("make", [encoder, resnet])
+@pytest.mark.parametrize("make", [encoder, albert, resnet])
 def test_a_files_size_is_foretold_within_five_per_cent(make: object, graph: Graph, tmp_path: Path) -> None:
     assert callable(make)
     spec: Spec = make()

@@ -188,7 +188,7 @@ def build(folded: Encoder, options: GraphOptions) -> Encoder:
         for layer in layers:
             layer.norm1, layer.norm2 = InstanceNorm(layer.norm1), InstanceNorm(layer.norm2)  # type: ignore[assignment]
     if options.first_token:
-        traced.layers[-1] = FirstTokenLayer(layers[-1])
+        traced.in_order[-1] = FirstTokenLayer(layers[-1])
     return traced.eval()
 
 
@@ -214,6 +214,7 @@ def export(
             dict.fromkeys(names, axes),
             opset=options.opset,
             metadata=metadata or {},
+            shared=folded.spec.repeats > 1,
         )
     except RmtkdError as err:
         if err.message.startswith("torch could not export"):

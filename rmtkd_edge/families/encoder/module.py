@@ -1,8 +1,8 @@
 """A BERT-like sequence classifier with free widths: the one module that is trained, narrowed, folded and exported.
 
-It computes what transformers' BERT, RoBERTa (XLM-R and CamemBERT too), DistilBERT, ELECTRA and MPNet classifiers
-compute (tests compare them), but a layer may have its own query/key, value and FFN widths, and the residual stream need
-not be a multiple of the heads.
+It computes what transformers' BERT, RoBERTa (XLM-R and CamemBERT too), DistilBERT, ELECTRA, MPNet and ALBERT
+classifiers compute (tests compare them), but a layer may have its own query/key, value and FFN widths, and the residual
+stream need not be a multiple of the heads.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from rmtkd_edge.errors import UserError
 from rmtkd_edge.families.base import Tap
 from rmtkd_edge.families.encoder.positions import RelativePositions
-from rmtkd_edge.families.encoder.spec import EncoderSpec, LayerSpec
+from rmtkd_edge.families.encoder.spec import EncoderSpec, LayerSpec, tap_of
 from rmtkd_edge.families.layers import ProjectedLinear
 from rmtkd_edge.families.model import Model
 
@@ -160,6 +160,7 @@ class Encoder(Model):
         self.layers: list[EncoderLayer] = nn.ModuleList(  # type: ignore[assignment]
             EncoderLayer(spec, s, f"layer.{i}") for i, s in enumerate(spec.layers)
         )
+        self.in_order: list[EncoderLayer] = [*self.layers] * spec.repeats  # as they are run
         self.pooler = ProjectedLinear(spec.width, spec.pooler_width, spec.raw.get("pooler"))
         self.pooler_activation = ACTIVATIONS[spec.pooler_activation]
         self.classifier = ProjectedLinear(spec.pooler_width, len(spec.labels))
@@ -186,15 +187,15 @@ class Encoder(Model):
         tap: Tap | None = None,
         layers: int | None = None,
     ) -> Tensor:
-        """Return the residual stream (B, T, d) after the last layer, or after the first `layers` of them."""
+        """Return the residual stream (B, T, d) after the last layer, or after the first `layers` that are run."""
         mask = attention_mask.bool()
         state, bias = self.embeddings(input_ids, token_type_ids, tap), self.bias(input_ids)
         if tap is not None:
             tap("stream.0", state)
             if bias is not None:
                 tap("bias", bias)
-        for i, layer in enumerate(self.layers if layers is None else self.layers[:layers]):
-            state = layer(state, mask, tap, bias)
+        for i, layer in enumerate(self.in_order[:layers]):
+            state = layer(state, mask, _in_pass(tap, i // len(self.layers)), bias)
             if tap is not None:
                 tap(f"stream.{i + 1}", state)
         return state
@@ -207,3 +208,8 @@ class Encoder(Model):
         """Use another implementation of attention in every layer (export emits one fused op)."""
         for layer in self.layers:
             layer.attention = attention
+
+
+def _in_pass(tap: Tap | None, number: int) -> Tap | None:
+    """Return a tap that sees one pass through the layers under names of its own."""
+    return None if tap is None else lambda name, value: tap(tap_of(name, number), value)

@@ -11,22 +11,27 @@ from torch import Tensor
 
 from rmtkd_edge.config.recipe import Analyse
 from rmtkd_edge.families.base import Site
+from rmtkd_edge.families.encoder.spec import tap_of
 from rmtkd_edge.spectral.seeded import row_uniform
 
 Batch = Mapping[str, Tensor]
 SMALLEST_PART = 16  # sequences that are run together when they need fewer layers than the rest of their batch
 
 
-def by_depth(batch: Batch, sites: Sequence[Site], depths: int, seed: int) -> Iterator[tuple[Batch, int | None]]:
+def by_depth(
+    batch: Batch, sites: Sequence[Site], depths: int, seed: int, repeats: int = 1
+) -> Iterator[tuple[Batch, int | None]]:
     """Yield parts of a batch and how many layers each has to run to show `sites` (None: all of them and the pooler).
 
-    A sequence shows the stream at one depth alone, so half of them need less than half of the layers.
+    A sequence shows the stream at one depth alone, so half of them need less than half of the layers. Layers that are
+    repeated are needed in every pass.
     """
     kinds = {site.kind for site in sites}
     if "pooler" in kinds:
         yield batch, None
         return
-    needed = np.full(len(batch["index"]), max((site.layer + 1 for site in sites if site.layer is not None), default=0))
+    deepest = max((site.layer + 1 for site in sites if site.layer is not None), default=0)
+    needed = np.full(len(batch["index"]), deepest if repeats == 1 or not deepest else depths - 1)
     if "stream" in kinds:
         needed = np.maximum(needed, stream_depth(batch["index"].cpu().numpy(), depths, seed))
     order = np.argsort(needed, kind="stable")
@@ -61,3 +66,15 @@ def pick_tokens(valid: np.ndarray, index: np.ndarray, depths: int, options: Anal
     taken = np.take_along_axis(keys, order, 1) >= 0
     rows, place = np.nonzero(taken)
     return Picked(rows, order[rows, place], depth[rows], index[rows])
+
+
+def tokens_of(taps: Mapping[str, Tensor], name: str, picked: Picked, repeats: int, seed: int) -> Tensor:
+    """Return the sampled tokens (n, d) of a layer's tap, each sequence in a random one of the passes."""
+    if repeats == 1:
+        return taps[name][(picked.rows, picked.columns)]
+    number = stream_depth(picked.sequences, repeats, seed + 1)
+    found = taps[name].new_empty(len(number), taps[name].shape[-1])
+    for each in range(repeats):
+        chosen = number == each
+        found[torch.from_numpy(chosen)] = taps[tap_of(name, each)][(picked.rows[chosen], picked.columns[chosen])]
+    return found

@@ -20,6 +20,7 @@ from rmtkd_edge.packaged import resolve_source
 
 SCRATCH = "scratch"
 INITIAL_STD = 0.02  # of BERT's weights
+ALBERT_EMBEDDING = 128  # width of the embeddings of every published ALBERT
 
 
 def load(recipe: Recipe, labels: Sequence[str], tokenizer: Any) -> tuple[Encoder, bool]:
@@ -109,7 +110,8 @@ def _scratch_config(shape: EncoderShape, tokenizer: Any, names: dict[str, Any]) 
             attention_dropout=shape.dropout,
             **common,
         )
-    extra = {"embedding_size": shape.width} if kind == "electra" else {}
+    embedding = {"electra": shape.width, "albert": min(ALBERT_EMBEDDING, shape.width)}.get(kind)
+    extra = {} if embedding is None else {"embedding_size": embedding}
     return AutoConfig.for_model(
         kind,
         hidden_size=shape.width,

@@ -42,7 +42,7 @@ class TeacherStates:
 
         Each is the valid tokens (n, d) of every batch, before the layer's norm.
         """
-        if len(self._sums) == 2 * len(self.teacher.layers):
+        if len(self._sums) == 2 * self.teacher.spec.depth:
             yield from self._sums
             return
         self._sums = []
@@ -60,7 +60,7 @@ class TeacherStates:
     def _computed(self) -> Iterator[list[Tensor]]:
         states, masks = (list(part) for part in zip(*self._embedded(), strict=True))
         biases = [self.teacher.bias(batch["input_ids"]) for batch in self.batches]
-        for layer in self.teacher.layers:
+        for layer in self.teacher.in_order:
             sums = [attended(layer, *each) for each in zip(states, masks, biases, strict=True)]
             yield [total[mask] for total, mask in zip(sums, masks, strict=True)]
             states = [layer.norm1(total) for total in sums]

@@ -54,7 +54,7 @@ def token_weights(teacher: Encoder, batches: Iterable[Batch], blend: float) -> T
     if blend >= 1.0:
         return None
     teacher.eval()
-    names = [f"stream.{i}" for i in range(len(teacher.layers) + 1)]
+    names = [f"stream.{i}" for i in range(teacher.spec.depth + 1)]
     squares, counts = torch.zeros(len(names), 3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64)
     for batch in batches:
         taps: dict[str, Tensor] = {}

@@ -26,6 +26,7 @@ from rmtkd_edge.families.encoder.half_layers import (
 )
 from rmtkd_edge.families.encoder.module import Embeddings, Encoder
 from rmtkd_edge.families.encoder.norm_fit import NormFit
+from rmtkd_edge.families.encoder.repeated_layers import repeated_layers
 from rmtkd_edge.families.encoder.teacher_states import TeacherStates, padded
 from rmtkd_edge.families.encoder.tokens import TokenWeights
 from rmtkd_edge.families.layers import copy_fitting
@@ -59,7 +60,15 @@ def warm_start(
     if new_table:
         _fit_table(teacher.embeddings, student, cut, states.batches)
     walks, untouched = _embed(states, student, cut, new_table)
-    sums = states.sums()
+    walk_through = repeated_layers if teacher.spec.repeats > 1 else _layers
+    if not walk_through(states, student, cut, walks, untouched) or "pooler" in projections:
+        _pooler(teacher, student, cut, walks)
+    return student
+
+
+def _layers(states: TeacherStates, student: Encoder, cut: Cut, walks: Sequence[Walk], untouched: bool) -> bool:
+    """Fit layer by layer, move the walks to their end, and return whether nothing has changed."""
+    teacher, projections, sums = states.teacher, cut.projections, states.sums()
     for i, (wide, narrow) in enumerate(zip(teacher.layers, student.layers, strict=True)):
         is_cut = any(f"layer.{i}.{kind}" in projections for kind in ("qk", "value", "ffn"))
         if untouched and not is_cut:  # nothing before this layer has changed: it stays as it is
@@ -71,9 +80,7 @@ def warm_start(
         untouched = False
         fit_attention(wide, narrow, cut, walks, next(sums), i)
         fit_feed_forward(wide, narrow, cut, walks, next(sums), i)
-    if not untouched or "pooler" in projections:
-        _pooler(teacher, student, cut, walks)
-    return student
+    return untouched
 
 
 def _fit_table(wide: Embeddings, student: Encoder, cut: Cut, batches: Sequence[Batch]) -> None:

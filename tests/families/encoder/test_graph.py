@@ -63,7 +63,7 @@ def test_no_fused_attention_has_one_query_a_row(graphs, kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_inputs_are_those_that_the_model_reads(graphs, kind):
     model = onnx.load(str(graphs[kind].path))
-    wanted = ["input_ids", "attention_mask"] + (["token_type_ids"] if kind in ("bert", "electra") else [])
+    wanted = ["input_ids", "attention_mask"] + (["token_type_ids"] if kind in ("bert", "electra", "albert") else [])
     assert [item.name for item in model.graph.input] == wanted
     for item in model.graph.input:
         assert item.type.tensor_type.elem_type == onnx.TensorProto.INT64

@@ -19,7 +19,7 @@ from rmtkd_edge.families.encoder.settings import EncoderShape
 from rmtkd_edge.families.encoder.sources import _scratch
 from rmtkd_edge.families.encoder.spec import MODEL_TYPES
 
-KINDS = ("mpnet",)
+KINDS = ("mpnet", "albert")
 LABELS = ("a", "b", "c")
 PAD = 1
 

@@ -47,8 +47,9 @@ def test_a_table_is_within_half_a_step_of_its_column(graphs):
     assert (error <= step * (0.5 + 1e-5)).all()
 
 
-def test_smoothing_changes_no_logit_and_evens_out_the_weights(graphs):
-    case, batch = graphs["bert"], make_batch(8, 20)
+@pytest.mark.parametrize("kind", ["bert", "albert"])  # albert's two products share one matrix
+def test_smoothing_changes_no_logit_and_evens_out_the_weights(graphs, kind):
+    case, batch = graphs[kind], make_batch(8, 20)
     model = onnx.load(str(case.path))
     weights = {item.name: item for item in model.graph.initializer}
     last = list(second_products(model))[-1]
