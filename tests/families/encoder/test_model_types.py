@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -12,12 +14,18 @@ from torch import Tensor
 from transformers.models.mpnet.modeling_mpnet import MPNetEncoder
 
 import rmtkd_edge
-from rmtkd_edge.errors import DataError, UserError
+from rmtkd_edge.compress.depth import check_depth
+from rmtkd_edge.config.recipe import Analyse
+from rmtkd_edge.config.recipes import parse_recipe
+from rmtkd_edge.errors import DataError, RecipeError, UserError
+from rmtkd_edge.families.base import Site
 from rmtkd_edge.families.encoder.checkpoints import pretrained
 from rmtkd_edge.families.encoder.positions import FARTHEST, bucket_of_distance
+from rmtkd_edge.families.encoder.sampling import by_depth, pick_tokens, tokens_of
 from rmtkd_edge.families.encoder.settings import EncoderShape
 from rmtkd_edge.families.encoder.sources import _scratch
-from rmtkd_edge.families.encoder.spec import MODEL_TYPES
+from rmtkd_edge.families.encoder.spec import MODEL_TYPES, tap_of
+from rmtkd_edge.methods.base import find_method
 
 KINDS = ("mpnet", "albert")
 LABELS = ("a", "b", "c")
@@ -76,6 +84,33 @@ def test_long_texts_have_the_bias_of_transformers() -> None:
     ours, given = rmtkd_edge.from_transformers(model), inputs(2, 300, "right")
     with torch.no_grad():
         torch.testing.assert_close(ours(**given), model(**given).logits, rtol=1e-4, atol=1e-5)
+
+
+def test_each_sequence_shows_a_shared_layer_in_one_pass_and_all_passes_are_seen() -> None:
+    taps = {tap_of("layer.0.ffn", number): torch.full((60, 5, 3), float(number)) for number in range(3)}
+    mask, index = np.ones((60, 5), dtype=bool), np.arange(60)
+    picked = pick_tokens(mask, index, 4, Analyse(tokens_per_sequence=2), 0)
+    found = tokens_of(taps, "layer.0.ffn", picked, 3, 0).numpy()
+    assert found.shape == (120, 3) and {*found.flat} == {0.0, 1.0, 2.0}
+    assert all(len({*found[picked.sequences == row].flat}) == 1 for row in index)
+    batch = {"index": torch.arange(60)}
+    parts = [*by_depth(batch, [Site("layer.0.ffn", "ffn", 3, layer=0)], 4, 0, repeats=3)]
+    assert [layers for _, layers in parts] == [3]  # every pass is run
+
+
+def test_albert_is_cut_and_counted_once_and_has_no_layers_to_leave_out() -> None:
+    spec = rmtkd_edge.from_transformers(tiny_classifier("albert", num_hidden_layers=6)).spec
+    assert len([site for site in spec.sites() if site.kind == "ffn"]) == 1 and spec.depth == 6
+    assert spec.count_parameters() == replace(spec, repeats=1).count_parameters()
+    given = {"title": "t", "model": {"source": "a"}, "task": {"name": "t", "text": ["t"]}, "compress": {"layers": 3}}
+    recipe = parse_recipe(given, "t")
+    with pytest.raises(RecipeError, match=r"the model has 1 layer \(shared ones count once\)"):
+        check_depth(spec, recipe, find_method("rmt-kd"))
+
+
+def test_several_groups_of_layers_are_refused() -> None:
+    with pytest.raises(UserError, match="num_hidden_groups of 2 and inner_group_num of 1"):
+        rmtkd_edge.from_transformers(tiny_classifier("albert", num_hidden_groups=2))
 
 
 def test_other_buckets_and_another_padding_token_are_refused() -> None:
