@@ -37,7 +37,7 @@ ROWS, SCORED = 64, 256  # that prove and calibrate; of whose clearer half int8 i
 GRAPHS = ("fast", "portable")
 CONSTANT = 1e-4  # of the largest output: with less between its rows a model says nothing of them
 FAR = 0.5  # of the largest output: int8 that is kept and this far off is looked into
-TYPES = ("bert", "roberta", "xlm-roberta", "camembert", "distilbert", "electra", "mpnet")
+TYPES = ("bert", "roberta", "xlm-roberta", "camembert", "distilbert", "electra", "mpnet", "albert")
 POOLERS = {"distilbert": "relu", "electra": "gelu"}
 
 Batch = dict[str, Tensor]
@@ -60,7 +60,8 @@ def _encoder(rng: np.random.Generator) -> dict[str, Any]:
         layers.append({"heads": int(rng.integers(1, 9)), "qk": qk, "scale": max(qk, uncut) ** -0.5, **inner})
     if kind == "mpnet":  # all layers share the bias of their heads
         layers = [{**layer, "heads": layers[0]["heads"]} for layer in layers]
-    embedding = int(rng.integers(1, 65)) if kind == "electra" and rng.random() < 0.7 else None
+    factorised = kind == "albert" or (kind == "electra" and rng.random() < 0.7)
+    embedding = int(rng.integers(1, 65)) if factorised else None
     return {
         "family": "encoder",
         "model_type": kind,
@@ -68,7 +69,8 @@ def _encoder(rng: np.random.Generator) -> dict[str, Any]:
         "positions": longest + (2 if padded else 0),
         "type_vocab": 0 if kind in ("distilbert", "mpnet") else 1 if padded else int(rng.integers(1, 5)),
         "width": width,
-        "layers": layers,
+        "layers": layers[:1] if kind == "albert" else layers,
+        "repeats": len(layers) if kind == "albert" else 1,
         "pooler_width": int(rng.integers(1, 97)),
         "labels": _labels(rng),
         "embedding_size": embedding,

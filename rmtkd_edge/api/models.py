@@ -40,8 +40,8 @@ def from_module(module: nn.Module, labels: Sequence[str] | None = None) -> Model
         raise refused
     raise UserError(
         f"no family can cut a {type(module).__name__}",
-        "a sequence classifier of transformers (BERT, RoBERTa, DistilBERT, ELECTRA, MPNet) or a ResNet of torchvision; "
-        f"installed families: {', '.join(plugins.names('families'))}",
+        "a sequence classifier of transformers (BERT, RoBERTa, DistilBERT, ELECTRA, MPNet, ALBERT) or a ResNet of "
+        f"torchvision; installed families: {', '.join(plugins.names('families'))}",
     )
 
 

@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from onnx_ir.passes.common import ClearMetadataAndDocStringPass, DeduplicateInitializersPass
+from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 from torch import Tensor, nn
 
 from rmtkd_edge.config.settings import Graph
@@ -38,14 +38,12 @@ def export_module(
     *,
     opset: int,
     metadata: Mapping[str, str],
-    shared: bool = False,
 ) -> list[Path]:
     """Trace a module and write it as ONNX.
 
     Args:
         sample: inputs by name to trace with; sizes of 0 and 1 would be taken for constants.
         axes: the dynamic axes of every input.
-        shared: weights are used several times; torch writes a matrix for each use, of which one is kept.
 
     Returns:
         The files: the model, and `<name>.data` where the weights do not fit into protobuf's 2 GiB.
@@ -70,8 +68,6 @@ def export_module(
     except torch.onnx.errors.OnnxExporterError as err:
         raise RmtkdError(f"torch could not export the model: {err}", "report this with the run's recipe.toml") from err
     ClearMetadataAndDocStringPass()(program.model)  # stack traces, with the paths of this machine
-    if shared:
-        DeduplicateInitializersPass(LIMIT_BYTES)(program.model)
     for key, value in metadata.items():
         program.model.metadata_props[key] = value
     size = sum(tensor.numel() * tensor.element_size() for tensor in module.state_dict().values())

@@ -20,6 +20,7 @@ from rmtkd_edge.errors import RmtkdError, UserError
 from rmtkd_edge.families.base import Tap
 from rmtkd_edge.families.encoder.module import Encoder, EncoderLayer
 from rmtkd_edge.families.encoder.spec import EncoderSpec
+from rmtkd_edge.families.layers import ProjectedLinear
 from rmtkd_edge.families.onnx_program import export_module
 from rmtkd_edge.families.store import assemble
 
@@ -144,6 +145,22 @@ class InstanceNorm(nn.Module):
         return normal * self.weight + self.bias
 
 
+class SharedLinear(nn.Module):
+    """A linear layer that is traced several times: with its matrix as the product reads it, the graph has it once.
+
+    Of any other torch's exporter writes a transposed copy for every use, or leaves the transposition to be done each
+    time.
+    """
+
+    def __init__(self, linear: ProjectedLinear) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(linear.weight.detach().T.contiguous()), linear.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (..., in) to (..., out)."""
+        return x @ self.weight + self.bias
+
+
 class FirstTokenLayer(EncoderLayer):
     """The last layer, for the first token alone: keys and values need all tokens, nothing else does.
 
@@ -187,6 +204,10 @@ def build(folded: Encoder, options: GraphOptions) -> Encoder:
         traced.embeddings.norm = InstanceNorm(traced.embeddings.norm)  # type: ignore[assignment]
         for layer in layers:
             layer.norm1, layer.norm2 = InstanceNorm(layer.norm1), InstanceNorm(layer.norm2)  # type: ignore[assignment]
+    for layer in layers if folded.spec.repeats > 1 else ():
+        for name, child in [*layer.named_children()]:
+            if isinstance(child, ProjectedLinear):
+                setattr(layer, name, SharedLinear(child))
     if options.first_token:
         traced.in_order[-1] = FirstTokenLayer(layers[-1])
     return traced.eval()
@@ -214,7 +235,6 @@ def export(
             dict.fromkeys(names, axes),
             opset=options.opset,
             metadata=metadata or {},
-            shared=folded.spec.repeats > 1,
         )
     except RmtkdError as err:
         if err.message.startswith("torch could not export"):

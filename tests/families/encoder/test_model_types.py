@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 import transformers
-from families.encoder.sample import tiny_classifier
+from families.encoder.sample import make_batch, make_encoder, make_spec, tiny_classifier
 from torch import Tensor
 from transformers.models.mpnet.modeling_mpnet import MPNetEncoder
 
 import rmtkd_edge
 from rmtkd_edge.compress.depth import check_depth
-from rmtkd_edge.config.recipe import Analyse
+from rmtkd_edge.config.recipe import Analyse, Export
 from rmtkd_edge.config.recipes import parse_recipe
+from rmtkd_edge.config.settings import Graph
 from rmtkd_edge.errors import DataError, RecipeError, UserError
-from rmtkd_edge.families.base import Site
+from rmtkd_edge.export.audit import audit_optimised
+from rmtkd_edge.export.verify import verify_onnx
+from rmtkd_edge.families.base import QuantiseOptions, Site, find_family
 from rmtkd_edge.families.encoder.checkpoints import pretrained
 from rmtkd_edge.families.encoder.positions import FARTHEST, bucket_of_distance
 from rmtkd_edge.families.encoder.sampling import by_depth, pick_tokens, tokens_of
@@ -26,6 +31,7 @@ from rmtkd_edge.families.encoder.settings import EncoderShape
 from rmtkd_edge.families.encoder.sources import _scratch
 from rmtkd_edge.families.encoder.spec import MODEL_TYPES, tap_of
 from rmtkd_edge.methods.base import find_method
+from rmtkd_edge.tasks.base import find_task
 
 KINDS = ("mpnet", "albert")
 LABELS = ("a", "b", "c")
@@ -106,6 +112,21 @@ def test_albert_is_cut_and_counted_once_and_has_no_layers_to_leave_out() -> None
     recipe = parse_recipe(given, "t")
     with pytest.raises(RecipeError, match=r"the model has 1 layer \(shared ones count once\)"):
         check_depth(spec, recipe, find_method("rmt-kd"))
+
+
+@pytest.mark.parametrize("graph", ["fast", "portable"])
+@pytest.mark.parametrize("ffn", [32, 600])  # torch's exporter treats small and large matrices differently
+def test_the_file_has_a_shared_layer_once_in_every_precision(graph: Graph, ffn: int, tmp_path: Path) -> None:
+    spec = make_spec("albert", layers=3, heads=6)
+    encoder = make_encoder(replace(spec, layers=(replace(spec.layers[0], ffn=ffn),)))
+    files, options, rows = (tmp_path / "fp32.onnx", tmp_path / "int8.onnx"), Export(graph=graph), [make_batch(8, 20)]
+    find_family("encoder").export(encoder, files[0], options, {})
+    find_family("encoder").quantise(files[0], files[1], rows, QuantiseOptions(True, 1))
+    audit_optimised(files[1], encoder.spec, options, "int8")
+    for file in files:
+        numbers = sum(math.prod(item.dims) for item in onnx.load(str(file)).graph.initializer)
+        assert numbers < 1.2 * encoder.spec.count_parameters()  # with the scales of int8
+    verify_onnx(files[0], encoder, rows, find_task("text-classification"), threads=1)
 
 
 def test_several_groups_of_layers_are_refused() -> None:
