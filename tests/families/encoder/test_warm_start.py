@@ -187,9 +187,9 @@ def with_thin_words(teacher: Encoder, rank: int) -> torch.Tensor:
     return torch.linalg.svd(rows.double())[2][: rank + 1]
 
 
-@pytest.mark.parametrize("embedding", [None, 7])
-def test_words_of_a_low_rank_keep_their_embeddings_exactly(embedding):
-    teacher, batches = make_teacher(embedding), make_batches()
+@pytest.mark.parametrize(("embedding", "changes"), [(None, {}), (7, {}), (7, SHARED)])
+def test_words_of_a_low_rank_keep_their_embeddings_exactly(embedding, changes):
+    teacher, batches = make_teacher(embedding, **changes), make_batches()
     p = with_thin_words(teacher, 3)
     student = warm_start(TeacherStates(teacher, batches), {"embedding": p}, ridge=1e-9)
     assert student.spec.embedding_rank == 4
