@@ -97,7 +97,7 @@ def fuses_attention(spec: EncoderSpec, options: GraphOptions) -> bool:
     """Return whether attention is one operator: not with relative positions.
 
     With a bias and a padding mask the CPU kernels of onnxruntime 1.18 and 1.19 compute MultiHeadAttention wrongly,
-    without an error, and those of later ones take as long as the standard operators.
+    without an error, and 1.31 takes as long as for the standard operators.
     """
     return options.attention == "fused" and not spec.relative_positions
 

@@ -158,7 +158,7 @@ def _check(model: onnx.ModelProto, path: Path) -> None:
     left = [
         node.name
         for node in model.graph.node
-        if node.op_type in ("MatMul", "Gemm", "Gather") and floats & {*node.input}
+        if node.op_type in ("MatMul", "Gemm", "Gather") and floats & set(node.input)
     ]
     if left:
         raise RmtkdError(
