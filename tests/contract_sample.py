@@ -31,6 +31,7 @@ SMALL = {  # model.shape of families whose usual shape is slow to test
     "mlp": {"widths": [24, 16]},
 }
 EPOCHS = {"encoder": 4, "mobilenet": 6}  # until a model beats the most frequent label
+VARIANTS = {"encoder": ("mpnet", "albert")}  # further values of model.shape.model_type
 LABELS = ("bad", "good", "odd")
 SIDE, ROWS, TOKENS = 8, 16, 12
 
@@ -97,6 +98,18 @@ def serves(method: str, family: str, tokenizer: Path) -> bool:
     return True
 
 
+def cases() -> list[str]:
+    """Return the families that are found, and FAMILY/MODEL_TYPE for their further model types."""
+    return [name for f in found("families") for name in (f, *(f"{f}/{kind}" for kind in VARIANTS.get(f, ())))]
+
+
+def load_case(case: str, tokenizer: Path) -> Any:
+    """Return the small model of one of `cases`, with random weights, in eval mode."""
+    name, _, kind = case.partition("/")
+    variant = {"model": {"shape": {**SMALL[name], "model_type": kind}}} if kind else {}
+    return load(find_family(name), tokenizer, **variant)
+
+
 def load(family: Family, tokenizer: Path, **sections: Any) -> Any:
     """Return a family's small model with random weights, in eval mode."""
     recipe = recipe_of(family.name, tokenizer, **sections)
@@ -104,6 +117,8 @@ def load(family: Family, tokenizer: Path, **sections: Any) -> Any:
         from rmtkd_edge.tasks.reading.tokenizers import load_tokenizer
 
         preprocessing: Any = load_tokenizer(str(tokenizer))
+        if recipe.model.shape.get("model_type") == "mpnet":  # its padding token is always the second
+            preprocessing.pad_token = preprocessing.convert_ids_to_tokens(1)
     else:
         from rmtkd_edge.tasks.reading.images import ImagePreprocessing
 

@@ -37,7 +37,7 @@ ROWS, SCORED = 64, 256  # that prove and calibrate; of whose clearer half int8 i
 GRAPHS = ("fast", "portable")
 CONSTANT = 1e-4  # of the largest output: with less between its rows a model says nothing of them
 FAR = 0.5  # of the largest output: int8 that is kept and this far off is looked into
-TYPES = ("bert", "roberta", "xlm-roberta", "camembert", "distilbert", "electra")
+TYPES = ("bert", "roberta", "xlm-roberta", "camembert", "distilbert", "electra", "mpnet", "albert")
 POOLERS = {"distilbert": "relu", "electra": "gelu"}
 
 Batch = dict[str, Tensor]
@@ -51,31 +51,36 @@ def random_spec(seed: int, number: int) -> Spec:
 
 def _encoder(rng: np.random.Generator) -> dict[str, Any]:
     kind = str(rng.choice(TYPES))
-    roberta = kind in ("roberta", "xlm-roberta", "camembert")
+    padded = kind in ("roberta", "xlm-roberta", "camembert", "mpnet")  # positions are counted from the padding token
     longest, width = int(rng.integers(4, 97)), int(rng.integers(1, 97))
     layers = []
     for _ in range(rng.integers(1, 5)):
         qk, uncut = int(rng.integers(1, 33)), int(rng.integers(1, 65))
         inner = {"value": int(rng.integers(1, 33)), "ffn": int(rng.integers(1, 193))}
         layers.append({"heads": int(rng.integers(1, 9)), "qk": qk, "scale": max(qk, uncut) ** -0.5, **inner})
-    embedding = int(rng.integers(1, 65)) if kind == "electra" and rng.random() < 0.7 else None
+    if kind == "mpnet":  # all layers share the bias of their heads
+        layers = [{**layer, "heads": layers[0]["heads"]} for layer in layers]
+    factorised = kind == "albert" or (kind == "electra" and rng.random() < 0.7)
+    embedding = int(rng.integers(1, 65)) if factorised else None
     return {
         "family": "encoder",
         "model_type": kind,
         "vocab": int(rng.integers(8, 2000)),
-        "positions": longest + (2 if roberta else 0),
-        "type_vocab": 0 if kind == "distilbert" else 1 if roberta else int(rng.integers(1, 5)),
+        "positions": longest + (2 if padded else 0),
+        "type_vocab": 0 if kind in ("distilbert", "mpnet") else 1 if padded else int(rng.integers(1, 5)),
         "width": width,
-        "layers": layers,
+        "layers": layers[:1] if kind == "albert" else layers,
+        "repeats": len(layers) if kind == "albert" else 1,
         "pooler_width": int(rng.integers(1, 97)),
         "labels": _labels(rng),
         "embedding_size": embedding,
         "activation": str(rng.choice(["gelu", "gelu", "gelu", "gelu_new", "relu", "silu"])),
         "pooler_activation": POOLERS.get(kind, "tanh"),
         "eps": float(rng.choice([1e-12, 1e-5])),
-        "pad_id": 1 if roberta else 0,
-        "position_offset": 2 if roberta else 0,
+        "pad_id": 1 if padded else 0,
+        "position_offset": 2 if padded else 0,
         "raw": {},
+        "relative_positions": kind == "mpnet",
         "embedding_rank": int(rng.integers(1, max(2, embedding or width))) if rng.random() < 0.3 else None,
     }
 

@@ -14,7 +14,7 @@ from rmtkd_edge.config.recipe import Recipe
 from rmtkd_edge.errors import RecipeError
 from rmtkd_edge.families.base import Spec, list_sites
 from rmtkd_edge.methods.base import Method
-from rmtkd_edge.methods.students import layers_of
+from rmtkd_edge.methods.students import counted, layers_of
 from rmtkd_edge.run.records.cycle import JobRecord
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def check_depth(spec: Spec, recipe: Recipe, method: Method) -> None:
         raise RecipeError(f"{method.name} trains once, and compress.layers is a cycle of its own", "leave it out")
     if wanted >= layers_of(spec):
         raise RecipeError(
-            f"compress.layers = {wanted}, and the model has {layers_of(spec)} layers", "name fewer, or leave it out"
+            f"compress.layers = {wanted}, and the model has {counted(layers_of(spec))}", "name fewer, or leave it out"
         )
 
 

@@ -79,11 +79,7 @@ def quantise_tables(model: onnx.ModelProto) -> None:
     The scale of a column is max |w| / 127, its zero point 0.
     """
     graph = model.graph
-    tables = {
-        item.name: item
-        for item in graph.initializer
-        if item.data_type == onnx.TensorProto.FLOAT and len(item.dims) == 2
-    }
+    tables = float_matrices(model)
     readers = Counter(name for node in graph.node for name in node.input)
     nodes = []
     for node in graph.node:
@@ -119,6 +115,15 @@ def quantise_tables(model: onnx.ModelProto) -> None:
     graph.node.extend(nodes)
 
 
+def float_matrices(model: onnx.ModelProto) -> dict[str, onnx.TensorProto]:
+    """Return the float matrices of a graph by name, but for the few numbers that relative positions add to scores."""
+    return {
+        item.name: item
+        for item in model.graph.initializer
+        if item.data_type == onnx.TensorProto.FLOAT and len(item.dims) == 2 and not item.name.startswith("relative.")
+    }
+
+
 def drop_initialiser_types(model: onnx.ModelProto) -> None:
     """Drop the value_info of initialisers: onnxruntime's quantiser fails on it."""
     initialisers = {item.name for item in model.graph.initializer}
@@ -149,11 +154,7 @@ def _quantise_products(model: onnx.ModelProto, target: Path, options: DynamicInt
 
 
 def _check(model: onnx.ModelProto, path: Path) -> None:
-    floats = {
-        item.name
-        for item in model.graph.initializer
-        if item.data_type == onnx.TensorProto.FLOAT and len(item.dims) == 2
-    }
+    floats = float_matrices(model).keys()
     left = [
         node.name
         for node in model.graph.node

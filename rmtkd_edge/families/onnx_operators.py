@@ -25,12 +25,12 @@ OPSETS = range(18, 24)
 class GraphOptions:
     """How the graph is emitted.
 
-    `attention`: one com.microsoft::MultiHeadAttention a layer, or standard operators, which the first token's layer has
-    in any case. `norm`: `instance` writes a layer norm as InstanceNormalization over (B, T, d), scale and shift: the
-    same function, and on CPUs onnxruntime's kernel is vectorised where LayerNormalization's and
-    SkipLayerNormalization's are not (tools/bench_shapes.py compares). `gelu`: one com.microsoft::Gelu, or standard
-    operators in the order that onnxruntime's optimiser finds; it does not find torch's. `first_token`: the last layer
-    computes the first token alone, since the classifier reads no other.
+    `attention`: one com.microsoft::MultiHeadAttention a layer, or standard operators, which the first token's layer and
+    models with relative positions have in any case. `norm`: `instance` writes a layer norm as InstanceNormalization
+    over (B, T, d), scale and shift: the same function, and on CPUs onnxruntime's kernel is vectorised where
+    LayerNormalization's and SkipLayerNormalization's are not (tools/bench_shapes.py compares). `gelu`: one
+    com.microsoft::Gelu, or standard operators in the order that onnxruntime's optimiser finds; it does not find
+    torch's. `first_token`: the last layer computes the first token alone, since the classifier reads no other.
     """
 
     opset: int = 18
@@ -54,12 +54,15 @@ class GraphOptions:
             )
 
 
-def fused_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, heads: int, scale: float) -> Tensor:
-    """Emit com.microsoft::MultiHeadAttention.
+def fused_attention(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, heads: int, scale: float, bias: Tensor | None = None
+) -> Tensor:
+    """Emit com.microsoft::MultiHeadAttention; there must be no bias of scores.
 
     q (B, Q, heads * r), k (B, T, heads * r), v (B, T, heads * p); returns (B, Q, heads * p). The mask is (B, T) bool,
     None where all tokens are valid.
     """
+    assert bias is None, "a bias is added in standard operators"
     shape = (q.shape[0], q.shape[1], v.shape[2])
     return torch.onnx.ops.symbolic(
         f"{CONTRIB}::MultiHeadAttention",
@@ -71,15 +74,19 @@ def fused_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, heads:
     )
 
 
-def plain_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, heads: int, scale: float) -> Tensor:
-    """Emit attention in standard operators; else as `fused_attention`.
+def plain_attention(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, heads: int, scale: float, bias: Tensor | None = None
+) -> Tensor:
+    """Emit attention in standard operators; else as `fused_attention`. `bias` (1, heads, Q, T) is added to the scores.
 
-    The bias is the same in all layers, so that the exporter keeps one; onnxruntime takes the scale into the product.
+    What the mask adds is the same in all layers, so that the exporter keeps one; onnxruntime takes the scale into the
+    product.
     """
     q, k, v = (x.unflatten(2, (heads, -1)).transpose(1, 2) for x in (q, k, v))
     scores = (q * scale) @ k.transpose(-1, -2)
     if mask is not None:
-        scores = scores + torch.where(mask, 0.0, torch.finfo(q.dtype).min)[:, None, None, :]  # faster than masked_fill
+        added = torch.where(mask, 0.0, torch.finfo(q.dtype).min)[:, None, None, :]  # a sum is faster than masked_fill
+        scores = scores + (added if bias is None else added + bias)
     return (scores.softmax(-1) @ v).transpose(1, 2).flatten(2)
 
 

@@ -35,14 +35,20 @@ def smooth(model: onnx.ModelProto, batches: Sequence[Batch], alpha: float, *, th
     if not products:
         return 0
     largest = channel_maxima(model, list(products.values()), batches, threads)
+    by_weight: dict[str, list[str]] = {}  # the inputs of each matrix: several where passes share it
+    for node in model.graph.node:
+        if node.name in products:
+            by_weight.setdefault(node.input[1], []).append(node.input[0])
     weights = {item.name: item for item in model.graph.initializer}
+    for name, inputs in by_weight.items():
+        matrix = numpy_helper.to_array(weights[name])  # (in, out)
+        channels = np.max([largest[value] for value in inputs], axis=0)
+        scale = smoothing_scale(channels, np.abs(matrix).max(axis=1), alpha)
+        weights[name].CopyFrom(numpy_helper.from_array(matrix * scale[:, None], name))
+        model.graph.initializer.append(numpy_helper.from_array(1 / scale, f"{name}_smoothing"))
     nodes = []
     for node in model.graph.node:
         if node.name in products:
-            matrix = numpy_helper.to_array(weights[node.input[1]])  # (in, out)
-            scale = smoothing_scale(largest[node.input[0]], np.abs(matrix).max(axis=1), alpha)
-            weights[node.input[1]].CopyFrom(numpy_helper.from_array(matrix * scale[:, None], node.input[1]))
-            model.graph.initializer.append(numpy_helper.from_array(1 / scale, f"{node.input[1]}_smoothing"))
             smoothed = f"{node.input[0]}_smoothed"
             nodes.append(
                 helper.make_node(

@@ -122,7 +122,6 @@ def put_pairs(
                 nodes.append(dequantise(value))
             if weight not in done:
                 values = int8_weight(numpy_helper.to_array(weights[weight]), 64 if options.reduce_range else 127)
-                model.graph.initializer.remove(weights[weight])
                 model.graph.initializer.extend(constants(weight, values))
                 nodes.append(dequantise(weight, axis=1))
             done |= {value, weight}
@@ -130,6 +129,9 @@ def put_pairs(
         nodes.append(node)
     del model.graph.node[:]
     model.graph.node.extend(nodes)
+    read = {name for node in nodes for name in node.input}  # a matrix may have products that stay float
+    for name in (done & weights.keys()) - read:
+        model.graph.initializer.remove(weights[name])
 
 
 def input_scale(low: float, high: float) -> dict[str, np.ndarray]:

@@ -17,16 +17,20 @@ Batch = Mapping[str, Tensor]
 SMALLEST_PART = 16  # sequences that are run together when they need fewer layers than the rest of their batch
 
 
-def by_depth(batch: Batch, sites: Sequence[Site], depths: int, seed: int) -> Iterator[tuple[Batch, int | None]]:
+def by_depth(
+    batch: Batch, sites: Sequence[Site], depths: int, seed: int, repeats: int = 1
+) -> Iterator[tuple[Batch, int | None]]:
     """Yield parts of a batch and how many layers each has to run to show `sites` (None: all of them and the pooler).
 
-    A sequence shows the stream at one depth alone, so half of them need less than half of the layers.
+    A sequence shows the stream at one depth alone, so half of them need less than half of the layers. Layers that are
+    repeated are needed in every pass.
     """
     kinds = {site.kind for site in sites}
     if "pooler" in kinds:
         yield batch, None
         return
-    needed = np.full(len(batch["index"]), max((site.layer + 1 for site in sites if site.layer is not None), default=0))
+    deepest = max((site.layer + 1 for site in sites if site.layer is not None), default=0)
+    needed = np.full(len(batch["index"]), deepest if repeats == 1 or not deepest else depths - 1)
     if "stream" in kinds:
         needed = np.maximum(needed, stream_depth(batch["index"].cpu().numpy(), depths, seed))
     order = np.argsort(needed, kind="stable")

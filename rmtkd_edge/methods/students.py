@@ -178,7 +178,9 @@ class Shorter(OneCycle):
         """Return the layers that stay: as many as come nearest to the target, or half of them where there is none."""
         layers, before, target = layers_of(spec), spec.count_parameters(), recipe.stop.target
         if not self.depths(layers):
-            raise RecipeError(f"{self.name} leaves layers out, and the teacher has {layers}", "--method plain-kd")
+            raise RecipeError(
+                f"{self.name} leaves layers out, and the teacher has {counted(layers)}", "--method plain-kd"
+            )
 
         def removed(depth: int) -> float:
             return 1 - family.shorter(spec, self.kept(layers, depth)).count_parameters() / before
@@ -202,6 +204,11 @@ class Shorter(OneCycle):
 def layers_of(spec: Spec) -> int:
     """Return the number of layers of a model whose layers can be left out."""
     return len({site.layer for site in list_sites(spec) if site.layer is not None})
+
+
+def counted(layers: int) -> str:
+    """Return how many layers there are, for messages: one layer may be run several times."""
+    return f"{layers} layer{'s' * (layers != 1)} (shared ones count once)"
 
 
 def divisors(layers: int) -> list[int]:

@@ -12,7 +12,7 @@ from rmtkd_edge.config.recipe import Recipe
 from rmtkd_edge.errors import RecipeError
 from rmtkd_edge.families.base import Family, Spec, list_sites
 from rmtkd_edge.methods.base import Method, Objective, Pair, Seen, Widths
-from rmtkd_edge.methods.students import Narrower, divisors, layers_of, seeded, shapes_at
+from rmtkd_edge.methods.students import Narrower, counted, divisors, layers_of, seeded, shapes_at
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,7 +38,9 @@ class TinyBert(Narrower):
             return super().widths(spec, family, recipe, multiple)
         layers, before, target = layers_of(spec), spec.count_parameters(), recipe.stop.target or 0.0
         if layers < 2:
-            raise RecipeError(f"{self.name} leaves layers out, and the teacher has {layers}", "--method plain-kd")
+            raise RecipeError(
+                f"{self.name} leaves layers out, and the teacher has {counted(layers)}", "--method plain-kd"
+            )
         half, third = (max(d for d in divisors(layers) if d <= max(1, layers // share)) for share in (2, 3))
         removed = [1 - family.shorter(spec, range(depth)).count_parameters() / before for depth in (half, third)]
         if target <= sum(removed) / 2:  # nearer to half of the layers than to a third

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -33,6 +34,10 @@ def encoder() -> Spec:
     return narrow(encoder_spec(**SMALL, vocab_size=900, max_position_embeddings=64)).with_ranks({"embedding": 20})
 
 
+def albert() -> Spec:
+    return replace(encoder(), model_type="albert", layers=encoder().layers[:1], repeats=3, embedding_size=40)
+
+
 def modernbert() -> Spec:
     layers = tuple(LayerSpec(4, 24, 24, 150, i > 0, i > 0) for i in range(2))
     return narrow(ModernBertSpec(900, 64, 96, layers, 96, ("negative", "positive")))
@@ -53,7 +58,15 @@ def vit() -> Spec:
 @pytest.mark.parametrize("graph", ["fast", "portable"])
 @pytest.mark.parametrize(
     "make",
-    [encoder, modernbert, resnet, vit, partial(mobilenet, "mobilenet_v2"), partial(mobilenet, "mobilenet_v3_small")],
+    [
+        encoder,
+        albert,
+        modernbert,
+        resnet,
+        vit,
+        partial(mobilenet, "mobilenet_v2"),
+        partial(mobilenet, "mobilenet_v3_small"),
+    ],
 )
 def test_a_files_size_is_foretold_within_five_per_cent(make: object, graph: Graph, tmp_path: Path) -> None:
     assert callable(make)

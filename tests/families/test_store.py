@@ -24,7 +24,7 @@ def rewrite(folder, tensors):
     (folder / "model.json").write_text(json.dumps({**shape, "sha256": sha256_file(folder / "model.safetensors")}))
 
 
-@pytest.mark.parametrize("kind", ["bert", "roberta", "distilbert", "electra"])
+@pytest.mark.parametrize("kind", ["bert", "roberta", "distilbert", "electra", "mpnet", "albert"])
 def test_run_and_folder_give_back_every_tensor(tmp_path, kind):
     encoder = sample(kind)
     run = Run.create(tmp_path / "run", "", 0)

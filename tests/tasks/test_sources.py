@@ -197,7 +197,9 @@ def test_real_data_sets_are_read(name: str, text: list[str], split: str, rows: i
     assert len(labels) == rows and set(labels.tolist()) == set(range(len(names)))
 
 
-@pytest.mark.parametrize("kind", ["bert", "roberta", "xlm-roberta", "camembert", "distilbert", "electra"])
+@pytest.mark.parametrize(
+    "kind", ["bert", "roberta", "xlm-roberta", "camembert", "distilbert", "electra", "mpnet", "albert"]
+)
 def test_a_checkpoint_without_a_tokenizer_is_refused_at_once(tmp_path: Path, kind: str):
     transformers.AutoConfig.for_model(kind).save_pretrained(tmp_path)
     with pytest.raises(UserError) as caught:

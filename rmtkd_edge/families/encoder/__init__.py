@@ -1,4 +1,4 @@
-"""BERT-like encoders: BERT and MiniLM, RoBERTa (also as XLM-R and CamemBERT), DistilBERT, ELECTRA."""
+"""BERT-like encoders: BERT and MiniLM, RoBERTa (also as XLM-R and CamemBERT), DistilBERT, ELECTRA, MPNet, ALBERT."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rmtkd_edge.config.settings import Graph, Scales
 from rmtkd_edge.families.base import AnalyseOptions, Batches, NarrowOptions, QuantiseOptions, Replacing, Site
 from rmtkd_edge.families.defaults import FamilyDefaults
 from rmtkd_edge.families.encoder.settings import EncoderShape
-from rmtkd_edge.families.encoder.spec import EncoderSpec
+from rmtkd_edge.families.encoder.spec import EncoderSpec, tap_of
 
 if TYPE_CHECKING:
     import onnx
@@ -225,24 +225,27 @@ class EncoderFamily(FamilyDefaults[EncoderSpec, "Encoder"]):
 
     def stream_taps(self, spec: EncoderSpec) -> tuple[str, ...]:
         """Return the stream after the embeddings and after every layer."""
-        return tuple(f"stream.{i}" for i in range(len(spec.layers) + 1))
+        return tuple(f"stream.{i}" for i in range(spec.depth + 1))
 
     def classified(self, activation: Tensor) -> Tensor:
         """Return the first token of a state (B, T, d), which the pooler reads."""
         return activation[:, 0]
 
     def attention_taps(self, spec: EncoderSpec) -> tuple[tuple[str, ...], ...]:
-        """Return the queries and keys of every layer."""
-        return tuple((f"layer.{i}.q", f"layer.{i}.k") for i in range(len(spec.layers)))
+        """Return the queries and keys of every layer, and the bias that relative positions add to their scores."""
+        shared = ("bias",) if spec.relative_positions else ()
+        passes, layers = range(spec.repeats), range(len(spec.layers))
+        return tuple((*(tap_of(f"layer.{i}.{x}", n) for x in "qk"), *shared) for n in passes for i in layers)
 
     def attention_scores(
         self, spec: EncoderSpec, layer: int, taps: Mapping[str, Tensor], batch: Mapping[str, Tensor]
     ) -> Tensor:
         """Return a layer's scores (B, heads, T, T) before the softmax, less 10,000 for padded keys, as in BERT."""
-        shape, names = spec.layers[layer], self.attention_taps(spec)[layer]
-        q, k = (taps[name].float().unflatten(2, (shape.heads, shape.qk)).transpose(1, 2) for name in names)
+        shape, names = spec.layers[layer % len(spec.layers)], self.attention_taps(spec)[layer]
+        q, k = (taps[name].float().unflatten(2, (shape.heads, shape.qk)).transpose(1, 2) for name in names[:2])
         padded = 1 - batch["attention_mask"][:, None, None, :].to(q)
-        return shape.scale * q @ k.transpose(2, 3) - 10_000 * padded
+        bias = sum(taps[name].float() for name in names[2:])
+        return shape.scale * q @ k.transpose(2, 3) + bias - 10_000 * padded
 
     def rows(self, activation: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
         """Return activations (B, T, d) at valid tokens."""

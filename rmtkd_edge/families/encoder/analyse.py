@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -17,6 +18,8 @@ from torch import Tensor
 from rmtkd_edge.families.base import AnalyseOptions, Batches, Site, call
 from rmtkd_edge.families.encoder.linear_moments import LinearMoments
 from rmtkd_edge.families.encoder.module import Encoder
+from rmtkd_edge.families.encoder.passes import tokens_of
+from rmtkd_edge.families.encoder.spec import EncoderSpec, tap_of
 from rmtkd_edge.families.spectrum import (
     NULL_REPEATS,
     SampleRows,
@@ -136,10 +139,10 @@ def _collect(
     encoder: Encoder, moments: Sequence[SiteMoments], batches: Iterable[Batch], options: AnalyseOptions
 ) -> None:
     encoder.eval()
-    depths, seed = len(encoder.layers) + 1, options.seed
+    depths, repeats, seed = encoder.spec.depth + 1, encoder.spec.repeats, options.seed
     sites = [m.site for m in moments]
     table = any(site.kind == "embedding" for site in sites)
-    for batch, layers in (part for whole in batches for part in by_depth(whole, sites, depths, seed)):
+    for batch, layers in (part for whole in batches for part in by_depth(whole, sites, depths, seed, repeats)):
         taps: dict[str, Tensor] = {}
         if layers is None:
             call(encoder, batch, taps.__setitem__)
@@ -161,6 +164,7 @@ def _add(
 ) -> None:
     name = m.site.name
     place = (picked.rows, picked.columns)
+    tokens = partial(tokens_of, taps, picked=picked, repeats=encoder.spec.repeats, seed=options.seed)
     blocks = picked.sequences
     if m.site.kind == "pooler":
         sample = taps["pooler"]
@@ -170,12 +174,15 @@ def _add(
         sample = states[(picked.depths, *place)]
     elif m.partner is not None:
         layer = name.removesuffix(".qk")
-        sample = taps[f"{layer}.q"][place]
-        m.partner.add(taps[f"{layer}.k"][valid])
+        sample = tokens(f"{layer}.q")
+        for number in range(encoder.spec.repeats):
+            m.partner.add(taps[tap_of(f"{layer}.k", number)][valid])
     elif m.site.kind == "ffn":  # the edge belongs to what the consumer reads, after the GELU
-        sample = encoder.layers[m.site.layer or 0].activation(taps[name][place])
+        sample = encoder.layers[m.site.layer or 0].activation(tokens(name))
         if m.linear is not None:
-            m.linear.add(taps[f"{name.removesuffix('.ffn')}.mid"][place])
+            m.linear.add(tokens(f"{name.removesuffix('.ffn')}.mid"))
+    elif m.site.layer is not None:
+        sample = tokens(name)
     else:
         sample = taps[name][place]
     sample = norm_scaled(sample) if options.analyse.scale_columns else sample
@@ -195,8 +202,7 @@ def _collect_effect(
     if not wanted:
         return
     encoder.eval()
-    depths = len(encoder.layers) + 1
-    names = {m.site.name: _taps_of(m.site, depths) for m in wanted}
+    names = {m.site.name: _taps_of(m.site, encoder.spec) for m in wanted}
     every = [name for found in names.values() for name in found]
     for batch in batches:
         taps: dict[str, Tensor] = {}
@@ -209,8 +215,10 @@ def _collect_effect(
                 add(grads[name] if grads[name].ndim == 2 else grads[name][valid])
 
 
-def _taps_of(site: Site, depths: int) -> list[str]:
-    return [f"stream.{i}" for i in range(depths)] if site.kind == "stream" else [site.name]
+def _taps_of(site: Site, spec: EncoderSpec) -> list[str]:
+    if site.kind == "stream":
+        return [f"stream.{i}" for i in range(spec.depth + 1)]
+    return [site.name] if site.layer is None else [tap_of(site.name, number) for number in range(spec.repeats)]
 
 
 def _spectrum(m: SiteMoments, options: AnalyseOptions) -> SiteSpectrum:

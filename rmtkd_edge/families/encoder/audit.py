@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
+from itertools import product
 
 import onnx
 
-from rmtkd_edge.families.encoder.spec import EncoderSpec
+from rmtkd_edge.families.encoder.graph import fuses_attention
+from rmtkd_edge.families.encoder.spec import EncoderSpec, tap_of
 from rmtkd_edge.families.onnx_operators import FUSED_NAMES, GraphOptions
 
 
 def expect_emitted(spec: EncoderSpec, options: GraphOptions) -> dict[str, int]:
     """Return the op counts of the graph that `export` writes for an encoder."""
-    layers, plain = len(spec.layers), _plain_attentions(spec, options)
+    layers, plain = spec.depth, _plain_attentions(spec, options)
     norm = "InstanceNormalization" if options.norm == "instance" else "LayerNormalization"
     expected = {
         "MultiHeadAttention": layers - plain,
@@ -26,7 +29,7 @@ def expect_emitted(spec: EncoderSpec, options: GraphOptions) -> dict[str, int]:
 
 def expect_optimised(spec: EncoderSpec, options: GraphOptions, precision: str) -> dict[str, int]:
     """Return the op counts of the graph that onnxruntime runs on a CPU, after its own fusions."""
-    layers, plain = len(spec.layers), _plain_attentions(spec, options)
+    layers, plain = spec.depth, _plain_attentions(spec, options)
     scores = 2 * plain
     norm = "InstanceNormalization" if options.norm == "instance" else "LayerNormalization or SkipLayerNormalization"
     expected = {"MultiHeadAttention": layers - plain, norm: 2 * layers + 1}
@@ -50,46 +53,50 @@ def expect_static(spec: EncoderSpec, options: GraphOptions) -> dict[str, int]:
 
 def _plain_attentions(spec: EncoderSpec, options: GraphOptions) -> int:
     """Return how many layers have their attention in plain operators."""
-    return len(spec.layers) if options.attention == "plain" else int(options.first_token)
+    return int(options.first_token) if fuses_attention(spec, options) else spec.depth
 
 
 def _products(spec: EncoderSpec) -> int:
-    return 6 * len(spec.layers) + (spec.embedding_size is not None) + (spec.embedding_rank is not None)
+    return 6 * spec.depth + (spec.embedding_size is not None) + (spec.embedding_rank is not None)
 
 
 def _activations(spec: EncoderSpec) -> dict[str, int]:
     counts = Counter(
-        [FUSED_NAMES.get(spec.activation, "")] * len(spec.layers) + [FUSED_NAMES.get(spec.pooler_activation, "")]
+        [FUSED_NAMES.get(spec.activation, "")] * spec.depth + [FUSED_NAMES.get(spec.pooler_activation, "")]
     )
     return {name: n for name, n in counts.items() if name}
 
 
 def graph_values(model: onnx.ModelProto, spec: EncoderSpec) -> dict[str, str]:
-    """Return the graph's value for each tap: what the last node that reads a named weight computes."""
+    """Return the graph's value for each tap: what the node computes that reads a named weight, in each pass."""
     made = {output: node for node in model.graph.node for output in node.output}
-    readers = {name: node for node in model.graph.node for name in node.input}
+    readers: dict[str, list[onnx.NodeProto]] = {}
+    for node in model.graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
     places: dict[str, str] = {"logits": model.graph.output[0].name}
 
-    def put(tap: str, bias: str) -> None:
-        if bias in readers:
-            places[tap] = readers[bias].output[0]
+    def put(tap: str, bias: str, run: int = 0) -> None:
+        if run < len(readers.get(bias, ())):
+            places[tap] = readers[bias][run].output[0]
 
     put("stream.0", "embeddings.norm.bias")
     put("stream.0", "embeddings.project.bias")
     put("pooler", "pooler.bias")
-    for i in range(len(spec.layers)):
+    for run, i in product(range(spec.repeats), range(len(spec.layers))):
         for tap, bias in (("q", "query"), ("k", "key"), ("mid", "norm1"), ("ffn", "up")):
-            put(f"layer.{i}.{tap}", f"layers.{i}.{bias}.bias")
-        put(f"stream.{i + 1}", f"layers.{i}.norm2.bias")
-        add = readers.get(f"layers.{i}.out.bias")
-        product = next((made[name] for name in add.input if name in made), None) if add is not None else None
-        if product is not None and product.op_type == "MatMul":
-            places[f"layer.{i}.value"] = product.input[0]
+            put(tap_of(f"layer.{i}.{tap}", run), f"layers.{i}.{bias}.bias", run)
+        put(f"stream.{run * len(spec.layers) + i + 1}", f"layers.{i}.norm2.bias", run)
+        adds = readers.get(f"layers.{i}.out.bias", ())[run : run + 1]
+        into = next((made[name] for add in adds for name in add.input if name in made), None)
+        if into is not None and into.op_type == "MatMul":
+            places[tap_of(f"layer.{i}.value", run)] = into.input[0]
     return places
 
 
 def site_of(tap: str) -> str:
     """Return the site whose producers make what a tap sees."""
+    tap = re.sub(r"^pass\.\d+\.", "", tap)
     if tap.startswith("stream") or tap.endswith(".mid"):
         return "stream"
     return tap[:-1] + "qk" if tap.endswith((".q", ".k")) else tap

@@ -11,7 +11,7 @@ from torch import Tensor
 from rmtkd_edge.families.defaults import NOTE
 from rmtkd_edge.families.encoder.module import Encoder
 from rmtkd_edge.families.encoder.names import names_from_transformers
-from rmtkd_edge.families.encoder.spec import EncoderSpec
+from rmtkd_edge.families.encoder.spec import RELATIVE_BUCKETS, EncoderSpec
 from rmtkd_edge.families.store import assemble
 
 CLASSES = {
@@ -21,6 +21,8 @@ CLASSES = {
     "camembert": "Camembert",
     "distilbert": "DistilBert",
     "electra": "Electra",
+    "mpnet": "MPNet",
+    "albert": "Albert",
 }
 
 
@@ -46,7 +48,7 @@ def fits_transformers(spec: EncoderSpec) -> bool:
         all(layer == first for layer in spec.layers) and first.scale == first.qk**-0.5 and spec.embedding_rank is None
     )
     # ELECTRA maps its embeddings to the width only where the two differ: a map between equal ones would be dropped
-    factorised = spec.embedding_size is None or spec.embedding_size != spec.width
+    factorised = spec.model_type != "electra" or spec.embedding_size != spec.width
     return (
         even and factorised and first.heads * first.qk == first.heads * first.value == spec.width == spec.pooler_width
     )
@@ -85,7 +87,7 @@ def _shape(spec: EncoderSpec) -> dict[str, Any]:
         }
     shape: dict[str, Any] = {
         "hidden_size": spec.width,
-        "num_hidden_layers": len(spec.layers),
+        "num_hidden_layers": spec.depth,
         "num_attention_heads": heads,
         "intermediate_size": ffn,
         "type_vocab_size": spec.type_vocab,
@@ -93,7 +95,12 @@ def _shape(spec: EncoderSpec) -> dict[str, Any]:
         "layer_norm_eps": spec.eps,
         "hidden_dropout_prob": spec.dropout,
     }
-    return shape | ({"embedding_size": spec.embedding_size or spec.width} if spec.model_type == "electra" else {})
+    if spec.relative_positions:
+        del shape["type_vocab_size"]
+        return shape | {"relative_attention_num_buckets": RELATIVE_BUCKETS}
+    return shape | (
+        {"embedding_size": spec.embedding_size or spec.width} if spec.model_type in ("electra", "albert") else {}
+    )
 
 
 def to_tensors(encoder: Encoder) -> dict[str, Tensor]:

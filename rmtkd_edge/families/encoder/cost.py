@@ -12,7 +12,7 @@ from typing import Literal
 
 from rmtkd_edge.config.hardware import Calibration
 from rmtkd_edge.config.settings import Graph
-from rmtkd_edge.families.encoder.spec import EncoderSpec
+from rmtkd_edge.families.encoder.spec import EncoderSpec, LayerSpec
 from rmtkd_edge.families.token_cost import Element, bytes_of, milliseconds
 
 
@@ -29,29 +29,33 @@ def predict_ms(spec: EncoderSpec, curves: Calibration, sequence: int) -> float:
 def elements(spec: EncoderSpec, tokens: int) -> dict[Element, int]:
     """Return how many elements of a token go through what is no product."""
     return {
-        "gelu": sum(layer.ffn for layer in spec.layers),
-        "softmax": sum(layer.heads * tokens for layer in spec.layers),
-        "norm": (2 * len(spec.layers) + 1) * spec.width,
+        "gelu": spec.repeats * sum(layer.ffn for layer in spec.layers),
+        "softmax": spec.repeats * sum(layer.heads * tokens for layer in spec.layers),
+        "norm": (2 * spec.depth + 1) * spec.width,
     }
 
 
 def products(spec: EncoderSpec, tokens: int) -> Iterator[tuple[int, int]]:
     """Yield (in, out) of every product that each token takes part in: linear layers, scores and their sums."""
-    yield from linear_layers(spec)
-    for layer in spec.layers:
+    yield from linear_embeddings(spec)
+    for layer in spec.layers * spec.repeats:
+        yield from linear_layer(spec, layer)
         yield from ((layer.qk, tokens), (tokens, layer.value)) * layer.heads
 
 
-def linear_layers(spec: EncoderSpec) -> Iterator[tuple[int, int]]:
-    """Yield (in, out) of every linear layer that each token goes through."""
+def linear_embeddings(spec: EncoderSpec) -> Iterator[tuple[int, int]]:
+    """Yield (in, out) of the linear maps of the embeddings."""
     if spec.embedding_rank is not None:
         yield spec.embedding_rank, spec.embedding_size or spec.width
     if spec.embedding_size is not None:
         yield spec.embedding_size, spec.width
-    for layer in spec.layers:
-        qk, value = layer.heads * layer.qk, layer.heads * layer.value
-        yield from ((spec.width, qk), (spec.width, qk), (spec.width, value), (value, spec.width))
-        yield from ((spec.width, layer.ffn), (layer.ffn, spec.width))
+
+
+def linear_layer(spec: EncoderSpec, layer: LayerSpec) -> Iterator[tuple[int, int]]:
+    """Yield (in, out) of the linear maps of a layer."""
+    qk, value = layer.heads * layer.qk, layer.heads * layer.value
+    yield from ((spec.width, qk), (spec.width, qk), (spec.width, value), (value, spec.width))
+    yield from ((spec.width, layer.ffn), (layer.ffn, spec.width))
 
 
 # Bytes that a graph takes besides its weights: once, and for each layer (found by exporting shapes of 1 and 3 layers).
@@ -71,8 +75,9 @@ def file_bytes(spec: EncoderSpec, precision: Literal["fp32", "int8"], graph: Gra
         (spec.vocab, spec.embedding_rank or embedding),
         (spec.positions, embedding),
         (spec.type_vocab, embedding),
-        *linear_layers(spec),
+        *linear_embeddings(spec),
+        *(shape for layer in spec.layers for shape in linear_layer(spec, layer)),
         (spec.width, spec.pooler_width),
         (spec.pooler_width, len(spec.labels)),
     ]
-    return bytes_of(once + each * len(spec.layers), spec.count_parameters(), matrices, precision)
+    return bytes_of(once + each * spec.depth, spec.count_parameters(), matrices, precision)

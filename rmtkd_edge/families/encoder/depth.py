@@ -12,5 +12,6 @@ class Mixed(depth.Mixed):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
         """Return logits (B, labels) for token ids and mask (B, T), int64."""
-        state = self.student.embeddings(input_ids, token_type_ids)
-        return self.student.classify(self.through(state, attention_mask.bool()))
+        student = self.student
+        state, bias = student.embeddings(input_ids, token_type_ids), student.bias(input_ids)
+        return student.classify(self.through(state, attention_mask.bool(), None, bias))

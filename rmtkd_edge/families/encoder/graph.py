@@ -15,9 +15,36 @@ from torch import Tensor, nn
 from rmtkd_edge.errors import RmtkdError, UserError
 from rmtkd_edge.families.base import Tap
 from rmtkd_edge.families.encoder.module import Encoder, EncoderLayer
+from rmtkd_edge.families.encoder.spec import EncoderSpec
+from rmtkd_edge.families.layers import ProjectedLinear
 from rmtkd_edge.families.onnx_operators import GELUS, GraphOptions, InstanceNorm, fused_attention, plain_attention
 from rmtkd_edge.families.onnx_program import export_module
 from rmtkd_edge.families.store import assemble
+
+
+def fuses_attention(spec: EncoderSpec, options: GraphOptions) -> bool:
+    """Return whether attention is one operator: not with relative positions.
+
+    With a bias and a padding mask the CPU kernels of onnxruntime 1.18 and 1.19 compute MultiHeadAttention wrongly,
+    without an error, and 1.31 takes as long as for the standard operators.
+    """
+    return options.attention == "fused" and not spec.relative_positions
+
+
+class SharedLinear(nn.Module):
+    """A linear layer that is traced several times: with its matrix as the product reads it, the graph has it once.
+
+    Of any other torch's exporter writes a transposed copy for every use, or leaves the transposition to be done each
+    time.
+    """
+
+    def __init__(self, linear: ProjectedLinear) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(linear.weight.detach().T.contiguous()), linear.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (..., in) to (..., out)."""
+        return x @ self.weight + self.bias
 
 
 class FirstTokenLayer(EncoderLayer):
@@ -34,10 +61,10 @@ class FirstTokenLayer(EncoderLayer):
         self.heads, self.scale, self.name = layer.heads, layer.scale, layer.name
         self.attention, self.activation = plain_attention, layer.activation
 
-    def forward(self, x: Tensor, mask: Tensor, tap: Tap | None = None) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor, tap: Tap | None = None, bias: Tensor | None = None) -> Tensor:
         """Map a state (B, T, d) to the next one's first token (B, 1, d); there is nothing to tap in a graph."""
-        first = x[:, :1]
-        context = self.attention(self.query(first), self.key(x), self.value(x), mask, self.heads, self.scale)
+        first, bias = x[:, :1], None if bias is None else bias[:, :, :1]
+        context = self.attention(self.query(first), self.key(x), self.value(x), mask, self.heads, self.scale, bias)
         first = self.norm1(first + self.out(context))
         return self.norm2(first + self.down(self.activation(self.up(first))))
 
@@ -54,7 +81,7 @@ def build(folded: Encoder, options: GraphOptions) -> Encoder:
     state = {name: tensor.float() for name, tensor in folded.state_dict().items()}  # no copy of what is float32 already
     traced = cast("Encoder", assemble(folded.spec, state, "the encoder in memory"))
     layers: list[EncoderLayer] = list(traced.layers)  # type: ignore[arg-type]
-    traced.set_attention(fused_attention if options.attention == "fused" else plain_attention)
+    traced.set_attention(fused_attention if fuses_attention(folded.spec, options) else plain_attention)
     gelus = GELUS[options.gelu]
     for layer in layers:
         layer.activation = gelus.get(folded.spec.activation, layer.activation)
@@ -63,8 +90,12 @@ def build(folded: Encoder, options: GraphOptions) -> Encoder:
         traced.embeddings.norm = InstanceNorm(traced.embeddings.norm)  # type: ignore[assignment]
         for layer in layers:
             layer.norm1, layer.norm2 = InstanceNorm(layer.norm1), InstanceNorm(layer.norm2)  # type: ignore[assignment]
+    for layer in layers if folded.spec.repeats > 1 else ():
+        for name, child in [*layer.named_children()]:
+            if isinstance(child, ProjectedLinear):
+                setattr(layer, name, SharedLinear(child))
     if options.first_token:
-        traced.layers[-1] = FirstTokenLayer(layers[-1])
+        traced.in_order[-1] = FirstTokenLayer(layers[-1])
     return traced.eval()
 
 

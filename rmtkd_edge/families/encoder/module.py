@@ -1,8 +1,8 @@
 """A BERT-like sequence classifier with free widths: the one module that is trained, narrowed, folded and exported.
 
-It computes what transformers' BERT, RoBERTa (XLM-R and CamemBERT too), DistilBERT and ELECTRA classifiers compute
-(tests compare them), but a layer may have its own query/key, value and FFN widths, and the residual stream need not be
-a multiple of the heads.
+It computes what transformers' BERT, RoBERTa (XLM-R and CamemBERT too), DistilBERT, ELECTRA, MPNet and ALBERT
+classifiers compute (tests compare them), but a layer may have its own query/key, value and FFN widths, and the residual
+stream need not be a multiple of the heads.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from torch.nn import functional as F
 
 from rmtkd_edge.errors import UserError
 from rmtkd_edge.families.base import Tap
-from rmtkd_edge.families.encoder.spec import EncoderSpec, LayerSpec
+from rmtkd_edge.families.encoder.positions import RelativePositions
+from rmtkd_edge.families.encoder.spec import EncoderSpec, LayerSpec, tap_of
 from rmtkd_edge.families.layers import ProjectedLinear
 from rmtkd_edge.families.model import Model
 
-Attention = Callable[[Tensor, Tensor, Tensor, Tensor, int, float], Tensor]
+Attention = Callable[[Tensor, Tensor, Tensor, Tensor, int, float, Tensor | None], Tensor]
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
@@ -32,14 +33,20 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-def sdpa_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, heads: int, scale: float) -> Tensor:
-    """Return softmax(scale q k^T) v, head by head.
+def sdpa_attention(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor, heads: int, scale: float, bias: Tensor | None = None
+) -> Tensor:
+    """Return softmax(scale q k^T + bias) v, head by head.
 
-    q, k (B, T, heads * r), v (B, T, heads * p), mask bool (B, T), true where a token is; returns (B, T, heads * p).
+    q, k (B, T, heads * r), v (B, T, heads * p), mask bool (B, T), true where a token is, bias (1, heads, T, T); returns
+    (B, T, heads * p).
     """
     batch, length = mask.shape
     q, k, v = (x.view(batch, length, heads, -1).transpose(1, 2) for x in (q, k, v))
-    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None, None, :], scale=scale)
+    allowed = mask[:, None, None, :]
+    if bias is not None:
+        allowed = torch.where(allowed, bias.to(q.dtype), torch.finfo(q.dtype).min)
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed, scale=scale)
     return out.transpose(1, 2).reshape(batch, length, -1)
 
 
@@ -121,10 +128,10 @@ class EncoderLayer(nn.Module):
         self.norm2 = nn.LayerNorm(d, eps=spec.eps)
         self.dropout = nn.Dropout(spec.dropout)
 
-    def forward(self, x: Tensor, mask: Tensor, tap: Tap | None = None) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor, tap: Tap | None = None, bias: Tensor | None = None) -> Tensor:
         """Map a state (B, T, d) to the next one; `tap(name, tensor)` sees every site on the way."""
         q, k, v = self.query(x), self.key(x), self.value(x)
-        context = self.attention(q, k, v, mask, self.heads, self.scale)
+        context = self.attention(q, k, v, mask, self.heads, self.scale, bias)
         if tap is not None:
             for part, tensor in (("q", q), ("k", k), ("value", context)):
                 tap(f"{self.name}.{part}", tensor)
@@ -149,9 +156,11 @@ class Encoder(Model):
                 raise UserError(f"the activation `{name}` is not known", f"known: {', '.join(ACTIVATIONS)}")
         self.spec = spec
         self.embeddings = Embeddings(spec)
+        self.relative = RelativePositions(spec.layers[0].heads) if spec.relative_positions else None
         self.layers: list[EncoderLayer] = nn.ModuleList(  # type: ignore[assignment]
             EncoderLayer(spec, s, f"layer.{i}") for i, s in enumerate(spec.layers)
         )
+        self.in_order: list[EncoderLayer] = [*self.layers] * spec.repeats  # as they are run
         self.pooler = ProjectedLinear(spec.width, spec.pooler_width, spec.raw.get("pooler"))
         self.pooler_activation = ACTIVATIONS[spec.pooler_activation]
         self.classifier = ProjectedLinear(spec.pooler_width, len(spec.labels))
@@ -178,18 +187,29 @@ class Encoder(Model):
         tap: Tap | None = None,
         layers: int | None = None,
     ) -> Tensor:
-        """Return the residual stream (B, T, d) after the last layer, or after the first `layers` of them."""
+        """Return the residual stream (B, T, d) after the last layer, or after the first `layers` that are run."""
         mask = attention_mask.bool()
-        state = self.embeddings(input_ids, token_type_ids, tap)
+        state, bias = self.embeddings(input_ids, token_type_ids, tap), self.bias(input_ids)
         if tap is not None:
             tap("stream.0", state)
-        for i, layer in enumerate(self.layers if layers is None else self.layers[:layers]):
-            state = layer(state, mask, tap)
+            if bias is not None:
+                tap("bias", bias)
+        for i, layer in enumerate(self.in_order[:layers]):
+            state = layer(state, mask, _in_pass(tap, i // len(self.layers)), bias)
             if tap is not None:
                 tap(f"stream.{i + 1}", state)
         return state
+
+    def bias(self, input_ids: Tensor) -> Tensor | None:
+        """Return what relative positions add to the scores of every layer, (1, heads, T, T); None without them."""
+        return None if self.relative is None else self.relative(input_ids)
 
     def set_attention(self, attention: Attention) -> None:
         """Use another implementation of attention in every layer (export emits one fused op)."""
         for layer in self.layers:
             layer.attention = attention
+
+
+def _in_pass(tap: Tap | None, number: int) -> Tap | None:
+    """Return a tap that sees one pass through the layers under names of its own."""
+    return None if tap is None else lambda name, value: tap(tap_of(name, number), value)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from rmtkd_edge.errors import UserError
-from rmtkd_edge.families.encoder.spec import MODEL_TYPES, ROBERTA, EncoderSpec, LayerSpec
+from rmtkd_edge.families.encoder.spec import MODEL_TYPES, RELATIVE_BUCKETS, ROBERTA, EncoderSpec, LayerSpec
 
 _BERT_LAYER = {
     "query": "attention.self.query",
@@ -28,12 +28,39 @@ _DISTIL_LAYER = {
     "down": "ffn.lin2",
     "norm2": "output_layer_norm",
 }
+_MPNET_LAYER = _BERT_LAYER | {
+    "query": "attention.attn.q",
+    "key": "attention.attn.k",
+    "value": "attention.attn.v",
+    "out": "attention.attn.o",
+    "norm1": "attention.LayerNorm",
+}
+_ALBERT_LAYER = {
+    "query": "attention.query",
+    "key": "attention.key",
+    "value": "attention.value",
+    "out": "attention.dense",
+    "norm1": "attention.LayerNorm",
+    "up": "ffn",
+    "down": "ffn_output",
+    "norm2": "full_layer_layer_norm",
+}
+_LAYERS = {"distilbert": _DISTIL_LAYER, "mpnet": _MPNET_LAYER, "albert": _ALBERT_LAYER}  # the others have BERT's names
+_STACKS = {
+    "distilbert": "transformer.layer",
+    "albert": "encoder.albert_layer_groups.0.albert_layers",
+}
+_PROJECTS = {"albert": "encoder.embedding_hidden_mapping_in"}
 _POOLERS = {  # (dense, classifier, activation between them)
     "bert": ("bert.pooler.dense", "classifier", "tanh"),
     "roberta": ("classifier.dense", "classifier.out_proj", "tanh"),
     "electra": ("classifier.dense", "classifier.out_proj", "gelu"),
     "distilbert": ("pre_classifier", "classifier", "relu"),
+    "mpnet": ("classifier.dense", "classifier.out_proj", "tanh"),
+    "albert": ("albert.pooler", "classifier", "tanh"),
 }
+POSITIONS_FROM_PAD = (*ROBERTA, "mpnet")  # positions are counted from the padding token's number
+MPNET_PAD = 1  # from which transformers counts positions whatever pad_token_id says
 # transformers' other names for the same function
 _SAME_ACTIVATION = {
     "swish": "silu",
@@ -62,32 +89,38 @@ def spec_from_config(config: Any, labels: Sequence[str]) -> EncoderSpec:
             f"model type `{kind}` is not supported by the family `encoder`", f"supported: {', '.join(MODEL_TYPES)}"
         )
     _refuse_variants(config)
-    distil = kind == "distilbert"
+    distil, shared = kind == "distilbert", kind == "albert"
     width = config.dim if distil else config.hidden_size
     heads = config.n_heads if distil else config.num_attention_heads
     if heads < 1 or width % heads:
         raise UserError(f"a width of {width} cannot be shared by {heads} heads", "check the model's config.json")
     head = width // heads
     layer = LayerSpec(heads, head, head, config.hidden_dim if distil else config.intermediate_size, head**-0.5)
+    layers = config.n_layers if distil else config.num_hidden_layers
     embedding = getattr(config, "embedding_size", width)
     pad = config.pad_token_id if config.pad_token_id is not None else 0
+    relative = kind == "mpnet"
+    if relative:
+        pad = MPNET_PAD
     activation = config.activation if distil else config.hidden_act
     return EncoderSpec(
         model_type=kind,
         vocab=config.vocab_size,
         positions=config.max_position_embeddings,
-        type_vocab=0 if distil else config.type_vocab_size,
+        type_vocab=0 if distil or relative else config.type_vocab_size,
         width=width,
-        layers=(layer,) * (config.n_layers if distil else config.num_hidden_layers),
+        layers=(layer,) if shared else (layer,) * layers,
         pooler_width=width,
         labels=tuple(labels),
-        embedding_size=embedding if embedding != width else None,
+        embedding_size=embedding if shared or embedding != width else None,
         activation=_SAME_ACTIVATION.get(activation, activation),
         pooler_activation=pooler_of(kind)[2],
         eps=getattr(config, "layer_norm_eps", 1e-12),
         pad_id=pad,
-        position_offset=pad + 1 if kind in ROBERTA else 0,
+        position_offset=pad + 1 if kind in POSITIONS_FROM_PAD else 0,
         dropout=config.dropout if distil else config.hidden_dropout_prob,
+        relative_positions=relative,
+        repeats=layers if shared else 1,
     )
 
 
@@ -100,6 +133,17 @@ def _refuse_variants(config: Any) -> None:
             f"`{kind}` with {positions} positions or as a decoder is not supported",
             "use an encoder with absolute positions",
         )
+    if getattr(config, "relative_attention_num_buckets", RELATIVE_BUCKETS) != RELATIVE_BUCKETS:
+        raise UserError(
+            f"relative_attention_num_buckets of {config.relative_attention_num_buckets} is not supported",
+            f"transformers computes {RELATIVE_BUCKETS}, whatever config.json says: check it",
+        )
+    groups = (getattr(config, "num_hidden_groups", 1), getattr(config, "inner_group_num", 1))
+    if groups != (1, 1):
+        raise UserError(
+            f"num_hidden_groups of {groups[0]} and inner_group_num of {groups[1]} are not supported",
+            "use an ALBERT whose layers are all one, as published ones are",
+        )
     pruned = {layer: heads for layer, heads in (getattr(config, "pruned_heads", None) or {}).items() if heads}
     if pruned:
         raise UserError(
@@ -110,7 +154,7 @@ def _refuse_variants(config: Any) -> None:
 
 def names_from_transformers(spec: EncoderSpec) -> dict[str, str]:
     """Return transformers' module name for each of ours."""
-    root, distil = root_of(spec.model_type), spec.model_type == "distilbert"
+    root = root_of(spec.model_type)
     table = f"{root}.embeddings"
     names = {
         "embeddings.word": f"{table}.word_embeddings",
@@ -121,11 +165,13 @@ def names_from_transformers(spec: EncoderSpec) -> dict[str, str]:
         names["embeddings.token_type"] = f"{table}.token_type_embeddings"
     if spec.embedding_rank is not None:
         names["embeddings.expand"] = f"{table}.word_projection"  # no class of theirs has it
+    if spec.relative_positions:
+        names["relative.table"] = f"{root}.encoder.relative_attention_bias"
     if spec.embedding_size is not None:
-        names["embeddings.project"] = f"{root}.embeddings_project"
-    layers = f"{root}.transformer.layer" if distil else f"{root}.encoder.layer"
+        names["embeddings.project"] = f"{root}.{_PROJECTS.get(root, 'embeddings_project')}"
+    layers = f"{root}.{_STACKS.get(root, 'encoder.layer')}"
     for i in range(len(spec.layers)):
-        for ours, theirs in (_DISTIL_LAYER if distil else _BERT_LAYER).items():
+        for ours, theirs in _LAYERS.get(root, _BERT_LAYER).items():
             names[f"layers.{i}.{ours}"] = f"{layers}.{i}.{theirs}"
     names["pooler"], names["classifier"], _ = pooler_of(spec.model_type)
     return names

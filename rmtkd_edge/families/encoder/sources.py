@@ -9,17 +9,19 @@ import torch
 from torch import nn
 
 from rmtkd_edge.config.recipe import Recipe
+from rmtkd_edge.errors import DataError
 from rmtkd_edge.families.classifier_checkpoints import check_fits, label_names, token_count
 from rmtkd_edge.families.encoder.checkpoints import from_transformers, pretrained
 from rmtkd_edge.families.encoder.module import Encoder
+from rmtkd_edge.families.encoder.names import MPNET_PAD, POSITIONS_FROM_PAD
 from rmtkd_edge.families.encoder.settings import EncoderShape
-from rmtkd_edge.families.encoder.spec import ROBERTA
 from rmtkd_edge.families.layers import ProjectedLinear
 from rmtkd_edge.families.sources import problem_of
 from rmtkd_edge.packaged import resolve_source
 
 SCRATCH = "scratch"
 INITIAL_STD = 0.02  # of BERT's weights
+ALBERT_EMBEDDING = 128  # width of the embeddings of every published ALBERT
 
 
 def load(recipe: Recipe, labels: Sequence[str], tokenizer: Any) -> tuple[Encoder, bool]:
@@ -72,6 +74,11 @@ def _scratch_config(shape: EncoderShape, tokenizer: Any, names: dict[str, Any]) 
     from transformers import AutoConfig
 
     kind, common = shape.model_type, {"pad_token_id": tokenizer.pad_token_id, **names}
+    if kind == "mpnet" and tokenizer.pad_token_id != MPNET_PAD:
+        raise DataError(
+            f"mpnet counts positions from the padding token {MPNET_PAD}, the tokenizer's is {tokenizer.pad_token_id}",
+            "set model.tokenizer to one for MPNet, or model.shape.model_type to bert",
+        )
     common["vocab_size"] = token_count(tokenizer)
     if kind == "distilbert":
         return AutoConfig.for_model(
@@ -85,14 +92,15 @@ def _scratch_config(shape: EncoderShape, tokenizer: Any, names: dict[str, Any]) 
             attention_dropout=shape.dropout,
             **common,
         )
-    extra = {"embedding_size": shape.width} if kind == "electra" else {}
+    embedding = {"electra": shape.width, "albert": min(ALBERT_EMBEDDING, shape.width)}.get(kind)
+    extra = {} if embedding is None else {"embedding_size": embedding}
     return AutoConfig.for_model(
         kind,
         hidden_size=shape.width,
         num_hidden_layers=shape.layers,
         num_attention_heads=shape.heads,
         intermediate_size=shape.ffn,
-        max_position_embeddings=shape.max_positions + (tokenizer.pad_token_id + 1 if kind in ROBERTA else 0),
+        max_position_embeddings=shape.max_positions + (tokenizer.pad_token_id + 1 if kind in POSITIONS_FROM_PAD else 0),
         hidden_dropout_prob=shape.dropout,
         attention_probs_dropout_prob=shape.dropout,
         **extra,

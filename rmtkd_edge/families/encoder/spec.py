@@ -11,7 +11,13 @@ import numpy as np
 from rmtkd_edge.families.base import Input, Site
 
 ROBERTA = ("roberta", "xlm-roberta", "camembert")  # one architecture under three names
-MODEL_TYPES = ("bert", *ROBERTA, "distilbert", "electra")
+MODEL_TYPES = ("bert", *ROBERTA, "distilbert", "electra", "mpnet", "albert")
+RELATIVE_BUCKETS = 32  # of distances between tokens, see positions.py
+
+
+def tap_of(name: str, number: int) -> str:
+    """Return the tap of what `name` sees in a pass through the layers, from 0."""
+    return f"pass.{number}.{name}" if number else name
 
 
 @dataclass(frozen=True)
@@ -31,9 +37,11 @@ class EncoderSpec:
 
     Attributes:
         raw: for a site whose producers still carry a fixed projection, the width before that projection.
-        embedding_size: width of the embeddings where a linear map to the stream follows their norm (ELECTRA).
+        embedding_size: width of the embeddings where a linear map to the stream follows their norm (ELECTRA, ALBERT).
         embedding_rank: the word table's own width where a linear map follows the table (Lan et al. 2020, ALBERT, but
             before the norm); None where the table is as wide as what it is added to.
+        repeats: how often the layers are run, one pass after the other (ALBERT: all layers are one).
+        relative_positions: distances between tokens bias the attention scores, the same in all layers (MPNet).
     """
 
     model_type: str
@@ -53,12 +61,19 @@ class EncoderSpec:
     dropout: float = 0.1
     raw: Mapping[str, int] = field(default_factory=dict)
     embedding_rank: int | None = None
+    relative_positions: bool = False
+    repeats: int = 1
     family: str = "encoder"
 
     @property
     def max_length(self) -> int:
         """Return the longest sequence, in tokens, that the position embeddings allow."""
         return self.positions - self.position_offset
+
+    @property
+    def depth(self) -> int:
+        """Return how many layers a state goes through, shared ones counted as often as they are run."""
+        return len(self.layers) * self.repeats
 
     @property
     def inputs(self) -> tuple[Input, ...]:
@@ -140,6 +155,8 @@ class EncoderSpec:
         total = (self.positions + self.type_vocab) * e + 2 * e
         if self.embedding_size is not None:
             total += e * d + d
+        if self.relative_positions:
+            total += RELATIVE_BUCKETS * self.layers[0].heads
         for layer in self.layers:
             qk, value = layer.heads * layer.qk, layer.heads * layer.value
             total += 2 * (d + 1) * qk + (d + 1) * value + (value + 1) * d

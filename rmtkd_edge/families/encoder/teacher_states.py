@@ -42,7 +42,7 @@ class TeacherStates:
 
         Each is the valid tokens (n, d) of every batch, before the layer's norm.
         """
-        if len(self._sums) == 2 * len(self.teacher.layers):
+        if len(self._sums) == 2 * self.teacher.spec.depth:
             yield from self._sums
             return
         self._sums = []
@@ -59,8 +59,9 @@ class TeacherStates:
     @torch.no_grad()
     def _computed(self) -> Iterator[list[Tensor]]:
         states, masks = (list(part) for part in zip(*self._embedded(), strict=True))
-        for layer in self.teacher.layers:
-            sums = [attended(layer, state, mask) for state, mask in zip(states, masks, strict=True)]
+        biases = [self.teacher.bias(batch["input_ids"]) for batch in self.batches]
+        for layer in self.teacher.in_order:
+            sums = [attended(layer, *each) for each in zip(states, masks, biases, strict=True)]
             yield [total[mask] for total, mask in zip(sums, masks, strict=True)]
             states = [layer.norm1(total) for total in sums]
             sums = [state + layer.down(layer.activation(layer.up(state))) for state in states]
@@ -68,10 +69,10 @@ class TeacherStates:
             states = [layer.norm2(total) for total in sums]
 
 
-def attended(layer: EncoderLayer, state: Tensor, mask: Tensor) -> Tensor:
+def attended(layer: EncoderLayer, state: Tensor, mask: Tensor, bias: Tensor | None) -> Tensor:
     """Return a state (B, T, d) plus what a layer's attention adds to it."""
     query, key, value = layer.query(state), layer.key(state), layer.value(state)
-    return state + layer.out(layer.attention(query, key, value, mask, layer.heads, layer.scale))
+    return state + layer.out(layer.attention(query, key, value, mask, layer.heads, layer.scale, bias))
 
 
 def padded(rows: Tensor, mask: Tensor) -> Tensor:

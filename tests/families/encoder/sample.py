@@ -9,7 +9,7 @@ from rmtkd_edge.families.encoder.fold import unfold
 from rmtkd_edge.families.encoder.module import Encoder
 from rmtkd_edge.families.encoder.spec import EncoderSpec, LayerSpec
 
-KINDS = ("bert", "roberta", "distilbert", "electra")
+KINDS = ("bert", "roberta", "distilbert", "electra", "mpnet", "albert")
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *(f"w{i}" for i in range(56))]
 LABELS = ("bad", "good", "odd")
 UNEVEN = {
@@ -30,16 +30,18 @@ def make_spec(kind: str = "bert", layers: int = 2, heads: int = 2) -> EncoderSpe
         model_type=kind,
         vocab=len(WORDS),
         positions=40,
-        type_vocab={"bert": 2, "electra": 2, "roberta": 1, "distilbert": 0}[kind],
+        type_vocab={"bert": 2, "electra": 2, "albert": 2, "roberta": 1}.get(kind, 0),
         width=8 * heads,
-        layers=(layer,) * layers,
+        layers=(layer,) if kind == "albert" else (layer,) * layers,
         pooler_width=8 * heads,
         labels=LABELS,
-        embedding_size=12 if kind == "electra" else None,
-        pooler_activation={"bert": "tanh", "roberta": "tanh", "electra": "gelu", "distilbert": "relu"}[kind],
+        embedding_size=12 if kind in ("electra", "albert") else None,
+        pooler_activation={"electra": "gelu", "distilbert": "relu"}.get(kind, "tanh"),
         pad_id=0,
-        position_offset=1 if kind == "roberta" else 0,
+        position_offset=1 if kind in ("roberta", "mpnet") else 0,
         dropout=0.0,
+        relative_positions=kind == "mpnet",
+        repeats=layers if kind == "albert" else 1,
     )
 
 
@@ -102,7 +104,7 @@ def tiny_classifier(kind: str, **changes):
     common = {"vocab_size": 60, "num_labels": 3, "pad_token_id": 1, "max_position_embeddings": 20}
     bert = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
     distil = {"dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim": 24}
-    extra = {"embedding_size": 12} if kind == "electra" else {}
+    extra = {"embedding_size": 12} if kind in ("electra", "albert") else {}
     shape = {**common, **(distil if kind == "distilbert" else bert), **extra, **changes}
     config = transformers.AutoConfig.for_model(kind, **shape)
     model = transformers.AutoModelForSequenceClassification.from_config(config)

@@ -31,7 +31,8 @@ TASK = find_task("text-classification")
 def test_same_logits_in_every_shape(graphs, kind):
     case = graphs[kind]
     batches = variations([make_batch(), make_batch(1, 3), make_batch(7, 20, seed=2)], 0, 30)
-    proof = verify_onnx(case.path, case.encoder, batches, TASK, threads=1)
+    padded_left = {name: tensor.flip(1) for name, tensor in make_batch(8, 13, seed=3).items()}
+    proof = verify_onnx(case.path, case.encoder, [*batches, padded_left], TASK, threads=1)
     assert proof.relative < 1e-5 and proof.agreement == 1.0
     assert len(proof.shapes) >= 5 and (2, 30) in proof.shapes
 
@@ -50,7 +51,7 @@ def test_padding_changes_nothing(graphs, kind):
     np.testing.assert_allclose(run_session(session, wide), run_session(session, row), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "mpnet"])
 def test_no_fused_attention_has_one_query_a_row(graphs, kind):
     model = onnx.load(str(graphs[kind].path))  # CPU kernels of onnxruntime 1.18 to 1.20.1 are wrong there under a mask
     queries = [node.input[0] for node in model.graph.node if node.op_type == "MultiHeadAttention"]
@@ -64,7 +65,7 @@ def test_no_fused_attention_has_one_query_a_row(graphs, kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_inputs_are_those_that_the_model_reads(graphs, kind):
     model = onnx.load(str(graphs[kind].path))
-    wanted = ["input_ids", "attention_mask"] + (["token_type_ids"] if kind in ("bert", "electra") else [])
+    wanted = ["input_ids", "attention_mask"] + (["token_type_ids"] if kind in ("bert", "electra", "albert") else [])
     assert [item.name for item in model.graph.input] == wanted
     for item in model.graph.input:
         assert item.type.tensor_type.elem_type == onnx.TensorProto.INT64
@@ -78,7 +79,7 @@ def test_inputs_are_those_that_the_model_reads(graphs, kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_audit_holds_for_what_is_emitted(graphs, kind):
     case, options = graphs[kind], Export()
-    assert audit_emitted(case.path, case.encoder.spec, options).found["MultiHeadAttention"] == 1
+    assert audit_emitted(case.path, case.encoder.spec, options).found["MultiHeadAttention"] == (kind != "mpnet")
     audit_optimised(case.path, case.encoder.spec, options, "fp32")
     audit_optimised(case.int8, case.encoder.spec, options, "int8")
 

@@ -30,6 +30,7 @@ def test_int8_is_close_and_small(graphs, kind):
 def test_no_matrix_stays_float(graphs, kind):
     model = onnx.load(str(graphs[kind].int8))
     kinds = {item.name: item.data_type for item in model.graph.initializer if len(item.dims) == 2}
+    assert kinds.pop("relative.table.weight", onnx.TensorProto.FLOAT) == onnx.TensorProto.FLOAT  # 32 numbers a head
     assert set(kinds.values()) == {onnx.TensorProto.INT8}
     weights = [
         onnx.numpy_helper.to_array(i) for i in model.graph.initializer if i.name in kinds and "embeddings" not in i.name
@@ -46,8 +47,9 @@ def test_a_table_is_within_half_a_step_of_its_column(graphs):
     assert (error <= step * (0.5 + 1e-5)).all()
 
 
-def test_smoothing_changes_no_logit_and_evens_out_the_weights(graphs):
-    case, batch = graphs["bert"], make_batch(8, 20)
+@pytest.mark.parametrize("kind", ["bert", "albert"])  # albert's two products share one matrix
+def test_smoothing_changes_no_logit_and_evens_out_the_weights(graphs, kind):
+    case, batch = graphs[kind], make_batch(8, 20)
     model = onnx.load(str(case.path))
     weights = {item.name: item for item in model.graph.initializer}
     last = list(second_products(model))[-1]

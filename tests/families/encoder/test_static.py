@@ -50,6 +50,17 @@ def test_openvino_computes_it(portable):
     assert np.abs(found - exact).max() < 0.1 * np.abs(exact).max()
 
 
+def test_passes_that_share_a_matrix_share_its_int8(graphs, tmp_path):
+    case, file = graphs["albert"], tmp_path / "int8.onnx"
+    for effect in (0.05, 0.01, 0.0):  # with fewer and fewer products in int8
+        quantise_static(case.path, file, StaticInt8(largest_effect=effect), calibration=ROWS)
+        exact, found = (run_session(open_session(path, threads=1), make_batch(8, 20)) for path in (case.path, file))
+        assert np.abs(found - exact).max() < 0.2 * np.abs(exact).max()
+        names = [item.name for item in onnx.load(str(file)).graph.initializer]
+        assert len(names) == len({*names})
+    audit_optimised(file, case.encoder.spec, Export(int8_scales="static"), "int8")
+
+
 @pytest.mark.parametrize("graph", ["fast", "portable"])
 def test_every_product_of_a_layer_runs_in_int8(graphs, portable, tmp_path, graph):
     case, static = graphs["bert"], portable[1] if graph == "portable" else tmp_path / "int8.onnx"

@@ -1,6 +1,7 @@
 """The closed form: exact where it can be, better with more rank, better than folding alone."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -16,16 +17,21 @@ from rmtkd_edge.families.tokens import token_weights
 from rmtkd_edge.spectral import CrossMoments
 
 
-def make_teacher(embedding=None, seed=0) -> Encoder:
+def make_teacher(embedding=None, seed=0, **changes) -> Encoder:
     torch.manual_seed(seed)
     layers = (LayerSpec(2, 6, 6, 20, 6**-0.5), LayerSpec(2, 6, 6, 20, 6**-0.5))
     spec = EncoderSpec("bert", 50, 16, 2, 12, layers, 12, ("a", "b", "c"), embedding_size=embedding, dropout=0.0)
+    spec = replace(spec, **changes)
     teacher = Encoder(spec).eval()
     for name, p in teacher.named_parameters():
         torch.nn.init.normal_(p, std=0.4)
         if "norm" in name and name.endswith("weight"):
             p.data.add_(1.0)
     return teacher
+
+
+SHARED = {"layers": (LayerSpec(2, 6, 6, 20, 6**-0.5),), "repeats": 3}  # as ALBERT's
+RELATIVE = {"relative_positions": True}  # as MPNet's
 
 
 def make_batches(count=12, seed=1):
@@ -78,10 +84,11 @@ def test_nothing_cut_changes_nothing():
     torch.testing.assert_close(logits(student, batches), logits(teacher, batches), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("changes", [{}, SHARED, RELATIVE], ids=["plain", "shared", "relative"])
 @pytest.mark.parametrize("embedding", [None, 7])
 @pytest.mark.parametrize("blend", [1.0, 0.3])
-def test_a_permutation_of_every_site_is_exact(embedding, blend):
-    teacher, batches = make_teacher(embedding), make_batches()
+def test_a_permutation_of_every_site_is_exact(embedding, blend, changes):
+    teacher, batches = make_teacher(embedding, **changes), make_batches()
     projections = {}
     for i, site in enumerate(list_sites(teacher.spec)):
         projections[site.name] = torch.block_diag(*[permutation(site.width, i + h) for h in range(site.heads)])
@@ -124,8 +131,9 @@ def test_more_rank_never_means_more_error():
     assert all(a > b - 0.02 for a, b in itertools.pairwise(errors)), errors
 
 
-def test_the_fit_beats_folding_alone():
-    teacher, batches = make_teacher(), make_batches(40)
+@pytest.mark.parametrize("changes", [{}, SHARED, RELATIVE], ids=["plain", "shared", "relative"])
+def test_the_fit_beats_folding_alone(changes):
+    teacher, batches = make_teacher(**changes), make_batches(40)
     projections = eigen_projections(teacher, {"stream": 8, "ffn": 14, "value": 4, "qk": 4, "pooler": 8}, batches)
     fitted = warm_start(TeacherStates(teacher, batches), projections, ridge=1e-6)
     assert error(fitted, teacher, batches) < error(plain_fold(teacher, projections).eval(), teacher, batches)
@@ -179,9 +187,9 @@ def with_thin_words(teacher: Encoder, rank: int) -> torch.Tensor:
     return torch.linalg.svd(rows.double())[2][: rank + 1]
 
 
-@pytest.mark.parametrize("embedding", [None, 7])
-def test_words_of_a_low_rank_keep_their_embeddings_exactly(embedding):
-    teacher, batches = make_teacher(embedding), make_batches()
+@pytest.mark.parametrize(("embedding", "changes"), [(None, {}), (7, {}), (7, SHARED)])
+def test_words_of_a_low_rank_keep_their_embeddings_exactly(embedding, changes):
+    teacher, batches = make_teacher(embedding, **changes), make_batches()
     p = with_thin_words(teacher, 3)
     student = warm_start(TeacherStates(teacher, batches), {"embedding": p}, ridge=1e-9)
     assert student.spec.embedding_rank == 4

@@ -1,0 +1,152 @@
+"""The closed form of a half layer of a narrowed encoder: attention or feed-forward, its residual add and its norm.
+
+Every consumer is decoded from the student's *own* input by least squares, every producer of the stream is fitted to the
+teacher's projected residual sum minus what the student's stream already holds (so errors are corrected, not
+accumulated), every norm gets its scale and shift, and query/key pairs are cut by the singular values of their bilinear
+form.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from rmtkd_edge.families.encoder.module import EncoderLayer
+from rmtkd_edge.families.layers import ProjectedLinear
+from rmtkd_edge.families.low_rank import best_query_key
+from rmtkd_edge.families.norm_fit import NormFit
+from rmtkd_edge.families.tokens import TokenWeights
+from rmtkd_edge.spectral import CrossMoments
+
+
+@dataclass
+class Walk:
+    """One calibration batch on its way: the teacher's valid tokens (n, d), the student's state (B, T, k)."""
+
+    mask: Tensor
+    teacher: Tensor
+    student: Tensor
+    weights: list[Tensor] | None  # of tokens (B, T), by depth
+    bias: Tensor | None  # of the attention scores
+
+    def rows(self, x: Tensor) -> Tensor:
+        """Return the valid tokens of (B, T, d) as rows."""
+        return x[self.mask]
+
+    def weight(self, depth: int) -> Tensor | None:
+        """Return the weights (n,) of the valid tokens at a depth of the stream."""
+        return None if self.weights is None else self.weights[depth][self.mask]
+
+
+@dataclass(frozen=True)
+class Cut:
+    """What a warm start is about: projections by site, the stream's one as float64 and as the weights are, the ridge.
+
+    `stream64` is the identity where the stream is not cut.
+    """
+
+    projections: Mapping[str, Tensor]
+    stream64: Tensor
+    stream: Tensor
+    ridge: float
+    token_weights: TokenWeights | None
+
+
+def fit_attention(
+    wide: EncoderLayer, narrow: EncoderLayer, cut: Cut, walks: Sequence[Walk], sums: Sequence[Tensor], depth: int
+) -> None:
+    decode = _decoder(walks, cut.ridge, depth)
+    value = cut.projections.get(f"{wide.name}.value")
+    weight, bias = compose(wide.value, *decode)
+    set_linear(narrow.value, *((weight, bias) if value is None else (value @ weight, value @ bias)))
+    query, key = compose(wide.query, *decode), compose(wide.key, *decode)
+    if f"{wide.name}.qk" in cut.projections:
+        rank = narrow.query.weight.shape[0] // wide.heads
+        states = (walk.rows(walk.student) for walk in walks)
+        query, key = best_query_key(query, key, states, wide.heads, rank)
+    set_linear(narrow.query, *query)
+    set_linear(narrow.key, *key)
+    fit = CrossMoments(narrow.value.weight.shape[0], len(cut.stream64))
+    parts = []
+    for walk, total in zip(walks, sums, strict=True):
+        s = walk.student
+        heads = (narrow.query(s), narrow.key(s), narrow.value(s))
+        own = narrow.attention(*heads, walk.mask, narrow.heads, narrow.scale, walk.bias)
+        fit.add(walk.rows(own), total @ cut.stream.T - walk.rows(s), walk.weight(depth + 1))
+        parts.append((wide.norm1(total), own))
+    set_linear(narrow.out, *solved(fit, cut.ridge))
+    _norm_step(narrow.norm1, narrow.out, walks, parts, cut.stream, depth + 1)
+
+
+def fit_feed_forward(
+    wide: EncoderLayer, narrow: EncoderLayer, cut: Cut, walks: Sequence[Walk], sums: Sequence[Tensor], depth: int
+) -> None:
+    weight, bias = compose(wide.up, *_decoder(walks, cut.ridge, depth + 1))
+    inner = cut.projections.get(f"{wide.name}.ffn")
+    if inner is not None:
+        weight, bias = inner @ weight, inner @ bias
+    set_linear(narrow.up, weight, bias)
+    fit = CrossMoments(narrow.up.weight.shape[0], len(cut.stream64))
+    parts = []
+    for walk, total in zip(walks, sums, strict=True):
+        own = narrow.activation(narrow.up(walk.student))
+        fit.add(walk.rows(own), total @ cut.stream.T - walk.rows(walk.student), walk.weight(depth + 1))
+        parts.append((wide.norm2(total), own))
+    set_linear(narrow.down, *solved(fit, cut.ridge))
+    _norm_step(narrow.norm2, narrow.down, walks, parts, cut.stream, depth + 1)
+
+
+def _norm_step(
+    norm: nn.LayerNorm,
+    producer: ProjectedLinear,
+    walks: Sequence[Walk],
+    parts: Sequence[tuple[Tensor, Tensor]],
+    stream: Tensor,
+    depth: int,
+) -> None:
+    """Fit the norm after a residual add and move every walk to its output."""
+    fit = NormFit(norm.normalized_shape[0])
+    sums = []
+    for walk, (target, own) in zip(walks, parts, strict=True):
+        sums.append(walk.student + producer(own))
+        fit.add(walk.rows(plain(sums[-1], norm)), target @ stream.T, walk.weight(depth))
+    set_norm(norm, fit)
+    for walk, total, (target, _) in zip(walks, sums, parts, strict=True):
+        walk.teacher, walk.student = target, norm(total)
+
+
+def _decoder(walks: Sequence[Walk], ridge: float, depth: int) -> tuple[Tensor, Tensor]:
+    """Return R (d, k) and r (d,) with the teacher's state close to R x' + r for the student's x'."""
+    fit = CrossMoments(walks[0].student.shape[-1], walks[0].teacher.shape[-1])
+    for walk in walks:
+        fit.add(walk.rows(walk.student), walk.teacher, walk.weight(depth))
+    return solved(fit, ridge)
+
+
+def compose(module: ProjectedLinear, decode: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
+    weight, bias = module.weight.double().cpu(), module.bias.double().cpu()
+    return weight @ decode, bias + weight @ shift
+
+
+def solved(fit: CrossMoments, ridge: float) -> tuple[Tensor, Tensor]:
+    """Return the map over the rows of all processes."""
+    fit.all_reduce()
+    weight, bias = fit.solve(ridge)
+    return weight.cpu(), bias.cpu()
+
+
+def plain(x: Tensor, norm: nn.LayerNorm) -> Tensor:
+    return nn.functional.layer_norm(x, norm.normalized_shape, eps=norm.eps)
+
+
+def set_linear(module: ProjectedLinear, weight: Tensor, bias: Tensor) -> None:
+    module.weight.copy_(weight)
+    module.bias.copy_(bias)
+
+
+def set_norm(norm: nn.LayerNorm, fit: NormFit) -> None:
+    gamma, beta = fit.solve()
+    norm.weight.copy_(gamma)
+    norm.bias.copy_(beta)
