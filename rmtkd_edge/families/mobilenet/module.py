@@ -64,7 +64,6 @@ class Block(nn.Module):
         self.depthwise = ConvNorm(width, width, block.kernel, block.stride, eps, groups=width)
         self.gates = None if block.squeeze is None else Gates(width, block.squeeze, raw.get(f"{self.name}.squeeze"))
         self.project = ConvNorm(width, after, 1, 1, eps, raw.get(self.ends))
-
         self.inner = self.begins if self.expand is None else f"{self.name}.inner"  # the site that depthwise acts on
         self.read = inner_tap(spec, number)
         self.sum = sum_tap(spec, number)

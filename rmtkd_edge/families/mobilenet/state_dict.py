@@ -28,13 +28,13 @@ def module_spec(net: Any, labels: Sequence[str]) -> MobileNetSpec:
             block, width = _block(part)
             blocks.append(block)
             streams += [] if block.skip else [width]
-        linears = [layer for layer in net.classifier if isinstance(layer, nn.Linear)]
+        linears = [layer for layer in net.classifier.modules() if isinstance(layer, nn.Linear)]
         hidden = linears[0].out_features if len(linears) == 2 else None
         if not 1 <= len(linears) <= 2 or linears[-1].out_features != len(labels):
             raise ValueError(f"its classifier has {len(linears)} linear layers, there are {len(labels)} labels")
         if len({norm.eps for norm in net.modules() if isinstance(norm, nn.BatchNorm2d)}) != 1:
             raise ValueError("its norms have several eps")
-        dropout = [layer.p for layer in net.classifier if isinstance(layer, nn.Dropout)]
+        dropout = [layer.p for layer in net.classifier.modules() if isinstance(layer, nn.Dropout)]
         return MobileNetSpec(
             tuple(streams),
             tuple(blocks),
@@ -109,6 +109,7 @@ SAVE = "save model.state_dict() of torchvision"
 
 def renamed(state: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
     """Return a state dict in torchvision's names under ours; raise UserError where it is none."""
+    state = {re.sub(r"^classifier\.(weight|bias)$", r"classifier.0.\1", name): value for name, value in state.items()}
     modules: dict[int, list[str]] = {}
     for name in state:
         if found := PLACE.match(name):

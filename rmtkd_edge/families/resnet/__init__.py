@@ -108,8 +108,8 @@ class ResNetFamily(FamilyDefaults[ResNetSpec, "ResNet"]):
         source = recipe.model.source
         if source == "scratch":
             shape = ResNetShape.model_validate(recipe.model.shape)
-            grouped = "" if shape.groups == 1 else f"-{shape.groups}x{shape.width_per_group}"
-            return f"resnet{shape.depth}-{shape.width}{grouped}"
+            groups = (shape.groups, shape.width_per_group)
+            return f"resnet{shape.depth}-{shape.width}" + ("" if groups == (1, 64) else "-{}x{}".format(*groups))
         return name_of(source)
 
     def never_cut(self, spec: ResNetSpec | None) -> str:

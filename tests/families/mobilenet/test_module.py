@@ -75,6 +75,15 @@ def test_a_stem_of_stride_1_is_of_small_images() -> None:
     assert ours is not None and ours.spec.image_size == 32 and ours.spec.stem_stride == 1 and same(ours.eval(), theirs)
 
 
+def test_a_classifier_of_one_layer_may_stand_alone(tmp_path: Path) -> None:
+    theirs: Any = torchvision_net("v2")
+    theirs.classifier = theirs.classifier[1]
+    save_file(theirs.state_dict(), tmp_path / "net.safetensors")
+    ours = FAMILY.from_module(theirs, LABELS)
+    assert ours is not None and same(ours.eval(), theirs) and ours.spec.dropout == 0
+    assert same(built(str(tmp_path / "net.safetensors"), stem="imagenet"), theirs)
+
+
 # --- state dicts ---
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import onnx
 import pytest
@@ -14,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import rmtkd_edge as rk
+from rmtkd_edge.compress.stage import compress_run
 from rmtkd_edge.config.recipe import Compress, Export
 from rmtkd_edge.errors import UserError
 from rmtkd_edge.export.audit import audit_emitted, audit_optimised
@@ -25,6 +27,7 @@ from rmtkd_edge.families.resnet.checkpoint import NAMES
 from rmtkd_edge.families.resnet.module import ResNet
 from rmtkd_edge.families.resnet.sources import build, resnet_spec
 from rmtkd_edge.families.torchvision_sources import Wanted
+from rmtkd_edge.run.directory import Run
 from rmtkd_edge.tasks.base import find_task
 
 CLASSES = tuple("abcdefghij")
@@ -118,6 +121,15 @@ def test_a_recipe_describes_a_resnext(tmp_path: Path) -> None:
     assert FAMILY.describe_source(recipe) == "resnet50-16-8x8"
     net, trained = build("scratch", Wanted(LABELS, 32, 0), ResNetShape.model_validate(shape))
     assert not trained and net.spec.groups == 8
+
+
+def test_a_run_says_that_grouped_widths_stay(tmp_path: Path, tiny_images: Path) -> None:
+    shape = {"depth": 50, "width": 8, "groups": 2, "width_per_group": 16}
+    sections = {"compress": {"one_shot": True}, "train": {"epochs": 2}, "stop": {"target_reduction": 0.2}}
+    recipe = recipe_of("resnet", tmp_path, model={"shape": shape}, **sections)
+    run = Run.create(tmp_path / "run", recipe.to_toml(), 0)
+    result = compress_run(run, recipe, data=tiny_images, reporter=SimpleNamespace(event=lambda *_, **__: None))
+    assert result.reduction >= 0.2 and any("2 groups" in note for note in result.notes)
 
 
 # --- gray images ---
