@@ -31,8 +31,8 @@ from shapes import size_of, this_processor
 from rmtkd_edge.export.bundle import versions
 from rmtkd_edge.export.stage import saturates
 from rmtkd_edge.families.base import QuantiseOptions, family_of
-from rmtkd_edge.families.dynamic_int8 import DynamicInt8, quantise_onnx
 from rmtkd_edge.families.encoder import quantise
+from rmtkd_edge.families.encoder.quantise import DynamicInt8, quantise_onnx
 
 BLOCKS = (32, 64, 128)
 

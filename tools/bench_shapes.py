@@ -44,8 +44,8 @@ from rmtkd_edge.export.portable import make_portable
 from rmtkd_edge.export.rows import rows_of_dataset
 from rmtkd_edge.export.stage import saturates
 from rmtkd_edge.families.base import QuantiseOptions, Site, Spec, family_of, ranks_of
+from rmtkd_edge.families.encoder.graph import GraphOptions
 from rmtkd_edge.families.encoder.graph import export as export_encoder
-from rmtkd_edge.families.onnx_operators import GraphOptions
 from rmtkd_edge.families.onnx_program import export_module
 from rmtkd_edge.families.store import load_model
 from rmtkd_edge.profile.ratios import ratio_of_medians

@@ -67,16 +67,6 @@ def unfolded_state(
     return state
 
 
-def state_of_layers(state: Mapping[str, Tensor], layers: Sequence[int]) -> dict[str, Tensor]:
-    """Return a state with these of the layers `layers.NUMBER` alone, numbered anew, and all that is no layer."""
-    kept = {name: value for name, value in state.items() if not name.startswith("layers.")}
-    for new, old in enumerate(layers):
-        before = f"layers.{old}."
-        parts = {name.removeprefix(before): value for name, value in state.items() if name.startswith(before)}
-        kept |= {f"layers.{new}.{name}": value for name, value in parts.items()}
-    return kept
-
-
 def with_state(model: M, state: Mapping[str, Tensor], like: nn.Module) -> M:
     """Return `model` with a copy of a state, in the dtype, on the device and in the mode of another model."""
     model = model.to(next(like.parameters()))

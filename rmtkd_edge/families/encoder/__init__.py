@@ -193,8 +193,7 @@ class EncoderFamily(FamilyDefaults[EncoderSpec, "Encoder"]):
 
     def export(self, folded: Encoder, path: Path, options: Export, metadata: Mapping[str, str]) -> list[Path]:
         """Write a folded encoder as ONNX."""
-        from rmtkd_edge.families.encoder.graph import export
-        from rmtkd_edge.families.onnx_operators import GraphOptions
+        from rmtkd_edge.families.encoder.graph import GraphOptions, export
 
         return export(folded, path, GraphOptions.of(options), metadata)
 
@@ -203,7 +202,7 @@ class EncoderFamily(FamilyDefaults[EncoderSpec, "Encoder"]):
     ) -> dict[str, int]:
         """Return the op counts of the graph as emitted, or as onnxruntime runs it in a precision."""
         from rmtkd_edge.families.encoder.audit import expect_emitted, expect_optimised, expect_static
-        from rmtkd_edge.families.onnx_operators import GraphOptions
+        from rmtkd_edge.families.encoder.graph import GraphOptions
 
         graph = GraphOptions.of(options)
         if stage == "emitted":
@@ -261,7 +260,7 @@ class EncoderFamily(FamilyDefaults[EncoderSpec, "Encoder"]):
         self, source: Path, target: Path, calibration: Sequence[Mapping[str, Tensor]], options: QuantiseOptions
     ) -> dict[str, Any]:
         """Write the int8 file of an fp32 one, dynamic or static."""
-        from rmtkd_edge.families.dynamic_int8 import DynamicInt8, quantise_onnx
+        from rmtkd_edge.families.encoder.quantise import DynamicInt8, quantise_onnx
         from rmtkd_edge.families.encoder.static import StaticInt8, quantise_static
 
         rows = {"calibration_rows": sum(len(batch["input_ids"]) for batch in calibration)}

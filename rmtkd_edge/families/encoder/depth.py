@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from rmtkd_edge.families.encoder.module import Encoder
 from rmtkd_edge.families.encoder.spec import EncoderSpec
-from rmtkd_edge.families.layers import state_of_layers, with_state
+from rmtkd_edge.families.layers import with_state
 
 
 def shorter(spec: EncoderSpec, layers: Sequence[int]) -> EncoderSpec:
@@ -21,7 +21,12 @@ def shorter(spec: EncoderSpec, layers: Sequence[int]) -> EncoderSpec:
 
 def shortened(folded: Encoder, layers: Sequence[int]) -> Encoder:
     """Return a folded encoder of these layers alone; embeddings, pooler and classifier are copied too."""
-    state = state_of_layers(folded.state_dict(), layers)
+    whole = folded.state_dict()
+    state = {name: value for name, value in whole.items() if not name.startswith("layers.")}
+    for new, old in enumerate(layers):
+        before = f"layers.{old}."
+        parts = {name.removeprefix(before): value for name, value in whole.items() if name.startswith(before)}
+        state |= {f"layers.{new}.{name}": value for name, value in parts.items()}
     return with_state(Encoder(shorter(folded.spec, layers)), state, folded)
 
 

@@ -20,8 +20,8 @@ import onnxruntime as ort
 from onnx import helper, numpy_helper
 
 from rmtkd_edge.errors import DataError
-from rmtkd_edge.families.dynamic_int8 import drop_initialiser_types, quantise_tables
-from rmtkd_edge.families.smooth import smooth, valid_values
+from rmtkd_edge.families.encoder.quantise import drop_initialiser_types, quantise_tables
+from rmtkd_edge.families.encoder.smooth import smooth, valid_values
 from rmtkd_edge.sessions import CPU, session_options, written_whole
 
 Batch = Mapping[str, Any]

@@ -18,8 +18,7 @@ from rmtkd_edge.export.verify import compare_onnx, verify_onnx
 from rmtkd_edge.families import onnx_program
 from rmtkd_edge.families.base import list_sites
 from rmtkd_edge.families.encoder.audit import expect_emitted
-from rmtkd_edge.families.encoder.graph import export
-from rmtkd_edge.families.onnx_operators import GraphOptions
+from rmtkd_edge.families.encoder.graph import GraphOptions, export
 from rmtkd_edge.sessions import open_session, run_session
 from rmtkd_edge.tasks.base import find_task
 from rmtkd_edge.tasks.reading.sequences import variations

@@ -10,9 +10,8 @@ from rmtkd_edge.config.recipe import Export
 from rmtkd_edge.errors import DataError
 from rmtkd_edge.export.audit import audit_optimised, count_ops
 from rmtkd_edge.families.base import QuantiseOptions, find_family
-from rmtkd_edge.families.encoder.graph import export
+from rmtkd_edge.families.encoder.graph import GraphOptions, export
 from rmtkd_edge.families.encoder.static import StaticInt8, input_scale, int8_weight, quantise_static
-from rmtkd_edge.families.onnx_operators import GraphOptions
 from rmtkd_edge.sessions import open_session, run_session
 
 ROWS = [make_batch(8, 20, seed=5)]
