@@ -30,9 +30,9 @@ from shapes import size_of, this_processor
 
 from rmtkd_edge.export.bundle import versions
 from rmtkd_edge.export.stage import saturates
+from rmtkd_edge.families import dynamic_int8
 from rmtkd_edge.families.base import QuantiseOptions, family_of
-from rmtkd_edge.families.encoder import quantise
-from rmtkd_edge.families.encoder.quantise import DynamicInt8, quantise_onnx
+from rmtkd_edge.families.dynamic_int8 import DynamicInt8, quantise_onnx
 
 BLOCKS = (32, 64, 128)
 
@@ -72,7 +72,7 @@ def int4_tables(source: Path, calibration: Sequence[Feed], narrow: bool, block: 
     def tables(model: onnx.ModelProto) -> None:
         model.CopyFrom(in_four_bits(model, block, ("Gather",)))
 
-    with mock.patch.object(quantise, "quantise_tables", tables):
+    with mock.patch.object(dynamic_int8, "quantise_tables", tables):
         quantise_onnx(source, target, DynamicInt8(reduce_range=narrow), calibration=calibration)
 
 

@@ -53,17 +53,18 @@ class CrossMoments:
             self.count += len(a) if w is None else float(w.sum())
             place += len(a)
 
-    def solve(self, ridge: float = 1e-4) -> tuple[Tensor, Tensor]:
+    def solve(self, ridge: float = 1e-4, *, intercept: bool = True) -> tuple[Tensor, Tensor]:
         """Return (W (dy, dx), b (dy,)), float64, minimising E|y - W x - b|^2 + penalty |W|^2; the intercept is not
         penalised.
 
         The penalty is `ridge` times the mean diagonal of the centred E[x x^T]. Where that matrix, penalty included,
         is not positive definite (ridge 0 with dependent features, or constant x) the minimum-norm solution is taken
         from its eigen-decomposition, directions below 1e-12 of the largest left out, and `solver` says "eigh".
+        Without an intercept b is 0, and nothing is centred.
         """
         if not ridge >= 0:
             raise UserError(f"The ridge must be 0 or more, it is {ridge}.")
-        mx, my, cxx, cyx = self._centred()
+        mx, my, cxx, cyx = self._centred(intercept)
         mean = float(cxx.diagonal().mean())
         cxx.diagonal().add_(ridge * mean)
         factor, info = torch.linalg.cholesky_ex(cxx)
@@ -93,10 +94,12 @@ class CrossMoments:
         """Sum over all processes of torch.distributed, where initialised; else do nothing. Call it once, at the end."""
         self.count, self._sums = reduced(self.count, self._sums)
 
-    def _centred(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return mean x, mean y, centred E[x x^T] and centred E[y x^T]; new tensors."""
+    def _centred(self, centre: bool = True) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return mean x, mean y, centred E[x x^T] and centred E[y x^T]; new tensors. Means of 0 where not centred."""
         if self.count == 0:
             raise DataError(f"No rows of {self.name} were added.", "check that the calibration subset is not empty")
         mx, my, sxx, syx = (value / self.count for value in self._sums)
+        if not centre:
+            mx, my = torch.zeros_like(mx), torch.zeros_like(my)
         cxx = symmetrised(sxx) - mx[:, None] * mx[None, :]
         return mx, my, cxx, syx - my[:, None] * mx[None, :]

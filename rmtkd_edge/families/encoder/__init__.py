@@ -137,13 +137,13 @@ class EncoderFamily(FamilyDefaults[EncoderSpec, "Encoder"]):
 
     def shorter(self, spec: EncoderSpec, layers: Sequence[int]) -> EncoderSpec:
         """Return the shape of these layers alone."""
-        from rmtkd_edge.families.encoder.depth import shorter
+        from rmtkd_edge.families.depth import shorter
 
         return shorter(spec, layers)
 
     def shortened(self, model: Encoder, layers: Sequence[int]) -> Encoder:
         """Return a folded encoder of these layers alone, with copies of their weights."""
-        from rmtkd_edge.families.encoder.depth import shortened
+        from rmtkd_edge.families.depth import shortened
 
         return shortened(model, layers)
 
@@ -187,7 +187,7 @@ class EncoderFamily(FamilyDefaults[EncoderSpec, "Encoder"]):
         self, spec: EncoderSpec, files: Mapping[str, bytes], max_length: int | None = None
     ) -> dict[str, bytes]:
         """Return a tokenizer's files that give the inputs which the model was trained with."""
-        from rmtkd_edge.families.encoder.tokenizer_files import fit_tokenizer
+        from rmtkd_edge.families.tokenizer_files import fit_tokenizer
 
         return fit_tokenizer(spec, files, max_length)
 
@@ -260,8 +260,8 @@ class EncoderFamily(FamilyDefaults[EncoderSpec, "Encoder"]):
         self, source: Path, target: Path, calibration: Sequence[Mapping[str, Tensor]], options: QuantiseOptions
     ) -> dict[str, Any]:
         """Write the int8 file of an fp32 one, dynamic or static."""
-        from rmtkd_edge.families.encoder.quantise import DynamicInt8, quantise_onnx
-        from rmtkd_edge.families.encoder.static import StaticInt8, quantise_static
+        from rmtkd_edge.families.dynamic_int8 import DynamicInt8, quantise_onnx
+        from rmtkd_edge.families.static_products import StaticInt8, quantise_static
 
         rows = {"calibration_rows": sum(len(batch["input_ids"]) for batch in calibration)}
         if options.scales == "static":

@@ -17,8 +17,6 @@ from torch import Tensor
 from rmtkd_edge.families.base import AnalyseOptions, Batches, Site, call
 from rmtkd_edge.families.encoder.linear_moments import LinearMoments
 from rmtkd_edge.families.encoder.module import Encoder
-from rmtkd_edge.families.encoder.sampling import Picked, by_depth, pick_tokens
-from rmtkd_edge.families.encoder.tokens import special_tokens
 from rmtkd_edge.families.spectrum import (
     NULL_REPEATS,
     SampleRows,
@@ -27,6 +25,8 @@ from rmtkd_edge.families.spectrum import (
     eigenvalues_of,
     independent_share,
 )
+from rmtkd_edge.families.token_sampling import Picked, by_depth, pick_tokens
+from rmtkd_edge.families.tokens import special_tokens
 from rmtkd_edge.spectral import (
     Moments,
     eigh_descending,

@@ -6,8 +6,9 @@ from collections import Counter
 
 import onnx
 
-from rmtkd_edge.families.encoder.graph import FUSED_NAMES, GraphOptions
+from rmtkd_edge.families.encoder.graph import GraphOptions
 from rmtkd_edge.families.encoder.spec import EncoderSpec
+from rmtkd_edge.families.onnx_ops import FUSED_NAMES
 
 
 def expect_emitted(spec: EncoderSpec, options: GraphOptions) -> dict[str, int]:

@@ -11,8 +11,8 @@ from rmtkd_edge.families.base import Batches, NarrowOptions
 from rmtkd_edge.families.encoder.fold import plain_fold
 from rmtkd_edge.families.encoder.module import Encoder
 from rmtkd_edge.families.encoder.teacher_states import TeacherStates
-from rmtkd_edge.families.encoder.tokens import token_weights
 from rmtkd_edge.families.encoder.warm_start import warm_start
+from rmtkd_edge.families.tokens import token_weights
 
 WEIGHED = 4  # every fourth row of the effect batches tells what tokens count: three kinds of token need few
 

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import pytest
 from families.encoder.sample import KINDS, UNEVEN, make_batch, make_encoder, make_spec
 
+from rmtkd_edge.families.dynamic_int8 import quantise_onnx
 from rmtkd_edge.families.encoder.graph import GraphOptions, export
-from rmtkd_edge.families.encoder.quantise import quantise_onnx
 
 
 @pytest.fixture(scope="session")

@@ -12,8 +12,8 @@ from rmtkd_edge.families.base import AnalyseOptions, list_sites
 from rmtkd_edge.families.encoder.analyse import analyse_sites
 from rmtkd_edge.families.encoder.linear_moments import LinearMoments
 from rmtkd_edge.families.encoder.module import Encoder
-from rmtkd_edge.families.encoder.sampling import by_depth, pick_tokens, stream_depth
 from rmtkd_edge.families.encoder.spec import EncoderSpec, LayerSpec
+from rmtkd_edge.families.token_sampling import by_depth, pick_tokens, stream_depth
 from rmtkd_edge.spectral import weighted_spectrum
 from rmtkd_edge.spectral.seeded import row_contrasts, row_uniform
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from rmtkd_edge.errors import RunDirError
-from rmtkd_edge.families.encoder.quantise import DynamicInt8, quantise_onnx
-from rmtkd_edge.families.encoder.smooth import second_products, smooth, smoothing_scale
+from rmtkd_edge.families.dynamic_int8 import DynamicInt8, quantise_onnx
+from rmtkd_edge.families.smooth import second_products, smooth, smoothing_scale
 from rmtkd_edge.sessions import open_session, run_session
 
 

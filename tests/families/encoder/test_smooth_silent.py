@@ -10,7 +10,7 @@ from shapes import encoder_spec, tensors
 
 from rmtkd_edge.config.recipe import Export
 from rmtkd_edge.families.base import QuantiseOptions, family_of
-from rmtkd_edge.families.encoder.smooth import smoothing_scale
+from rmtkd_edge.families.smooth import smoothing_scale
 from rmtkd_edge.sessions import open_session, run_session
 
 

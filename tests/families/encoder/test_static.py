@@ -11,7 +11,7 @@ from rmtkd_edge.errors import DataError
 from rmtkd_edge.export.audit import audit_optimised, count_ops
 from rmtkd_edge.families.base import QuantiseOptions, find_family
 from rmtkd_edge.families.encoder.graph import GraphOptions, export
-from rmtkd_edge.families.encoder.static import StaticInt8, input_scale, int8_weight, quantise_static
+from rmtkd_edge.families.static_products import StaticInt8, input_scale, int8_weight, quantise_static
 from rmtkd_edge.sessions import open_session, run_session
 
 ROWS = [make_batch(8, 20, seed=5)]

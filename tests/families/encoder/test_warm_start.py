@@ -8,11 +8,11 @@ import torch
 from rmtkd_edge.families.base import list_sites
 from rmtkd_edge.families.encoder.fold import plain_fold
 from rmtkd_edge.families.encoder.module import Encoder
-from rmtkd_edge.families.encoder.norm_fit import NormFit
 from rmtkd_edge.families.encoder.spec import EncoderSpec, LayerSpec
 from rmtkd_edge.families.encoder.teacher_states import TeacherStates
-from rmtkd_edge.families.encoder.tokens import token_weights
 from rmtkd_edge.families.encoder.warm_start import warm_start
+from rmtkd_edge.families.norm_fit import NormFit
+from rmtkd_edge.families.tokens import token_weights
 from rmtkd_edge.spectral import CrossMoments
 
 

@@ -7,14 +7,14 @@ over the thousands that the fit itself looks at.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from rmtkd_edge.families.base import call
-from rmtkd_edge.families.encoder.module import Encoder
+from rmtkd_edge.families.base import call, family_of
+from rmtkd_edge.families.model import Model
 from rmtkd_edge.spectral.moments import reduced
 
 Batch = Mapping[str, Tensor]
@@ -46,15 +46,20 @@ def token_kinds(batch: Batch) -> Tensor:
     return kinds
 
 
-def token_weights(teacher: Encoder, batches: Iterable[Batch], blend: float) -> TokenWeights | None:
+def token_weights(
+    teacher: Model, batches: Iterable[Batch], blend: float, square: Callable[[Tensor], Tensor] | None = None
+) -> TokenWeights | None:
     """Return blend + (1 - blend) |gradient|^2 / its mean, averaged over the tokens of each kind; None for blend 1.
 
-    The gradient is that of the spread of the outputs; on the last depth only the first token has one.
+    The gradient is that of the spread of the outputs; on the last depth only the first token may have one.
+
+    Args:
+        square: the squared size of each token of a state (n, d), where the gradient counts in units of it.
     """
     if blend >= 1.0:
         return None
     teacher.eval()
-    names = [f"stream.{i}" for i in range(len(teacher.layers) + 1)]
+    names = family_of(teacher).stream_taps(teacher.spec)
     squares, counts = torch.zeros(len(names), 3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64)
     for batch in batches:
         taps: dict[str, Tensor] = {}
@@ -65,8 +70,9 @@ def token_weights(teacher: Encoder, batches: Iterable[Batch], blend: float) -> T
         mask = batch["attention_mask"].bool()
         kinds = token_kinds(batch)[mask].cpu()
         counts += torch.bincount(kinds, minlength=3)
-        for depth, grad in enumerate(grads):
-            squares[depth].index_add_(0, kinds, grad[mask].pow(2).sum(-1).double().cpu())
+        for depth, (name, grad) in enumerate(zip(names, grads, strict=True)):
+            effects = grad[mask].pow(2).sum(-1) * (1.0 if square is None else square(taps[name].detach()[mask]))
+            squares[depth].index_add_(0, kinds, effects.double().cpu())
     _, (squares, counts) = reduced(0.0, [squares, counts])
     mean = squares.sum(1, keepdim=True) / counts.sum()
     relative = squares / counts.clamp_min(1) / mean.clamp_min(1e-300)

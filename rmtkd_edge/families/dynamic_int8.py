@@ -1,4 +1,4 @@
-"""Dynamic int8 for encoders: weights and embedding tables in 8 bits, activations quantised as they come.
+"""Dynamic int8 for models of tokens: weights and embedding tables in 8 bits, activations quantised as they come.
 
 What is chosen and why (measured on AVX2 without VNNI, one thread, 128 tokens; tools/bench_shapes.py measures it again):
 int8 weights per output channel, with 7 bits of range (`reduce_range`) where the target adds pairs of products in 16
@@ -22,7 +22,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from rmtkd_edge.errors import RmtkdError
-from rmtkd_edge.families.encoder.smooth import smooth
+from rmtkd_edge.families.smooth import smooth
 from rmtkd_edge.sessions import written_whole
 
 Batch = Mapping[str, Any]
@@ -50,7 +50,7 @@ def quantise_onnx(
     calibration: Sequence[Batch] = (),
     threads: int = 1,
 ) -> Counter[str]:
-    """Write the dynamic int8 form of an ONNX encoder and return its op counts.
+    """Write the dynamic int8 form of an ONNX model of tokens and return its op counts.
 
     Products with constant weights (MatMul, Gemm) become MatMulInteger, embedding tables int8 with a scale per column.
     `calibration` batches (int64 (B, T)) serve smoothing, on `threads` threads; without any, nothing is smoothed. Raises

@@ -1,4 +1,4 @@
-"""Static int8 for encoders: QDQ pairs of standard ONNX before every product, scales of the activations from rows.
+"""Static int8 for models of tokens: QDQ pairs of standard ONNX before every product, activations' scales from rows.
 
 For runtimes other than onnxruntime, which computes the scales of dynamic int8 on the way and runs static int8 4 to 10 %
 slower. OpenVINO runs it three times as fast as the dynamic operators, and the logits are as close or closer to fp32's
@@ -20,8 +20,8 @@ import onnxruntime as ort
 from onnx import helper, numpy_helper
 
 from rmtkd_edge.errors import DataError
-from rmtkd_edge.families.encoder.quantise import drop_initialiser_types, quantise_tables
-from rmtkd_edge.families.encoder.smooth import smooth, valid_values
+from rmtkd_edge.families.dynamic_int8 import drop_initialiser_types, quantise_tables
+from rmtkd_edge.families.smooth import smooth, valid_values
 from rmtkd_edge.sessions import CPU, session_options, written_whole
 
 Batch = Mapping[str, Any]
@@ -50,7 +50,7 @@ def quantise_static(
     calibration: Sequence[Batch] = (),
     threads: int = 1,
 ) -> dict[str, float]:
-    """Write the static int8 form of an ONNX encoder and return the products that stayed float, each with its effect.
+    """Write the static int8 form of an ONNX model of tokens and return the products that stayed float, with effects.
 
     Args:
         calibration: batches (int64 (B, T)) that give the ranges of the activations; the first one gives the effects.

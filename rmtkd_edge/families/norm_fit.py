@@ -25,11 +25,16 @@ class NormFit:
         parts = (w.expand_as(n), w * n, w * t, w * n * n, w * n * t, w * t * t)
         self.sums += torch.stack([part.sum(0) for part in parts]).cpu()
 
-    def solve(self) -> tuple[Tensor, Tensor]:
-        """Return gamma and beta (d,): cov(n, t) / var(n) and the matching shift (gamma 0 where n does not vary)."""
+    def solve(self, *, shift: bool = True) -> tuple[Tensor, Tensor]:
+        """Return gamma and beta (d,): cov(n, t) / var(n) and the matching shift (gamma 0 where n does not vary).
+
+        Without a shift beta is 0 and gamma E[n t] / E[n^2].
+        """
         _, (sums,) = reduced(0.0, [self.sums])
         total, n, t, nn, nt, _ = sums
         total = total.clamp_min(1e-300)
+        if not shift:
+            n, t = torch.zeros_like(n), torch.zeros_like(t)
         mean_n, mean_t = n / total, t / total
         variance = nn / total - mean_n**2
         gamma = torch.where(variance > 1e-10, (nt / total - mean_n * mean_t) / variance.clamp_min(1e-300), 0.0)

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rmtkd_edge.errors import RunDirError
-from rmtkd_edge.families.encoder.spec import EncoderSpec
+from rmtkd_edge.families.base import Spec
 
 SETTINGS, TOKENIZER = "tokenizer_config.json", "tokenizer.json"
 TYPES = "token_type_ids"
@@ -18,7 +18,7 @@ CALL = ("max_length", "stride", "truncation_strategy", "pad_to_multiple_of")  # 
 PLACE = ("local_files_only", "is_local", "name_or_path")  # where it was loaded from
 
 
-def fit_tokenizer(spec: EncoderSpec, files: Mapping[str, bytes], max_length: int | None = None) -> dict[str, bytes]:
+def fit_tokenizer(spec: Spec, files: Mapping[str, bytes], max_length: int | None = None) -> dict[str, bytes]:
     """Return a tokenizer's files, by name, so that clients feed a model what it was trained with.
 
     Args:
@@ -27,7 +27,7 @@ def fit_tokenizer(spec: EncoderSpec, files: Mapping[str, bytes], max_length: int
     Raises:
         RunDirError: files that are no JSON objects.
     """
-    fitted, longest = dict(files), min(spec.max_length, max_length or spec.max_length)
+    fitted, longest = dict(files), min(n for n in (spec.max_length, max_length) if n)
     if SETTINGS in files:
         settings = _read(files, SETTINGS)
         changed = {name: value for name, value in settings.items() if name not in (*CALL, *PLACE)}

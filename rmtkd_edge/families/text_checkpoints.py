@@ -1,0 +1,201 @@
+"""From a sequence classifier's checkpoint, transformers' or our own, to a family's model with the data's labels."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Generic
+
+import torch
+from torch import Tensor
+
+from rmtkd_edge.errors import UserError, reason, some
+from rmtkd_edge.families.base import M, call, find_family
+from rmtkd_edge.families.sources import (
+    INTACT,
+    SINGLE_LABEL,
+    check_same,
+    config_labels,
+    label_order,
+    other_size,
+    own_model,
+    refuse_other_problems,
+    reorder,
+)
+from rmtkd_edge.run.layout import CONFIG
+from rmtkd_edge.run.records.base import read_json_file
+
+ADAPTER = "adapter_config.json"
+TRIAL_ROWS = 3  # of random ids, the last row padded, on which a model is compared with its source
+
+
+@dataclass(frozen=True)
+class Classifiers(Generic[M]):
+    """How a family reads transformers' sequence classifiers.
+
+    Attributes:
+        kind: what an error calls its models.
+        causes: what weights and settings do not tell, which may be why outputs differ.
+        spec_of: the shape that a config describes for the data's labels; raises UserError for one that is not known.
+        state_of: a state dict, of a shape, from weights under transformers' names.
+        heads: the names of pooler and classifier of a config.
+        trial_tokens: length of the random rows that a model of a shape is compared with its source on.
+    """
+
+    family: str
+    kind: str
+    causes: str
+    spec_of: Callable[[Any, Sequence[str]], Any]
+    state_of: Callable[[Any, Mapping[str, Tensor]], dict[str, Tensor]]
+    heads: Callable[[Any], tuple[str, str]]
+    trial_tokens: Callable[[Any], int]
+
+    def from_transformers(
+        self, model: Any, labels: Sequence[str] | None = None, problem: str | None = SINGLE_LABEL
+    ) -> M:
+        """Return a model that computes the same logits as a transformers sequence classifier (weights are copied).
+
+        Args:
+            problem: what it must be for, None for anything.
+
+        Raises:
+            UserError: its type is not supported, it is for another problem, a weight is missing, or the logits are
+                others.
+        """
+        refuse_other_problems(model.config.problem_type, problem)
+        spec = self.spec_of(model.config, labels or config_labels(model.config))
+        ours: M = find_family(self.family).build(spec)
+        state = self.state_of(spec, {name: t.detach().clone().float() for name, t in model.state_dict().items()})
+        missing = [name for name in ours.state_dict() if name not in state]
+        if missing:
+            raise UserError(
+                f"the checkpoint has no weights for {', '.join(missing[:5])}",
+                "is it a sequence classifier of a supported type?",
+            )
+        ours.load_state_dict(state)
+        self._prove_same(ours, model)
+        return ours
+
+    def _prove_same(self, ours: M, model: Any) -> None:
+        """Raise UserError where a model gives other logits than the one that it was made from."""
+        batch = trial(ours.spec, self.trial_tokens(ours.spec))
+        plain = all(p.dtype == torch.float32 and p.device.type == "cpu" for p in model.parameters())
+        theirs = model if plain and not model.training else copy.deepcopy(model).cpu().float().eval()
+        check_same(
+            lambda: call(ours.eval(), batch),
+            lambda: theirs(**batch).logits,
+            f"the {type(model).__name__}",
+            self.kind,
+            self.causes,
+        )
+        ours.train()
+
+    def pretrained(self, source: str, labels: Sequence[str], problem: str | None) -> tuple[M, bool]:
+        """Return the model of a hub id or a folder, and whether its classifier is trained already.
+
+        A folder is a transformers checkpoint, an exported folder, or a model of a run (RUN/compress/teacher).
+
+        Args:
+            problem: what it must be for, None for anything.
+
+        Raises:
+            UserError: it cannot be loaded, is for another problem, or knows other labels.
+        """
+        folder = Path(source)
+        refuse_folder(folder)
+        own: Any = own_model(folder)
+        if own is not None:
+            if (folder / CONFIG).is_file():  # of an exported folder
+                refuse_other_problems(read_json_file(folder / CONFIG, INTACT).get("problem_type"), problem)
+            if own.spec.family != self.family:
+                raise UserError(
+                    f"{folder} holds no {self.family}",
+                    f"set model.family = {own.spec.family}, the source's family",
+                )
+            return _with_labels(find_family(self.family).fold(own), own.spec.labels, labels, source), True
+        config = loaded("AutoConfig", source)
+        refuse_other_problems(config.problem_type, problem)
+        self.spec_of(config, labels)  # refuse an unsupported type before its weights are read
+        model, info = loaded(
+            "AutoModelForSequenceClassification",
+            source,
+            num_labels=len(labels),
+            id2label=dict(enumerate(labels)),
+            label2id={name: i for i, name in enumerate(labels)},
+            ignore_mismatched_sizes=True,  # judged below
+            output_loading_info=True,
+            use_safetensors=True,  # other files are unpickled
+        )
+        trained = self._has_classifier(config, info, len(labels), source)
+        ours = self.from_transformers(model, labels, problem)
+        return (_with_labels(ours, config_labels(config), labels, source) if trained else ours), trained
+
+    def _has_classifier(self, config: Any, info: dict[str, Any], count: int, source: str) -> bool:
+        """Return whether the weights hold a trained classifier; raise UserError where they do not fit."""
+        pooler, classifier = self.heads(config)
+        missing = sorted(info["missing_keys"])
+        shapes = {key: there for key, there, _ in info["mismatched_keys"]}
+        head = (f"{pooler}.", f"{classifier}.")
+        odd = [key for key in [*missing, *sorted(shapes)] if not key.startswith(head)]
+        if odd or any(key.startswith(head[0]) for key in shapes):
+            raise UserError(
+                f"`{source}` lacks weights, or has them in other shapes: {some(odd or sorted(shapes))}", INTACT
+            )
+        others = [n for n in config.architectures or [] if "For" in n and "ForSequenceClassification" not in n]
+        if missing or others:
+            return False
+        if shapes:
+            raise other_size(source, shapes[f"{classifier}.bias"][0], count)
+        return True
+
+
+def trial(spec: Any, length: int) -> dict[str, Tensor]:
+    """Return a batch of random ids, the second half of its last row padding, with two token types where there are."""
+    length = min(length, spec.max_length)
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(0, spec.vocab, (TRIAL_ROWS, length), generator=generator)
+    ids[ids == spec.pad_id] = (spec.pad_id + 1) % spec.vocab
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    batch["input_ids"][-1, length // 2 :], batch["attention_mask"][-1, length // 2 :] = spec.pad_id, 0
+    if any(item.name == "token_type_ids" for item in spec.inputs):
+        batch["token_type_ids"] = torch.arange(length).ge(length // 3).long().expand_as(ids)
+    return batch
+
+
+def refuse_folder(folder: Path) -> None:
+    """Raise UserError for folders that hold something near to a model."""
+    if (folder / ADAPTER).is_file():
+        raise UserError(
+            f"`{folder}` holds a PEFT adapter, not a whole model",
+            "merge it: AutoPeftModelForSequenceClassification.from_pretrained(FOLDER).merge_and_unload()"
+            ".save_pretrained('merged'), with the tokenizer's files; then model.source = 'merged'",
+        )
+    if any(folder.glob("pytorch_model*.bin")) and not any(folder.glob("*.safetensors")):
+        raise UserError(
+            f"`{folder}` holds its weights as pickled .bin files, which are not opened",
+            'convert them where you trust them: python -c "from transformers import AutoModelForSequenceClassification '
+            f"as M; M.from_pretrained('{folder}').save_pretrained('safe')\", add the tokenizer's files; then "
+            "model.source = 'safe'",
+        )
+
+
+def loaded(kind: str, source: str, **options: Any) -> Any:
+    """Return what transformers' `kind.from_pretrained` loads; its many errors become one that says what to do."""
+    import transformers
+
+    try:
+        return getattr(transformers, kind).from_pretrained(source, **options)
+    except Exception as err:  # transformers raises its own, its validators', the hub's and assertion errors alike
+        raise UserError(
+            f"cannot load a model from `{source}`: {reason(err)}",
+            "give a local folder with config.json and model.safetensors as model.source",
+        ) from err
+
+
+def _with_labels(model: Any, theirs: Sequence[str], wanted: Sequence[str], source: str) -> Any:
+    """Bring the classifier's rows into the order of the data's labels, in place, and return the model."""
+    reorder(model.classifier, label_order(theirs, wanted, source))
+    model.spec = replace(model.spec, labels=tuple(wanted))
+    return model
