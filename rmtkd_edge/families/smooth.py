@@ -27,8 +27,9 @@ LEAST = 1e-5  # below this a channel counts as silent, a column as zero
 def smooth(model: onnx.ModelProto, batches: Sequence[Batch], alpha: float, *, threads: int = 1) -> int:
     """Smooth the second FFN products of a float graph in place and return how many there were.
 
-    `batches` (int64 (B, T)) show how large the channels get, valid tokens only; `alpha` in [0, 1] is the share of their
-    range that moves into the weights. Raises UserError for a graph that is too large to be run from memory.
+    `batches` show how large the channels get, valid tokens only (without an `attention_mask` all of them); `alpha` in
+    [0, 1] is the share of their range that moves into the weights. Raises UserError for a graph that is too large to be
+    run from memory.
     """
     products = second_products(model)
     if not products:
@@ -105,7 +106,8 @@ def valid_values(
         del outputs[count:]
     session = ort.InferenceSession(data, session_options(threads), providers=["CPUExecutionProvider"])
     for batch in batches:
-        feed = {item.name: np.asarray(batch[item.name], dtype=np.int64) for item in session.get_inputs()}
-        valid = feed["attention_mask"].astype(bool)
+        feed = {item.name: np.asarray(batch[item.name]) for item in session.get_inputs()}
+        mask = feed.get("attention_mask")
         for name, found in zip(values, session.run(list(values), feed), strict=True):
+            valid = np.ones(found.shape[:2], bool) if mask is None else mask.astype(bool)
             yield name, found[valid[:, : found.shape[1]]]  # the last layer may compute the first token alone

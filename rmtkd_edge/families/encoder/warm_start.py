@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from rmtkd_edge.families.base import ranks_from
 from rmtkd_edge.families.encoder.fold import narrow_like
-from rmtkd_edge.families.encoder.low_rank import best_query_key
 from rmtkd_edge.families.encoder.module import Embeddings, Encoder, EncoderLayer
 from rmtkd_edge.families.encoder.teacher_states import TeacherStates, padded
 from rmtkd_edge.families.layers import ProjectedLinear, copy_fitting
+from rmtkd_edge.families.low_rank import best_query_key
 from rmtkd_edge.families.norm_fit import NormFit
 from rmtkd_edge.families.tokens import TokenWeights
 from rmtkd_edge.spectral import CrossMoments

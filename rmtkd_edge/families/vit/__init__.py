@@ -156,13 +156,13 @@ class VitFamily(FamilyDefaults[VitSpec, "VisionTransformer"]):
 
     def shorter(self, spec: VitSpec, layers: Sequence[int]) -> VitSpec:
         """Return the shape of these layers alone."""
-        from rmtkd_edge.families.vit.depth import shorter
+        from rmtkd_edge.families.depth import shorter
 
         return shorter(spec, layers)
 
     def shortened(self, model: VisionTransformer, layers: Sequence[int]) -> VisionTransformer:
         """Return a folded model of these layers alone, with copies of their weights."""
-        from rmtkd_edge.families.vit.depth import shortened
+        from rmtkd_edge.families.depth import shortened
 
         return shortened(model, layers)
 
@@ -198,18 +198,16 @@ class VitFamily(FamilyDefaults[VitSpec, "VisionTransformer"]):
 
     def export(self, folded: VisionTransformer, path: Path, options: Export, metadata: Mapping[str, str]) -> list[Path]:
         """Write a folded model as ONNX."""
-        from rmtkd_edge.families.onnx_operators import GraphOptions
         from rmtkd_edge.families.vit.graph import export
 
-        return export(folded, path, GraphOptions.of(options), metadata)
+        return export(folded, path, options, metadata)
 
     def expected_ops(self, spec: VitSpec, options: Export, stage: Literal["emitted", "fp32", "int8"]) -> dict[str, int]:
         """Return the op counts of the graph as emitted, or as onnxruntime runs it in a precision."""
-        from rmtkd_edge.families.onnx_operators import GraphOptions
         from rmtkd_edge.families.vit.audit import expect_emitted, expect_optimised
 
-        graph = GraphOptions.of(options)
-        return expect_emitted(spec, graph) if stage == "emitted" else expect_optimised(spec, graph, stage)
+        fast = options.graph != "portable"
+        return expect_emitted(spec, fast) if stage == "emitted" else expect_optimised(spec, fast, stage)
 
     def graph_values(self, model: onnx.ModelProto, spec: VitSpec) -> dict[str, str]:
         """Return the graph's value for each tap."""

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import onnx
 
-from rmtkd_edge.families.onnx_operators import FUSED_NAMES, GraphOptions
+from rmtkd_edge.families.onnx_ops import FUSED_NAMES
 from rmtkd_edge.families.vit.spec import VitSpec
 
 NORM = "InstanceNormalization"
 
 
-def expect_emitted(spec: VitSpec, options: GraphOptions) -> dict[str, int]:
+def expect_emitted(spec: VitSpec, fast: bool) -> dict[str, int]:
     """Return the op counts of the graph that export writes."""
-    layers, plain = len(spec.layers), _plain_attentions(spec, options)
+    layers, plain = len(spec.layers), _plain_attentions(spec, fast)
     expected = {
         "MultiHeadAttention": layers - plain,
         "Softmax": plain,
@@ -21,12 +21,12 @@ def expect_emitted(spec: VitSpec, options: GraphOptions) -> dict[str, int]:
         "MatMul": 6 * layers + 2 * plain,
         "Gemm": 1,
     }
-    return expected | (_activations(spec) if options.gelu == "fused" else {})
+    return expected | (_activations(spec) if fast else {})
 
 
-def expect_optimised(spec: VitSpec, options: GraphOptions, precision: str) -> dict[str, int]:
+def expect_optimised(spec: VitSpec, fast: bool, precision: str) -> dict[str, int]:
     """Return the op counts of the graph that onnxruntime runs on a CPU, after its own fusions."""
-    layers, plain = len(spec.layers), _plain_attentions(spec, options)
+    layers, plain = len(spec.layers), _plain_attentions(spec, fast)
     expected = {"MultiHeadAttention": layers - plain, NORM: 2 * layers + 1, "Conv": 1}
     if precision == "int8":
         expected["DynamicQuantizeMatMul or MatMulIntegerToFloat"] = 6 * layers + 1
@@ -39,11 +39,9 @@ def expect_optimised(spec: VitSpec, options: GraphOptions, precision: str) -> di
     return expected | {f"Bias{name} or {name}" if name == "Gelu" else name: n for name, n in activations.items()}
 
 
-def _plain_attentions(spec: VitSpec, options: GraphOptions) -> int:
-    """Return how many layers have their attention in plain operators."""
-    if options.attention == "plain":
-        return len(spec.layers)
-    return int(options.first_token and spec.pool == "class")
+def _plain_attentions(spec: VitSpec, fast: bool) -> int:
+    """Return how many layers have their attention in plain operators: with a class token at least the last one."""
+    return int(spec.pool == "class") if fast else len(spec.layers)
 
 
 def _activations(spec: VitSpec) -> dict[str, int]:

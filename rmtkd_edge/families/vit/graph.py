@@ -1,6 +1,6 @@
 """The module that is traced: a vision transformer of single onnxruntime operators, or of plain ones.
 
-Weights are shared with the model, never traced; families/onnx_operators.py has the operators.
+Weights are shared with the model, never traced; families/onnx_ops.py has the operators.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from rmtkd_edge.config.recipe import Export
 from rmtkd_edge.errors import UserError
 from rmtkd_edge.families.base import Tap
-from rmtkd_edge.families.onnx_operators import GELUS, GraphOptions, InstanceNorm, fused_attention, plain_attention
+from rmtkd_edge.families.onnx_ops import CONTRIB, GELUS, InstanceNorm
 from rmtkd_edge.families.onnx_program import export_module
 from rmtkd_edge.families.store import assemble
 from rmtkd_edge.families.vit.module import VisionTransformer, VitLayer
@@ -29,14 +30,22 @@ class GraphNorm(InstanceNorm):
         return super().forward(x)
 
 
-def fused(q: Tensor, k: Tensor, v: Tensor, heads: int, scale: float) -> Tensor:
+def fused_attention(q: Tensor, k: Tensor, v: Tensor, heads: int, scale: float) -> Tensor:
     """Emit com.microsoft::MultiHeadAttention; shapes as of `sdpa_attention`."""
-    return fused_attention(q, k, v, None, heads, scale)
+    return torch.onnx.ops.symbolic(
+        f"{CONTRIB}::MultiHeadAttention",
+        [q, k, v],
+        attrs={"num_heads": heads, "scale": scale},
+        dtype=q.dtype,
+        shape=(q.shape[0], q.shape[1], v.shape[2]),
+        version=1,
+    )
 
 
-def plain(q: Tensor, k: Tensor, v: Tensor, heads: int, scale: float) -> Tensor:
+def plain_attention(q: Tensor, k: Tensor, v: Tensor, heads: int, scale: float) -> Tensor:
     """Emit attention in standard operators; shapes as of `sdpa_attention`."""
-    return plain_attention(q, k, v, None, heads, scale)
+    q, k, v = (x.unflatten(2, (heads, -1)).transpose(1, 2) for x in (q, k, v))
+    return (((q * scale) @ k.transpose(-1, -2)).softmax(-1) @ v).transpose(1, 2).flatten(2)
 
 
 class ClassTokenLayer(VitLayer):
@@ -47,7 +56,7 @@ class ClassTokenLayer(VitLayer):
         for name, child in layer.named_children():  # the layer's own modules, under their own names
             self.add_module(name, child)
         self.heads, self.scale, self.name = layer.heads, layer.scale, layer.name
-        self.attention, self.activation = plain, layer.activation
+        self.attention, self.activation = plain_attention, layer.activation
 
     def forward(self, x: Tensor, tap: Tap | None = None) -> Tensor:
         """Map a state (B, T, d) to the next one's class token (B, 1, d); there is nothing to tap in a graph."""
@@ -57,8 +66,11 @@ class ClassTokenLayer(VitLayer):
         return first + self.down(self.activation(self.up(self.norm2(first))))
 
 
-def build(folded: VisionTransformer, options: GraphOptions) -> VisionTransformer:
+def build(folded: VisionTransformer, options: Export, *, class_token: bool = True) -> VisionTransformer:
     """Return the module to trace; it shares its weights with `folded`, which is left as it is.
+
+    Args:
+        class_token: the last layer computes the class token alone, where the classifier reads no other.
 
     Raises UserError for a model that still carries projections: only a folded one ships.
     """
@@ -66,19 +78,18 @@ def build(folded: VisionTransformer, options: GraphOptions) -> VisionTransformer
         raise UserError("the model still carries fixed projections", "fold it first")
     state = {name: tensor.float() for name, tensor in folded.state_dict().items()}  # no copy of what is float32 already
     traced = cast("VisionTransformer", assemble(folded.spec, state, "the model in memory"))
+    fast = options.graph != "portable"
     for layer in traced.layers:
-        layer.attention = fused if options.attention == "fused" else plain
-        layer.activation = GELUS[options.gelu].get(folded.spec.activation, layer.activation)
+        layer.attention = fused_attention if fast else plain_attention
+        layer.activation = GELUS["fused" if fast else "plain"].get(folded.spec.activation, layer.activation)
         layer.norm1, layer.norm2 = GraphNorm(layer.norm1), GraphNorm(layer.norm2)  # type: ignore[assignment]
     traced.norm = GraphNorm(traced.norm)  # type: ignore[assignment]
-    if options.first_token and folded.spec.pool == "class":
+    if class_token and folded.spec.pool == "class":
         traced.layers[-1] = ClassTokenLayer(traced.layers[-1])
     return traced.eval()
 
 
-def export(
-    folded: VisionTransformer, path: Path, options: GraphOptions, metadata: Mapping[str, str] | None = None
-) -> list[Path]:
+def export(folded: VisionTransformer, path: Path, options: Export, metadata: Mapping[str, str]) -> list[Path]:
     """Write a folded model as ONNX with a dynamic batch axis, and return the files.
 
     Raises:
@@ -94,5 +105,5 @@ def export(
         {item.name: sample},
         {item.name: {0: "batch"}},
         opset=options.opset,
-        metadata=metadata or {},
+        metadata=metadata,
     )
