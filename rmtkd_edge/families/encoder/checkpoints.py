@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from rmtkd_edge.families.classifier_checkpoints import Classifiers
 from rmtkd_edge.families.encoder.names import names_from_transformers, pooler_of, spec_from_config
 from rmtkd_edge.families.encoder.spec import EncoderSpec
-from rmtkd_edge.families.text_checkpoints import Classifiers
 
 if TYPE_CHECKING:
     from rmtkd_edge.families.encoder.module import Encoder

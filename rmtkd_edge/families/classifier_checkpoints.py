@@ -11,7 +11,9 @@ from typing import Any, Generic
 import torch
 from torch import Tensor
 
-from rmtkd_edge.errors import UserError, reason, some
+from rmtkd_edge import plugins
+from rmtkd_edge.config.recipe import Recipe
+from rmtkd_edge.errors import DataError, UserError, reason, some
 from rmtkd_edge.families.base import M, call, find_family
 from rmtkd_edge.families.sources import (
     INTACT,
@@ -81,11 +83,9 @@ class Classifiers(Generic[M]):
     def _prove_same(self, ours: M, model: Any) -> None:
         """Raise UserError where a model gives other logits than the one that it was made from."""
         batch = trial(ours.spec, self.trial_tokens(ours.spec))
-        plain = all(p.dtype == torch.float32 and p.device.type == "cpu" for p in model.parameters())
-        theirs = model if plain and not model.training else copy.deepcopy(model).cpu().float().eval()
         check_same(
             lambda: call(ours.eval(), batch),
-            lambda: theirs(**batch).logits,
+            lambda: in_float32(model)(**batch).logits,
             f"the {type(model).__name__}",
             self.kind,
             self.causes,
@@ -116,14 +116,15 @@ class Classifiers(Generic[M]):
                 )
             return _with_labels(find_family(self.family).fold(own), own.spec.labels, labels, source), True
         config = loaded("AutoConfig", source)
+        if config.model_type != self.family and config.model_type in plugins.names("families"):
+            raise UserError(f"`{source}` is no {self.family}", f"set model.family = {config.model_type}")
         refuse_other_problems(config.problem_type, problem)
         self.spec_of(config, labels)  # refuse an unsupported type before its weights are read
         model, info = loaded(
             "AutoModelForSequenceClassification",
             source,
             num_labels=len(labels),
-            id2label=dict(enumerate(labels)),
-            label2id={name: i for i, name in enumerate(labels)},
+            **label_names(labels),
             ignore_mismatched_sizes=True,  # judged below
             output_loading_info=True,
             use_safetensors=True,  # other files are unpickled
@@ -149,6 +150,18 @@ class Classifiers(Generic[M]):
         if shapes:
             raise other_size(source, shapes[f"{classifier}.bias"][0], count)
         return True
+
+
+def in_float32(model: Any) -> Any:
+    """Return a transformers model in float32, on the CPU, in eval mode: itself where it is that already."""
+    if any(p.dtype != torch.float32 for p in model.parameters()):
+        # a cast rounds what no file holds too, such as the frequencies of rotary positions; a new model has them anew
+        with torch.random.fork_rng(devices=[]):
+            whole = type(model)(copy.deepcopy(model.config)).float()
+        whole.load_state_dict(model.state_dict())
+        return whole.eval()
+    plain = not model.training and all(p.device.type == "cpu" for p in model.parameters())
+    return model if plain else copy.deepcopy(model).cpu().eval()
 
 
 def trial(spec: Any, length: int) -> dict[str, Tensor]:
@@ -192,6 +205,31 @@ def loaded(kind: str, source: str, **options: Any) -> Any:
             f"cannot load a model from `{source}`: {reason(err)}",
             "give a local folder with config.json and model.safetensors as model.source",
         ) from err
+
+
+def label_names(labels: Sequence[str]) -> dict[str, Any]:
+    """Return what a transformers config says of labels."""
+    return {"id2label": dict(enumerate(labels)), "label2id": {name: i for i, name in enumerate(labels)}}
+
+
+def check_fits(recipe: Recipe, spec: Any, tokenizer: Any) -> None:
+    """Raise DataError where a model has too few positions or embeddings for the data."""
+    positions = spec.max_length
+    if recipe.task.max_length > positions:
+        raise DataError(
+            f"task.max_length is {recipe.task.max_length}, the model has {positions} positions",
+            f"--set task.max_length={positions}",
+        )
+    if (tokens := token_count(tokenizer)) > spec.vocab:
+        raise DataError(
+            f"the tokenizer has {tokens} tokens, the model only {spec.vocab} embeddings",
+            "set model.tokenizer to the one that belongs to model.source",
+        )
+
+
+def token_count(tokenizer: Any) -> int:
+    """Return the embeddings that a tokenizer's ids need; there may be gaps between them."""
+    return max(len(tokenizer), 1 + max(tokenizer.get_vocab().values()))
 
 
 def _with_labels(model: Any, theirs: Sequence[str], wanted: Sequence[str], source: str) -> Any:
