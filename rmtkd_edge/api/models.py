@@ -41,8 +41,8 @@ def from_module(module: nn.Module, labels: Sequence[str] | None = None) -> Model
     raise UserError(
         f"no family can cut a {type(module).__name__}",
         "a sequence classifier of transformers (BERT, RoBERTa, DistilBERT, ELECTRA, MPNet, ALBERT, ModernBERT), a "
-        "ResNet or vision transformer of transformers or torchvision, or a MobileNet of torchvision; installed families: "
-        f"{', '.join(plugins.names('families'))}",
+        "ResNet or vision transformer of transformers or torchvision, or a MobileNet of torchvision; installed "
+        f"families: {', '.join(plugins.names('families'))}",
     )
 
 

@@ -25,11 +25,12 @@ from rmtkd_edge.export.audit import audit_optimised
 from rmtkd_edge.export.verify import verify_onnx
 from rmtkd_edge.families.base import QuantiseOptions, Site, find_family
 from rmtkd_edge.families.encoder.checkpoints import pretrained
+from rmtkd_edge.families.encoder.passes import tokens_of
 from rmtkd_edge.families.encoder.positions import FARTHEST, bucket_of_distance
 from rmtkd_edge.families.encoder.settings import EncoderShape
 from rmtkd_edge.families.encoder.sources import _scratch
 from rmtkd_edge.families.encoder.spec import MODEL_TYPES, tap_of
-from rmtkd_edge.families.token_sampling import by_depth, pick_tokens, tokens_of
+from rmtkd_edge.families.token_sampling import by_depth, pick_tokens
 from rmtkd_edge.methods.base import find_method
 from rmtkd_edge.tasks.base import find_task
 
