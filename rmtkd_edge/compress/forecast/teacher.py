@@ -41,6 +41,7 @@ def look_at(recipe: Recipe, ready: Prepared) -> Looked:
     source, seen = recipe.model.source, list[Batch]()
     model, trained_already = ready.family.load(recipe, ready.dataset.labels, ready.dataset.preprocessing)
     model = model.to(ready.accelerator.device)
+    ready = ready.judged_by(model, recipe)
     rows = for_a_while(ready.batches("validation"), seen)
     scores = evaluate(model, ready.task, rows, ready.accelerator, "validation", recipe.task.metric, interval=True)
     start = time.monotonic()  # the first passes, which were slower, are over

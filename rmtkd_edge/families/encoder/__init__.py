@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from rmtkd_edge.config.hardware import Calibration
 from rmtkd_edge.config.recipe import Export, Recipe
-from rmtkd_edge.config.settings import Graph, Scales
+from rmtkd_edge.config.settings import Graph, Head, Scales
 from rmtkd_edge.families.base import AnalyseOptions, Batches, NarrowOptions, QuantiseOptions, Replacing, Site
 from rmtkd_edge.families.defaults import FamilyDefaults
 from rmtkd_edge.families.encoder.settings import EncoderShape
@@ -28,6 +28,7 @@ class EncoderFamily(FamilyDefaults[EncoderSpec, "Encoder"]):
 
     name = "encoder"
     modality = "text"
+    heads: tuple[Head, ...] = ("row", "token", "embedding")
     default_task = "text-classification"
     parity_hint = "--graph portable"
     curve: Literal["gemm", "conv"] = "gemm"
@@ -228,7 +229,7 @@ class EncoderFamily(FamilyDefaults[EncoderSpec, "Encoder"]):
         return tuple(f"stream.{i}" for i in range(len(spec.layers) + 1))
 
     def classified(self, activation: Tensor) -> Tensor:
-        """Return the first token of a state (B, T, d), which the pooler reads."""
+        """Return the first token of a state (B, T, d), which a pooler reads."""
         return activation[:, 0]
 
     def attention_taps(self, spec: EncoderSpec) -> tuple[tuple[str, ...], ...]:

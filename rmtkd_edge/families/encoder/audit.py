@@ -19,7 +19,7 @@ def expect_emitted(spec: EncoderSpec, options: GraphOptions) -> dict[str, int]:
         "Softmax": plain,
         norm: 2 * layers + 1,
         "MatMul": _products(spec) + 2 * plain,
-        "Gemm": 2,
+        "Gemm": _products_of_rows(spec),
     }
     return expected | (_activations(spec) if options.gelu == "fused" else {})
 
@@ -31,12 +31,12 @@ def expect_optimised(spec: EncoderSpec, options: GraphOptions, precision: str) -
     norm = "InstanceNormalization" if options.norm == "instance" else "LayerNormalization or SkipLayerNormalization"
     expected = {"MultiHeadAttention": layers - plain, norm: 2 * layers + 1}
     if precision == "int8":
-        expected["DynamicQuantizeMatMul or MatMulIntegerToFloat"] = _products(spec) + 2
+        expected["DynamicQuantizeMatMul or MatMulIntegerToFloat"] = _products(spec) + _products_of_rows(spec)
         expected["MatMul or FusedMatMul"] = scores
         expected["MatMulInteger"] = 0
     else:
         expected["MatMul or FusedMatMul"] = _products(spec) + scores
-        expected["Gemm or FusedGemm"] = 2
+        expected["Gemm or FusedGemm"] = _products_of_rows(spec)
     activations = _activations(spec)  # in plain operators they are fused too
     return expected | {f"Bias{name} or {name}" if name == "Gelu" else name: n for name, n in activations.items()}
 
@@ -50,16 +50,26 @@ def expect_static(spec: EncoderSpec, options: GraphOptions) -> dict[str, int]:
 
 def _plain_attentions(spec: EncoderSpec, options: GraphOptions) -> int:
     """Return how many layers have their attention in plain operators."""
-    return len(spec.layers) if options.attention == "plain" else int(options.first_token)
+    return len(spec.layers) if options.attention == "plain" else int(options.first_token_alone(spec))
 
 
 def _products(spec: EncoderSpec) -> int:
-    return 6 * len(spec.layers) + (spec.embedding_size is not None) + (spec.embedding_rank is not None)
+    """Return the products with weights that every token takes part in."""
+    last = spec.head != "row" and spec.classifier is not None
+    return 6 * len(spec.layers) + (spec.embedding_size is not None) + (spec.embedding_rank is not None) + last
+
+
+def _products_of_rows(spec: EncoderSpec) -> int:
+    """Return the products with weights of one vector a row: pooler and classifier, or the map of an embedding."""
+    if spec.head == "row":
+        return 2
+    return int(spec.head == "embedding" and spec.classifier is not None)
 
 
 def _activations(spec: EncoderSpec) -> dict[str, int]:
     counts = Counter(
-        [FUSED_NAMES.get(spec.activation, "")] * len(spec.layers) + [FUSED_NAMES.get(spec.pooler_activation, "")]
+        [FUSED_NAMES.get(spec.activation, "")] * len(spec.layers)
+        + [FUSED_NAMES.get(spec.pooler_activation, "")] * (spec.head == "row")
     )
     return {name: n for name, n in counts.items() if name}
 

@@ -11,11 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rmtkd_edge.config.settings import Head
 from rmtkd_edge.errors import UserError, reason, some
 from rmtkd_edge.families.base import call
+from rmtkd_edge.families.encoder.config import ENDINGS
 from rmtkd_edge.families.encoder.fold import fold
 from rmtkd_edge.families.encoder.module import Encoder
 from rmtkd_edge.families.encoder.names import names_from_transformers, pooler_of, spec_from_config
+from rmtkd_edge.families.encoder.sentence_files import pooling_of
 from rmtkd_edge.families.sources import (
     INTACT,
     SINGLE_LABEL,
@@ -24,6 +27,7 @@ from rmtkd_edge.families.sources import (
     label_order,
     other_size,
     own_model,
+    refuse_other_head,
     refuse_other_problems,
     reorder,
 )
@@ -31,6 +35,11 @@ from rmtkd_edge.run.layout import CONFIG
 from rmtkd_edge.run.records.base import read_json_file
 
 ADAPTER = "adapter_config.json"
+LOADERS: dict[Head, str] = {
+    "row": "AutoModelForSequenceClassification",
+    "token": "AutoModelForTokenClassification",
+    "embedding": "AutoModel",
+}
 TRIAL_ROWS, TRIAL_TOKENS = 3, 16  # of random ids, the last row padded, on which an encoder is compared with its source
 CAUSES = (
     "a class with a forward of its own, other activations, norms, positions or token types than its config.json says "
@@ -39,16 +48,21 @@ CAUSES = (
 
 
 def from_transformers(model: Any, labels: Sequence[str] | None = None, problem: str | None = SINGLE_LABEL) -> Encoder:
-    """Return an `Encoder` that computes the same logits as a transformers sequence classifier (weights are copied).
+    """Return an `Encoder` that computes what a transformers model does (weights are copied).
+
+    Of a sequence or token classifier these are its logits, of an encoder alone the last states, of which an embedding
+    is the mean, normalised.
 
     Args:
         problem: what it must be for, None for anything.
 
     Raises:
-        UserError: its type is not supported, it is for another problem, a weight is missing, or the logits are others.
+        UserError: its type is not supported, it is for another problem, a weight is missing, or the outputs are others.
     """
     refuse_other_problems(model.config.problem_type, problem)
-    spec = spec_from_config(model.config, labels or config_labels(model.config))
+    head = _head_of_class(type(model))
+    names = () if head == "embedding" else labels or config_labels(model.config)
+    spec = spec_from_config(model.config, names, head)
     theirs: dict[str, Tensor] = model.state_dict()
     encoder = Encoder(spec)
     state = {}
@@ -67,8 +81,15 @@ def from_transformers(model: Any, labels: Sequence[str] | None = None, problem: 
     return encoder
 
 
+def _head_of_class(kind: type) -> Head:
+    """Return the head of a class of transformers' or of one that is made from it; `row` for any other."""
+    if any(made.__name__.endswith("ForTokenClassification") for made in kind.__mro__):
+        return "token"
+    return "embedding" if kind.__name__.endswith("Model") and "For" not in kind.__name__ else "row"
+
+
 def _prove_same(encoder: Encoder, model: Any) -> None:
-    """Raise UserError where an encoder gives other logits than the model that it was made from."""
+    """Raise UserError where an encoder gives other outputs than the model that it was made from."""
     spec = encoder.spec
     length = min(TRIAL_TOKENS, spec.max_length)
     generator = torch.Generator().manual_seed(0)
@@ -80,9 +101,10 @@ def _prove_same(encoder: Encoder, model: Any) -> None:
         batch["token_type_ids"] = torch.arange(length).ge(length // 3).long().expand_as(ids)
     plain = all(p.dtype == torch.float32 and p.device.type == "cpu" for p in model.parameters())
     theirs = model if plain and not model.training else copy.deepcopy(model).cpu().float().eval()
+    states = spec.head == "embedding"
     check_same(
-        lambda: call(encoder.eval(), batch),
-        lambda: theirs(**batch).logits,
+        lambda: encoder.eval().states(**batch) if states else call(encoder.eval(), batch),
+        lambda: theirs(**batch).last_hidden_state if states else theirs(**batch).logits,
         f"the {type(model).__name__}",
         "a plain encoder",
         CAUSES,
@@ -90,8 +112,8 @@ def _prove_same(encoder: Encoder, model: Any) -> None:
     encoder.train()
 
 
-def pretrained(source: str, labels: Sequence[str], problem: str | None) -> tuple[Encoder, bool]:
-    """Return the model of a hub id or a folder, and whether its classifier is trained already.
+def pretrained(source: str, labels: Sequence[str], problem: str | None, head: Head = "row") -> tuple[Encoder, bool]:
+    """Return the model of a hub id or a folder, and whether its head is trained already.
 
     A folder is a transformers checkpoint, an exported folder, or a model of a run (RUN/compress/teacher).
 
@@ -109,22 +131,27 @@ def pretrained(source: str, labels: Sequence[str], problem: str | None) -> tuple
             refuse_other_problems(read_json_file(folder / CONFIG, INTACT).get("problem_type"), problem)
         if not isinstance(ours, Encoder):
             raise UserError(f"{folder} holds no encoder", "set model.family to that of the source")
+        refuse_other_head(source, ours.spec.head, head, "text")
         return _with_labels(fold(ours), ours.spec.labels, labels, source), True
     config = _loaded("AutoConfig", source)
     refuse_other_problems(config.problem_type, problem)
     spec_from_config(config, labels)  # refuse an unsupported type before its weights are read
+    _refuse_other_class(config, source, head)
+    names = {"id2label": dict(enumerate(labels)), "label2id": {name: i for i, name in enumerate(labels)}}
     model, info = _loaded(
-        "AutoModelForSequenceClassification",
+        LOADERS[head],
         source,
-        num_labels=len(labels),
-        id2label=dict(enumerate(labels)),
-        label2id={name: i for i, name in enumerate(labels)},
+        **({"num_labels": len(labels), **names} if labels else {}),
         ignore_mismatched_sizes=True,  # judged below
         output_loading_info=True,
         use_safetensors=True,  # other files are unpickled
     )
-    trained = _has_classifier(config, info, len(labels), source)
+    trained = _has_head(config, info, len(labels), source, head)
     encoder = from_transformers(model, labels, problem)
+    if head == "embedding":
+        pooling, normalised = pooling_of(source)
+        encoder.spec = replace(encoder.spec, pooling=pooling, normalised=normalised)
+        return encoder, True
     return (_with_labels(encoder, config_labels(config), labels, source) if trained else encoder), trained
 
 
@@ -145,16 +172,31 @@ def _refuse_folder(folder: Path) -> None:
         )
 
 
-def _has_classifier(config: Any, info: dict[str, Any], count: int, source: str) -> bool:
-    """Return whether the weights hold a trained classifier; raise UserError where they do not fit."""
+def _refuse_other_class(config: Any, source: str, head: Head) -> None:
+    """Raise UserError for a checkpoint of a class whose head is another than the task's, and was trained."""
+    for name in config.architectures or []:
+        for other in ("row", "token"):
+            if name.endswith(ENDINGS[other]):
+                refuse_other_head(source, other, head, "text")
+        if head == "embedding" and "For" in name:
+            raise UserError(
+                f"`{source}` is a {name}, whose states were not trained as embeddings",
+                "give a model of sentence-transformers, or an encoder alone, as model.source",
+            )
+
+
+def _has_head(config: Any, info: dict[str, Any], count: int, source: str, head: Head) -> bool:
+    """Return whether the weights hold a trained head; raise UserError where they do not fit."""
     pooler, classifier, _ = pooler_of(config.model_type)
+    if head != "row":
+        classifier = "classifier"  # and a pooler, where there is one, is not read
     missing = sorted(info["missing_keys"])
     shapes = {key: there for key, there, _ in info["mismatched_keys"]}
-    head = (f"{pooler}.", f"{classifier}.")
-    odd = [key for key in [*missing, *sorted(shapes)] if not key.startswith(head)]
-    if odd or any(key.startswith(head[0]) for key in shapes):
+    parts = (f"{pooler}.", f"{classifier}.", "pooler.")
+    odd = [key for key in [*missing, *sorted(shapes)] if not key.startswith(parts)]
+    if odd or (head == "row" and any(key.startswith(parts[0]) for key in shapes)):
         raise UserError(f"`{source}` lacks weights, or has them in other shapes: {some(odd or sorted(shapes))}", INTACT)
-    others = [name for name in config.architectures or [] if "For" in name and "ForSequenceClassification" not in name]
+    others = [name for name in config.architectures or [] if "For" in name and ENDINGS[head] not in name]
     if missing or others:
         return False
     if shapes:

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from torch import Tensor
 
+from rmtkd_edge.config.settings import Head
 from rmtkd_edge.families.defaults import NOTE
 from rmtkd_edge.families.encoder.module import Encoder
 from rmtkd_edge.families.encoder.names import names_from_transformers
@@ -22,6 +23,7 @@ CLASSES = {
     "distilbert": "DistilBert",
     "electra": "Electra",
 }
+ENDINGS: dict[Head, str] = {"row": "ForSequenceClassification", "token": "ForTokenClassification", "embedding": "Model"}
 
 
 def standardise(folded: Encoder) -> Encoder:
@@ -47,9 +49,9 @@ def fits_transformers(spec: EncoderSpec) -> bool:
     )
     # ELECTRA maps its embeddings to the width only where the two differ: a map between equal ones would be dropped
     factorised = spec.embedding_size is None or spec.embedding_size != spec.width
-    return (
-        even and factorised and first.heads * first.qk == first.heads * first.value == spec.width == spec.pooler_width
-    )
+    pooler = spec.pooler_width if spec.head == "row" else spec.width
+    whole = even and factorised and spec.embedding_width is None
+    return whole and first.heads * first.qk == first.heads * first.value == spec.width == pooler
 
 
 def to_config(spec: EncoderSpec) -> dict[str, Any]:
@@ -60,12 +62,13 @@ def to_config(spec: EncoderSpec) -> dict[str, Any]:
         "vocab_size": spec.vocab,
         "max_position_embeddings": spec.positions,
         "pad_token_id": spec.pad_id,
-        "id2label": dict(enumerate(spec.labels)),
-        "label2id": {name: i for i, name in enumerate(spec.labels)},
     }
+    if spec.labels:
+        common["id2label"] = dict(enumerate(spec.labels))
+        common["label2id"] = {name: i for i, name in enumerate(spec.labels)}
     config = AutoConfig.for_model(spec.model_type, **common, **_shape(spec)).to_dict()
-    config["architectures"] = [CLASSES[spec.model_type] + "ForSequenceClassification"]
-    config["id2label"] = {str(i): name for i, name in enumerate(spec.labels)}
+    config["architectures"] = [CLASSES[spec.model_type] + ENDINGS[spec.head]]
+    config |= {"id2label": {str(i): name for i, name in enumerate(spec.labels)}} if spec.labels else {}
     fits = fits_transformers(spec)
     config["rmtkd"] = {"transformers": fits, "note": None if fits else NOTE}
     return config

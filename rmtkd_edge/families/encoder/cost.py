@@ -78,8 +78,8 @@ def file_bytes(spec: EncoderSpec, precision: Literal["fp32", "int8"], graph: Gra
         (spec.positions, embedding),
         (spec.type_vocab, embedding),
         *linear_layers(spec),
-        (spec.width, spec.pooler_width),
-        (spec.pooler_width, len(spec.labels)),
+        *([(spec.width, spec.pooler_width)] if spec.head == "row" else []),
+        *([spec.classifier] if spec.classifier is not None else []),
     ]
     weights = sum(rows * columns for rows, columns in matrices)
     return whole + weights + 4 * (parameters - weights) + CHANNEL_BYTES * sum(columns for _, columns in matrices)

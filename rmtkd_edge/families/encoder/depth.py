@@ -20,7 +20,7 @@ def shorter(spec: EncoderSpec, layers: Sequence[int]) -> EncoderSpec:
 
 
 def shortened(folded: Encoder, layers: Sequence[int]) -> Encoder:
-    """Return a folded encoder of these layers alone; embeddings, pooler and classifier are copied too."""
+    """Return a folded encoder of these layers alone; embeddings and head are copied too."""
     whole = folded.state_dict()
     state = {name: value for name, value in whole.items() if not name.startswith("layers.")}
     for new, old in enumerate(layers):
@@ -53,6 +53,6 @@ class Mixed(nn.Module):
         for i, own in enumerate(student.layers):
             for layer in [own] if replaced[i] else self.teacher[i * self.share : (i + 1) * self.share]:
                 state = layer(state, mask)
-        logits = student.classify(state)
+        logits = student.classify(state, mask)
         # where the teacher's layers alone were run, a gradient of 0 is what the optimiser and its loss scale need
         return logits if any(replaced) else logits + 0 * student.layers[0].norm1.bias.sum()

@@ -19,11 +19,13 @@ from rmtkd_edge.config.recipe import Export
 from rmtkd_edge.errors import RmtkdError, UserError
 from rmtkd_edge.families.base import Tap
 from rmtkd_edge.families.encoder.module import Encoder, EncoderLayer
-from rmtkd_edge.families.onnx_program import export_module
+from rmtkd_edge.families.encoder.spec import EncoderSpec
+from rmtkd_edge.families.onnx_program import OUTPUT, export_module
 from rmtkd_edge.families.store import assemble
 
 CONTRIB = "com.microsoft"
 OPSETS = range(18, 24)
+EMBEDDINGS = ("sentence_embedding", "last_hidden_state")  # the second is what other clients pool themselves
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class GraphOptions:
     same function, and on CPUs onnxruntime's kernel is vectorised where LayerNormalization's and
     SkipLayerNormalization's are not (tools/bench_shapes.py compares). `gelu`: one com.microsoft::Gelu, or standard
     operators in the order that onnxruntime's optimiser finds; it does not find torch's. `first_token`: the last layer
-    computes the first token alone, since the classifier reads no other.
+    computes the first token alone, where a pooler reads no other.
     """
 
     opset: int = 18
@@ -50,6 +52,10 @@ class GraphOptions:
         if options.graph == "portable":
             return GraphOptions(opset=options.opset, attention="plain", gelu="plain")
         return GraphOptions(opset=options.opset)
+
+    def first_token_alone(self, spec: EncoderSpec) -> bool:
+        """Return whether the last layer computes the first token alone."""
+        return self.first_token and spec.head == "row"
 
     def __post_init__(self) -> None:
         """Raise UserError for an opset that is not supported."""
@@ -151,6 +157,23 @@ class FirstTokenLayer(EncoderLayer):
         return self.norm2(first + self.down(self.activation(self.up(first))))
 
 
+class Embedder(Encoder):
+    """An encoder that gives the embeddings of the tokens too, for clients that pool and normalise by themselves."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        nn.Module.__init__(self)
+        for name, child in encoder.named_children():
+            self.add_module(name, child)
+        self.spec, self.pooler, self.classifier = encoder.spec, encoder.pooler, encoder.classifier
+
+    def forward(  # type: ignore[override]
+        self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return embeddings (B, width) and those of the tokens (B, T, width)."""
+        state = self.states(input_ids, attention_mask, token_type_ids)
+        return self.embed(state, attention_mask), self.classified(state)
+
+
 def build(folded: Encoder, options: GraphOptions) -> Encoder:
     """Return the module to trace; it shares its weights with `folded`, which is left as it is.
 
@@ -172,9 +195,9 @@ def build(folded: Encoder, options: GraphOptions) -> Encoder:
         traced.embeddings.norm = InstanceNorm(traced.embeddings.norm)  # type: ignore[assignment]
         for layer in layers:
             layer.norm1, layer.norm2 = InstanceNorm(layer.norm1), InstanceNorm(layer.norm2)  # type: ignore[assignment]
-    if options.first_token:
+    if options.first_token_alone(folded.spec):
         traced.layers[-1] = FirstTokenLayer(layers[-1])
-    return traced.eval()
+    return (Embedder(traced) if folded.spec.head == "embedding" else traced).eval()
 
 
 def export(
@@ -182,7 +205,8 @@ def export(
 ) -> list[Path]:
     """Write a folded encoder as ONNX with dynamic batch and sequence axes, and return the files.
 
-    Inputs are int64 (batch, sequence), the output is `logits` float32 (batch, labels).
+    Inputs are int64 (batch, sequence), the output is `logits` float32 (batch, labels) or (batch, sequence, labels), or
+    `sentence_embedding` (batch, width) with `last_hidden_state` (batch, sequence, width).
 
     Raises:
         RmtkdError: torch cannot export.
@@ -199,6 +223,7 @@ def export(
             dict.fromkeys(names, axes),
             opset=options.opset,
             metadata=metadata or {},
+            outputs=EMBEDDINGS if folded.spec.head == "embedding" else (OUTPUT,),
         )
     except RmtkdError as err:
         if err.message.startswith("torch could not export"):

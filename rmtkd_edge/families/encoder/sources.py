@@ -9,13 +9,14 @@ import torch
 from torch import nn
 
 from rmtkd_edge.config.recipe import Recipe
-from rmtkd_edge.errors import DataError
-from rmtkd_edge.families.encoder.checkpoints import from_transformers, pretrained
+from rmtkd_edge.config.settings import Head
+from rmtkd_edge.errors import DataError, UserError
+from rmtkd_edge.families.encoder.checkpoints import LOADERS, from_transformers, pretrained
 from rmtkd_edge.families.encoder.module import Encoder
 from rmtkd_edge.families.encoder.settings import EncoderShape
 from rmtkd_edge.families.encoder.spec import ROBERTA
 from rmtkd_edge.families.layers import ProjectedLinear
-from rmtkd_edge.families.sources import problem_of
+from rmtkd_edge.families.sources import head_of, problem_of
 from rmtkd_edge.packaged import resolve_source
 
 SCRATCH = "scratch"
@@ -35,9 +36,10 @@ def load(recipe: Recipe, labels: Sequence[str], tokenizer: Any) -> tuple[Encoder
     torch.manual_seed(recipe.seed)
     source = recipe.model.source
     if source == SCRATCH:
-        encoder, ready = _scratch(EncoderShape.model_validate(recipe.model.shape), labels, tokenizer), False
+        shape = EncoderShape.model_validate(recipe.model.shape)
+        encoder, ready = _scratch(shape, labels, tokenizer, head_of(recipe)), False
     else:
-        encoder, ready = pretrained(resolve_source(source), labels, problem_of(recipe))
+        encoder, ready = pretrained(resolve_source(source), labels, problem_of(recipe), head_of(recipe))
     positions = encoder.spec.max_length
     if recipe.task.max_length > positions:
         raise DataError(
@@ -80,11 +82,13 @@ def _label_names(labels: Sequence[str]) -> dict[str, Any]:
     return {"id2label": dict(enumerate(labels)), "label2id": {name: i for i, name in enumerate(labels)}}
 
 
-def _scratch(shape: EncoderShape, labels: Sequence[str], tokenizer: Any) -> Encoder:
-    from transformers import AutoModelForSequenceClassification
+def _scratch(shape: EncoderShape, labels: Sequence[str], tokenizer: Any, head: Head) -> Encoder:
+    import transformers
 
+    if head == "embedding":
+        raise UserError("an embedder with random weights has nothing to teach", "model.source = a trained one")
     config = _scratch_config(shape, tokenizer, _label_names(labels))
-    return from_transformers(AutoModelForSequenceClassification.from_config(config), labels)
+    return from_transformers(getattr(transformers, LOADERS[head]).from_config(config), labels)
 
 
 def _scratch_config(shape: EncoderShape, tokenizer: Any, names: dict[str, Any]) -> Any:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rmtkd_edge.errors import RunDirError
+from rmtkd_edge.families.encoder.sentence_files import sentence_files
 from rmtkd_edge.families.encoder.spec import EncoderSpec
 
 SETTINGS, TOKENIZER = "tokenizer_config.json", "tokenizer.json"
@@ -20,6 +21,8 @@ PLACE = ("local_files_only", "is_local", "name_or_path")  # where it was loaded 
 
 def fit_tokenizer(spec: EncoderSpec, files: Mapping[str, bytes], max_length: int | None = None) -> dict[str, bytes]:
     """Return a tokenizer's files, by name, so that clients feed a model what it was trained with.
+
+    Next to an embedder's are those that say how its embeddings are pooled.
 
     Args:
         max_length: tokens that rows were cut to in training, None for all that the model reads.
@@ -49,7 +52,7 @@ def fit_tokenizer(spec: EncoderSpec, files: Mapping[str, bytes], max_length: int
             changed["post_processor"] = _typed(core.get("post_processor"))
         if changed != core:
             fitted[TOKENIZER] = _written(changed)
-    return fitted
+    return {**fitted, **sentence_files(spec, longest)} if spec.head == "embedding" else fitted
 
 
 def _typed(processor: Any) -> Any:

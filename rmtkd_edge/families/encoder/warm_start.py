@@ -96,7 +96,9 @@ def warm_start(
         untouched = False
         _attention(wide, narrow, cut, walks, next(sums), i)
         _feed_forward(wide, narrow, cut, walks, next(sums), i)
-    if not untouched or "pooler" in projections:
+    if teacher.pooler is None:
+        _last_layer(teacher, student, cut, walks, untouched)
+    elif not untouched or "pooler" in projections:
         _pooler(teacher, student, cut, walks)
     return student
 
@@ -232,7 +234,19 @@ def _compose(module: ProjectedLinear, decode: Tensor, shift: Tensor) -> tuple[Te
     return weight @ decode, bias + weight @ shift
 
 
+def _last_layer(teacher: Encoder, student: Encoder, cut: Cut, walks: Sequence[Walk], untouched: bool) -> None:
+    """Fit what reads the stream in place of a pooler: it decodes the teacher's last state first."""
+    if untouched or student.classifier is None:
+        return
+    weight, bias = _decoder(walks, cut.ridge, len(teacher.layers))
+    if teacher.classifier is not None:
+        weight, bias = _compose(teacher.classifier, weight, bias)
+    _set(student.classifier, weight, bias)
+
+
 def _pooler(teacher: Encoder, student: Encoder, cut: Cut, walks: Sequence[Walk]) -> None:
+    assert teacher.pooler is not None and teacher.classifier is not None, "a head for rows has both"
+    assert student.pooler is not None and student.classifier is not None, "and its student too"
     first = [(padded(walk.teacher, walk.mask)[:, 0], walk.student[:, 0]) for walk in walks]
     fit = CrossMoments(student.spec.width, teacher.spec.width)
     for t, s in first:
