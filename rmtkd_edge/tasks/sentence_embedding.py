@@ -77,8 +77,8 @@ class SentenceEmbedding(TextTask):
         roles = [role for role in found.splits if role != "train"]
         pairs = scored_pairs(recipe.task, found.preprocessing, len(roles))
         splits = {role: _with_pairs(found.splits[role], part) for role, part in zip(roles, pairs, strict=True)}
-        digests = {role: split.digest(()) for role, split in splits.items()}
-        return replace(found, **splits, digests={**found.digests, **digests})
+        digests = {**found.digests, **{role: split.digest(()) for role, split in splits.items()}}
+        return replace(found, validation=splits["validation"], test=splits.get("test"), digests=digests)
 
     def with_reference(self, dataset: Dataset[TextSplit], outputs: Callable[[Batch], np.ndarray]) -> Dataset[TextSplit]:
         """Return the data set with the teacher's embeddings as targets of validation and test."""

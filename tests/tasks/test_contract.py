@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from rmtkd_edge import plugins
 from rmtkd_edge.tasks.base import Task, find_task, score
 
-ROWS, LABELS = 24, 3
+ROWS, LABELS, WIDTH = 24, 3, 5
 
 
 @pytest.fixture(params=plugins.names("tasks"))
@@ -21,13 +21,18 @@ def task(request: pytest.FixtureRequest) -> Task[Any]:
 
 
 def targets_of(task: Task[Any], numbers: torch.Tensor) -> torch.Tensor:
-    """Return targets as tasks that predict so have them: classes, sets of labels, or numbers."""
+    """Return targets as tasks that predict so have them: classes, sets of labels, numbers, or embeddings."""
+    if task.head == "embedding":
+        table = torch.randn(LABELS, WIDTH, generator=torch.Generator().manual_seed(5))
+        return F.normalize(table, dim=1)[numbers]
     sets = torch.stack([numbers == 0, numbers != 1, numbers % 2 == 0], 1)
     return {"argmax": numbers, "sign": sets, "none": numbers * 0.7 + 0.1}[task.prediction]
 
 
 def right(task: Task[Any], targets: torch.Tensor) -> np.ndarray:
     """Return outputs that predict these targets."""
+    if task.head == "embedding":
+        return targets.numpy()
     made = {
         "argmax": lambda: 9.0 * F.one_hot(targets, LABELS),
         "sign": lambda: 9.0 * (2.0 * targets - 1),
@@ -43,7 +48,7 @@ def batch(task: Task[Any]) -> dict[str, torch.Tensor]:
 
 
 def outputs(task: Task[Any], seed: int) -> torch.Tensor:
-    columns = 1 if task.prediction == "none" else LABELS
+    columns = WIDTH if task.head == "embedding" else 1 if task.prediction == "none" else LABELS
     return torch.randn(ROWS, columns, generator=torch.Generator().manual_seed(seed))
 
 

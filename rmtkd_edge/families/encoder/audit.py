@@ -60,10 +60,8 @@ def _products(spec: EncoderSpec) -> int:
 
 
 def _products_of_rows(spec: EncoderSpec) -> int:
-    """Return the products with weights of one vector a row: pooler and classifier, or the map of an embedding."""
-    if spec.head == "row":
-        return 2
-    return int(spec.head == "embedding" and spec.classifier is not None)
+    """Return the products with weights of one vector a row: those of pooler and classifier."""
+    return 2 if spec.head == "row" else 0
 
 
 def _activations(spec: EncoderSpec) -> dict[str, int]:

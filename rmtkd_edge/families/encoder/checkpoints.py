@@ -102,8 +102,9 @@ def _prove_same(encoder: Encoder, model: Any) -> None:
     plain = all(p.dtype == torch.float32 and p.device.type == "cpu" for p in model.parameters())
     theirs = model if plain and not model.training else copy.deepcopy(model).cpu().float().eval()
     states = spec.head == "embedding"
+    inputs = [batch.get(item.name) for item in spec.inputs]
     check_same(
-        lambda: encoder.eval().states(**batch) if states else call(encoder.eval(), batch),
+        lambda: encoder.eval().states(*inputs) if states else call(encoder.eval(), batch),  # type: ignore[arg-type]
         lambda: theirs(**batch).last_hidden_state if states else theirs(**batch).logits,
         f"the {type(model).__name__}",
         "a plain encoder",
@@ -206,6 +207,9 @@ def _has_head(config: Any, info: dict[str, Any], count: int, source: str, head: 
 
 def _with_labels(encoder: Encoder, theirs: Sequence[str], wanted: Sequence[str], source: str) -> Encoder:
     """Bring the classifier's rows into the order of the data's labels, in place, and return the encoder."""
+    if encoder.spec.head == "embedding":
+        return encoder
+    assert encoder.classifier is not None, "what gives labels has a classifier"
     reorder(encoder.classifier, label_order(theirs, wanted, source))
     encoder.spec = replace(encoder.spec, labels=tuple(wanted))
     return encoder

@@ -68,7 +68,9 @@ def to_config(spec: EncoderSpec) -> dict[str, Any]:
         common["label2id"] = {name: i for i, name in enumerate(spec.labels)}
     config = AutoConfig.for_model(spec.model_type, **common, **_shape(spec)).to_dict()
     config["architectures"] = [CLASSES[spec.model_type] + ENDINGS[spec.head]]
-    config |= {"id2label": {str(i): name for i, name in enumerate(spec.labels)}} if spec.labels else {}
+    config["id2label"] = {str(i): name for i, name in enumerate(spec.labels)}
+    if not spec.labels:  # transformers would number two
+        del config["id2label"], config["label2id"]
     fits = fits_transformers(spec)
     config["rmtkd"] = {"transformers": fits, "note": None if fits else NOTE}
     return config

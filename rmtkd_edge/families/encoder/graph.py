@@ -170,8 +170,8 @@ class Embedder(Encoder):
         self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Return embeddings (B, width) and those of the tokens (B, T, width)."""
-        state = self.states(input_ids, attention_mask, token_type_ids)
-        return self.embed(state, attention_mask), self.classified(state)
+        tokens = self.classified(self.states(input_ids, attention_mask, token_type_ids))
+        return self.embed(tokens, attention_mask), tokens
 
 
 def build(folded: Encoder, options: GraphOptions) -> Encoder:

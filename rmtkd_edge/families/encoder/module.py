@@ -185,15 +185,16 @@ class Encoder(Model):
     def classify(self, state: Tensor, mask: Tensor, tap: Tap | None = None) -> Tensor:
         """Return the head's outputs for the last state of the stream (B, T, d)."""
         if self.pooler is None:
-            return self.embed(state, mask) if self.spec.head == "embedding" else self.classified(self.dropout(state))
+            found = self.classified(self.dropout(state))
+            return self.embed(found, mask) if self.spec.head == "embedding" else found
         inner = self.pooler(self.dropout(state[:, 0]))
         if tap is not None:
             tap("pooler", inner)
         return self.classified(self.dropout(self.pooler_activation(inner)))
 
-    def embed(self, state: Tensor, mask: Tensor) -> Tensor:
-        """Return the embeddings (B, width) of the last state of the stream (B, T, d)."""
-        embedding = self.classified(pooled(state, mask, self.spec.pooling))
+    def embed(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        """Return the embeddings (B, width) of rows whose tokens have these (B, T, width)."""
+        embedding = pooled(tokens, mask, self.spec.pooling)
         return F.normalize(embedding, dim=-1) if self.spec.normalised else embedding
 
     def classified(self, x: Tensor) -> Tensor:
