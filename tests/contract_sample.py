@@ -21,6 +21,7 @@ from rmtkd_edge.errors import RecipeError
 from rmtkd_edge.families.base import Family, find_family
 from rmtkd_edge.methods.base import find_method
 from rmtkd_edge.tasks.base import Task, find_task, tasks_of
+from rmtkd_edge.tasks.entity_metrics import label_codes
 
 THIRD_PARTY = {"families": ["mlp"], "tasks": ["digit-parity"], "methods": []}  # that tests/third_party brings
 SMALL = {  # model.shape of families whose usual shape is slow to test
@@ -151,6 +152,8 @@ def batches_of(spec: Any, count: int = 4) -> list[dict[str, Tensor]]:
     for number in range(count):
         inputs = spec.example_inputs(ROWS, None if spec.max_length is None else TOKENS, number)
         rows = {"labels": labels, "index": torch.arange(ROWS) + ROWS * number}
+        if spec.head == "token":
+            rows["codes"] = torch.tensor(label_codes(LABELS)).repeat(ROWS, 1)
         made.append({**{name: torch.from_numpy(value) for name, value in inputs.items()}, **rows})
     return made
 

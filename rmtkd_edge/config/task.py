@@ -46,8 +46,8 @@ class Task(Section):
     name: Annotated[str, Field(min_length=1, max_length=100)]
     kind: str = Field(
         "text-classification",
-        description="`text-classification`, `multi-label`, `regression`, `sentence-embedding`, `image-classification`, "
-        "or installed",
+        description="`text-classification`, `multi-label`, `regression`, `token-classification`, "
+        "`sentence-embedding`, `image-classification`, or installed",
     )
     metric: str | None = Field(None, description="The metric that decides, by its scikit-learn name; the task's first")
     hub: Text | None = Field(None, description="Data set id for `datasets.load_dataset`; `--data` overrides it")

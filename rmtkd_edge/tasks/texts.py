@@ -106,6 +106,14 @@ class TextTask(Labelled):
         """Return the target of every row; raise DataError, with the place of the first, for labels that are none."""
         raise NotImplementedError
 
+    def texts(self, task: TaskSettings, table: pa.Table, where: str) -> pa.Table:
+        """Return a table whose columns of texts hold texts; raise DataError where they cannot be made."""
+        return table
+
+    def encoded(self, task: TaskSettings, table: pa.Table, where: str, tokenizer: Any, values: np.ndarray) -> TextSplit:
+        """Return rows as a split; `values` are their targets."""
+        return TextSplit(*table_ids(task, table, where, tokenizer), values)
+
     def classes(self, names: Sequence[str], values: np.ndarray) -> Classes | None:
         """Return the classes of train that every split must hold, None where rows have none."""
         return None
@@ -144,7 +152,8 @@ class TextTask(Labelled):
         for role, table in source.parts.items():  # of the files themselves, whose rows the user knows
             check_table(task, table, role, self.label_columns(task))
             tell_source(source.origins[role], len(table), role)
-            odd += check_texts(task, table, role)
+            source.parts[role] = self.texts(task, table, role)
+            odd += check_texts(task, source.parts[role], role)
         names = self.names(task, source.parts["train"])
         classes = self.classes(names, self.values(task, source.parts["train"], "train", names))
         shares = share_out(task, source, recipe.seed, classes)
@@ -152,8 +161,7 @@ class TextTask(Labelled):
         for role in values.keys() - {"train"}:
             self.check(task, names, role, values[role])
         splits = {
-            role: TextSplit(*table_ids(task, table, role, tokenizer), values[role])
-            for role, table in shares.parts.items()
+            role: self.encoded(task, table, role, tokenizer, values[role]) for role, table in shares.parts.items()
         }
         more = unlabelled_rows(task, tokenizer, [split.ids for role, split in splits.items() if role != "train"])
         distilled = None if more is None else splits["train"].with_rows(more.ids, more.type_ids)

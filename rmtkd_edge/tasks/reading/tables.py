@@ -14,6 +14,7 @@ import pyarrow.parquet
 from rmtkd_edge.config.task import Task
 from rmtkd_edge.errors import DataError, reason
 from rmtkd_edge.hashing import sha256_file
+from rmtkd_edge.tasks.reading.conll import ENDINGS, read_conll
 from rmtkd_edge.tasks.reading.delimited import read_delimited
 from rmtkd_edge.tasks.reading.labels import stored_names, with_names
 from rmtkd_edge.tasks.reading.objects import read_objects
@@ -54,6 +55,7 @@ READERS: dict[str, Callable[[Task, Path], pa.Table]] = {
     ".json": read_objects,
     ".jsonl": read_objects,
     ".txt": _read_lines,
+    **dict.fromkeys(ENDINGS, read_conll),
 }
 INNER = "data"  # where the hub's data sets have their files
 PACKAGE = "package:"

@@ -34,6 +34,21 @@ const model = await AutoModelForSequenceClassification.from_pretrained("$repo", 
 const inputs = tokenizer(["a text"], { PAIRpadding: true, truncation: true });
 const { logits } = await model(inputs); // a text that is too long loses its closing token here: shorten it before
 """
+TOKEN_OPTIMUM = """\
+from optimum.onnxruntime import ORTModelForTokenClassification
+from transformers import AutoTokenizer, pipeline
+
+folder = $folder
+tokenizer = AutoTokenizer.from_pretrained(folder)
+model = ORTModelForTokenClassification.from_pretrained(folder, subfolder="onnx", file_name="$name")
+entities = pipeline("token-classification", model=model, tokenizer=tokenizer, aggregation_strategy="first")("a text")
+"""
+TOKEN_JAVASCRIPT = """\
+import { pipeline } from "@huggingface/transformers";
+
+const label = await pipeline("token-classification", "$repo", { dtype: "$dtype" });
+console.log(await label("a text"));
+"""
 EMBEDDING_PYTHON = """\
 from sentence_transformers import SentenceTransformer
 
@@ -128,6 +143,17 @@ def text_clients(columns: int, meaning: str = "", answer: str = "labels") -> tup
         Client("Optimum", "python", TEXT_OPTIMUM.replace("TEXTS", texts) + python),
         Client("transformers.js", "js", TEXT_JAVASCRIPT.replace("PAIR", pair) + js),
         Client("rmtkd-edge", "python", OWN.replace("ITEMS", items).replace("ANSWER", answer)),
+    )
+
+
+def token_clients(columns: int) -> tuple[Client, ...]:
+    """Return the code for the labels of a text's words."""
+    meaning = "# (1, tokens, labels): the first token of a word tells its label\n"
+    return (
+        Client("onnxruntime", "python", TEXT_ONNXRUNTIME.replace("TEXTS", '["a text"]') + meaning),
+        Client("Optimum", "python", TOKEN_OPTIMUM),
+        Client("transformers.js", "js", TOKEN_JAVASCRIPT),
+        Client("rmtkd-edge", "python", OWN.replace("ITEMS", '["a text"]').replace("ANSWER", "labels")),
     )
 
 
