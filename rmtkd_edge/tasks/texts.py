@@ -14,7 +14,7 @@ from rmtkd_edge.config.task import Task as TaskSettings
 from rmtkd_edge.errors import RunDirError, UserError
 from rmtkd_edge.run.records.data import SourceSummary
 from rmtkd_edge.run.records.vocabulary import VocabularyRecord
-from rmtkd_edge.tasks.base import Batch, Dataset, Exported, FewerTokens, Normalisation, Prediction, Sample
+from rmtkd_edge.tasks.base import Batch, Dataset, Exported, FewerTokens, Normalisation, Prediction, Predictor, Sample
 from rmtkd_edge.tasks.labelled import Labelled, Predictions, joined
 from rmtkd_edge.tasks.reading.clients import SAMPLES, compare_texts
 from rmtkd_edge.tasks.reading.digests import rows_digest
@@ -274,7 +274,7 @@ class TextTask(Labelled):
         compare_texts(folder, samples, {name: fed[name].numpy() for name in names}, names)
         return ()
 
-    def predictor(self, folder: Path, record: Exported, run: Callable[[Batch], np.ndarray]) -> TextPredictor:
+    def predictor(self, folder: Path, record: Exported, run: Callable[[Batch], np.ndarray]) -> Predictor:
         """Return what answers texts with an exported folder."""
         return TextPredictor(load_tokenizer(str(folder)), record, run, self.predictions)
 

@@ -201,7 +201,7 @@ class TokenPredictor:
                 for place, word in enumerate(numbers):
                     if word >= 0:
                         whole[start + i, word] = found[i, place]
-        seen = np.isfinite(whole).all(-1)
+        seen = ~np.isnan(whole[..., 0])
         named = [
             [self.labels[whole[i, j].argmax()] if seen[i, j] else None for j in range(len(words))]
             for i, words in enumerate(rows)

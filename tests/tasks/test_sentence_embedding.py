@@ -18,6 +18,7 @@ import rmtkd_edge
 from rmtkd_edge.api.compress import CompressOptions, compress_run
 from rmtkd_edge.api.export import ExportOptions, export_run
 from rmtkd_edge.compress.stage import prepare
+from rmtkd_edge.compress.vocabulary import fewer_tokens
 from rmtkd_edge.config.recipes import parse_recipe
 from rmtkd_edge.errors import DataError, RecipeError, UserError
 from rmtkd_edge.families.encoder.checkpoints import pretrained
@@ -184,6 +185,17 @@ def test_only_held_out_rows_have_the_teachers_embeddings(embedder: Path, data: P
     (batch, *_) = TASK.batches(found, found.train, 16, 0)
     with pytest.raises(DataError, match="no labels"):
         TASK.loss(torch.zeros(16, 3), batch)
+
+
+def test_with_fewer_tokens_the_reference_stays(embedder: Path, data: Path) -> None:
+    recipe = parse_recipe(settings(embedder, compress={"vocabulary": 1}), "test")
+    ready = prepare(recipe, data)
+    model = ready.family.load(recipe, (), ready.dataset.preprocessing)[0].eval()
+    judged = ready.judged_by(model, recipe)
+    fewer, smaller, record = fewer_tokens(recipe, judged, model, data)
+    assert record is not None
+    assert np.array_equal(fewer.dataset.test.labels, judged.dataset.test.labels)
+    assert fewer.score(smaller, recipe, "validation").value > 0.99
 
 
 # --- metrics and loss ---

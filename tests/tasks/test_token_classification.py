@@ -19,8 +19,9 @@ import rmtkd_edge
 from rmtkd_edge.api.compress import CompressOptions, compress_run
 from rmtkd_edge.api.export import ExportOptions, export_run
 from rmtkd_edge.compress.stage import prepare
+from rmtkd_edge.compress.vocabulary import with_vocabulary
 from rmtkd_edge.config.recipes import parse_recipe
-from rmtkd_edge.errors import DataError, UserError
+from rmtkd_edge.errors import DataError, RecipeError, UserError
 from rmtkd_edge.families.encoder.checkpoints import from_transformers, pretrained
 from rmtkd_edge.run.reporter import SilentReporter
 from rmtkd_edge.tasks.base import find_task
@@ -179,6 +180,11 @@ def test_batches_are_as_long_as_their_tokens(data: Path, tiny_recipe_dict: dict[
         assert batch["labels"].shape == batch["input_ids"].shape and batch["labels"].dtype == torch.int64
         assert ((batch["labels"] != IGNORED) <= (batch["attention_mask"] > 0)).all()
         assert batch["codes"][0].tolist() == label_codes(NAMES)
+
+
+def test_a_vocabulary_cannot_be_cut() -> None:
+    with pytest.raises(RecipeError, match="cannot cut its vocabulary"):
+        with_vocabulary(TASK)
 
 
 # --- entities ---
