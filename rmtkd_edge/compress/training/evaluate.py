@@ -35,7 +35,7 @@ def outputs_of(
 
 
 def with_reference(dataset: Dataset[Any], task: Task[Any], teacher: Model, accelerator: Accelerator) -> Dataset[Any]:
-    """Return the data set, of a task that is judged by its teacher with the teacher's outputs on held-out rows."""
+    """Return the data set; of a task that is judged by its teacher, with its outputs as targets of held-out rows."""
     if not isinstance(task, JudgedByTeacher):
         return dataset
     teacher = teacher.to(accelerator.device).eval()
