@@ -40,13 +40,14 @@ def from_module(module: nn.Module, labels: Sequence[str] | None = None) -> Model
         raise refused
     raise UserError(
         f"no family can cut a {type(module).__name__}",
-        "a sequence classifier of transformers (BERT, RoBERTa, DistilBERT, ELECTRA) or a ResNet of torchvision; "
+        "a sequence or token classifier of transformers, or an encoder alone (BERT, RoBERTa, DistilBERT, ELECTRA), a "
+        "ResNet of torchvision; "
         f"installed families: {', '.join(plugins.names('families'))}",
     )
 
 
 def from_transformers(model: nn.Module, labels: Sequence[str] | None = None) -> Model:
-    """Return the encoder that computes the same logits as a transformers sequence classifier; see from_module."""
+    """Return the encoder that computes what a transformers classifier, or encoder alone, does; see from_module."""
     return from_module(model, labels)
 
 

@@ -11,8 +11,9 @@ import numpy as np
 from rmtkd_edge.tasks import number_metrics
 from rmtkd_edge.tasks.metrics import RESAMPLES
 
-COSINE, SPEARMAN, STS = KNOWN = ("cosine_similarity", "spearmanr", "sts_spearmanr")
+COSINE, _, STS = KNOWN = ("cosine_similarity", "spearmanr", "sts_spearmanr")
 PAIRS, DRAWN_PAIRS, DRAWS = 100_000, 20_000, 100  # of rows: compared for the metric, and for each draw of its interval
+HELD_PAIRS = 8192  # whose embeddings are held at once
 
 
 def embedding_metrics(outputs: np.ndarray, targets: np.ndarray) -> dict[str, float]:
@@ -114,9 +115,16 @@ def _pairs(rows: int) -> np.ndarray:
     return pairs[:, pairs[0] != pairs[1]]
 
 
+def _similarities(vectors: np.ndarray, pairs: np.ndarray) -> np.ndarray:
+    """Return the products of the vectors of pairs (2, n), of some at a time."""
+    parts = (pairs[:, start : start + HELD_PAIRS] for start in range(0, pairs.shape[1], HELD_PAIRS))
+    found = [np.einsum("ij,ij->i", vectors[a], vectors[b]) for a, b in parts]
+    return np.concatenate([np.zeros(0), *found])
+
+
 def _agreement(mine: np.ndarray, reference: np.ndarray, pairs: np.ndarray) -> float:
     """Return the rank correlation of the cosines of pairs of rows, NaN where all the teacher's are the same."""
-    found, wanted = ((side[pairs[0]] * side[pairs[1]]).sum(1) for side in (mine, reference))
+    found, wanted = (_similarities(side, pairs) for side in (mine, reference))
     if len(wanted) < 2 or np.ptp(wanted) < 1e-9:
         return float("nan")
     return number_metrics.number_metrics(np.where(np.ptp(found) < 1e-9, 0.0, found), wanted)["spearmanr"]
