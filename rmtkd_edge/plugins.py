@@ -13,8 +13,17 @@ from rmtkd_edge.errors import RecipeError
 
 ATTRIBUTES = {"families": "FAMILY", "tasks": "TASK", "methods": "METHOD"}
 NOT_PLUGINS = {
-    *("base", "classification", "contrast", "label_set_metrics", "labelled", "matching", "metrics", "number_metrics"),
-    *("reading", "students", "subsets", "texts"),
+    *(
+        "base",
+        "classification",
+        "contrast",
+        "embedding_metrics",
+        "entity_metrics",
+        "label_set_metrics",
+        "labelled",
+        "matching",
+    ),
+    *("metrics", "number_metrics", "reading", "students", "subsets", "texts"),
 }
 
 

@@ -76,7 +76,7 @@ def session_options(threads: int) -> ort.SessionOptions:
 
 
 def run_session(session: ort.InferenceSession, batch: Mapping[str, Any]) -> np.ndarray:
-    """Return the logits (B, C) of tensors or arrays by input name; what the graph does not read is left out."""
+    """Return the first output of tensors or arrays by input name; what the graph does not read is left out."""
     kinds = {"tensor(int64)": np.int64, "tensor(float)": np.float32}
     feed = {item.name: np.asarray(batch[item.name], dtype=kinds[item.type]) for item in session.get_inputs()}
-    return session.run(["logits"], feed)[0]
+    return session.run([session.get_outputs()[0].name], feed)[0]

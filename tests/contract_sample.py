@@ -6,6 +6,7 @@ import importlib
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from rmtkd_edge.config.recipes import parse_recipe
 from rmtkd_edge.errors import RecipeError
 from rmtkd_edge.families.base import Family, find_family
 from rmtkd_edge.methods.base import find_method
-from rmtkd_edge.tasks.base import find_task
+from rmtkd_edge.tasks.base import Task, find_task, tasks_of
+from rmtkd_edge.tasks.entity_metrics import label_codes
 
 THIRD_PARTY = {"families": ["mlp"], "tasks": ["digit-parity"], "methods": []}  # that tests/third_party brings
 SMALL = {  # model.shape of families whose usual shape is slow to test
@@ -39,6 +41,35 @@ SIDE, ROWS, TOKENS = 8, 16, 12
 def found(group: str) -> list[str]:
     """Return the names of everything of a group that is installed, or that tests/third_party brings."""
     return sorted({*plugins.names(group), *THIRD_PARTY[group]})
+
+
+def heads_of(name: str) -> list[str]:
+    """Return the heads of a family that a task asks for."""
+    if name not in plugins.names("families"):
+        return ["row"]
+    family = find_family(name)
+    return [head for head in family.heads if head in {task.head for task in tasks_of(family.modality)}]
+
+
+def task_for(family: Family, head: str) -> Task[Any]:
+    """Return the family's default task, or the first one of another head."""
+    default = find_task(family.default_task)
+    return default if default.head == head else next(t for t in tasks_of(family.modality) if t.head == head)
+
+
+def with_head(family: Family, model: Any, head: str) -> Any:
+    """Return the model, or one of its shape with random weights and another head."""
+    if model.spec.head == head:
+        return model
+    spec = replace(model.spec, head=head, labels=() if head == "embedding" else LABELS)
+    return family.initialise(family.build(spec), 0).eval()
+
+
+def outputs_shape(spec: Any, rows: int, tokens: int) -> tuple[int, ...]:
+    """Return the shape of the outputs of a batch."""
+    width = getattr(spec, "embedding_width", None) or getattr(spec, "width", 0)
+    labels = len(spec.labels)
+    return {"row": (rows, labels), "token": (rows, tokens, labels), "embedding": (rows, width)}[spec.head]
 
 
 @contextmanager
@@ -99,8 +130,9 @@ def serves(method: str, family: str, tokenizer: Path) -> bool:
 
 
 def cases() -> list[str]:
-    """Return the families that are found, and FAMILY/MODEL_TYPE for their further model types."""
-    return [name for f in found("families") for name in (f, *(f"{f}/{kind}" for kind in VARIANTS.get(f, ())))]
+    """Return the families that are found, FAMILY/MODEL_TYPE for further model types, FAMILY-HEAD for further heads."""
+    more = {f: [f"{f}/{kind}" for kind in VARIANTS.get(f, ())] for f in found("families")}
+    return [name for f in more for name in (f, *more[f], *(f"{f}-{head}" for head in heads_of(f) if head != "row"))]
 
 
 def load_case(case: str, tokenizer: Path) -> Any:
@@ -127,11 +159,19 @@ def load(family: Family, tokenizer: Path, **sections: Any) -> Any:
 
 
 def batches_of(spec: Any, count: int = 4) -> list[dict[str, Tensor]]:
-    """Return batches of a spec's random inputs, with labels and row numbers."""
+    """Return batches of a spec's random inputs, with targets and row numbers."""
     made = []
+    shape = outputs_shape(spec, ROWS, TOKENS)
+    labels = torch.arange(ROWS) % len(LABELS)
+    if spec.head == "token":
+        labels = (labels[:, None] + torch.arange(TOKENS)) % len(LABELS)
+    elif spec.head == "embedding":
+        labels = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     for number in range(count):
         inputs = spec.example_inputs(ROWS, None if spec.max_length is None else TOKENS, number)
-        rows = {"labels": torch.arange(ROWS) % len(LABELS), "index": torch.arange(ROWS) + ROWS * number}
+        rows = {"labels": labels, "index": torch.arange(ROWS) + ROWS * number}
+        if spec.head == "token":
+            rows["codes"] = torch.tensor(label_codes(LABELS)).repeat(ROWS, 1)
         made.append({**{name: torch.from_numpy(value) for name, value in inputs.items()}, **rows})
     return made
 

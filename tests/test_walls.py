@@ -42,6 +42,8 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
         "rmtkd_edge.tasks.image_classification",
         "rmtkd_edge.tasks.multi_label",
         "rmtkd_edge.tasks.regression",
+        "rmtkd_edge.tasks.sentence_embedding",
+        "rmtkd_edge.tasks.token_classification",
         "rmtkd_edge.methods.rmt_kd",
     ],
 )

@@ -27,10 +27,15 @@ def task_of(model: Model, kind: str | None) -> Task[Any]:
         UserError: the task reads something else than the model does, or chooses among outputs of which it has one.
     """
     family = family_of(model)
+    if kind is None and find_task(family.default_task).head != model.spec.head:
+        kind = next((t.name for t in tasks_of(family.modality) if t.head == model.spec.head), None)
     task = find_task(family.default_task if kind is None else kind)
     if task.modality != family.modality:
         fitting = ", ".join(known.name for known in tasks_of(family.modality))
         raise UserError(f"{kind} is a task on {task.modality}, the model reads {family.modality}", f"task: {fitting}")
+    if task.head != model.spec.head:
+        fitting = ", ".join(known.name for known in tasks_of(family.modality) if known.head == model.spec.head)
+        raise UserError(f"the model is not one of the task {task.name}", f"task: {fitting}")
     if task.prediction == "argmax" and len(model.spec.labels) == 1:
         others = " or ".join(f"task={t.name!r}" for t in tasks_of(family.modality) if t.prediction == "none")
         raise UserError(

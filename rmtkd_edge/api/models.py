@@ -40,9 +40,9 @@ def from_module(module: nn.Module, labels: Sequence[str] | None = None) -> Model
         raise refused
     raise UserError(
         f"no family can cut a {type(module).__name__}",
-        "a sequence classifier of transformers (BERT, RoBERTa, DistilBERT, ELECTRA, MPNet, ALBERT, ModernBERT), a "
-        "ResNet or vision transformer of transformers or torchvision, or a MobileNet of torchvision; installed "
-        f"families: {', '.join(plugins.names('families'))}",
+        "a sequence or token classifier of transformers, or an encoder alone (BERT, RoBERTa, DistilBERT, ELECTRA, "
+        "MPNet, ALBERT), a ModernBERT classifier, a ResNet or vision transformer of transformers or torchvision, or a "
+        f"MobileNet of torchvision; installed families: {', '.join(plugins.names('families'))}",
     )
 
 
@@ -53,7 +53,7 @@ def from_transformers(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
 ) -> Model:
-    """Return the model that computes the same logits as a classifier of transformers; see from_module.
+    """Return the model that computes what a classifier of transformers, or encoder alone, does; see from_module.
 
     Args:
         mean, std: per channel, that the images of an image classifier are normalised with; ImageNet's when left out.

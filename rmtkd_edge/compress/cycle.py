@@ -190,7 +190,7 @@ def fine_tune(context: Context, state: State, planned: Planned, number: int, att
     if objective.labels and data.rows > data.labelled:
         raise RecipeError(
             f"{context.method.name} learns from labels, which {data.rows - data.labelled} rows have not",
-            "--method rmt-kd, or leave task.unlabelled out",
+            "--method rmt-kd --set distil.alpha=0, or rows with labels alone (task.unlabelled)",
         )
     model.train()
     teacher = None

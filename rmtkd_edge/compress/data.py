@@ -68,7 +68,7 @@ def make_data(task: Task[Any], dataset: Dataset[Any], recipe: Recipe) -> Data:
     return Data(
         rows=len(train),
         epoch=epochs(train),
-        labelled=len(dataset.train),
+        labelled=len(dataset.train) if task.labelled else 0,
         labelled_epoch=epochs(dataset.train),
         analysis=fixed(subsets.analysis),
         effect=fixed(subsets.effect),

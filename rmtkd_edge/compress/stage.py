@@ -21,7 +21,7 @@ from rmtkd_edge.compress.ranks.edge import check_site_names, multiple_for
 from rmtkd_edge.compress.result import members_of, missed_targets, result_of
 from rmtkd_edge.compress.resume import forget_damaged
 from rmtkd_edge.compress.store import RunCheckpoints, RunStore
-from rmtkd_edge.compress.training.evaluate import evaluate
+from rmtkd_edge.compress.training.evaluate import evaluate, with_reference
 from rmtkd_edge.compress.training.schedule import Schedule
 from rmtkd_edge.compress.training.trainer import Training, train
 from rmtkd_edge.compress.vocabulary import start
@@ -62,6 +62,11 @@ class Prepared:
     accelerator: Accelerator
     profile: HardwareProfile | None
     multiple: int
+
+    def judged_by(self, teacher: Model, recipe: Recipe) -> Prepared:
+        """Return the same with the teacher's outputs as targets, of a task that has such."""
+        found = with_reference(self.dataset, self.task, teacher, self.accelerator)
+        return self if found is self.dataset else replace(self, dataset=found, data=make_data(self.task, found, recipe))
 
     def score(self, model: Model, recipe: Recipe, split: str, interval: bool = False) -> Scores:
         """Return a model's scores on `validation` or `test`."""
@@ -132,7 +137,7 @@ def compress_run(
     _keep_summary(run, ready, report)
     layout.keep_device(run, recipe)
     _keep_preprocessing(run, ready)
-    model, teacher = _teacher(run, recipe, ready, report)
+    ready, model, teacher = _teacher(run, recipe, ready, report)
     notes = [*ready.dataset.notes, *_check_cut(model.spec, recipe, ready, report)]
     begin = start(run, recipe, ready, model, teacher.validation, data)
     if begin.vocabulary:
@@ -232,15 +237,20 @@ def check_sites(spec: Spec, recipe: Recipe, family: Family) -> None:
         raise RecipeError(f"this model has no sites of {', '.join(options.sites or ())}", f"its kinds: {kinds}")
 
 
-def _teacher(run: Run, recipe: Recipe, ready: Prepared, report: Report) -> tuple[Any, TeacherRecord]:
-    """Return the teacher and its record; it is trained where it has random weights or is under the threshold."""
+def _teacher(run: Run, recipe: Recipe, ready: Prepared, report: Report) -> tuple[Prepared, Any, TeacherRecord]:
+    """Return the teacher, its record, and the rows as it judges them.
+
+    It is trained where it has random weights or is under the threshold.
+    """
     if run.has(layout.TEACHER_RECORD):
         run.remove(layout.TEACHER_TRAINING)  # a process may have been killed between the two
-        return load_model(run, layout.TEACHER), run.read_record(TeacherRecord, layout.TEACHER_RECORD)
+        model = load_model(run, layout.TEACHER)
+        return ready.judged_by(model, recipe), model, run.read_record(TeacherRecord, layout.TEACHER_RECORD)
     report("stage", name="teacher")
     start = time.monotonic()
     model, trained_already = ready.family.load(recipe, ready.dataset.labels, ready.dataset.preprocessing)
     model = model.to(ready.accelerator.device)
+    ready = ready.judged_by(model, recipe)
     scores = ready.score(model, recipe, "validation", interval=trained_already)
     baseline = baseline_value(ready.task, ready.data.validation(), len(ready.dataset.labels), scores.primary)
     if trained_already:
@@ -266,7 +276,7 @@ def _teacher(run: Run, recipe: Recipe, ready: Prepared, report: Report) -> tuple
     save_model(run, layout.TEACHER, model)
     run.write_record(layout.TEACHER_RECORD, record)
     run.remove(layout.TEACHER_TRAINING)
-    return model.eval(), record
+    return ready, model.eval(), record
 
 
 def _train_teacher(run: Run, recipe: Recipe, ready: Prepared, model: Model, report: Report) -> Scores:

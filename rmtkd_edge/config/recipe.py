@@ -240,6 +240,8 @@ class Recipe(Section):
         faults = []
         if family.modality != task.modality:
             faults.append(f"a task of kind {self.task.kind} does not go with the family {self.model.family}")
+        elif task.head not in family.heads:
+            faults.append(f"a model of the family {self.model.family} cannot be made for the task {self.task.kind}")
         if self.analyse.sample is not None and self.analyse.sample not in family.samples:
             faults.append(f"analyse.sample = {self.analyse.sample} does not go with the family {self.model.family}")
         if self.export.int8_scales not in (None, *family.int8_scales):
@@ -261,6 +263,9 @@ class Recipe(Section):
         if self.task.unlabelled is not None and self.distil.alpha > 0 and not self.compress.one_shot:
             alpha = f"distil.alpha = {self.distil.alpha:g}"
             faults.append(f"rows of task.unlabelled are taught by the teacher's outputs alone: {alpha} must be 0")
+        if not task.labelled and self.distil.alpha > 0 and not self.compress.one_shot:
+            alpha = f"distil.alpha = {self.distil.alpha:g}"
+            faults.append(f"rows of {self.task.kind} have no labels, the teacher alone teaches: {alpha} must be 0")
         if self.compress.allocation == "kl" and self.analyse.rule in WITHOUT_QUANTILE:
             faults.append(f"compress.allocation = kl moves quantiles, the rule {self.analyse.rule} has none")
         if faults:

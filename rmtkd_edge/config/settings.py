@@ -19,6 +19,7 @@ Nonnegative = Annotated[float, Field(ge=0, le=1e12)]
 MOST_WEIGHTS = 2_000_000_000  # of a model that is trained from random weights
 Amount = Annotated[float, Field(gt=0, le=1e12)]
 Scales = Literal["dynamic", "static"]  # of int8 activations: computed for every input, or from calibration rows
+Head = Literal["row", "token", "embedding"]  # what a model gives: values of its labels for a row or a token, a vector
 Graph = Literal["fast", "portable"]  # with onnxruntime's own operators (com.microsoft), or standard ONNX alone
 
 

@@ -46,7 +46,8 @@ class Task(Section):
     name: Annotated[str, Field(min_length=1, max_length=100)]
     kind: str = Field(
         "text-classification",
-        description="`text-classification`, `multi-label`, `regression`, `image-classification`, or installed",
+        description="`text-classification`, `multi-label`, `regression`, `token-classification`, "
+        "`sentence-embedding`, `image-classification`, or installed",
     )
     metric: str | None = Field(None, description="The metric that decides, by its scikit-learn name; the task's first")
     hub: Text | None = Field(None, description="Data set id for `datasets.load_dataset`; `--data` overrides it")
@@ -91,6 +92,12 @@ class Task(Section):
     unlabelled: Text | None = Field(
         None,
         description="Text: a file of rows without labels, for closed forms and self-distillation",
+    )
+    pairs: Text | None = Field(
+        None, description="Of `sentence-embedding`: a file of pairs of texts with a score each, which judge embeddings"
+    )
+    pair_columns: tuple[str, str, str] = Field(
+        ("sentence1", "sentence2", "score"), description="Columns of `pairs`: two of texts, one of numbers"
     )
     train_limit: Positive | None = None
     validation_limit: Positive | None = None

@@ -15,6 +15,7 @@ from rmtkd_edge.tasks.base import find_task
 
 HERE = '"path/to/this/folder"'
 MEANINGS = {  # of the outputs, by how a task predicts: a title, what is said of their names, a limit, what agrees
+    "embedding": ("Output", "", "Its embeddings are near to the original's", "a cosine of 0.99 or more"),
     "argmax": ("Labels", "", "It knows the labels above and no others", "same prediction"),
     "sign": ("Labels", "Any number of: ", "It knows the labels above and no others", "same labels"),
     "none": ("Output", "One number: ", "It gives numbers like those that it was trained on", "same number up to 1 %"),
@@ -28,13 +29,13 @@ def card(record: ExportRecord, origin: Origin, repo: str = "") -> str:
     Args:
         repo: its id on the hub, where it has one.
     """
-    title, told, *_ = MEANINGS[find_task(record.kind).prediction]
+    title, told, *_ = _meaning(record)
     parts = [
         f"---\n{metadata(record, origin)}---",
         f"# {plain(record.model_id)}",
         _summary(record, origin),
         f"## {title}",
-        told + ", ".join(plain(label) for label in record.labels) if record.labels else "None.",
+        told + ", ".join(plain(label) for label in record.labels) if record.labels else _unnamed(record),
         "## Files and quality",
         *_quality(record),
         "## Latency",
@@ -50,6 +51,15 @@ def card(record: ExportRecord, origin: Origin, repo: str = "") -> str:
         _licence(origin),
     ]
     return "\n\n".join(part.rstrip() for part in parts) + "\n"
+
+
+def _meaning(record: ExportRecord) -> tuple[str, str, str, str]:
+    task = find_task(record.kind)
+    return MEANINGS[task.head if task.head in MEANINGS else task.prediction]
+
+
+def _unnamed(record: ExportRecord) -> str:
+    return "An embedding of the whole text." if find_task(record.kind).head == "embedding" else "None."
 
 
 def metadata(record: ExportRecord, origin: Origin) -> str:
@@ -186,7 +196,7 @@ def _making(record: ExportRecord, origin: Origin) -> str:
     check, graph = record.verification, record.graph
     source = {"": "a model in memory", SCRATCH: "random weights"}.get(origin.source, plain(public_name(origin.source)))
     trained = ", trained on this data before it was compressed" if origin.trained and origin.source else ""
-    *_, same = MEANINGS[find_task(record.kind).prediction]
+    *_, same = _meaning(record)
     versions = ", ".join(f"{name} {version}" for name, version in sorted(record.versions.items()))
     rows: list[Sequence[object]] = [
         ["method", origin.method or "none: this is the original"] if origin.source else ["method", "not recorded"],
@@ -206,7 +216,7 @@ def _difference(variant: VariantRecord, same: str) -> str:
 
 
 def _limits(record: ExportRecord) -> list[str]:
-    _, _, limit, _ = MEANINGS[find_task(record.kind).prediction]
+    _, _, limit, _ = _meaning(record)
     lines = [f"{limit}, and was measured on {plain(record.task)} alone."]
     if record.max_length is not None:
         lines.append(f"Texts are cut off after {record.max_length} tokens.")

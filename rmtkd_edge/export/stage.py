@@ -7,16 +7,17 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rmtkd_edge.config.hardware import HardwareProfile, graph_for, load_profile
 from rmtkd_edge.config.recipe import Recipe
 from rmtkd_edge.errors import RunDirError, UserError
+from rmtkd_edge.export.fold_proof import run_torch
 from rmtkd_edge.export.folder import Job, export_folder
 from rmtkd_edge.export.options import ExportOptions
 from rmtkd_edge.export.origin import edited_card, origin_of
 from rmtkd_edge.export.rows import rows_of_dataset
-from rmtkd_edge.families.base import Spec, find_family
+from rmtkd_edge.families.base import find_family
 from rmtkd_edge.families.store import load_model
 from rmtkd_edge.machine import detect_machine
 from rmtkd_edge.run.directory import Run, atomic_write_bytes
@@ -35,7 +36,10 @@ from rmtkd_edge.run.layout import (
 from rmtkd_edge.run.records.compress import CompressRecord
 from rmtkd_edge.run.records.export import ExportRecord
 from rmtkd_edge.run.reporter import Reporter, SilentReporter, reporting
-from rmtkd_edge.tasks.base import Dataset, find_task
+from rmtkd_edge.tasks.base import Dataset, JudgedByTeacher, find_task
+
+if TYPE_CHECKING:
+    from rmtkd_edge.families.model import Model
 
 SUMS_IN_32_BITS = {"avx512-vnni", "avx-vnni", "neon"}  # x86 without VNNI adds pairs of products in 16 bits
 
@@ -62,7 +66,7 @@ def export_run(
     recipe, start, records = read_recipe(run), time.monotonic(), list[ExportRecord]()
     teacher = load_model(run, ROLES["baseline"].checkpoint)
     with reporting(reporter):
-        job = _job(run, recipe, options, teacher.spec, dataset)
+        job = _job(run, recipe, options, teacher, dataset)
         of_students = _with_fewer_tokens(run, recipe, options, job)
     run.mark("export", "running")
     for role in roles_of(run):
@@ -91,8 +95,9 @@ def _check_ready(run: Run, force: bool) -> None:
         raise RunDirError(f"{run.path}/export exists already", f"rmtkd-edge export {run.path} --force replaces it")
 
 
-def _job(run: Run, recipe: Recipe, options: ExportOptions, spec: Spec, dataset: Dataset[Any] | None) -> Job:
+def _job(run: Run, recipe: Recipe, options: ExportOptions, teacher: Model, dataset: Dataset[Any] | None) -> Job:
     """Return what both folders are made with; what cannot be exported is refused before anything is replaced."""
+    spec = teacher.spec
     section, machine = options.applied(recipe.export), detect_machine()
     if options.threads is not None and options.threads < 1:
         raise UserError(f"threads is {options.threads}", "--threads 1 or more")
@@ -104,6 +109,8 @@ def _job(run: Run, recipe: Recipe, options: ExportOptions, spec: Spec, dataset: 
         dataset = task.load(recipe, _data(run, options), kept=run.path_of(PREPROCESSING))
     again = "give the data that compress used (--data), or compress again with --force"
     refuse_other_rows(run, dataset.digests, "; ".join(dataset.notes[:1]), again)
+    if isinstance(task, JudgedByTeacher):
+        dataset = task.with_reference(dataset, lambda batch: run_torch(teacher, batch).detach().numpy())
     return Job(
         task=task,
         name=recipe.task.name,
@@ -126,6 +133,8 @@ def _with_fewer_tokens(run: Run, recipe: Recipe, options: ExportOptions, job: Jo
         return job
     vocabulary = run.read_record(CompressRecord, RESULT).vocabulary
     dataset = job.task.load(recipe, _data(run, options), kept=run.path_of(STUDENT_PREPROCESSING))
+    if isinstance(job.task, JudgedByTeacher) and job.dataset is not None:
+        dataset = job.task.with_same_reference(dataset, job.dataset)
     return replace(
         job,
         dataset=dataset,

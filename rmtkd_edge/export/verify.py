@@ -107,7 +107,7 @@ def bisect(path: Path, folded: Model, batch: Batch, *, threads: int) -> list[Sit
     taps: dict[str, Tensor] = {}
     taps[OUTPUT] = run_torch(folded, batch, taps)
     model = onnx.load(str(path))
-    values = {OUTPUT: OUTPUT, **family_of(folded).graph_values(model, folded.spec)}
+    values = {OUTPUT: model.graph.output[0].name, **family_of(folded).graph_values(model, folded.spec)}
     places = {tap: value for tap, value in values.items() if tap in taps}
     present = {output.name for output in model.graph.output}
     for value in dict.fromkeys(places.values()):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeVar
 from rmtkd_edge import plugins
 from rmtkd_edge.config.hardware import Calibration
 from rmtkd_edge.config.recipe import Analyse, Compress, Export, Recipe
-from rmtkd_edge.config.settings import Graph, Scales, Section
+from rmtkd_edge.config.settings import Graph, Head, Scales, Section
 from rmtkd_edge.errors import UserError
 
 if TYPE_CHECKING:
@@ -77,6 +77,10 @@ class Spec(Protocol):
     def model_type(self) -> str: ...
     @property
     def labels(self) -> tuple[str, ...]: ...
+    @property
+    def head(self) -> Head:
+        """Return what the outputs are: (B, labels) for rows, (B, T, labels) for tokens, or embeddings (B, width)."""
+
     @property
     def raw(self) -> Mapping[str, int]:
         """Return the width before the projection of every site whose producers still carry a fixed one."""
@@ -179,6 +183,7 @@ class Family(Protocol[S, M]):
 
     name: str
     modality: str  # of the tasks that it can serve: "text" or "image"
+    heads: tuple[Head, ...]  # that its models can have
     default_task: str  # name of the task of a model that comes without a recipe
     curve: Literal["gemm", "conv"]  # the measured curve, and the alignment, that its widths follow
     samples: tuple[str, ...]  # values of analyse.sample, the default first

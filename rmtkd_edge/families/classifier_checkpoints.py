@@ -1,4 +1,4 @@
-"""From a sequence classifier's checkpoint, transformers' or our own, to a family's model with the data's labels."""
+"""From a checkpoint, transformers' or our own, to a family's model with the head of the task and the data's labels."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from rmtkd_edge import plugins
 from rmtkd_edge.config.recipe import Recipe
+from rmtkd_edge.config.settings import Head
 from rmtkd_edge.errors import DataError, UserError, reason, some
 from rmtkd_edge.families.base import M, call, find_family
 from rmtkd_edge.families.sources import (
@@ -23,6 +24,7 @@ from rmtkd_edge.families.sources import (
     label_order,
     other_size,
     own_model,
+    refuse_other_head,
     refuse_other_problems,
     reorder,
 )
@@ -30,44 +32,58 @@ from rmtkd_edge.run.layout import CONFIG
 from rmtkd_edge.run.records.base import read_json_file
 
 ADAPTER = "adapter_config.json"
+LOADERS: dict[Head, str] = {
+    "row": "AutoModelForSequenceClassification",
+    "token": "AutoModelForTokenClassification",
+    "embedding": "AutoModel",
+}
+ENDINGS: dict[Head, str] = {"row": "ForSequenceClassification", "token": "ForTokenClassification", "embedding": "Model"}
 TRIAL_ROWS = 3  # of random ids, the last row padded, on which a model is compared with its source
 
 
 @dataclass(frozen=True)
 class Classifiers(Generic[M]):
-    """How a family reads transformers' sequence classifiers.
+    """How a family reads transformers' models.
 
     Attributes:
         kind: what an error calls its models.
         causes: what weights and settings do not tell, which may be why outputs differ.
-        spec_of: the shape that a config describes for the data's labels; raises UserError for one that is not known.
+        spec_of: the shape that a config describes for the data's labels and a head; raises UserError for one that is
+            not known.
         state_of: a state dict, of a shape, from weights under transformers' names.
-        heads: the names of pooler and classifier of a config.
+        parts: the names of pooler and classifier of a config.
         trial_tokens: length of the random rows that a model of a shape is compared with its source on.
     """
 
     family: str
     kind: str
     causes: str
-    spec_of: Callable[[Any, Sequence[str]], Any]
+    spec_of: Callable[[Any, Sequence[str], Head], Any]
     state_of: Callable[[Any, Mapping[str, Tensor]], dict[str, Tensor]]
-    heads: Callable[[Any], tuple[str, str]]
+    parts: Callable[[Any], tuple[str, str]]
     trial_tokens: Callable[[Any], int]
 
     def from_transformers(
         self, model: Any, labels: Sequence[str] | None = None, problem: str | None = SINGLE_LABEL
     ) -> M:
-        """Return a model that computes the same logits as a transformers sequence classifier (weights are copied).
+        """Return a model that computes what a transformers model does (weights are copied).
+
+        Of a sequence or token classifier these are its logits, of an encoder alone the last states, of which an
+        embedding is the mean, normalised.
 
         Args:
             problem: what it must be for, None for anything.
 
         Raises:
-            UserError: its type is not supported, it is for another problem, a weight is missing, or the logits are
+            UserError: its type is not supported, it is for another problem, a weight is missing, or the outputs are
                 others.
         """
         refuse_other_problems(model.config.problem_type, problem)
-        spec = self.spec_of(model.config, labels or config_labels(model.config))
+        head = _head_of_class(type(model))
+        if head not in find_family(self.family).heads:
+            raise UserError(f"a {type(model).__name__} has no head of the family {self.family}", "give a classifier")
+        names = () if head == "embedding" else labels or config_labels(model.config)
+        spec = self.spec_of(model.config, names, head)
         ours: M = find_family(self.family).build(spec)
         state = self.state_of(spec, {name: t.detach().clone().float() for name, t in model.state_dict().items()})
         missing = [name for name in ours.state_dict() if name not in state]
@@ -80,20 +96,22 @@ class Classifiers(Generic[M]):
         self._prove_same(ours, model)
         return ours
 
-    def _prove_same(self, ours: M, model: Any) -> None:
-        """Raise UserError where a model gives other logits than the one that it was made from."""
+    def _prove_same(self, ours: Any, model: Any) -> None:
+        """Raise UserError where a model gives other outputs than the one that it was made from."""
         batch = trial(ours.spec, self.trial_tokens(ours.spec))
+        inputs = [batch.get(item.name) for item in ours.spec.inputs]
+        states = ours.spec.head == "embedding"
         check_same(
-            lambda: call(ours.eval(), batch),
-            lambda: in_float32(model)(**batch).logits,
+            lambda: ours.eval().states(*inputs) if states else call(ours.eval(), batch),
+            lambda: getattr(in_float32(model)(**batch), "last_hidden_state" if states else "logits"),
             f"the {type(model).__name__}",
             self.kind,
             self.causes,
         )
         ours.train()
 
-    def pretrained(self, source: str, labels: Sequence[str], problem: str | None) -> tuple[M, bool]:
-        """Return the model of a hub id or a folder, and whether its classifier is trained already.
+    def pretrained(self, source: str, labels: Sequence[str], problem: str | None, head: Head = "row") -> tuple[M, bool]:
+        """Return the model of a hub id or a folder, and whether its head is trained already.
 
         A folder is a transformers checkpoint, an exported folder, or a model of a run (RUN/compress/teacher).
 
@@ -114,42 +132,68 @@ class Classifiers(Generic[M]):
                     f"{folder} holds no {self.family}",
                     f"set model.family = {own.spec.family}, the source's family",
                 )
+            refuse_other_head(source, own.spec.head, head, "text")
             return _with_labels(find_family(self.family).fold(own), own.spec.labels, labels, source), True
         config = loaded("AutoConfig", source)
         if config.model_type != self.family and config.model_type in plugins.names("families"):
             raise UserError(f"`{source}` is no {self.family}", f"set model.family = {config.model_type}")
         refuse_other_problems(config.problem_type, problem)
-        self.spec_of(config, labels)  # refuse an unsupported type before its weights are read
+        self.spec_of(config, labels, head)  # refuse an unsupported type before its weights are read
+        _refuse_other_class(config, source, head)
         model, info = loaded(
-            "AutoModelForSequenceClassification",
+            LOADERS[head],
             source,
-            num_labels=len(labels),
-            **label_names(labels),
+            **({"num_labels": len(labels), **label_names(labels)} if labels else {}),
             ignore_mismatched_sizes=True,  # judged below
             output_loading_info=True,
             use_safetensors=True,  # other files are unpickled
         )
-        trained = self._has_classifier(config, info, len(labels), source)
+        trained = self._has_head(config, info, len(labels), source, head)
         ours = self.from_transformers(model, labels, problem)
         return (_with_labels(ours, config_labels(config), labels, source) if trained else ours), trained
 
-    def _has_classifier(self, config: Any, info: dict[str, Any], count: int, source: str) -> bool:
-        """Return whether the weights hold a trained classifier; raise UserError where they do not fit."""
-        pooler, classifier = self.heads(config)
+    def _has_head(self, config: Any, info: dict[str, Any], count: int, source: str, head: Head) -> bool:
+        """Return whether the weights hold a trained head; raise UserError where they do not fit."""
+        pooler, classifier = self.parts(config)
+        if head != "row":
+            classifier = "classifier"  # and a pooler, where there is one, is not read
         missing = sorted(info["missing_keys"])
         shapes = {key: there for key, there, _ in info["mismatched_keys"]}
-        head = (f"{pooler}.", f"{classifier}.")
-        odd = [key for key in [*missing, *sorted(shapes)] if not key.startswith(head)]
-        if odd or any(key.startswith(head[0]) for key in shapes):
+        parts = (f"{pooler}.", f"{classifier}.", *(() if head == "row" else ("pooler.",)))
+        odd = [key for key in [*missing, *sorted(shapes)] if not key.startswith(parts)]
+        if odd or (head == "row" and any(key.startswith(parts[0]) for key in shapes)):
             raise UserError(
                 f"`{source}` lacks weights, or has them in other shapes: {some(odd or sorted(shapes))}", INTACT
             )
-        others = [n for n in config.architectures or [] if "For" in n and "ForSequenceClassification" not in n]
+        if head == "embedding":
+            return True
+        others = [name for name in config.architectures or [] if "For" in name and ENDINGS[head] not in name]
         if missing or others:
             return False
         if shapes:
             raise other_size(source, shapes[f"{classifier}.bias"][0], count)
         return True
+
+
+def _head_of_class(kind: type) -> Head:
+    """Return the head of a class of transformers' or of one that is made from it; `row` for any other."""
+    if any(made.__name__.endswith(ENDINGS["token"]) for made in kind.__mro__):
+        return "token"
+    return "embedding" if kind.__name__.endswith(ENDINGS["embedding"]) and "For" not in kind.__name__ else "row"
+
+
+def _refuse_other_class(config: Any, source: str, head: Head) -> None:
+    """Raise UserError for a checkpoint of a class whose head is another than the task's, and was trained."""
+    trained: tuple[Head, ...] = ("row", "token")
+    for name in config.architectures or []:
+        for other in trained:
+            if name.endswith(ENDINGS[other]):
+                refuse_other_head(source, other, head, "text")
+        if head == "embedding" and "For" in name:
+            raise UserError(
+                f"`{source}` is a {name}, whose states were not trained as embeddings",
+                "give a model of sentence-transformers, or an encoder alone, as model.source",
+            )
 
 
 def in_float32(model: Any) -> Any:
@@ -234,6 +278,7 @@ def token_count(tokenizer: Any) -> int:
 
 def _with_labels(model: Any, theirs: Sequence[str], wanted: Sequence[str], source: str) -> Any:
     """Bring the classifier's rows into the order of the data's labels, in place, and return the model."""
-    reorder(model.classifier, label_order(theirs, wanted, source))
-    model.spec = replace(model.spec, labels=tuple(wanted))
+    if model.spec.head != "embedding":
+        reorder(model.classifier, label_order(theirs, wanted, source))
+        model.spec = replace(model.spec, labels=tuple(wanted))
     return model

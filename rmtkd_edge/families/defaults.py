@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Self, cast
 import numpy as np
 
 from rmtkd_edge.config.recipe import Compress, Export, Recipe
-from rmtkd_edge.config.settings import Graph, Scales
+from rmtkd_edge.config.settings import Graph, Head, Scales
 from rmtkd_edge.families.base import (
     Batches,
     Input,
@@ -42,6 +42,11 @@ class SpecDefaults:
     def model_type(self) -> str:
         """Return the type that config.json names."""
         return self.family
+
+    @property
+    def head(self) -> Head:
+        """Return `row`: the outputs are values of the labels for a row."""
+        return "row"
 
     @property
     def dropout(self) -> float:
@@ -94,6 +99,7 @@ class SpecDefaults:
 class FamilyDefaults(Generic[S, M]):
     """A family whose model is traced as it is, whose int8 is static, and whose sites have taps of their names."""
 
+    heads: tuple[Head, ...] = ("row",)
     modes: tuple[str, ...] = ("width",)
     default_sites: tuple[str, ...]
     samples: tuple[str, ...]

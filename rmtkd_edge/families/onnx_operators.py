@@ -30,7 +30,7 @@ class GraphOptions:
     over (B, T, d), scale and shift: the same function, and on CPUs onnxruntime's kernel is vectorised where
     LayerNormalization's and SkipLayerNormalization's are not (tools/bench_shapes.py compares). `gelu`: one
     com.microsoft::Gelu, or standard operators in the order that onnxruntime's optimiser finds; it does not find
-    torch's. `first_token`: the last layer computes the first token alone, since the classifier reads no other.
+    torch's. `first_token`: the last layer computes the first token alone, where the head reads no other.
     """
 
     opset: int = 18

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,7 +17,7 @@ from rmtkd_edge.config.settings import Graph
 from rmtkd_edge.errors import RmtkdError, RunDirError
 
 LIMIT_BYTES = 1_900_000_000  # a protobuf message holds 2 GiB; the graph itself needs some of it
-OUTPUT = "logits"
+OUTPUT = "logits"  # the first output of every file is the model's own, whatever its name; others are for other clients
 # The highest opset that each onnxruntime and later read. Before 1.18 they refuse the file format (IR version 10) that
 # torch writes, and read that of a portable file.
 OPSETS_OF_RUNTIMES = {(1, 18): 21, (1, 21): 22, (1, 23): 23}
@@ -38,12 +38,14 @@ def export_module(
     *,
     opset: int,
     metadata: Mapping[str, str],
+    outputs: Sequence[str] = (OUTPUT,),
 ) -> list[Path]:
     """Trace a module and write it as ONNX.
 
     Args:
         sample: inputs by name to trace with; sizes of 0 and 1 would be taken for constants.
         axes: the dynamic axes of every input.
+        outputs: names of what the module gives.
 
     Returns:
         The files: the model, and `<name>.data` where the weights do not fit into protobuf's 2 GiB.
@@ -59,7 +61,7 @@ def export_module(
                 kwargs=dict(sample),
                 dynamo=True,
                 opset_version=opset,
-                output_names=[OUTPUT],
+                output_names=list(outputs),
                 dynamic_shapes={name: dict(axes[name]) for name in sample},
                 external_data=False,
                 verbose=False,

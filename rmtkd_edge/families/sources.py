@@ -12,6 +12,7 @@ from torch import Tensor
 
 from rmtkd_edge import plugins
 from rmtkd_edge.config.recipe import Recipe
+from rmtkd_edge.config.settings import Head
 from rmtkd_edge.errors import UserError, reason, some
 from rmtkd_edge.families.base import Spec, find_family
 from rmtkd_edge.families.layers import ProjectedLinear
@@ -114,7 +115,25 @@ def config_labels(config: Any) -> list[str]:
 def problem_of(recipe: Recipe) -> str | None:
     """Return what transformers calls the problem of a recipe's task, None where it has no name for it."""
     hub = plugins.find("tasks", recipe.task.kind).hub
-    return None if hub is None else str(hub.problem_type)
+    return None if hub is None else hub.problem_type  # type: ignore[no-any-return]
+
+
+def head_of(recipe: Recipe) -> Head:
+    """Return what a model of a recipe's task gives."""
+    return plugins.find("tasks", recipe.task.kind).head  # type: ignore[no-any-return]
+
+
+def refuse_other_head(source: str, found: Head, wanted: Head, modality: str) -> None:
+    """Raise UserError, naming the tasks that a model is for, where its head is another than the task's."""
+    if found == wanted:
+        return
+    gives = {"row": "classifies whole rows", "token": "classifies every token", "embedding": "gives embeddings"}
+    tasks = (plugins.find("tasks", name) for name in plugins.names("tasks"))
+    kinds = [task.name for task in tasks if task.head == found and task.modality == modality]
+    raise UserError(
+        f"`{source}` {gives[found]}, which is another task than the recipe's",
+        f"set task.kind = {' or '.join(kinds)}, or use another checkpoint",
+    )
 
 
 def refuse_other_problems(problem: str | None, wanted: str | None = SINGLE_LABEL) -> None:

@@ -27,7 +27,7 @@ def fit_tokenizer(spec: Spec, files: Mapping[str, bytes], max_length: int | None
     Raises:
         RunDirError: files that are no JSON objects.
     """
-    fitted, longest = dict(files), min(n for n in (spec.max_length, max_length) if n)
+    fitted, longest = dict(files), longest_text(spec, max_length)
     if SETTINGS in files:
         settings = _read(files, SETTINGS)
         changed = {name: value for name, value in settings.items() if name not in (*CALL, *PLACE)}
@@ -50,6 +50,11 @@ def fit_tokenizer(spec: Spec, files: Mapping[str, bytes], max_length: int | None
         if changed != core:
             fitted[TOKENIZER] = _written(changed)
     return fitted
+
+
+def longest_text(spec: Spec, max_length: int | None = None) -> int:
+    """Return the tokens that a text is cut to: those of training, None for all that the model reads."""
+    return min(n for n in (spec.max_length, max_length) if n)
 
 
 def _typed(processor: Any) -> Any:

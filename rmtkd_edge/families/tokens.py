@@ -51,7 +51,7 @@ def token_weights(
 ) -> TokenWeights | None:
     """Return blend + (1 - blend) |gradient|^2 / its mean, averaged over the tokens of each kind; None for blend 1.
 
-    The gradient is that of the spread of the outputs; on the last depth only the first token may have one.
+    The gradient is that of the spread of the outputs; before a pooler only the first token has one.
 
     Args:
         square: the squared size of each token of a state (n, d), where the gradient counts in units of it.
@@ -65,6 +65,8 @@ def token_weights(
         taps: dict[str, Tensor] = {}
         with torch.enable_grad():
             outputs = call(teacher, batch, taps.__setitem__)
+            if outputs.ndim == 3:  # of tokens: padding has no effect
+                outputs = outputs * batch["attention_mask"][..., None]
             spread = (outputs * torch.linspace(-1, 1, outputs.shape[-1], device=outputs.device)).sum()
             grads = torch.autograd.grad(spread, [taps[name] for name in names])
         mask = batch["attention_mask"].bool()

@@ -14,6 +14,7 @@ import numpy as np
 
 from rmtkd_edge import plugins
 from rmtkd_edge.config.recipe import Recipe
+from rmtkd_edge.config.settings import Head
 from rmtkd_edge.errors import DataError, NotFiniteError
 from rmtkd_edge.run.records.data import DataSummary, SourceSummary
 from rmtkd_edge.run.records.scores import Scores
@@ -151,6 +152,14 @@ class Task(Protocol[S]):
     @property
     def modality(self) -> str:
         """Return `text` or `image`: families of the same modality can serve it."""
+
+    @property
+    def head(self) -> Head:
+        """Return what a model of the task gives."""
+
+    @property
+    def labelled(self) -> bool:
+        """Return whether rows have targets of their own: without, students learn from their teacher alone."""
 
     @property
     def known_metrics(self) -> tuple[str, ...]:
@@ -300,6 +309,17 @@ class HasVocabulary(Protocol[S]):
             data: as `load` has it.
             folder: for the files.
         """
+
+
+@runtime_checkable
+class JudgedByTeacher(Protocol[S]):
+    """A task whose held-out rows have the outputs of the teacher as targets."""
+
+    def with_reference(self, dataset: Dataset[S], outputs: Callable[[Batch], np.ndarray]) -> Dataset[S]:
+        """Return the data set with such targets; `outputs` gives the teacher's, float32, for a batch."""
+
+    def with_same_reference(self, dataset: Dataset[S], other: Dataset[S]) -> Dataset[S]:
+        """Return the data set with the targets of another one, whose rows are the same, read otherwise."""
 
 
 def find_task(name: str) -> Task[Any]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rmtkd_edge.config.settings import Head
 from rmtkd_edge.run.records.data import DataSummary, RowSummary, SplitSummary
 from rmtkd_edge.spectral.seeded import row_signs
 from rmtkd_edge.tasks.base import Batch, Dataset, Prediction
@@ -24,12 +25,14 @@ class Labelled:
     """A task whose splits have `labels`, an array with a target a row."""
 
     name: str
+    head: Head = "row"
+    labelled = True
     target_names = ("labels",)
     hub: HubTask | None = None
 
     def summary(self, dataset: Dataset[Any]) -> DataSummary:
         """Return what was read: rows by label, sequences that were cut, the first rows."""
-        first = range(min(FIRST_ROWS, len(dataset.train)))
+        first, targets = range(min(FIRST_ROWS, len(dataset.train))), dataset.train.labels
         return DataSummary(
             name=dataset.name,
             kind=self.name,
@@ -41,7 +44,7 @@ class Labelled:
             max_length=dataset.max_length,
             not_used=dataset.not_used,
             first_rows=tuple(
-                RowSummary(self.told(dataset.labels, dataset.train.labels[row]), self.seen(dataset, row))
+                RowSummary(self.told(dataset.labels, targets[row] if self.labelled else None), self.seen(dataset, row))
                 for row in first
             ),
             notes=dataset.notes,

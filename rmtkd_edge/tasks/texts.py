@@ -14,7 +14,7 @@ from rmtkd_edge.config.task import Task as TaskSettings
 from rmtkd_edge.errors import RunDirError, UserError
 from rmtkd_edge.run.records.data import SourceSummary
 from rmtkd_edge.run.records.vocabulary import VocabularyRecord
-from rmtkd_edge.tasks.base import Batch, Dataset, Exported, FewerTokens, Normalisation, Prediction, Sample
+from rmtkd_edge.tasks.base import Batch, Dataset, Exported, FewerTokens, Normalisation, Prediction, Predictor, Sample
 from rmtkd_edge.tasks.labelled import Labelled, Predictions, joined
 from rmtkd_edge.tasks.reading.clients import SAMPLES, compare_texts
 from rmtkd_edge.tasks.reading.digests import rows_digest
@@ -107,6 +107,14 @@ class TextTask(Labelled):
         """Return the target of every row; raise DataError, with the place of the first, for labels that are none."""
         raise NotImplementedError
 
+    def texts(self, task: TaskSettings, table: pa.Table, where: str) -> pa.Table:
+        """Return a table whose columns of texts hold texts; raise DataError where they cannot be made."""
+        return table
+
+    def encoded(self, task: TaskSettings, table: pa.Table, where: str, tokenizer: Any, values: np.ndarray) -> TextSplit:
+        """Return rows as a split; `values` are their targets."""
+        return TextSplit(*table_ids(task, table, where, tokenizer), values)
+
     def shared_labels(self, names: Sequence[str], values: np.ndarray) -> Labels | None:
         """Return the labels of train that every split should hold, None where rows have none."""
         return None
@@ -145,7 +153,8 @@ class TextTask(Labelled):
         for role, table in source.parts.items():  # of the files themselves, whose rows the user knows
             check_table(task, table, role, self.label_columns(task))
             tell_source(source.origins[role], len(table), role)
-            odd += check_texts(task, table, role)
+            source.parts[role] = self.texts(task, table, role)
+            odd += check_texts(task, source.parts[role], role)
         names = self.names(task, source.parts["train"])
         classes = self.shared_labels(names, self.values(task, source.parts["train"], "train", names))
         shares = share_out(task, source, recipe.seed, classes)
@@ -153,8 +162,7 @@ class TextTask(Labelled):
         for role in values.keys() - {"train"}:
             self.check(task, names, role, values[role])
         splits = {
-            role: TextSplit(*table_ids(task, table, role, tokenizer), values[role])
-            for role, table in shares.parts.items()
+            role: self.encoded(task, table, role, tokenizer, values[role]) for role, table in shares.parts.items()
         }
         more = unlabelled_rows(task, tokenizer, [split.ids for role, split in splits.items() if role != "train"])
         distilled = None if more is None else splits["train"].with_rows(more.ids, more.type_ids)
@@ -267,7 +275,7 @@ class TextTask(Labelled):
         compare_texts(folder, samples, {name: fed[name].numpy() for name in names}, names)
         return ()
 
-    def predictor(self, folder: Path, record: Exported, run: Callable[[Batch], np.ndarray]) -> TextPredictor:
+    def predictor(self, folder: Path, record: Exported, run: Callable[[Batch], np.ndarray]) -> Predictor:
         """Return what answers texts with an exported folder."""
         return TextPredictor(load_tokenizer(str(folder)), record, run, self.predictions)
 

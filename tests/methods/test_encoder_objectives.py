@@ -81,7 +81,7 @@ def test_theseus_mixes_layers_as_its_authors_do(tiny_tokenizer: Any) -> None:
             for layer in [student.layers[i]] if coin else [teacher.layers[2 * i], teacher.layers[2 * i + 1]]:
                 state = layer(state, mask)
         torch.manual_seed(seed)
-        torch.testing.assert_close(mixed(*inputs), student.classify(state), **EXACT)
+        torch.testing.assert_close(mixed(*inputs), student.classify(state, inputs[1]), **EXACT)
     assert len(seen) > 3
     mixed.rate = 0.0  # type: ignore[assignment]
     for name in ("embeddings", "pooler", "classifier"):  # noise was added to the student's

@@ -11,8 +11,9 @@ from torch.nn import functional as F
 
 from rmtkd_edge import plugins
 from rmtkd_edge.tasks.base import Task, find_task, score
+from rmtkd_edge.tasks.entity_metrics import label_codes
 
-ROWS, LABELS = 24, 3
+ROWS, LABELS, WIDTH, TOKENS = 24, 3, 5, 4
 
 
 @pytest.fixture(params=plugins.names("tasks"))
@@ -21,13 +22,20 @@ def task(request: pytest.FixtureRequest) -> Task[Any]:
 
 
 def targets_of(task: Task[Any], numbers: torch.Tensor) -> torch.Tensor:
-    """Return targets as tasks that predict so have them: classes, sets of labels, or numbers."""
+    """Return targets as tasks that predict so have them: classes, sets of labels, numbers, or embeddings."""
+    if task.head == "embedding":
+        table = torch.randn(LABELS, WIDTH, generator=torch.Generator().manual_seed(5))
+        return F.normalize(table, dim=1)[numbers]
+    if task.head == "token":
+        return (numbers[:, None] + torch.arange(TOKENS)) % LABELS
     sets = torch.stack([numbers == 0, numbers != 1, numbers % 2 == 0], 1)
     return {"argmax": numbers, "sign": sets, "none": numbers * 0.7 + 0.1}[task.prediction]
 
 
 def right(task: Task[Any], targets: torch.Tensor) -> np.ndarray:
     """Return outputs that predict these targets."""
+    if task.head == "embedding":
+        return targets.numpy()
     made = {
         "argmax": lambda: 9.0 * F.one_hot(targets, LABELS),
         "sign": lambda: 9.0 * (2.0 * targets - 1),
@@ -39,12 +47,15 @@ def right(task: Task[Any], targets: torch.Tensor) -> np.ndarray:
 def batch(task: Task[Any]) -> dict[str, torch.Tensor]:
     """A batch as far as a task that labels rows looks at it."""
     index = torch.arange(100, 100 + ROWS)
-    return dict.fromkeys(task.target_names, targets_of(task, torch.arange(ROWS) % LABELS)) | {"index": index}
+    codes = torch.tensor(label_codes(["O", "B-x", "I-x"])).repeat(ROWS, 1)
+    found = {"index": index} | ({"codes": codes} if task.head == "token" else {})
+    return dict.fromkeys(task.target_names, targets_of(task, torch.arange(ROWS) % LABELS)) | found
 
 
 def outputs(task: Task[Any], seed: int) -> torch.Tensor:
-    columns = 1 if task.prediction == "none" else LABELS
-    return torch.randn(ROWS, columns, generator=torch.Generator().manual_seed(seed))
+    columns = WIDTH if task.head == "embedding" else 1 if task.prediction == "none" else LABELS
+    shape = (ROWS, TOKENS, LABELS) if task.head == "token" else (ROWS, columns)
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 def test_it_is_a_task_of_that_name(task: Task[Any]) -> None:
@@ -97,11 +108,12 @@ def test_the_baseline_looks_at_no_input_and_right_outputs_beat_it(task: Task[Any
     uneven = (torch.arange(ROWS) % 2 * (torch.arange(ROWS) % 4 == 1)).split(10)
     parts = [targets_of(task, part) for part in uneven]
     targets = [task.targets({**batch(task), **dict.fromkeys(task.target_names, part)}) for part in parts]
-    columns = outputs(task, 0).shape[1]
+    columns = outputs(task, 0).shape[-1]
     blind = task.baseline(targets, columns)
     best = task.metrics([right(task, part) for part in parts], targets)
     assert blind and set(blind) <= set(best) and all(best[name] > blind[name] for name in blind)
     for constant in outputs(task, 3).numpy():
+        constant = np.broadcast_to(constant[:1], constant.shape) if task.head == "token" else constant
         rows = [np.repeat(constant[None], len(part), 0) for part in parts]
         assert all(task.metrics(rows, targets)[name] <= blind[name] + 1e-9 for name in blind)
 

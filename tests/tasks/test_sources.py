@@ -15,7 +15,8 @@ from rmtkd_edge import packaged
 from rmtkd_edge.config.task import Task
 from rmtkd_edge.errors import DataError, UserError
 from rmtkd_edge.tasks.reading import tables as sources
-from rmtkd_edge.tasks.reading.places import columns
+from rmtkd_edge.tasks.reading.conll import ENDINGS
+from rmtkd_edge.tasks.reading.places import columns, place
 from rmtkd_edge.tasks.reading.tables import load_tables
 from rmtkd_edge.tasks.reading.tokenizers import load_tokenizer
 from rmtkd_edge.tasks.text_classification import TASK as TEXT
@@ -55,11 +56,26 @@ def read(path: Path, **keys) -> pa.Table:
 AS_TEXT = [{**row, "label": str(row["label"])} for row in ROWS]  # a CSV has no numbers
 
 
-@pytest.mark.parametrize("ending", list(sources.READERS))
+@pytest.mark.parametrize("ending", [e for e in sources.READERS if e not in (".txt", *ENDINGS)])
 def test_every_kind_of_file_gives_the_same_rows(tmp_path: Path, ending: str):
     file = write(tmp_path / f"train{ending}", ROWS)
     wanted = AS_TEXT if ending in (".csv", ".tsv") else ROWS
     assert plain(read(file)) == plain(read(tmp_path)) == wanted
+
+
+def test_lines_are_texts_without_labels(tmp_path: Path):
+    (tmp_path / "train.txt").write_text("\ufeffa naïve ☃\r\n\n  its, pair \n", encoding="utf-8")
+    assert plain(read(tmp_path / "train.txt")) == [{"text": "a naïve ☃"}, {"text": "its, pair"}]
+    with pytest.raises(DataError, match="one text a line"):
+        read(tmp_path / "train.txt", text=["text", "pair"])
+
+
+def test_blank_lines_part_the_sentences_of_a_conll_file(tmp_path: Path):
+    path = tmp_path / "train.conll"
+    path.write_text("-DOCSTART- -X- O\n\nEU NNP B-ORG\n# SYM O\n\n\n# id = 2\nPeter NNP B-PER\n", encoding="utf-8")
+    table = read(path)
+    assert plain(table) == [{"text": ["EU", "#"], "label": ["B-ORG", "O"]}, {"text": ["Peter"], "label": ["B-PER"]}]
+    assert [place(table, i) for i in range(2)] == ["train.conll line 3", "train.conll line 8"]
 
 
 @pytest.mark.parametrize(

@@ -57,6 +57,8 @@ class Sketch:
     known_metrics: tuple[str, ...] = ()
     percent_metrics: tuple[str, ...] = ()
     prediction: Literal["argmax", "sign", "none"] = "none"
+    head: Literal["row", "token", "embedding"] = "row"
+    labelled = True
     target_names = ("wanted",)
     labels: tuple[str, ...] = ("a", "b", "c")
 
@@ -149,7 +151,7 @@ class TokenClassification(Sketch):
     """A label a token: outputs (B, T, C), targets (B, T) with -100 where a token does not count."""
 
     name, known_metrics = "token-classification", ("accuracy",)
-    percent_metrics, prediction = ("accuracy",), "argmax"
+    percent_metrics, prediction, head = ("accuracy",), "argmax", "token"
 
     def draw(self, ids: np.ndarray) -> np.ndarray:
         return np.where(ids > 0, ids % 3, IGNORED)
@@ -185,7 +187,7 @@ class TokenClassification(Sketch):
 class Embeddings(Sketch):
     """A vector a row, compared by direction: outputs (B, width), targets (B,) are groups."""
 
-    name, known_metrics, labels = "embeddings", ("nearest",), ()
+    name, known_metrics, labels, head = "embeddings", ("nearest",), (), "embedding"
 
     def draw(self, ids: np.ndarray) -> np.ndarray:
         return np.arange(len(ids)) // 3 % 4

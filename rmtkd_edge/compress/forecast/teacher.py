@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from rmtkd_edge.compress.learnt import baseline_value, chance, check_loaded
@@ -41,6 +41,7 @@ def look_at(recipe: Recipe, ready: Prepared) -> Looked:
     source, seen = recipe.model.source, list[Batch]()
     model, trained_already = ready.family.load(recipe, ready.dataset.labels, ready.dataset.preprocessing)
     model = model.to(ready.accelerator.device)
+    ready = replace(ready, dataset=replace(ready.dataset, test=None)).judged_by(model, recipe)  # test is not looked at
     rows = for_a_while(ready.batches("validation"), seen)
     scores = evaluate(model, ready.task, rows, ready.accelerator, "validation", recipe.task.metric, interval=True)
     start = time.monotonic()  # the first passes, which were slower, are over

@@ -12,7 +12,7 @@ import torch
 from rmtkd_edge.compress.parallel import agreed
 from rmtkd_edge.families.base import call
 from rmtkd_edge.run.records.scores import Scores
-from rmtkd_edge.tasks.base import Batch, Task, score
+from rmtkd_edge.tasks.base import Batch, Dataset, JudgedByTeacher, Task, score
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -32,6 +32,20 @@ def outputs_of(
         outputs.append(call(model, there).float().cpu().numpy())
         targets.append(task.targets(batch))
     return outputs, targets
+
+
+def with_reference(dataset: Dataset[Any], task: Task[Any], teacher: Model, accelerator: Accelerator) -> Dataset[Any]:
+    """Return the data set; of a task that is judged by its teacher, with its outputs as targets of held-out rows."""
+    if not isinstance(task, JudgedByTeacher):
+        return dataset
+    teacher = teacher.to(accelerator.device).eval()
+
+    @torch.no_grad()
+    def outputs(batch: Batch) -> np.ndarray:
+        there = {name: rows.to(accelerator.device) for name, rows in batch.items()}
+        return call(teacher, there).float().cpu().numpy()
+
+    return task.with_reference(dataset, outputs)
 
 
 def scores_of(

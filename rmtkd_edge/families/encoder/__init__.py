@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from rmtkd_edge.config.hardware import Calibration
 from rmtkd_edge.config.recipe import Export, Recipe
-from rmtkd_edge.config.settings import Graph, Scales
+from rmtkd_edge.config.settings import Graph, Head, Scales
 from rmtkd_edge.families.base import AnalyseOptions, Batches, NarrowOptions, QuantiseOptions, Replacing, Site
 from rmtkd_edge.families.defaults import FamilyDefaults
 from rmtkd_edge.families.encoder.settings import EncoderShape
@@ -27,6 +27,7 @@ class EncoderFamily(FamilyDefaults[EncoderSpec, "Encoder"]):
 
     name = "encoder"
     modality = "text"
+    heads: tuple[Head, ...] = ("row", "token", "embedding")
     default_task = "text-classification"
     parity_hint = "--graph portable"
     curve: Literal["gemm", "conv"] = "gemm"
@@ -185,10 +186,17 @@ class EncoderFamily(FamilyDefaults[EncoderSpec, "Encoder"]):
     def fit_preprocessing(
         self, spec: EncoderSpec, files: Mapping[str, bytes], max_length: int | None = None
     ) -> dict[str, bytes]:
-        """Return a tokenizer's files that give the inputs which the model was trained with."""
-        from rmtkd_edge.families.tokenizer_files import fit_tokenizer
+        """Return a tokenizer's files that give the inputs which the model was trained with.
 
-        return fit_tokenizer(spec, files, max_length)
+        Next to an embedder's are those that say how its embeddings are pooled.
+        """
+        from rmtkd_edge.families.encoder.sentence_files import sentence_files
+        from rmtkd_edge.families.tokenizer_files import fit_tokenizer, longest_text
+
+        fitted = fit_tokenizer(spec, files, max_length)
+        return (
+            {**fitted, **sentence_files(spec, longest_text(spec, max_length))} if spec.head == "embedding" else fitted
+        )
 
     def export(self, folded: Encoder, path: Path, options: Export, metadata: Mapping[str, str]) -> list[Path]:
         """Write a folded encoder as ONNX."""
@@ -228,7 +236,7 @@ class EncoderFamily(FamilyDefaults[EncoderSpec, "Encoder"]):
         return tuple(f"stream.{i}" for i in range(spec.depth + 1))
 
     def classified(self, activation: Tensor) -> Tensor:
-        """Return the first token of a state (B, T, d), which the pooler reads."""
+        """Return the first token of a state (B, T, d), which a pooler reads."""
         return activation[:, 0]
 
     def attention_taps(self, spec: EncoderSpec) -> tuple[tuple[str, ...], ...]:

@@ -22,7 +22,7 @@ def expect_emitted(spec: EncoderSpec, options: GraphOptions) -> dict[str, int]:
         "Softmax": plain,
         norm: 2 * layers + 1,
         "MatMul": _products(spec) + 2 * plain,
-        "Gemm": 2,
+        "Gemm": _products_of_rows(spec),
     }
     return expected | (_activations(spec) if options.gelu == "fused" else {})
 
@@ -34,12 +34,12 @@ def expect_optimised(spec: EncoderSpec, options: GraphOptions, precision: str) -
     norm = "InstanceNormalization" if options.norm == "instance" else "LayerNormalization or SkipLayerNormalization"
     expected = {"MultiHeadAttention": layers - plain, norm: 2 * layers + 1}
     if precision == "int8":
-        expected["DynamicQuantizeMatMul or MatMulIntegerToFloat"] = _products(spec) + 2
+        expected["DynamicQuantizeMatMul or MatMulIntegerToFloat"] = _products(spec) + _products_of_rows(spec)
         expected["MatMul or FusedMatMul"] = scores
         expected["MatMulInteger"] = 0
     else:
         expected["MatMul or FusedMatMul"] = _products(spec) + scores
-        expected["Gemm or FusedGemm"] = 2
+        expected["Gemm or FusedGemm"] = _products_of_rows(spec)
     activations = _activations(spec)  # in plain operators they are fused too
     return expected | {f"Bias{name} or {name}" if name == "Gelu" else name: n for name, n in activations.items()}
 
@@ -53,16 +53,26 @@ def expect_static(spec: EncoderSpec, options: GraphOptions) -> dict[str, int]:
 
 def _plain_attentions(spec: EncoderSpec, options: GraphOptions) -> int:
     """Return how many layers have their attention in plain operators."""
-    return int(options.first_token) if fuses_attention(spec, options) else spec.depth
+    if not fuses_attention(spec, options):
+        return spec.depth
+    return int(options.first_token and spec.head == "row")
 
 
 def _products(spec: EncoderSpec) -> int:
-    return 6 * spec.depth + (spec.embedding_size is not None) + (spec.embedding_rank is not None)
+    """Return the products with weights that every token takes part in."""
+    last = spec.head != "row" and spec.classifier is not None
+    return 6 * spec.depth + (spec.embedding_size is not None) + (spec.embedding_rank is not None) + last
+
+
+def _products_of_rows(spec: EncoderSpec) -> int:
+    """Return the products with weights of one vector a row: those of pooler and classifier."""
+    return 2 if spec.head == "row" else 0
 
 
 def _activations(spec: EncoderSpec) -> dict[str, int]:
     counts = Counter(
-        [FUSED_NAMES.get(spec.activation, "")] * spec.depth + [FUSED_NAMES.get(spec.pooler_activation, "")]
+        [FUSED_NAMES.get(spec.activation, "")] * spec.depth
+        + [FUSED_NAMES.get(spec.pooler_activation, "")] * (spec.head == "row")
     )
     return {name: n for name, n in counts.items() if name}
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from rmtkd_edge.config.settings import Head
 from rmtkd_edge.families.classifier_checkpoints import Classifiers
 from rmtkd_edge.families.encoder.names import names_from_transformers, pooler_of, spec_from_config
+from rmtkd_edge.families.encoder.sentence_files import pooling_of
 from rmtkd_edge.families.encoder.spec import EncoderSpec
+from rmtkd_edge.families.sources import own_model
 
 if TYPE_CHECKING:
     from rmtkd_edge.families.encoder.module import Encoder
@@ -27,7 +32,7 @@ def _state(spec: EncoderSpec, theirs: Mapping[str, Tensor]) -> dict[str, Tensor]
     return {ours: theirs[name] for ours, name in names.items() if name in theirs}
 
 
-def _heads(config: Any) -> tuple[str, str]:
+def _parts(config: Any) -> tuple[str, str]:
     pooler, classifier, _ = pooler_of(config.model_type)
     return pooler, classifier
 
@@ -39,7 +44,16 @@ CLASSIFIERS: Classifiers[Encoder] = Classifiers(
     "says are not supported",
     spec_of=spec_from_config,
     state_of=_state,
-    heads=_heads,
+    parts=_parts,
     trial_tokens=lambda spec: TRIAL_TOKENS,
 )
-from_transformers, pretrained = CLASSIFIERS.from_transformers, CLASSIFIERS.pretrained
+from_transformers = CLASSIFIERS.from_transformers
+
+
+def pretrained(source: str, labels: Sequence[str], problem: str | None, head: Head = "row") -> tuple[Encoder, bool]:
+    """Return the model of a hub id or a folder, and whether its head is trained already; see `Classifiers`."""
+    encoder, trained = CLASSIFIERS.pretrained(source, labels, problem, head)
+    if head == "embedding" and own_model(Path(source)) is None:  # a folder of ours says it in its own spec
+        pooling, normalised = pooling_of(source)
+        encoder.spec = replace(encoder.spec, pooling=pooling, normalised=normalised)
+    return encoder, trained

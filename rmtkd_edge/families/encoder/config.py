@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from torch import Tensor
 
+from rmtkd_edge.families.classifier_checkpoints import ENDINGS
 from rmtkd_edge.families.defaults import NOTE
 from rmtkd_edge.families.encoder.module import Encoder
 from rmtkd_edge.families.encoder.names import names_from_transformers
@@ -49,9 +50,9 @@ def fits_transformers(spec: EncoderSpec) -> bool:
     )
     # ELECTRA maps its embeddings to the width only where the two differ: a map between equal ones would be dropped
     factorised = spec.model_type != "electra" or spec.embedding_size != spec.width
-    return (
-        even and factorised and first.heads * first.qk == first.heads * first.value == spec.width == spec.pooler_width
-    )
+    pooler = spec.pooler_width if spec.head == "row" else spec.width
+    whole = even and factorised and spec.embedding_width is None
+    return whole and first.heads * first.qk == first.heads * first.value == spec.width == pooler
 
 
 def to_config(spec: EncoderSpec) -> dict[str, Any]:
@@ -62,12 +63,15 @@ def to_config(spec: EncoderSpec) -> dict[str, Any]:
         "vocab_size": spec.vocab,
         "max_position_embeddings": spec.positions,
         "pad_token_id": spec.pad_id,
-        "id2label": dict(enumerate(spec.labels)),
-        "label2id": {name: i for i, name in enumerate(spec.labels)},
     }
+    if spec.labels:
+        common["id2label"] = dict(enumerate(spec.labels))
+        common["label2id"] = {name: i for i, name in enumerate(spec.labels)}
     config = AutoConfig.for_model(spec.model_type, **common, **_shape(spec)).to_dict()
-    config["architectures"] = [CLASSES[spec.model_type] + "ForSequenceClassification"]
+    config["architectures"] = [CLASSES[spec.model_type] + ENDINGS[spec.head]]
     config["id2label"] = {str(i): name for i, name in enumerate(spec.labels)}
+    if not spec.labels:  # transformers would number two
+        del config["id2label"], config["label2id"]
     fits = fits_transformers(spec)
     config["rmtkd"] = {"transformers": fits, "note": None if fits else NOTE}
     return config

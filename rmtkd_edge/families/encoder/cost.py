@@ -77,7 +77,7 @@ def file_bytes(spec: EncoderSpec, precision: Literal["fp32", "int8"], graph: Gra
         (spec.type_vocab, embedding),
         *linear_embeddings(spec),
         *(shape for layer in spec.layers for shape in linear_layer(spec, layer)),
-        (spec.width, spec.pooler_width),
-        (spec.pooler_width, len(spec.labels)),
+        *([(spec.width, spec.pooler_width)] if spec.head == "row" else []),
+        *([spec.classifier] if spec.classifier is not None else []),
     ]
     return bytes_of(once + each * spec.depth, spec.count_parameters(), matrices, precision)

@@ -14,4 +14,5 @@ class Mixed(depth.Mixed):
         """Return logits (B, labels) for token ids and mask (B, T), int64."""
         student = self.student
         state, bias = student.embeddings(input_ids, token_type_ids), student.bias(input_ids)
-        return student.classify(self.through(state, attention_mask.bool(), None, bias))
+        mask = attention_mask.bool()
+        return student.classify(self.through(state, mask, None, bias), mask)

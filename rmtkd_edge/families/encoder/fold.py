@@ -17,7 +17,9 @@ def producers(encoder: Encoder) -> dict[str, list[ProjectedLinear]]:
     stream = [module for layer in encoder.layers for module in (layer.out, layer.down)]
     if encoder.embeddings.project is not None:
         stream.insert(0, encoder.embeddings.project)
-    sites = {"stream": stream, "pooler": [encoder.pooler]}
+    sites = {"stream": stream}
+    if encoder.pooler is not None:
+        sites["pooler"] = [encoder.pooler]
     for layer in encoder.layers:
         sites[f"{layer.name}.qk"] = [layer.query, layer.key]
         sites[f"{layer.name}.value"] = [layer.value]
@@ -83,13 +85,20 @@ def plain_fold(teacher: Encoder, projections: Mapping[str, Tensor]) -> Encoder:
     """Return the narrow encoder by algebra alone: producers P W, consumers W P^T, norms by the diagonal of P . P^T."""
     student = narrow_like(teacher, ranks_from(teacher.spec, projections))
     state = {name: value.clone() for name, value in teacher.state_dict().items()}
+    if teacher.classifier is None and student.classifier is not None:  # the map back to the embedding's width
+        like = next(teacher.parameters())
+        width = teacher.spec.width
+        state["classifier.weight"], state["classifier.bias"] = torch.eye(width).to(like), torch.zeros(width).to(like)
     if teacher.embeddings.expand is not None and student.embeddings.expand is None:  # wider than the stream now
         state["embeddings.word.weight"] = teacher.embeddings.expand(teacher.embeddings.word.weight)
         del state["embeddings.expand.weight"], state["embeddings.expand.bias"]
     elif "embedding" in projections and student.embeddings.expand is not None:
         _cut_table(state, projections["embedding"].to(next(teacher.parameters())))
     if "stream" in projections:
-        _cut_stream(state, projections["stream"].to(next(teacher.parameters())), teacher.embeddings.project is not None)
+        p = projections["stream"].to(next(teacher.parameters()))
+        _cut_stream(state, p, teacher.embeddings.project is not None)
+        if teacher.pooler is None:
+            state["classifier.weight"] = state["classifier.weight"] @ p.T
     for i in range(len(teacher.layers)):
         for kind, outputs, consumer in (
             ("qk", ("query", "key"), None),

@@ -18,8 +18,10 @@ from rmtkd_edge.families.encoder.module import Encoder, EncoderLayer
 from rmtkd_edge.families.encoder.spec import EncoderSpec
 from rmtkd_edge.families.layers import ProjectedLinear
 from rmtkd_edge.families.onnx_operators import GELUS, GraphOptions, InstanceNorm, fused_attention, plain_attention
-from rmtkd_edge.families.onnx_program import export_module
+from rmtkd_edge.families.onnx_program import OUTPUT, export_module
 from rmtkd_edge.families.store import assemble
+
+EMBEDDINGS = ("sentence_embedding", "last_hidden_state")  # the second is what other clients pool themselves
 
 
 def fuses_attention(spec: EncoderSpec, options: GraphOptions) -> bool:
@@ -69,6 +71,21 @@ class FirstTokenLayer(EncoderLayer):
         return self.norm2(first + self.down(self.activation(self.up(first))))
 
 
+class Embedder(Encoder):
+    """An encoder that gives the embeddings of the tokens too, for clients that pool and normalise by themselves."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        nn.Module.__init__(self)
+        self.__dict__.update(encoder.__dict__)  # all of its parts, shared
+
+    def forward(  # type: ignore[override]
+        self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return embeddings (B, width) and those of the tokens (B, T, width)."""
+        tokens = self.classified(self.states(input_ids, attention_mask, token_type_ids))
+        return self.embed(tokens, attention_mask), tokens
+
+
 def build(folded: Encoder, options: GraphOptions) -> Encoder:
     """Return the module to trace; it shares its weights with `folded`, which is left as it is.
 
@@ -94,9 +111,9 @@ def build(folded: Encoder, options: GraphOptions) -> Encoder:
         for name, child in [*layer.named_children()]:
             if isinstance(child, ProjectedLinear):
                 setattr(layer, name, SharedLinear(child))
-    if options.first_token:
+    if options.first_token and folded.spec.head == "row":
         traced.in_order[-1] = FirstTokenLayer(layers[-1])
-    return traced.eval()
+    return (Embedder(traced) if folded.spec.head == "embedding" else traced).eval()
 
 
 def export(
@@ -104,7 +121,8 @@ def export(
 ) -> list[Path]:
     """Write a folded encoder as ONNX with dynamic batch and sequence axes, and return the files.
 
-    Inputs are int64 (batch, sequence), the output is `logits` float32 (batch, labels).
+    Inputs are int64 (batch, sequence), the output is `logits` float32 (batch, labels) or (batch, sequence, labels), or
+    `sentence_embedding` (batch, width) with `last_hidden_state` (batch, sequence, width).
 
     Raises:
         RmtkdError: torch cannot export.
@@ -121,6 +139,7 @@ def export(
             dict.fromkeys(names, axes),
             opset=options.opset,
             metadata=metadata or {},
+            outputs=EMBEDDINGS if folded.spec.head == "embedding" else (OUTPUT,),
         )
     except RmtkdError as err:
         if err.message.startswith("torch could not export"):

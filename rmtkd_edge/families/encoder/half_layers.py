@@ -57,7 +57,7 @@ class Cut:
 def fit_attention(
     wide: EncoderLayer, narrow: EncoderLayer, cut: Cut, walks: Sequence[Walk], sums: Sequence[Tensor], depth: int
 ) -> None:
-    decode = _decoder(walks, cut.ridge, depth)
+    decode = decoder(walks, cut.ridge, depth)
     value = cut.projections.get(f"{wide.name}.value")
     weight, bias = compose(wide.value, *decode)
     set_linear(narrow.value, *((weight, bias) if value is None else (value @ weight, value @ bias)))
@@ -83,7 +83,7 @@ def fit_attention(
 def fit_feed_forward(
     wide: EncoderLayer, narrow: EncoderLayer, cut: Cut, walks: Sequence[Walk], sums: Sequence[Tensor], depth: int
 ) -> None:
-    weight, bias = compose(wide.up, *_decoder(walks, cut.ridge, depth + 1))
+    weight, bias = compose(wide.up, *decoder(walks, cut.ridge, depth + 1))
     inner = cut.projections.get(f"{wide.name}.ffn")
     if inner is not None:
         weight, bias = inner @ weight, inner @ bias
@@ -117,7 +117,7 @@ def _norm_step(
         walk.teacher, walk.student = target, norm(total)
 
 
-def _decoder(walks: Sequence[Walk], ridge: float, depth: int) -> tuple[Tensor, Tensor]:
+def decoder(walks: Sequence[Walk], ridge: float, depth: int) -> tuple[Tensor, Tensor]:
     """Return R (d, k) and r (d,) with the teacher's state close to R x' + r for the student's x'."""
     fit = CrossMoments(walks[0].student.shape[-1], walks[0].teacher.shape[-1])
     for walk in walks:

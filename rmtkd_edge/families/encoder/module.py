@@ -1,4 +1,4 @@
-"""A BERT-like sequence classifier with free widths: the one module that is trained, narrowed, folded and exported.
+"""A BERT-like encoder with free widths and a head: the one module that is trained, narrowed, folded and exported.
 
 It computes what transformers' BERT, RoBERTa (XLM-R and CamemBERT too), DistilBERT, ELECTRA, MPNet and ALBERT
 classifiers compute (tests compare them), but a layer may have its own query/key, value and FFN widths, and the residual
@@ -48,6 +48,14 @@ def sdpa_attention(
         allowed = torch.where(allowed, bias.to(q.dtype), torch.finfo(q.dtype).min)
     out = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed, scale=scale)
     return out.transpose(1, 2).reshape(batch, length, -1)
+
+
+def pooled(state: Tensor, mask: Tensor, pooling: str) -> Tensor:
+    """Return the mean (B, d) of a state (B, T, d) over the tokens of a mask (B, T), or its first token (`cls`)."""
+    if pooling == "cls":
+        return state[:, 0]
+    counted = mask[..., None].to(state.dtype)
+    return (state * counted).sum(1) / counted.sum(1).clamp_min(1)
 
 
 class Embeddings(nn.Module):
@@ -145,9 +153,15 @@ class EncoderLayer(nn.Module):
 
 
 class Encoder(Model):
-    """The classifier: embeddings, layers, a dense pooler on the first token, a linear classifier."""
+    """Embeddings, layers, and a head.
+
+    For rows it is a dense pooler on the first token and a linear classifier, for tokens the classifier alone; of an
+    embedding `classifier` is the map to its width, which there is where the stream is narrower.
+    """
 
     spec: EncoderSpec
+    pooler: ProjectedLinear | None
+    classifier: ProjectedLinear | None
 
     def __init__(self, spec: EncoderSpec) -> None:
         super().__init__()
@@ -161,23 +175,40 @@ class Encoder(Model):
             EncoderLayer(spec, s, f"layer.{i}") for i, s in enumerate(spec.layers)
         )
         self.in_order: list[EncoderLayer] = [*self.layers] * spec.repeats  # as they are run
-        self.pooler = ProjectedLinear(spec.width, spec.pooler_width, spec.raw.get("pooler"))
+        by_row = spec.head == "row"
+        self.pooler = ProjectedLinear(spec.width, spec.pooler_width, spec.raw.get("pooler")) if by_row else None
         self.pooler_activation = ACTIVATIONS[spec.pooler_activation]
-        self.classifier = ProjectedLinear(spec.pooler_width, len(spec.labels))
+        self.classifier = None if spec.classifier is None else ProjectedLinear(*spec.classifier)
         self.dropout = nn.Dropout(spec.dropout)
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None, tap: Tap | None = None
     ) -> Tensor:
-        """Return logits (B, labels) for token ids and mask (B, T), int64."""
-        return self.classify(self.states(input_ids, attention_mask, token_type_ids, tap), tap)
+        """Return the head's outputs for token ids and mask (B, T), int64.
 
-    def classify(self, state: Tensor, tap: Tap | None = None) -> Tensor:
-        """Return logits (B, labels) for the last state of the stream (B, T, d)."""
+        They are logits (B, labels) or (B, T, labels), or embeddings (B, width).
+        """
+        state = self.states(input_ids, attention_mask, token_type_ids, tap)
+        return self.classify(state, attention_mask, tap)
+
+    def classify(self, state: Tensor, mask: Tensor, tap: Tap | None = None) -> Tensor:
+        """Return the head's outputs for the last state of the stream (B, T, d)."""
+        if self.pooler is None:
+            found = self.classified(self.dropout(state))
+            return self.embed(found, mask) if self.spec.head == "embedding" else found
         inner = self.pooler(self.dropout(state[:, 0]))
         if tap is not None:
             tap("pooler", inner)
-        return self.classifier(self.dropout(self.pooler_activation(inner)))
+        return self.classified(self.dropout(self.pooler_activation(inner)))
+
+    def embed(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        """Return the embeddings (B, width) of rows whose tokens have these (B, T, width)."""
+        embedding = pooled(tokens, mask, self.spec.pooling)
+        return F.normalize(embedding, dim=-1) if self.spec.normalised else embedding
+
+    def classified(self, x: Tensor) -> Tensor:
+        """Return (..., d) as the last linear layer gives it, as it is where there is none."""
+        return x if self.classifier is None else self.classifier(x)
 
     def states(
         self,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from rmtkd_edge.config.settings import Head
 from rmtkd_edge.errors import UserError
 from rmtkd_edge.families.encoder.spec import MODEL_TYPES, RELATIVE_BUCKETS, ROBERTA, EncoderSpec, LayerSpec
 
@@ -81,7 +82,7 @@ def pooler_of(model_type: str) -> tuple[str, str, str]:
     return _POOLERS[root_of(model_type)]
 
 
-def spec_from_config(config: Any, labels: Sequence[str]) -> EncoderSpec:
+def spec_from_config(config: Any, labels: Sequence[str], head: Head = "row") -> EncoderSpec:
     """Return the shape that a transformers config describes; raise UserError for a model that is not BERT-like."""
     kind = config.model_type
     if kind not in MODEL_TYPES:
@@ -94,8 +95,8 @@ def spec_from_config(config: Any, labels: Sequence[str]) -> EncoderSpec:
     heads = config.n_heads if distil else config.num_attention_heads
     if heads < 1 or width % heads:
         raise UserError(f"a width of {width} cannot be shared by {heads} heads", "check the model's config.json")
-    head = width // heads
-    layer = LayerSpec(heads, head, head, config.hidden_dim if distil else config.intermediate_size, head**-0.5)
+    size = width // heads
+    layer = LayerSpec(heads, size, size, config.hidden_dim if distil else config.intermediate_size, size**-0.5)
     layers = config.n_layers if distil else config.num_hidden_layers
     embedding = getattr(config, "embedding_size", width)
     pad = config.pad_token_id if config.pad_token_id is not None else 0
@@ -121,6 +122,7 @@ def spec_from_config(config: Any, labels: Sequence[str]) -> EncoderSpec:
         dropout=config.dropout if distil else config.hidden_dropout_prob,
         relative_positions=relative,
         repeats=layers if shared else 1,
+        head=head,
     )
 
 
@@ -173,5 +175,11 @@ def names_from_transformers(spec: EncoderSpec) -> dict[str, str]:
     for i in range(len(spec.layers)):
         for ours, theirs in _LAYERS.get(root, _BERT_LAYER).items():
             names[f"layers.{i}.{ours}"] = f"{layers}.{i}.{theirs}"
-    names["pooler"], names["classifier"], _ = pooler_of(spec.model_type)
+    if spec.head == "row":
+        names["pooler"], names["classifier"], _ = pooler_of(spec.model_type)
+    elif spec.head == "token":
+        names["classifier"] = "classifier"
+    else:  # an encoder alone has no name in front of its parts
+        names = {ours: theirs.removeprefix(f"{root}.") for ours, theirs in names.items()}
+        names |= {"classifier": "embedding_projection"} if spec.classifier else {}  # no class of theirs has it
     return names

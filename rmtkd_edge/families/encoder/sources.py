@@ -9,14 +9,15 @@ import torch
 from torch import nn
 
 from rmtkd_edge.config.recipe import Recipe
-from rmtkd_edge.errors import DataError
-from rmtkd_edge.families.classifier_checkpoints import check_fits, label_names, token_count
+from rmtkd_edge.config.settings import Head
+from rmtkd_edge.errors import DataError, UserError
+from rmtkd_edge.families.classifier_checkpoints import LOADERS, check_fits, label_names, token_count
 from rmtkd_edge.families.encoder.checkpoints import from_transformers, pretrained
 from rmtkd_edge.families.encoder.module import Encoder
 from rmtkd_edge.families.encoder.names import MPNET_PAD, POSITIONS_FROM_PAD
 from rmtkd_edge.families.encoder.settings import EncoderShape
 from rmtkd_edge.families.layers import ProjectedLinear
-from rmtkd_edge.families.sources import problem_of
+from rmtkd_edge.families.sources import head_of, problem_of
 from rmtkd_edge.packaged import resolve_source
 
 SCRATCH = "scratch"
@@ -37,9 +38,10 @@ def load(recipe: Recipe, labels: Sequence[str], tokenizer: Any) -> tuple[Encoder
     torch.manual_seed(recipe.seed)
     source = recipe.model.source
     if source == SCRATCH:
-        encoder, ready = _scratch(EncoderShape.model_validate(recipe.model.shape), labels, tokenizer), False
+        shape = EncoderShape.model_validate(recipe.model.shape)
+        encoder, ready = _scratch(shape, labels, tokenizer, head_of(recipe)), False
     else:
-        encoder, ready = pretrained(resolve_source(source), labels, problem_of(recipe))
+        encoder, ready = pretrained(resolve_source(source), labels, problem_of(recipe), head_of(recipe))
     check_fits(recipe, encoder.spec, tokenizer)
     return encoder, ready
 
@@ -63,11 +65,13 @@ def describe_source(recipe: Recipe) -> str:
     return recipe.model.source.removeprefix("package:").rstrip("/").rsplit("/", 1)[-1]
 
 
-def _scratch(shape: EncoderShape, labels: Sequence[str], tokenizer: Any) -> Encoder:
-    from transformers import AutoModelForSequenceClassification
+def _scratch(shape: EncoderShape, labels: Sequence[str], tokenizer: Any, head: Head) -> Encoder:
+    import transformers
 
+    if head == "embedding":
+        raise UserError("an embedder with random weights has nothing to teach", "model.source = a trained one")
     config = _scratch_config(shape, tokenizer, label_names(labels))
-    return from_transformers(AutoModelForSequenceClassification.from_config(config), labels)
+    return from_transformers(getattr(transformers, LOADERS[head]).from_config(config), labels)
 
 
 def _scratch_config(shape: EncoderShape, tokenizer: Any, names: dict[str, Any]) -> Any:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
+from rmtkd_edge.config.settings import Head
 from rmtkd_edge.families.base import Input, Site
 
 ROBERTA = ("roberta", "xlm-roberta", "camembert")  # one architecture under three names
@@ -33,7 +34,7 @@ class LayerSpec:
 
 @dataclass(frozen=True)
 class EncoderSpec:
-    """A BERT-like sequence classifier whose layers may all have different widths.
+    """A BERT-like encoder with a head, whose layers may all have different widths.
 
     Attributes:
         raw: for a site whose producers still carry a fixed projection, the width before that projection.
@@ -42,6 +43,10 @@ class EncoderSpec:
             before the norm); None where the table is as wide as what it is added to.
         repeats: how often the layers are run, one pass after the other (ALBERT: all layers are one).
         relative_positions: distances between tokens bias the attention scores, the same in all layers (MPNet).
+        head: `row` has a pooler on the first token and a classifier, `token` a classifier alone, `embedding` neither.
+        pooling, normalised: of an embedding: the mean over tokens or the first one, of length 1 or as it is.
+        embedding_width: of an embedding that a linear map gives the width which it had before the stream was cut; None
+            where it is as wide as the stream.
     """
 
     model_type: str
@@ -63,7 +68,18 @@ class EncoderSpec:
     embedding_rank: int | None = None
     relative_positions: bool = False
     repeats: int = 1
+    head: Head = "row"
+    pooling: Literal["mean", "cls"] = "mean"
+    normalised: bool = True
+    embedding_width: int | None = None
     family: str = "encoder"
+
+    @property
+    def classifier(self) -> tuple[int, int] | None:
+        """Return the inputs and outputs of the last linear layer, None where there is none."""
+        if self.head == "embedding":
+            return None if self.embedding_width is None else (self.width, self.embedding_width)
+        return self.pooler_width if self.head == "row" else self.width, len(self.labels)
 
     @property
     def max_length(self) -> int:
@@ -123,7 +139,7 @@ class EncoderSpec:
                 Site(f"layer.{i}.value", "value", layer.value, layer.heads, i, basis="eigen"),
                 Site(f"layer.{i}.ffn", "ffn", layer.ffn, 1, i, selectable=True, weighted=False),
             ]
-        return [*sites, Site("pooler", "pooler", self.pooler_width)]
+        return [*sites, Site("pooler", "pooler", self.pooler_width)] if self.head == "row" else sites
 
     def with_ranks(self, ranks: Mapping[str, int]) -> EncoderSpec:
         """Return the spec with every named site set to its rank (a head's width for qk and value sites)."""
@@ -139,7 +155,10 @@ class EncoderSpec:
         width, pooler = ranks.get("stream", self.width), ranks.get("pooler", self.pooler_width)
         table = ranks.get("embedding", self.embedding_rank)
         table = table if table is not None and table < (self.embedding_size or width) else None
-        return replace(self, layers=layers, width=width, pooler_width=pooler, embedding_rank=table)
+        found = replace(self, layers=layers, width=width, pooler_width=pooler, embedding_rank=table)
+        if self.head == "embedding" and width < self.width and self.embedding_width is None:
+            return replace(found, embedding_width=self.width)  # who compares embeddings need not know of the cut
+        return found
 
     def with_projections(self, raw: Mapping[str, int]) -> EncoderSpec:
         """Return the spec with projections after producers, by site the width before them."""
@@ -147,7 +166,8 @@ class EncoderSpec:
 
     def count_parameters(self) -> int:
         """Return the number of trained parameters of the folded model, embeddings and position table counted."""
-        return self.count_body_parameters() + self._word_table() + (self.pooler_width + 1) * len(self.labels)
+        inputs, outputs = self.classifier or (0, 0)
+        return self.count_body_parameters() + self._word_table() + (inputs + 1) * outputs
 
     def count_body_parameters(self) -> int:
         """Return the parameters without the word table (both factors of one that was cut) and the classifier."""
@@ -161,7 +181,7 @@ class EncoderSpec:
             qk, value = layer.heads * layer.qk, layer.heads * layer.value
             total += 2 * (d + 1) * qk + (d + 1) * value + (value + 1) * d
             total += (d + 1) * layer.ffn + (layer.ffn + 1) * d + 4 * d
-        return total + (d + 1) * self.pooler_width
+        return total + ((d + 1) * self.pooler_width if self.head == "row" else 0)
 
     def _word_table(self) -> int:
         e, rank = self.embedding_size or self.width, self.embedding_rank

@@ -17,6 +17,7 @@ from rmtkd_edge.families.encoder.half_layers import (
     Cut,
     Walk,
     compose,
+    decoder,
     fit_attention,
     fit_feed_forward,
     plain,
@@ -61,7 +62,10 @@ def warm_start(
         _fit_table(teacher.embeddings, student, cut, states.batches)
     walks, untouched = _embed(states, student, cut, new_table)
     walk_through = repeated_layers if teacher.spec.repeats > 1 else _layers
-    if not walk_through(states, student, cut, walks, untouched) or "pooler" in projections:
+    untouched = walk_through(states, student, cut, walks, untouched)
+    if teacher.pooler is None:
+        _last_layer(teacher, student, cut, walks, untouched)
+    elif not untouched or "pooler" in projections:
         _pooler(teacher, student, cut, walks)
     return student
 
@@ -139,7 +143,19 @@ def _project_embeddings(wide: Embeddings, narrow: Embeddings, cut: Cut, new_tabl
         narrow.token_type.weight.copy_(wide.token_type.weight @ cut.stream.T)
 
 
+def _last_layer(teacher: Encoder, student: Encoder, cut: Cut, walks: Sequence[Walk], untouched: bool) -> None:
+    """Fit what reads the stream in place of a pooler: it decodes the teacher's last state first."""
+    if untouched or student.classifier is None:
+        return
+    weight, bias = decoder(walks, cut.ridge, teacher.spec.depth)
+    if teacher.classifier is not None:
+        weight, bias = compose(teacher.classifier, weight, bias)
+    set_linear(student.classifier, weight, bias)
+
+
 def _pooler(teacher: Encoder, student: Encoder, cut: Cut, walks: Sequence[Walk]) -> None:
+    assert teacher.pooler is not None and teacher.classifier is not None, "a head for rows has both"
+    assert student.pooler is not None and student.classifier is not None, "and its student too"
     first = [(padded(walk.teacher, walk.mask)[:, 0], walk.student[:, 0]) for walk in walks]
     fit = CrossMoments(student.spec.width, teacher.spec.width)
     for t, s in first:

@@ -15,7 +15,7 @@ from rmtkd_edge.families.modernbert import names
 from rmtkd_edge.families.modernbert.module import Linear, ModernBert
 from rmtkd_edge.families.modernbert.settings import ModernBertShape
 from rmtkd_edge.families.modernbert.spec import MODEL_TYPE
-from rmtkd_edge.families.sources import problem_of
+from rmtkd_edge.families.sources import head_of, problem_of
 from rmtkd_edge.packaged import resolve_source
 
 SCRATCH = "scratch"
@@ -27,9 +27,9 @@ CLASSIFIERS: Classifiers[ModernBert] = Classifiers(
     kind="a plain ModernBERT",
     causes="a class with a forward of its own, other activations, norms or positions than its config.json says are not "
     "supported",
-    spec_of=names.spec_from_config,
+    spec_of=lambda config, labels, head: names.spec_from_config(config, labels),
     state_of=names.from_transformers,
-    heads=lambda config: (names.HEAD, names.CLASSIFIER),
+    parts=lambda config: (names.HEAD, names.CLASSIFIER),
     trial_tokens=lambda spec: 2 * spec.window + BEYOND_WINDOW,
 )
 
@@ -48,7 +48,9 @@ def load(recipe: Recipe, labels: Sequence[str], tokenizer: Any) -> tuple[ModernB
     if recipe.model.source == SCRATCH:
         model, ready = _scratch(ModernBertShape.model_validate(recipe.model.shape), labels, tokenizer), False
     else:
-        model, ready = CLASSIFIERS.pretrained(resolve_source(recipe.model.source), labels, problem_of(recipe))
+        model, ready = CLASSIFIERS.pretrained(
+            resolve_source(recipe.model.source), labels, problem_of(recipe), head_of(recipe)
+        )
     check_fits(recipe, model.spec, tokenizer)
     return model, ready
 

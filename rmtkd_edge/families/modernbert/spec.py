@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from rmtkd_edge.config.settings import Head
 from rmtkd_edge.families.base import Input, Site
 
 MODEL_TYPE = "modernbert"
@@ -63,6 +64,11 @@ class ModernBertSpec:
     pooler_bias: bool = False
     raw: Mapping[str, int] = field(default_factory=dict)
     family: str = MODEL_TYPE
+
+    @property
+    def head(self) -> Head:
+        """Return `row`: one classifier for a whole row."""
+        return "row"
 
     @property
     def model_type(self) -> str:

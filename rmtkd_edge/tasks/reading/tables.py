@@ -14,13 +14,14 @@ import pyarrow.parquet
 from rmtkd_edge.config.task import Task
 from rmtkd_edge.errors import DataError, reason
 from rmtkd_edge.hashing import sha256_file
+from rmtkd_edge.tasks.reading.conll import ENDINGS, read_conll
 from rmtkd_edge.tasks.reading.delimited import read_delimited
 from rmtkd_edge.tasks.reading.labels import stored_names, with_names
 from rmtkd_edge.tasks.reading.objects import read_objects
 from rmtkd_edge.tasks.reading.places import joined, with_places
 from rmtkd_edge.tasks.reading.shards import by_split
 from rmtkd_edge.tasks.reading.splits import Source, choose, choose_paths, folder_name, hidden, is_split_name, not_used
-from rmtkd_edge.tasks.reading.text_files import COMPRESSIONS, kind_of
+from rmtkd_edge.tasks.reading.text_files import COMPRESSIONS, kind_of, lines_of, open_text
 
 
 def _read_parquet(task: Task, path: Path) -> pa.Table:
@@ -37,12 +38,24 @@ def _read_parquet(task: Task, path: Path) -> pa.Table:
     return with_places(table, path.name)
 
 
+def _read_lines(task: Task, path: Path) -> pa.Table:
+    """Return the lines of a text file as the recipe's one column of texts; blank ones are left out."""
+    if len(task.text) != 1:
+        raise DataError(f"{path} has one text a line, and task.text names {len(task.text)} columns", "give a table")
+    with open_text(path, task.encoding) as handle:
+        lines = [(number, line.strip()) for number, line in enumerate(lines_of(handle, path), 1) if line.strip()]
+    texts = pa.array([line.removeprefix("\ufeff") for _, line in lines], pa.large_string())
+    return with_places(pa.table({task.text[0]: texts}), path.name, [number for number, _ in lines], "line")
+
+
 READERS: dict[str, Callable[[Task, Path], pa.Table]] = {
     ".parquet": _read_parquet,
     ".csv": read_delimited,
     ".tsv": read_delimited,
     ".json": read_objects,
     ".jsonl": read_objects,
+    ".txt": _read_lines,
+    **dict.fromkeys(ENDINGS, read_conll),
 }
 INNER = "data"  # where the hub's data sets have their files
 PACKAGE = "package:"

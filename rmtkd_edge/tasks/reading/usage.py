@@ -34,6 +34,34 @@ const model = await AutoModelForSequenceClassification.from_pretrained("$repo", 
 const inputs = tokenizer(["a text"], { PAIRpadding: true, truncation: true });
 const { logits } = await model(inputs); // a text that is too long loses its closing token here: shorten it before
 """
+TOKEN_OPTIMUM = """\
+from optimum.onnxruntime import ORTModelForTokenClassification
+from transformers import AutoTokenizer, pipeline
+
+folder = $folder
+tokenizer = AutoTokenizer.from_pretrained(folder)
+model = ORTModelForTokenClassification.from_pretrained(folder, subfolder="onnx", file_name="$name")
+entities = pipeline("token-classification", model=model, tokenizer=tokenizer, aggregation_strategy="first")("a text")
+"""
+TOKEN_JAVASCRIPT = """\
+import { pipeline } from "@huggingface/transformers";
+
+const label = await pipeline("token-classification", "$repo", { dtype: "$dtype" });
+console.log(await label("a text"));
+"""
+EMBEDDING_PYTHON = """\
+from sentence_transformers import SentenceTransformer
+
+options = {"file_name": "$file", "provider": "CPUExecutionProvider"}
+model = SentenceTransformer($folder, backend="onnx", model_kwargs=options)
+embeddings = model.encode(["a text"])
+"""
+EMBEDDING_JAVASCRIPT = """\
+import { pipeline } from "@huggingface/transformers";
+
+const embed = await pipeline("feature-extraction", "$repo", { dtype: "$dtype" });
+const embeddings = await embed(["a text"], { pooling: "mean", normalize: true }); // as 1_Pooling and modules.json say
+"""
 OWN = """\
 import rmtkd_edge
 
@@ -89,12 +117,12 @@ class HubTask:
     """What the Hugging Face hub and transformers call a task.
 
     Attributes:
-        problem_type: in config.json.
+        problem_type: in config.json, None where transformers has no name for it.
         clients: gives, for a number of text columns, how the folder is used.
     """
 
     pipeline_tag: str
-    problem_type: str
+    problem_type: str | None
     clients: Callable[[int], tuple[Client, ...]]
 
 
@@ -115,6 +143,30 @@ def text_clients(columns: int, meaning: str = "", answer: str = "labels") -> tup
         Client("Optimum", "python", TEXT_OPTIMUM.replace("TEXTS", texts) + python),
         Client("transformers.js", "js", TEXT_JAVASCRIPT.replace("PAIR", pair) + js),
         Client("rmtkd-edge", "python", OWN.replace("ITEMS", items).replace("ANSWER", answer)),
+    )
+
+
+def token_clients(columns: int) -> tuple[Client, ...]:
+    """Return the code for the labels of a text's words."""
+    meaning = "# (1, tokens, labels): the first token of a word tells its label\n"
+    return (
+        Client("onnxruntime", "python", TEXT_ONNXRUNTIME.replace("TEXTS", '["a text"]') + meaning),
+        Client("Optimum", "python", TOKEN_OPTIMUM),
+        Client("transformers.js", "js", TOKEN_JAVASCRIPT),
+        Client("rmtkd-edge", "python", OWN.replace("ITEMS", '["a text"]').replace("ANSWER", "labels")),
+    )
+
+
+def embedding_clients(columns: int) -> tuple[Client, ...]:
+    """Return the code for the embedding of a text."""
+    lines = TEXT_ONNXRUNTIME.replace("TEXTS", '["a text"]').splitlines(keepends=True)
+    run = 'embeddings = session.run(["sentence_embedding"], inputs)[0]\n'
+    own = OWN.replace("ITEMS", '["a text"]').replace("ANSWER", "embeddings").replace(".labels", ".outputs")
+    return (
+        Client("onnxruntime", "python", "".join([*lines[:-1], run])),
+        Client("sentence-transformers", "python", EMBEDDING_PYTHON),
+        Client("transformers.js", "js", EMBEDDING_JAVASCRIPT),
+        Client("rmtkd-edge", "python", own),
     )
 
 

@@ -113,7 +113,7 @@ def test_a_tokenizer_whose_ids_have_gaps_needs_as_many_embeddings_as_its_largest
     with pytest.raises(DataError, match="61 tokens"):
         build(str(tmp_path), LABELS, Vocabulary([*range(50), 60]))
     scratch = SimpleNamespace(source="scratch", shape={"layers": 1, "width": 8, "heads": 1, "ffn": 8})
-    recipe = SimpleNamespace(seed=0, model=scratch, task=SimpleNamespace(max_length=18))
+    recipe = SimpleNamespace(seed=0, model=scratch, task=SimpleNamespace(max_length=18, kind="text-classification"))
     assert load(recipe, LABELS, Vocabulary([*range(50), 60]))[0].spec.vocab == 61
 
 
@@ -121,7 +121,7 @@ def test_a_tokenizer_whose_ids_have_gaps_needs_as_many_embeddings_as_its_largest
 def test_every_model_type_starts_from_random_weights(kind):
     shape = {"model_type": kind, "layers": 1, "width": 8, "heads": 1, "ffn": 8, "max_positions": 18}
     model = SimpleNamespace(source="scratch", shape=shape)
-    recipe = SimpleNamespace(seed=0, model=model, task=SimpleNamespace(max_length=18))
+    recipe = SimpleNamespace(seed=0, model=model, task=SimpleNamespace(max_length=18, kind="text-classification"))
     encoder, trained = load(recipe, LABELS, Vocabulary(range(60)))
     assert not trained and encoder.spec.model_type == kind and encoder.spec.max_length == 18
 
