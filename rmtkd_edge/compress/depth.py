@@ -53,5 +53,5 @@ def layers_that_stay(context: Context, folded: Model, wanted: int) -> tuple[int,
             moved[left] = divergence(context, before, outputs_of(context, context.family.shortened(folded, left)))
         stay = min(moved, key=moved.__getitem__)
         told = ", ".join(str(layer) for layer in stay)
-        context.report("note", text=f"layers {told} stay: the outputs move by {moved[stay]:.2e} nats")
+        context.report("note", text=f"layers {told} stay: divergence from the teacher {moved[stay]:.2e}")
     return stay

@@ -72,7 +72,7 @@ def allocated(trials: Trials, picked: Sequence[SiteRank]) -> list[SiteRank]:
     def tell(at: Moves, found: float) -> None:
         chosen, kinds = land(at), dict.fromkeys(site.kind for site in free)
         widths = ", ".join(f"{kind} {mean_width(chosen, kind):.0f}" for kind in kinds)
-        context.report("note", text=f"allocation: the outputs move by {found:.2e} nats at mean widths {widths}")
+        context.report("note", text=f"allocation: divergence from the teacher {found:.2e} at mean widths {widths}")
 
     return land(search(score, moves, tell, TRIALS))
 

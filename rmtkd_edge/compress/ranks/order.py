@@ -49,5 +49,5 @@ def prices(context: Context, folded: Model, names: Sequence[str], predict: Predi
         student, _ = narrowed(context, folded, cut)
         lost, saved = divergence(context, before, outputs_of(context, student)), now - predict(student.spec)
         found.append(price(choice.name, choice.width_after, lost, saved))
-        context.report("note", text=f"{choice.name}: {lost:.2e} nats lost, {saved:.3f} ms saved")
+        context.report("note", text=f"{choice.name}: divergence from the uncut model {lost:.2e}, {saved:.3f} ms saved")
     return cheapest_first(found)
