@@ -58,10 +58,13 @@ def test_every_family_and_method_runs_on_one(
 
 FURTHER: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {  # families, and sections of the recipe
     "search": (
-        ("encoder", "resnet"),
+        ("encoder", "resnet", "vit"),
         {"compress": {"allocation": "kl"}, "distil": {"match": 3.0, "states_first": 0.5}},
     ),
-    "fewer words and layers": (("encoder",), {"compress": {"vocabulary": 2, "layers": 1}, "distil": {"match": 1.0}}),
+    "fewer words and layers": (
+        ("encoder", "modernbert"),
+        {"compress": {"vocabulary": 2, "layers": 1}, "distil": {"match": 1.0}},
+    ),
     "projected, folded": (
         ("encoder", "resnet"),
         {"compress": {"channels": "project", "warm_start": "fold"}, "distil": {"through_projection": True}},
@@ -84,6 +87,7 @@ def test_further_settings_run_on_one(
     compress = {"sites_per_cycle": 20, **sections.get("compress", {})}
     stop = {"target_reduction": 0.3, **sections.get("stop", {})}
     recipe = recipe_of(family, tiny_tokenizer, **{**sections, "compress": compress, "stop": stop})
+    data = tiny_data if find_family(family).modality == "text" else tiny_images
     with gpu_stand_in():
-        record = compressed(recipe, tiny_data if family == "encoder" else tiny_images, tmp_path / "run")
+        record = compressed(recipe, data, tmp_path / "run")
     assert record.reduction > 0
