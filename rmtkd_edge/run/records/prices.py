@@ -13,7 +13,7 @@ class SitePrice:
     """The price of one site.
 
     Attributes:
-        lost_kl: mean divergence from the uncut model, the task's own; None where the cut model's outputs are not finite.
+        lost_kl: mean divergence from the uncut model, the task's own; None where the outputs are not finite.
         kl_per_ms: None where no time is saved.
     """
 
