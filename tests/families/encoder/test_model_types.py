@@ -144,4 +144,4 @@ def test_other_buckets_and_another_padding_token_are_refused() -> None:
         pad_token_id = 0
 
     with pytest.raises(DataError, match="padding token 1, the tokenizer's is 0"):
-        _scratch(EncoderShape(model_type="mpnet"), LABELS, Tokens(range(9)))
+        _scratch(EncoderShape(model_type="mpnet"), LABELS, Tokens(range(9)), "row")
