@@ -24,6 +24,7 @@ from rmtkd_edge.methods.base import find_method, shape_of
 from rmtkd_edge.run.records.base import from_json, to_json
 from rmtkd_edge.run.records.dry_run import DryRun
 from rmtkd_edge.run.reporter import SilentReporter
+from rmtkd_edge.tasks.base import find_task
 from rmtkd_edge.tasks.reading.tokenizers import load_tokenizer
 
 
@@ -167,6 +168,8 @@ SMALL = {
     "encoder": "model.shape={layers=2, width=128, heads=4, ffn=256, max_positions=128}",
     "resnet": 'model.shape={depth=18, width=8, stem="cifar"}',
     "mobilenet": 'model.shape={version="v2", width=0.25, stem="cifar"}',
+    "modernbert": "model.shape={layers=2, width=64, heads=4, ffn=96, max_positions=128}",
+    "vit": "model.shape={layers=2, width=64, heads=4, ffn=128, patch=4}",
 }
 
 
@@ -184,10 +187,15 @@ def test_every_recipe_that_ships_is_predicted(
     name: str, tiny_tokenizer: Path, tiny_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = load_recipe(name)
-    settings = ['model.source="scratch"', SMALL[recipe.model.family], "train.batch_size=8", "distil.batch_size=8"]
+    settings = ["train.batch_size=8", "distil.batch_size=8"]
+    if find_task(recipe.task.kind).labelled:  # random weights have no embeddings to keep
+        settings += ['model.source="scratch"', SMALL[recipe.model.family]]
     data = tiny_images
-    if recipe.model.family == "encoder":
-        settings += [f'model.tokenizer="{tiny_tokenizer}"', "analyse.minimum_rows=64"]
+    if recipe.task.kind == "image-classification":
+        settings.append("task.image_size=16")
+    else:
+        settings += ["analyse.minimum_rows=64"]
+        settings += [f'model.tokenizer="{tiny_tokenizer}"'] if "scratch" in str(settings) else []
         data = tmp_path / "data"
         data.mkdir()
         labels = recipe.task.labels or ["bad", "good"]
@@ -195,6 +203,7 @@ def test_every_recipe_that_ships_is_predicted(
             "text-classification": [labels[i % len(labels)] for i in range(160)],
             "multi-label": [";".join(labels[: 1 + i % 2]) for i in range(160)],
             "regression": np.linspace(0, 5, 160).round(2).tolist(),
+            "sentence-embedding": [""] * 160,
         }[recipe.task.kind]
         settings += ['task.label_separator=";"'] if recipe.task.kind == "multi-label" else []
         texts = {column: [f"the film was {column} {i % 7}" for i in range(160)] for column in recipe.task.text}

@@ -33,8 +33,8 @@ def _texts(run: Run, recipe: Recipe, data: Path | None, count: int, work: Path) 
     task: Any = find_task(recipe.task.kind)  # one on texts
     source = load_tables(recipe.task, data)
     names = task.names(recipe.task, source.parts["train"])
-    classes = task.classes(names, task.values(recipe.task, source.parts["train"], "train", names))
-    parts = share_out(recipe.task, source, recipe.seed, classes).parts
+    labels = task.shared_labels(names, task.values(recipe.task, source.parts["train"], "train", names))
+    parts = share_out(recipe.task, source, recipe.seed, labels).parts
     role = next(name for name in HELD_OUT if name in parts)
     rows = parts[role].select(list(recipe.task.text)).slice(0, count).to_pylist()
     return role, [next(iter(row.values())) if len(row) == 1 else tuple(row.values()) for row in rows]
