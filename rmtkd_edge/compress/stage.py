@@ -252,19 +252,20 @@ def _teacher(run: Run, recipe: Recipe, ready: Prepared, report: Report) -> tuple
     model = model.to(ready.accelerator.device)
     ready = ready.judged_by(model, recipe)
     scores = ready.score(model, recipe, "validation", interval=trained_already)
-    baseline = baseline_value(ready.task, ready.data.validation(), len(ready.dataset.labels), scores.primary)
+    baseline = baseline_value(ready.task, ready.data.validation(), model.spec.outputs, scores.primary)
     if trained_already:
         check_loaded(recipe.model.source, scores, baseline)
-    doubt = chance(recipe.model.source, scores, baseline) if trained_already else ""
+    learns = ready.task.labelled  # without labels a teacher is taken as it is
+    doubt = chance(recipe.model.source, scores, baseline) if trained_already and learns else ""
     if doubt:
         report("note", text=doubt)
-    trained = not trained_already or bool(doubt) or scores.value < recipe.train.threshold
+    trained = learns and (not trained_already or bool(doubt) or scores.value < recipe.train.threshold)
     if trained:
         scores = _train_teacher(run, recipe, ready, model, report)
         check_trained(scores, baseline)
-        if scores.value < recipe.train.threshold:
-            what = f"the teacher reaches {scores.primary} {scores.value:.4f}"
-            report("note", text=f"{what}, under the threshold {recipe.train.threshold:.4f}")
+    if scores.value < recipe.train.threshold:
+        what = f"the teacher reaches {scores.primary} {scores.value:.4f}"
+        report("note", text=f"{what}, under the threshold {recipe.train.threshold:.4f}")
     record = TeacherRecord(
         parameters=model.spec.count_parameters(),
         source=recipe.model.source,

@@ -263,6 +263,8 @@ class Recipe(Section):
         if self.task.unlabelled is not None and self.distil.alpha > 0 and not self.compress.one_shot:
             alpha = f"distil.alpha = {self.distil.alpha:g}"
             faults.append(f"rows of task.unlabelled are taught by the teacher's outputs alone: {alpha} must be 0")
+        if self.task.pairs is not None and task.head != "embedding":
+            faults.append(f"task.pairs does not go with the task {self.task.kind}")
         if not task.labelled and self.distil.alpha > 0 and not self.compress.one_shot:
             alpha = f"distil.alpha = {self.distil.alpha:g}"
             faults.append(f"rows of {self.task.kind} have no labels, the teacher alone teaches: {alpha} must be 0")

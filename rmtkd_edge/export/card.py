@@ -15,7 +15,7 @@ from rmtkd_edge.tasks.base import find_task
 
 HERE = '"path/to/this/folder"'
 MEANINGS = {  # of the outputs, by how a task predicts: a title, what is said of their names, a limit, what agrees
-    "embedding": ("Output", "", "Its embeddings are near to the original's", "a cosine of 0.99 or more"),
+    "embedding": ("Output", "", "It gives embeddings near the original's", "a cosine of 0.99 or more"),
     "argmax": ("Labels", "", "It knows the labels above and no others", "same prediction"),
     "sign": ("Labels", "Any number of: ", "It knows the labels above and no others", "same labels"),
     "none": ("Output", "One number: ", "It gives numbers like those that it was trained on", "same number up to 1 %"),

@@ -82,6 +82,10 @@ class Spec(Protocol):
         """Return what the outputs are: (B, labels) for rows, (B, T, labels) for tokens, or embeddings (B, width)."""
 
     @property
+    def outputs(self) -> int:
+        """Return how many values a row, or a token of it, gets."""
+
+    @property
     def raw(self) -> Mapping[str, int]:
         """Return the width before the projection of every site whose producers still carry a fixed one."""
 

@@ -110,13 +110,16 @@ class Classifiers(Generic[M]):
         )
         ours.train()
 
-    def pretrained(self, source: str, labels: Sequence[str], problem: str | None, head: Head = "row") -> tuple[M, bool]:
+    def pretrained(
+        self, source: str, labels: Sequence[str], problem: str | None, head: Head = "row", embedder: bool = False
+    ) -> tuple[M, bool]:
         """Return the model of a hub id or a folder, and whether its head is trained already.
 
         A folder is a transformers checkpoint, an exported folder, or a model of a run (RUN/compress/teacher).
 
         Args:
             problem: what it must be for, None for anything.
+            embedder: the source says that it gives embeddings, whatever class its weights were saved from.
 
         Raises:
             UserError: it cannot be loaded, is for another problem, or knows other labels.
@@ -139,7 +142,8 @@ class Classifiers(Generic[M]):
             raise UserError(f"`{source}` is no {self.family}", f"set model.family = {config.model_type}")
         refuse_other_problems(config.problem_type, problem)
         self.spec_of(config, labels, head)  # refuse an unsupported type before its weights are read
-        _refuse_other_class(config, source, head)
+        if not embedder:
+            _refuse_other_class(config, source, head)
         model, info = loaded(
             LOADERS[head],
             source,
@@ -177,8 +181,11 @@ class Classifiers(Generic[M]):
 
 def _head_of_class(kind: type) -> Head:
     """Return the head of a class of transformers' or of one that is made from it; `row` for any other."""
-    if any(made.__name__.endswith(ENDINGS["token"]) for made in kind.__mro__):
-        return "token"
+    classifiers: tuple[Head, ...] = ("token", "row")
+    for made in kind.__mro__:
+        for head in classifiers:
+            if made.__name__.endswith(ENDINGS[head]):
+                return head
     return "embedding" if kind.__name__.endswith(ENDINGS["embedding"]) and "For" not in kind.__name__ else "row"
 
 

@@ -37,6 +37,7 @@ class SpecDefaults:
     """A spec that is a frozen dataclass with a field `raw`, of a model that reads float inputs and no sequences."""
 
     family: ClassVar[str]
+    labels: tuple[str, ...]
 
     @property
     def model_type(self) -> str:
@@ -47,6 +48,11 @@ class SpecDefaults:
     def head(self) -> Head:
         """Return `row`: the outputs are values of the labels for a row."""
         return "row"
+
+    @property
+    def outputs(self) -> int:
+        """Return one value for each label."""
+        return len(self.labels)
 
     @property
     def dropout(self) -> float:

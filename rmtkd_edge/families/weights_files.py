@@ -66,12 +66,6 @@ def weights_file(source: str) -> Path:
     return Path(source) / WEIGHTS if Path(source).is_dir() else Path(source)
 
 
-def is_weights_file(source: str) -> bool:
-    """Return whether a source is a file of weights, or a folder with one."""
-    path = weights_file(source)
-    return path.suffix == ".safetensors" and path.is_file()
-
-
 def load_weights(path: Path) -> dict[str, Tensor]:
     """Return the tensors of a safetensors file; raise UserError for any other."""
     if path.suffix != ".safetensors":

@@ -121,7 +121,7 @@ class SentenceEmbedding(TextTask):
     # training
     def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
         """Return how far embeddings are from those of the batch's reference."""
-        if "labels" not in batch or not batch["labels"].shape[1]:
+        if "labels" not in batch or batch["labels"].ndim != 2 or not batch["labels"].shape[1]:
             raise DataError(
                 "sentences have no labels that a loss could read",
                 "set distil.alpha = 0, and a method that learns from its teacher alone",
@@ -152,6 +152,11 @@ class SentenceEmbedding(TextTask):
     # figures
     def targets(self, batch: Batch) -> np.ndarray:
         """Return the teacher's embeddings, float32 (B, width) or (B, width + 2)."""
+        if batch["labels"].ndim != 2:
+            raise DataError(
+                f"`labels` is {tuple(batch['labels'].shape)}, and an embedder is judged by embeddings (rows, width)",
+                "leave `labels` out of the batches, or give the teacher's embeddings",
+            )
         return np.asarray(batch["labels"].cpu(), np.float32)
 
     def metrics(self, outputs: Sequence[np.ndarray], targets: Sequence[np.ndarray]) -> dict[str, float]:

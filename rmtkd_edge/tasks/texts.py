@@ -128,6 +128,10 @@ class TextTask(Labelled):
         """Return lines for the user on odd labels; `values` are the targets by split."""
         return ()
 
+    def lost(self, values: Mapping[str, np.ndarray], splits: Mapping[str, TextSplit]) -> tuple[str, ...]:
+        """Return lines on targets that have no place in the encoded rows; `values` are the targets by split."""
+        return ()
+
     def predictions(self, outputs: np.ndarray, labels: Sequence[str]) -> list[Any]:
         """Return what each row of outputs (n, labels) predicts."""
         raise NotImplementedError
@@ -177,6 +181,7 @@ class TextTask(Labelled):
             (
                 *shares.notes,
                 *self.label_notes(task, source.parts["train"], names, values),
+                *self.lost(values, splits),
                 *odd,
                 *(() if more is None else more.notes),
             ),

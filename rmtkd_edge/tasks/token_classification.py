@@ -71,6 +71,18 @@ class TokenClassification(TextTask):
         """Return lines on labels that a split has not."""
         return self.absent(names, values)
 
+    def lost(self, values: Mapping[str, np.ndarray], splits: Mapping[str, TextSplit]) -> tuple[str, ...]:
+        """Return a line on the labelled words of each split that no token carries."""
+        notes = []
+        for role, split in splits.items():
+            words, kept = (int(np.count_nonzero(np.asarray(found) >= 0)) for found in (values[role], split.labels))
+            if kept < words:
+                notes.append(
+                    f"{words - kept} of {words} words of {role} are beyond task.max_length or have no token: they "
+                    "count in no metric"
+                )
+        return tuple(notes)
+
     def counts(self, labels: Sequence[str], values: np.ndarray) -> dict[str, int]:
         """Return the words of every label by its name."""
         found = np.bincount(values[values >= 0].astype(np.int64), minlength=len(labels))
@@ -189,6 +201,8 @@ class TokenPredictor:
         """
         if isinstance(items, str):
             raise UserError("predict takes a list of texts, or of lists of words", "predict([text])")
+        if not all(isinstance(item, Sequence) and all(isinstance(word, str) for word in item) for item in items):
+            raise UserError("an item is neither a text nor a list of words", 'predict(["a text", ["its", "words"]])')
         rows = [item.split() if isinstance(item, str) else list(item) for item in items]
         if odd := [i for i, words in enumerate(rows) if not words or not all(words) or any(" " in w for w in words)]:
             raise UserError(f"item {odd[0]} has no words, or one that is empty or has a space in it", "leave it out")

@@ -17,7 +17,8 @@ from torch.nn import functional as F
 import rmtkd_edge
 from rmtkd_edge.api.compress import CompressOptions, compress_run
 from rmtkd_edge.api.export import ExportOptions, export_run
-from rmtkd_edge.compress.stage import prepare
+from rmtkd_edge.compress.learnt import baseline_value
+from rmtkd_edge.compress.stage import _teacher, prepare
 from rmtkd_edge.compress.vocabulary import fewer_tokens
 from rmtkd_edge.config.recipes import parse_recipe
 from rmtkd_edge.errors import DataError, RecipeError, UserError
@@ -291,3 +292,39 @@ def test_a_checkpoint_of_another_task_names_it(tmp_path: Path, kind: str, head: 
     with pytest.raises(UserError) as caught:
         pretrained(str(tmp_path), ("a", "b") if head != "embedding" else (), None, head)
     assert part in f"{caught.value.message} {caught.value.hint}"
+
+
+def test_an_embedder_is_never_trained_whatever_the_threshold(data: Path, embedder: Path, tmp_path: Path) -> None:
+    """Pairs that agree with nothing: the metric is about 0, under any threshold."""
+    pairs = {"pairs": str(data.parent / "pairs.jsonl"), "pair_columns": ["first", "second", "how"]}
+    known = settings(embedder, train={"threshold": 0.99}, compress={"one_shot": True})
+    known["task"] |= {**pairs, "metric": "spearmanr"}
+    recipe = parse_recipe({**known, "title": "tiny"}, "tiny")
+    ready = prepare(recipe, data)
+    run = Run.create(tmp_path / "run", recipe.to_toml(), recipe.seed)
+    judged, model, teacher = _teacher(run, recipe, ready, lambda *_, **__: None)
+    assert not teacher.trained and model.spec.outputs == 32
+    rows = judged.data.validation()
+    baseline = baseline_value(judged.task, rows, model.spec.outputs, "cosine_similarity")
+    assert baseline is not None and 0 < baseline < 1
+
+
+def test_an_embedder_may_have_been_saved_from_another_class(tiny_tokenizer: Path, tmp_path: Path) -> None:
+    write_embedder(tmp_path / "masked", tiny_tokenizer)
+    config = json.loads((tmp_path / "masked/config.json").read_text())
+    (tmp_path / "masked/config.json").write_text(json.dumps({**config, "architectures": ["BertForMaskedLM"]}))
+    assert pretrained(str(tmp_path / "masked"), (), None, "embedding")[1]
+    (tmp_path / "masked/modules.json").unlink()
+    with pytest.raises(UserError, match="a BertForMaskedLM, whose states were not trained as embeddings"):
+        pretrained(str(tmp_path / "masked"), (), None, "embedding")
+
+
+def test_class_labels_are_no_embeddings() -> None:
+    with pytest.raises(DataError, match=r"`labels` is \(3,\)"):
+        TASK.targets({"labels": torch.arange(3)})
+
+
+def test_pairs_belong_to_embeddings(tiny_recipe_dict: dict[str, Any]) -> None:
+    task = {**tiny_recipe_dict["task"], "pairs": "pairs.csv"}
+    with pytest.raises(RecipeError, match=r"task\.pairs does not go with"):
+        parse_recipe({**tiny_recipe_dict, "task": task}, "tiny")

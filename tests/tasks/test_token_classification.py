@@ -288,3 +288,26 @@ def test_a_checkpoint_of_another_task_names_it(made: str, head: Any, part: str, 
     with pytest.raises(UserError) as caught:
         pretrained(str(tmp_path), () if head == "embedding" else ("a", "b"), None, head)
     assert part in caught.value.hint
+
+
+@pytest.mark.parametrize("comment", ["# newdoc", "# sent_id = 1"])
+def test_numbered_words_are_no_words(comment: str, tmp_path: Path, tiny_recipe_dict: dict[str, Any]) -> None:
+    (tmp_path / "train.conll").write_text(f"{comment}\n1\tAda\tPROPN\tB-PER\n2\tsang\tVERB\tO\n\n")
+    with pytest.raises(DataError, match="numbers the words"):
+        prepare(parse_recipe(settings(tiny_recipe_dict), "test"), tmp_path)
+
+
+def test_words_beyond_the_longest_length_are_counted(data: Path, tiny_recipe_dict: dict[str, Any]) -> None:
+    ready = prepare(parse_recipe(settings(tiny_recipe_dict, task={"max_length": 4}), "test"), data)
+    assert any("words of train are beyond task.max_length" in note for note in ready.dataset.notes)
+
+
+def test_a_class_of_ones_own_is_a_classifier() -> None:
+    from transformers import BertConfig, BertForSequenceClassification
+
+    class SentimentModel(BertForSequenceClassification):
+        pass
+
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24}
+    model = SentimentModel(BertConfig(vocab_size=30, max_position_embeddings=16, **sizes))
+    assert rmtkd_edge.from_transformers(model).spec.head == "row"

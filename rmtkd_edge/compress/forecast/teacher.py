@@ -47,9 +47,11 @@ def look_at(recipe: Recipe, ready: Prepared) -> Looked:
     start = time.monotonic()  # the first passes, which were slower, are over
     again, _ = outputs_of(model, ready.task, seen[:1], ready.accelerator)
     seconds = (time.monotonic() - start) / len(again[0])
-    baseline = baseline_value(ready.task, seen, len(ready.dataset.labels), scores.primary)
+    baseline = baseline_value(ready.task, seen, model.spec.outputs, scores.primary)
     training = fault = hint = ""
-    if not trained_already:
+    if not ready.task.labelled:
+        training = ""
+    elif not trained_already:
         training = "its weights, or those of its classifier, are random"
     elif doubt := chance(source, scores, baseline):
         training = doubt

@@ -12,7 +12,7 @@ from torch import Tensor
 from rmtkd_edge.config.settings import Head
 from rmtkd_edge.families.classifier_checkpoints import Classifiers
 from rmtkd_edge.families.encoder.names import names_from_transformers, pooler_of, spec_from_config
-from rmtkd_edge.families.encoder.sentence_files import pooling_of
+from rmtkd_edge.families.encoder.sentence_files import is_embedder, pooling_of
 from rmtkd_edge.families.encoder.spec import EncoderSpec
 from rmtkd_edge.families.sources import own_model
 
@@ -52,8 +52,10 @@ from_transformers = CLASSIFIERS.from_transformers
 
 def pretrained(source: str, labels: Sequence[str], problem: str | None, head: Head = "row") -> tuple[Encoder, bool]:
     """Return the model of a hub id or a folder, and whether its head is trained already; see `Classifiers`."""
-    encoder, trained = CLASSIFIERS.pretrained(source, labels, problem, head)
-    if head == "embedding" and own_model(Path(source)) is None:  # a folder of ours says it in its own spec
+    own = own_model(Path(source)) is not None
+    embedder = head == "embedding" and not own and is_embedder(source)
+    encoder, trained = CLASSIFIERS.pretrained(source, labels, problem, head, embedder)
+    if head == "embedding" and not own:  # a folder of ours says it in its own spec
         pooling, normalised = pooling_of(source)
         encoder.spec = replace(encoder.spec, pooling=pooling, normalised=normalised)
     return encoder, trained

@@ -45,6 +45,11 @@ def pooling_of(source: str) -> tuple[Pooling, bool]:
     return known[modes[0]], "Normalize" in parts
 
 
+def is_embedder(source: str) -> bool:
+    """Return whether a hub id or a folder is a model of sentence-transformers."""
+    return _read(source, MODULES) is not None
+
+
 def sentence_files(spec: EncoderSpec, longest: int) -> Mapping[str, bytes]:
     """Return the files by name with which sentence-transformers makes the same embeddings of an exported encoder.
 
@@ -63,15 +68,29 @@ def sentence_files(spec: EncoderSpec, longest: int) -> Mapping[str, bytes]:
 
 
 def _read(source: str, name: str) -> Any:
-    """Return a JSON file of a hub id or a folder (or next to a folder's), None where there is none."""
-    from transformers.utils import cached_file
+    """Return a JSON file of a hub id or a folder (or next to a folder's), None where there is none.
+
+    Raises:
+        UserError: it cannot be read, or the hub cannot be asked whether there is one.
+    """
+    from huggingface_hub import _CACHED_NO_EXIST, hf_hub_download, try_to_load_from_cache
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     folder = Path(source)
     if folder.is_dir():
         path = next((str(place / name) for place in (folder, folder.parent) if (place / name).is_file()), None)
+    elif try_to_load_from_cache(source, name) is _CACHED_NO_EXIST:
+        path = None
     else:
-        missing_is_fine = {f"_raise_exceptions_for_{what}": False for what in ("missing_entries", "connection_errors")}
-        path = cached_file(source, name, **missing_is_fine)
+        try:
+            path = hf_hub_download(source, name)
+        except LocalEntryNotFoundError as err:  # offline: not known to be missing
+            raise UserError(
+                f"{name} of `{source}`, which says how its embeddings are pooled, cannot be fetched",
+                "connect once, or give a local folder as model.source",
+            ) from err
+        except EntryNotFoundError:
+            path = None
     if path is None:
         return None
     try:

@@ -82,6 +82,11 @@ class EncoderSpec:
         return self.pooler_width if self.head == "row" else self.width, len(self.labels)
 
     @property
+    def outputs(self) -> int:
+        """Return how many values a row, or a token of it, gets."""
+        return self.width if self.classifier is None else self.classifier[1]
+
+    @property
     def max_length(self) -> int:
         """Return the longest sequence, in tokens, that the position embeddings allow."""
         return self.positions - self.position_offset

@@ -11,6 +11,7 @@ from torch import Tensor
 from rmtkd_edge.errors import UserError
 from rmtkd_edge.families.mobilenet.layouts import NAMES, layout_of, with_stem
 from rmtkd_edge.families.mobilenet.module import MobileNet
+from rmtkd_edge.families.mobilenet.spec import MobileNetSpec
 from rmtkd_edge.families.mobilenet.state_dict import filled, with_widths
 from rmtkd_edge.families.torchvision_sources import TORCHVISION, Wanted
 from rmtkd_edge.families.weights_files import (
@@ -55,20 +56,30 @@ def load_checkpoint(source: str, wanted: Wanted, shape: MobileNetShape) -> Mobil
             f"supported: {', '.join(NAMES.values())} of torchvision, as {TORCHVISION}NAME or a state dict",
         )
     state = unwrapped(load_weights(path), "features.0.0.weight", source, "MobileNet")
-    spec = with_stem(with_widths(layout_of(_version(state), wanted.labels), state, source), shape.stem)
-    spec = replace(spec, image_size=wanted.image_size, classifier_dropout=shape.dropout)
-    spec = spec if shape.eps is None else replace(spec, eps=shape.eps)
-    net = filled(MobileNet(spec), state, source, replace_classifier=False)
-    reference = reference_of(path)
-    if reference.is_file():
-        prove(net, reference, CAUSES)
-    elif "stem" not in shape.model_fields_set:
+    layout = layout_of(_version(state), wanted.labels)
+    plain = with_widths(layout, state, source)
+    reference, stated = reference_of(path), "stem" in shape.model_fields_set
+    stems = [shape.stem] if stated or not reference.is_file() else [*STRIDES]
+    for stem in stems:
+        spec = replace(with_stem(plain, stem), image_size=wanted.image_size, classifier_dropout=shape.dropout)
+        spec = spec if shape.eps is None else replace(spec, eps=shape.eps)
+        net = filled(MobileNet(spec), state, source, replace_classifier=False)
+        try:
+            if reference.is_file():
+                prove(net, reference, CAUSES)
+            break
+        except UserError:
+            if stem == stems[-1]:
+                raise
+    if not reference.is_file() and not stated:
         raise UserError(
             f"{source} holds weights alone, which do not tell what the model computes. It would be taken for {KIND} "
             f"with {STRIDES[shape.stem]}, batch norms of eps {spec.eps:g} and no dilation",
             f"--set model.shape.stem=imagenet for {STRIDES['imagenet']}, cifar for {STRIDES['cifar']} (and "
             f"model.shape.eps where it differs). {way_to_prove(reference)}",
         )
+    if not reference.is_file() and (unknown := _not_told(plain, layout, shape.stem)):
+        raise UserError(f"{source} holds weights alone, which do not tell {unknown}", way_to_prove(reference))
     return net
 
 
@@ -78,3 +89,14 @@ def _version(state: Mapping[str, Tensor]) -> str:
         return "v2"
     blocks = {name.split(".")[1] for name in state if name.startswith("features.")}
     return "v3-large" if len(blocks) > 14 else "v3-small"  # 17 and 13 with stem and last convolution
+
+
+def _not_told(spec: MobileNetSpec, layout: MobileNetSpec, stem: str) -> str:
+    """Return what torchvision's own models leave open once they were changed, empty for nothing."""
+    if spec.hidden not in (None, layout.hidden) and spec.last == layout.last:
+        return "the function between the classifier's layers, which are not torchvision's"
+    first = next(j for j, block in enumerate(spec.blocks) if block.stride > 1)
+    widths = [spec.streams[spec.stream_of(j)] for j in (first - 1, first)]
+    if stem == "cifar" and widths[0] == widths[1]:
+        return f"whether the block {first}, with stride 1, adds its input"
+    return ""

@@ -93,7 +93,7 @@ def with_widths(layout: MobileNetSpec, state: Mapping[str, Tensor], where: str) 
             skip = block.stride == 1 and before == width  # torchvision's own rule
             streams += [] if skip else [width]
             blocks.append(replace(block, inner=inner, squeeze=squeeze, skip=skip))
-        hidden = None if layout.hidden is None else len(ours["hidden.weight"])
+        hidden = None if layout.hidden is None or "hidden.weight" not in ours else len(ours["hidden.weight"])
         last, classes = len(ours["last.conv.weight"]), len(ours["classifier.weight"])
     except KeyError as err:
         raise UserError(f"{where} is no state dict of a MobileNet: {err} is missing", SAVE) from err

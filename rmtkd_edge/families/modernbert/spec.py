@@ -71,6 +71,11 @@ class ModernBertSpec:
         return "row"
 
     @property
+    def outputs(self) -> int:
+        """Return one value for each label."""
+        return len(self.labels)
+
+    @property
     def model_type(self) -> str:
         """Return transformers' name of the architecture."""
         return MODEL_TYPE

@@ -66,7 +66,7 @@ def load_checkpoint(source: str, labels: Sequence[str], image_size: int, shape: 
     known = name in NAMES and not config.get("model_args")
     if name is not None and not known and not reference.is_file():
         raise UserError(_other_of_timm(source, config), f"supported: {', '.join(NAMES)}. {way_to_prove(reference)}")
-    if known and IMAGENET_CLASSES == len(state["fc.weight"]) != len(labels):
+    if known and IMAGENET_CLASSES == len(state.get("fc.weight", ())) != len(labels):
         spec = replace(check_torchvision(str(name), state, None), labels=tuple(labels), image_size=image_size)
         return filled(ResNet(spec), state, source, replace_classifier=True), False
     spec = spec_from_state(state, labels, source, image_size)

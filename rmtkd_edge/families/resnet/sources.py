@@ -161,7 +161,7 @@ def initialise_classifier(net: ResNet, seed: int | None = None) -> ResNet:
 
 def _of_transformers(source: str, wanted: Wanted) -> tuple[ResNet, bool]:
     theirs, order = from_transformers.load_classifier(source, wanted.labels)
-    net = _converted(theirs, wanted.labels, source, wanted.image_size)
+    net = _converted(theirs.float().eval(), wanted.labels, source, wanted.image_size)
     if order is None:
         return initialise_classifier(net, wanted.seed), False
     reorder(net.classifier, order)

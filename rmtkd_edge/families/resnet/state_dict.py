@@ -73,7 +73,7 @@ def spec_from_state(state: Mapping[str, Tensor], labels: Sequence[str], where: s
             stages.append(StageSpec(len(state[f"layer{i}.0.conv{last}.weight"]), tuple(blocks)))
         classes = len(state["fc.weight"])
         middle = state["layer1.0.conv2.weight"]
-        groups = len(middle) // middle.shape[1] if kind == "bottleneck" else 1
+        groups = max(1, len(state["layer1.0.conv1.weight"]) // middle.shape[1]) if kind == "bottleneck" else 1
     except (KeyError, ValueError, ZeroDivisionError) as err:
         raise UserError(
             f"{where} is no state dict of a ResNet in torchvision's names: {err}; it has {', '.join([*state][:SHOWN])}",

@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision.models import VisionTransformer as Theirs
 from torchvision.models import get_model, get_model_weights, list_models
@@ -25,6 +23,7 @@ from rmtkd_edge.families.vit.module import VisionTransformer
 from rmtkd_edge.families.vit.names import filled, from_torchvision
 from rmtkd_edge.families.vit.settings import VitShape
 from rmtkd_edge.families.vit.spec import VitSpec, even_layers
+from rmtkd_edge.families.weights_files import load_weights, unwrapped
 
 
 def converted(module: Theirs, labels: Sequence[str] | None, where: str) -> VisionTransformer:
@@ -32,7 +31,7 @@ def converted(module: Theirs, labels: Sequence[str] | None, where: str) -> Visio
     plain = copy.deepcopy(module).cpu().float().eval()
     first: Any = plain.encoder.layers[0]
     named = from_torchvision(plain.state_dict())
-    names = labels or [f"LABEL_{i}" for i in range(plain.num_classes)]
+    names = labels or [f"LABEL_{i}" for i in range(len(named.get("classifier.weight", ())))]
     spec = _spec_of(named, names, first.num_heads, plain.encoder.ln.eps, where)
     model = filled(VisionTransformer(spec), named, where)
     check(model, plain, where)
@@ -68,12 +67,7 @@ def _spec_of(named: Mapping[str, Tensor], labels: Sequence[str], heads: int, eps
 
 def load_state(path: Path, wanted: Wanted, shape: VitShape) -> VisionTransformer:
     """Return the model of a state dict of torchvision's, compared with torchvision's own of the same weights."""
-    if path.suffix != ".safetensors" or not path.is_file():
-        raise UserError(f"`{path}` is no vision transformer (weights are never unpickled)", f"give {KNOWN}")
-    try:
-        state = load_file(str(path))
-    except (OSError, SafetensorError) as err:
-        raise UserError(f"cannot load weights from `{path}`: {err}", "give a state dict as a safetensors file") from err
+    state = unwrapped(load_weights(path), "conv_proj.weight", str(path), "VisionTransformer")
     if "heads" not in shape.model_fields_set:
         raise UserError(
             f"{path} holds weights alone, which do not tell the number of heads",

@@ -16,6 +16,7 @@ from rmtkd_edge.families.vit.config import CLASSES
 from rmtkd_edge.families.vit.module import ACTIVATIONS, VisionTransformer
 from rmtkd_edge.families.vit.names import filled, from_transformers
 from rmtkd_edge.families.vit.spec import CHANNELS, VitSpec, even_layers
+from rmtkd_edge.families.weights_files import IMAGENET_CLASSES
 
 ALIASES = {"swish": "silu", "gelu_python": "gelu", "gelu_new": "gelu_pytorch_tanh"}
 
@@ -48,7 +49,8 @@ def load(source: str, wanted: Wanted) -> tuple[VisionTransformer, bool]:
         raise UserError(f"`{source}` lacks weights: {some(missing)}", INTACT)
     if odd and not (missing and all("pooler" in name or "mask_token" in name for name in odd)):
         raise UserError(f"`{source}` has weights that a plain {kind} does not: {some(odd)}", CAUSES)
-    if missing:
+    other = IMAGENET_CLASSES == len(config_labels(config)) != len(wanted.labels)
+    if missing or other:
         model.classifier = nn.Linear(config.hidden_size, len(wanted.labels))
         return new_classifier(sized(converted(model, wanted.labels, source), wanted, source), wanted), False
     order = label_order(config_labels(config), wanted.labels, source)

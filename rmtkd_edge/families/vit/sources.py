@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from rmtkd_edge.errors import UserError
+from rmtkd_edge.families import weights_files
 from rmtkd_edge.families.layers import ProjectedLinear
 from rmtkd_edge.families.normalisation import normalisation_of as of_preprocessor
 from rmtkd_edge.families.sources import config_labels, label_order, own_model, own_spec, refuse_other_problems, reorder
@@ -43,6 +44,7 @@ def build(source: str, wanted: Wanted, shape: VitShape) -> tuple[VisionTransform
         return initialise(VisionTransformer(scratch_spec(shape, wanted)), wanted.seed), False
     if source.startswith(TORCHVISION):
         return of_torchvision.load_pretrained(source.removeprefix(TORCHVISION), wanted), False
+    source = weights_files.downloaded(source)
     path = Path(source)
     ours = own_model(path)
     if ours is not None:

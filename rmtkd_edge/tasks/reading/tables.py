@@ -107,7 +107,7 @@ def from_files(task: Task, data: Path) -> Source[pa.Table]:
     there, shards = [(name, paths[0]) for name, paths in splits], {paths[0]: paths for _, paths in splits}
     if not there and (others := [path for path in files if is_split_name(task, path.name.partition(".")[0])]):
         raise _unknown_kind(others[0])
-    if not there and (data / INNER).is_dir():
+    if not any(is_split_name(task, name) for name, _ in there) and (data / INNER).is_dir():
         raise DataError(f"{data} holds no files of rows, but a folder `{INNER}`", f"--data {data / INNER}")
     chosen, unused = choose_paths(task, there, data)
     used = {role: shards[path] for role, path in chosen.items()}

@@ -57,10 +57,12 @@ model = SentenceTransformer($folder, backend="onnx", model_kwargs=options)
 embeddings = model.encode(["a text"])
 """
 EMBEDDING_JAVASCRIPT = """\
-import { pipeline } from "@huggingface/transformers";
+import { AutoModel, AutoTokenizer } from "@huggingface/transformers";
 
-const embed = await pipeline("feature-extraction", "$repo", { dtype: "$dtype" });
-const embeddings = await embed(["a text"], { pooling: "mean", normalize: true }); // as 1_Pooling and modules.json say
+const tokenizer = await AutoTokenizer.from_pretrained("$repo");
+const model = await AutoModel.from_pretrained("$repo", { dtype: "$dtype" });
+const inputs = tokenizer(["a text"], { padding: true, truncation: true });
+const { sentence_embedding } = await model(inputs); // pooled and normalised by the graph
 """
 OWN = """\
 import rmtkd_edge
