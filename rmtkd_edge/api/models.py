@@ -56,9 +56,18 @@ def from_transformers(
     """Return the model that computes what a classifier of transformers, or encoder alone, does; see from_module.
 
     Args:
-        mean, std: per channel, that the images of an image classifier are normalised with; ImageNet's when left out.
+        mean, std: per channel, that an image classifier's images are normalised with, which the model does not say.
+
+    Raises:
+        UserError: as `from_module`; of an image classifier mean and std are left out.
     """
-    return _for_images(from_module(model, labels), {"mean": mean and tuple(mean), "std": std and tuple(std)})
+    found = from_module(model, labels)
+    if hasattr(found.spec, "image_size") and (mean is None or std is None):
+        raise UserError(
+            "the model does not say how its images were normalised",
+            "mean=processor.image_mean, std=processor.image_std of its AutoImageProcessor",
+        )
+    return _for_images(found, {"mean": mean and tuple(mean), "std": std and tuple(std)})
 
 
 def from_torchvision(

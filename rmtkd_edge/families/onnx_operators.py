@@ -82,6 +82,7 @@ def plain_attention(
     What the mask adds is the same in all layers, so that the exporter keeps one; onnxruntime takes the scale into the
     product.
     """
+    assert mask is not None or bias is None, "a bias comes with a mask"
     q, k, v = (x.unflatten(2, (heads, -1)).transpose(1, 2) for x in (q, k, v))
     scores = (q * scale) @ k.transpose(-1, -2)
     if mask is not None:

@@ -18,7 +18,12 @@ from rmtkd_edge.families.vit.names import filled, from_transformers
 from rmtkd_edge.families.vit.spec import CHANNELS, VitSpec, even_layers
 from rmtkd_edge.families.weights_files import IMAGENET_CLASSES
 
-ALIASES = {"swish": "silu", "gelu_python": "gelu", "gelu_new": "gelu_pytorch_tanh"}
+TANH = "gelu_pytorch_tanh"
+ALIASES = {
+    "swish": "silu",
+    "gelu_python": "gelu",
+    **dict.fromkeys(("gelu_new", "gelu_fast", "gelu_accurate", "gelu_python_tanh"), TANH),
+}
 
 
 def load(source: str, wanted: Wanted) -> tuple[VisionTransformer, bool]:

@@ -55,10 +55,10 @@ def build(source: str, wanted: Wanted, shape: VitShape) -> tuple[VisionTransform
 
 
 def scratch_spec(shape: VitShape, wanted: Wanted) -> VitSpec:
-    """Return the shape of a model from random weights; raise UserError for images that do not part into patches."""
+    """Return the shape of a model from random weights; raise UserError for images that patches do not fill."""
     if wanted.image_size % shape.patch:
         raise UserError(
-            f"images of {wanted.image_size} pixels a side do not part into patches of {shape.patch}",
+            f"images of {wanted.image_size} pixels a side cannot be divided into patches of {shape.patch}",
             "set task.image_size to a multiple of model.shape.patch",
         )
     return VitSpec(

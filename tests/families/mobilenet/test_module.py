@@ -10,6 +10,7 @@ import torch
 from families.mobilenet.sample import LABELS, small_mobilenet, torchvision_net
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torchvision.models import mobilenet_v3_small
 
 import rmtkd_edge as rk
 from rmtkd_edge.errors import UserError
@@ -178,3 +179,20 @@ def test_blocks_that_a_skip_joins_share_one_width() -> None:
     blocks = [j for j in range(len(spec.blocks)) if spec.stream_of(j) == 3]
     assert len(blocks) > 2 and [cut.blocks[j].skip for j in blocks] == [False] + [True] * (len(blocks) - 1)
     assert [layer.weight.shape[0] for layer in FAMILY.producers(MobileNet(cut))["stream.3"]] == [2] * len(blocks)
+
+
+def test_a_head_that_is_not_torchvisions_must_be_proved(tmp_path: Path) -> None:
+    theirs = mobilenet_v3_small(num_classes=len(LABELS))
+    width = theirs.classifier[0].in_features
+    theirs.classifier = nn.Sequential(nn.Linear(width, 24), nn.ReLU(), nn.Dropout(), nn.Linear(24, len(LABELS)))
+    save_file(theirs.state_dict(), tmp_path / "net.safetensors")
+    with pytest.raises(UserError, match="do not tell the function between the classifier's layers"):
+        built(str(tmp_path / "net.safetensors"), stem="imagenet")
+
+
+def test_a_head_of_one_layer_is_read(tmp_path: Path) -> None:
+    theirs = torchvision_net("v3-small")
+    width = theirs.classifier[0].in_features
+    theirs.classifier = nn.Sequential(nn.Dropout(), nn.Linear(width, len(LABELS)))
+    save_file(theirs.state_dict(), tmp_path / "net.safetensors")
+    assert same(built(str(tmp_path / "net.safetensors"), stem="imagenet"), theirs.eval())

@@ -150,3 +150,17 @@ def test_a_stem_of_one_channel_reads_gray_images_as_before(tmp_path: Path) -> No
     with torch.no_grad():
         for net in (rk.from_torchvision(theirs, CLASSES), loaded.eval()):
             assert torch.allclose(net(x.expand(-1, 3, -1, -1)), theirs(x), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("widths", [(64, 32), (32, 64)])
+def test_uneven_bottlenecks_are_no_groups(widths: tuple[int, int]) -> None:
+    first, second = widths
+    theirs = torchvision.models.resnet50(num_classes=3)
+    block = theirs.layer1[0]
+    block.conv1, block.bn1 = nn.Conv2d(64, first, 1, bias=False), nn.BatchNorm2d(first)
+    block.conv2, block.bn2 = nn.Conv2d(first, second, 3, padding=1, bias=False), nn.BatchNorm2d(second)
+    block.conv3 = nn.Conv2d(second, 256, 1, bias=False)
+    x = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        own = rk.from_torchvision(theirs.eval(), image_size=64).eval()
+        torch.testing.assert_close(own(x), theirs(x), rtol=1e-4, atol=1e-4)

@@ -69,7 +69,7 @@ def test_a_model_with_projections_is_not_traced() -> None:
 
 @pytest.mark.parametrize("kind", ["vit", "deit"])
 def test_transformers_loads_what_its_config_can_describe(kind: str, tmp_path: Path) -> None:
-    model = rk.from_transformers(of_transformers(kind))
+    model = rk.from_transformers(of_transformers(kind), mean=(0.5,) * 3, std=(0.5,) * 3)
     assert fits_transformers(model.spec)
     folder = tmp_path / "out"
     rk.export(model, folder, precision=("fp32",))

@@ -58,7 +58,7 @@ def test_a_folder_gives_the_logits_of_its_model(kind: str, settings: dict[str, A
         model, trained = build(str(tmp_path / folder), WANTED, VitShape())
         assert trained and model.spec.model_type == kind
         same(model, theirs)
-    own = rk.from_transformers(theirs)
+    own = rk.from_transformers(theirs, mean=(0.5,) * 3, std=(0.5,) * 3)
     assert own.spec.labels == LABELS
     same(own, theirs)
 
@@ -264,3 +264,20 @@ def test_what_is_said_of_a_modules_images_must_go_with_it() -> None:
     assert rk.from_transformers(of_transformers(), mean=half, std=half).spec.mean == half
     with pytest.raises(UserError, match="images of 32 pixels"):
         rk.from_torchvision(of_torchvision(), image_size=32)
+
+
+def test_a_module_with_another_classifier_is_taken_by_its_weights() -> None:
+    theirs = of_torchvision()
+    theirs.heads.head = nn.Linear(theirs.heads.head.in_features, 7)
+    same(rk.from_torchvision(theirs.eval()), theirs)
+
+
+def test_imagenets_classifier_is_replaced(tmp_path: Path) -> None:
+    of_transformers(num_labels=1000).save_pretrained(tmp_path)
+    model, trained = build(str(tmp_path), WANTED, VitShape())
+    assert not trained and model.spec.labels == WANTED.labels
+
+
+def test_how_images_were_normalised_must_be_said() -> None:
+    with pytest.raises(UserError, match="how its images were normalised"):
+        rk.from_transformers(of_transformers())
