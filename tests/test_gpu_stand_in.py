@@ -49,7 +49,8 @@ def test_every_family_and_method_runs_on_one(
 ) -> None:
     if family is None:  # one that the method serves
         family = next(name for name in ("mlp", "encoder", "resnet") if serves(method, name, tiny_tokenizer))
-    recipe = recipe_of(family, tiny_tokenizer, compress={"method": method}, stop={"target_reduction": 0.3})
+    compress = {"method": method, "sites_per_cycle": 20}
+    recipe = recipe_of(family, tiny_tokenizer, compress=compress, stop={"target_reduction": 0.3})
     data = tiny_data if find_family(family).modality == "text" else tiny_images
     with gpu_stand_in():
         record = compressed(recipe, data, tmp_path / "run")

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+import torch
+
 from rmtkd_edge.errors import UserError
 from rmtkd_edge.families.layers import with_state
 from rmtkd_edge.families.modernbert.fold import WORDS
@@ -28,6 +30,6 @@ def with_vocabulary(folded: ModernBert, kept: Sequence[int]) -> ModernBert:
             f"the padding token {spec.pad_id} of the model is not the tokenizer's", "leave compress.vocabulary out"
         )
     state = folded.state_dict()
-    state[WORDS] = state[WORDS][numbers]
+    state[WORDS] = state[WORDS][torch.tensor(numbers)]
     spec = replace(spec, vocab=len(numbers), pad_id=numbers.index(spec.pad_id))
     return with_state(ModernBert(spec), state, folded)
