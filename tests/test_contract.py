@@ -463,7 +463,7 @@ def test_a_method_starts_a_smaller_student_that_learns(case: Case, name: str, ti
 # --- runs ---
 
 
-SITES_PER_CYCLE = {"encoder": 4, "resnet": 4, "mobilenet": 20}
+SITES_PER_CYCLE = {"mlp": 1, "mobilenet": 20}
 
 
 class Stopped(Exception):
@@ -496,7 +496,7 @@ def without_clocks(record: CompressRecord) -> CompressRecord:
 def test_a_run_that_was_stopped_between_cycles_ends_as_one_that_was_not(
     name: str, tmp_path: Path, tiny_tokenizer: Path, tiny_data: Path, tiny_images: Path
 ) -> None:
-    recipe = recipe_of(name, tiny_tokenizer, compress={"sites_per_cycle": SITES_PER_CYCLE.get(name, 1)})
+    recipe = recipe_of(name, tiny_tokenizer, compress={"sites_per_cycle": SITES_PER_CYCLE.get(name, 4)})
     data = tiny_data if find_family(name).modality == "text" else tiny_images
     whole = compressed(tmp_path / "whole", recipe, data)
     assert whole is not None and len(whole.cycles) >= 2
