@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rmtkd_edge.errors import UserError
+from rmtkd_edge.families.activations import activation
 from rmtkd_edge.families.base import Tap
 from rmtkd_edge.families.encoder.positions import RelativePositions
 from rmtkd_edge.families.encoder.spec import EncoderSpec, LayerSpec, tap_of
@@ -21,16 +21,6 @@ from rmtkd_edge.families.layers import ProjectedLinear
 from rmtkd_edge.families.model import Model
 
 Attention = Callable[[Tensor, Tensor, Tensor, Tensor, int, float, Tensor | None], Tensor]
-
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "gelu": F.gelu,
-    "gelu_new": lambda x: F.gelu(x, approximate="tanh"),
-    "gelu_pytorch_tanh": lambda x: F.gelu(x, approximate="tanh"),
-    "relu": F.relu,
-    "silu": F.silu,
-    "tanh": torch.tanh,
-    "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
-}
 
 
 def sdpa_attention(
@@ -125,7 +115,7 @@ class EncoderLayer(nn.Module):
         value_raw = None if f"{name}.value" not in raw else heads * raw[f"{name}.value"]
         self.heads, self.scale, self.name = heads, layer.scale, name
         self.attention: Attention = sdpa_attention
-        self.activation = ACTIVATIONS[spec.activation]
+        self.activation = activation(spec.activation)
         self.query = ProjectedLinear(d, heads * layer.qk, qk_raw)
         self.key = ProjectedLinear(d, heads * layer.qk, qk_raw)
         self.value = ProjectedLinear(d, heads * layer.value, value_raw)
@@ -165,9 +155,6 @@ class Encoder(Model):
 
     def __init__(self, spec: EncoderSpec) -> None:
         super().__init__()
-        for name in (spec.activation, spec.pooler_activation):
-            if name not in ACTIVATIONS:
-                raise UserError(f"the activation `{name}` is not known", f"known: {', '.join(ACTIVATIONS)}")
         self.spec = spec
         self.embeddings = Embeddings(spec)
         self.relative = RelativePositions(spec.layers[0].heads) if spec.relative_positions else None
@@ -177,7 +164,7 @@ class Encoder(Model):
         self.in_order: list[EncoderLayer] = [*self.layers] * spec.repeats  # as they are run
         by_row = spec.head == "row"
         self.pooler = ProjectedLinear(spec.width, spec.pooler_width, spec.raw.get("pooler")) if by_row else None
-        self.pooler_activation = ACTIVATIONS[spec.pooler_activation]
+        self.pooler_activation = activation(spec.pooler_activation)
         self.classifier = None if spec.classifier is None else ProjectedLinear(*spec.classifier)
         self.dropout = nn.Dropout(spec.dropout)
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from rmtkd_edge.config.settings import Head
 from rmtkd_edge.errors import UserError
+from rmtkd_edge.families.activations import plain_name
 from rmtkd_edge.families.encoder.spec import MODEL_TYPES, RELATIVE_BUCKETS, ROBERTA, EncoderSpec, LayerSpec
 
 _BERT_LAYER = {
@@ -62,14 +63,6 @@ _POOLERS = {  # (dense, classifier, activation between them)
 }
 POSITIONS_FROM_PAD = (*ROBERTA, "mpnet")  # positions are counted from the padding token's number
 MPNET_PAD = 1  # from which transformers counts positions whatever pad_token_id says
-# transformers' other names for the same function
-_SAME_ACTIVATION = {
-    "swish": "silu",
-    "gelu_python": "gelu",
-    "gelu_fast": "gelu_new",
-    "gelu_accurate": "gelu_new",
-    "gelu_python_tanh": "gelu_new",
-}
 
 
 def root_of(model_type: str) -> str:
@@ -114,7 +107,7 @@ def spec_from_config(config: Any, labels: Sequence[str], head: Head = "row") -> 
         pooler_width=width,
         labels=tuple(labels),
         embedding_size=embedding if shared or embedding != width else None,
-        activation=_SAME_ACTIVATION.get(activation, activation),
+        activation=plain_name(activation),
         pooler_activation=pooler_of(kind)[2],
         eps=getattr(config, "layer_norm_eps", 1e-12),
         pad_id=pad,

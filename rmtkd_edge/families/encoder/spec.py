@@ -10,6 +10,7 @@ import numpy as np
 
 from rmtkd_edge.config.settings import Head
 from rmtkd_edge.families.base import Input, Site
+from rmtkd_edge.families.transformer_spec import LayerSpec, pad_rows
 
 ROBERTA = ("roberta", "xlm-roberta", "camembert")  # one architecture under three names
 MODEL_TYPES = ("bert", *ROBERTA, "distilbert", "electra", "mpnet", "albert")
@@ -19,17 +20,6 @@ RELATIVE_BUCKETS = 32  # of distances between tokens, see positions.py
 def tap_of(name: str, number: int) -> str:
     """Return the tap of what `name` sees in a pass through the layers, from 0."""
     return f"pass.{number}.{name}" if number else name
-
-
-@dataclass(frozen=True)
-class LayerSpec:
-    """One transformer layer: `qk` and `value` are widths of a head, `scale` multiplies the attention scores."""
-
-    heads: int
-    qk: int
-    value: int
-    ffn: int
-    scale: float
 
 
 @dataclass(frozen=True)
@@ -115,11 +105,7 @@ class EncoderSpec:
 
     def padded_inputs(self, batch: int, sequence: int, seed: int) -> dict[str, np.ndarray]:
         """Return `example_inputs` whose rows are shorter from one to the next, the last one with half of the tokens."""
-        made = self.example_inputs(batch, sequence, seed)
-        for row in range(batch):
-            end = sequence - row * sequence // (2 * max(1, batch - 1))
-            made["input_ids"][row, end:], made["attention_mask"][row, end:] = self.pad_id, 0
-        return made
+        return pad_rows(self.example_inputs(batch, sequence, seed), self.pad_id)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON types."""

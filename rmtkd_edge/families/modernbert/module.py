@@ -13,20 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rmtkd_edge.errors import UserError
+from rmtkd_edge.families.activations import activation
 from rmtkd_edge.families.base import Tap
 from rmtkd_edge.families.layers import ProjectedLinear
 from rmtkd_edge.families.model import Model
 from rmtkd_edge.families.modernbert.spec import LayerSpec, ModernBertSpec
 
 Attention = Callable[[Tensor, Tensor, Tensor, Tensor, float], Tensor]
-
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "gelu": F.gelu,
-    "gelu_new": lambda x: F.gelu(x, approximate="tanh"),
-    "relu": F.relu,
-    "silu": F.silu,
-}
 
 
 @dataclass(frozen=True)
@@ -114,7 +107,7 @@ class Layer(nn.Module):
         value_raw = None if f"{name}.value" not in raw else heads * raw[f"{name}.value"]
         self.heads, self.local, self.scale, self.name = heads, layer.local, layer.head**-0.5, name
         self.attention: Attention = sdpa_attention
-        self.activation = ACTIVATIONS[spec.activation]
+        self.activation = activation(spec.activation)
         self.norm1 = norm_of(spec, d) if layer.normed else nn.Identity()
         self.query = Linear(d, heads * layer.head, spec.attention_bias)
         self.key = Linear(d, heads * layer.head, spec.attention_bias)
@@ -157,9 +150,6 @@ class ModernBert(Model):
 
     def __init__(self, spec: ModernBertSpec) -> None:
         super().__init__()
-        for name in (spec.activation, spec.pooler_activation):
-            if name not in ACTIVATIONS:
-                raise UserError(f"the activation `{name}` is not known", f"known: {', '.join(ACTIVATIONS)}")
         self.spec = spec
         self.embeddings = Embeddings(spec)
         self.layers: list[Layer] = nn.ModuleList(  # type: ignore[assignment]
@@ -167,7 +157,7 @@ class ModernBert(Model):
         )
         self.norm = norm_of(spec, spec.width)
         self.pooler = Linear(spec.width, spec.pooler_width, spec.pooler_bias, spec.raw.get("pooler"))
-        self.pooler_activation = ACTIVATIONS[spec.pooler_activation]
+        self.pooler_activation = activation(spec.pooler_activation)
         self.pooler_norm = norm_of(spec, spec.pooler_width)
         self.classifier = ProjectedLinear(spec.pooler_width, len(spec.labels))
         self.dropout = nn.Dropout(spec.dropout)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rmtkd_edge.errors import UserError
+from rmtkd_edge.families.activations import plain_name
 from rmtkd_edge.families.modernbert.spec import MODEL_TYPE, LayerSpec, ModernBertSpec
 
 if TYPE_CHECKING:
@@ -13,15 +14,6 @@ if TYPE_CHECKING:
 
 GLOBAL, LOCAL = "full_attention", "sliding_attention"
 HEAD, CLASSIFIER = "head", "classifier"
-# transformers' other names for the same function
-_SAME_ACTIVATION = {
-    "swish": "silu",
-    "gelu_python": "gelu",
-    "gelu_fast": "gelu_new",
-    "gelu_accurate": "gelu_new",
-    "gelu_python_tanh": "gelu_new",
-    "gelu_pytorch_tanh": "gelu_new",
-}
 _LAYER = {
     "norm1": "attn_norm",
     "out": "attn.Wo",
@@ -53,7 +45,7 @@ def spec_from_config(config: Any, labels: Sequence[str]) -> ModernBertSpec:
         for i, kind in enumerate(config.layer_types)
     )
     activations = (config.hidden_activation, config.classifier_activation)
-    activation, pooler_activation = (_SAME_ACTIVATION.get(name, name) for name in activations)
+    activation, pooler_activation = (plain_name(name) for name in activations)
     return ModernBertSpec(
         vocab=config.vocab_size,
         positions=config.max_position_embeddings,

@@ -10,6 +10,7 @@ import numpy as np
 
 from rmtkd_edge.config.settings import Head
 from rmtkd_edge.families.base import Input, Site
+from rmtkd_edge.families.transformer_spec import pad_rows
 
 MODEL_TYPE = "modernbert"
 Pooling = Literal["cls", "mean"]
@@ -98,11 +99,7 @@ class ModernBertSpec:
 
     def padded_inputs(self, batch: int, sequence: int, seed: int) -> dict[str, np.ndarray]:
         """Return `example_inputs` whose rows are shorter from one to the next, the last one with half of the tokens."""
-        made = self.example_inputs(batch, sequence, seed)
-        for row in range(batch):
-            end = sequence - row * sequence // (2 * max(1, batch - 1))
-            made["input_ids"][row, end:], made["attention_mask"][row, end:] = self.pad_id, 0
-        return made
+        return pad_rows(self.example_inputs(batch, sequence, seed), self.pad_id)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON types."""

@@ -13,21 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rmtkd_edge.errors import UserError
+from rmtkd_edge.families.activations import activation
 from rmtkd_edge.families.base import Tap
 from rmtkd_edge.families.layers import ProjectedLinear, along_outputs
 from rmtkd_edge.families.model import Model
 from rmtkd_edge.families.vit.spec import CHANNELS, LayerSpec, VitSpec
 
 Attention = Callable[[Tensor, Tensor, Tensor, int, float], Tensor]
-
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "gelu": F.gelu,
-    "gelu_pytorch_tanh": lambda x: F.gelu(x, approximate="tanh"),
-    "relu": F.relu,
-    "silu": F.silu,
-    "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
-}
 
 
 def sdpa_attention(q: Tensor, k: Tensor, v: Tensor, heads: int, scale: float) -> Tensor:
@@ -101,7 +93,7 @@ class VitLayer(nn.Module):
         value_raw = None if f"{name}.value" not in raw else heads * raw[f"{name}.value"]
         self.heads, self.scale, self.name = heads, layer.scale, name
         self.attention: Attention = sdpa_attention
-        self.activation = ACTIVATIONS[spec.activation]
+        self.activation = activation(spec.activation)
         self.norm1 = Norm(d, eps=spec.eps)
         self.query = ProjectedLinear(d, heads * layer.qk, qk_raw)
         self.key = ProjectedLinear(d, heads * layer.qk, qk_raw)
@@ -134,8 +126,6 @@ class VisionTransformer(Model):
 
     def __init__(self, spec: VitSpec) -> None:
         super().__init__()
-        if spec.activation not in ACTIVATIONS:
-            raise UserError(f"the activation `{spec.activation}` is not known", f"known: {', '.join(ACTIVATIONS)}")
         raw = spec.raw.get("stream")
         self.spec = spec
         self.patches = ProjectedPatches(spec.patch, spec.width, raw)

@@ -9,21 +9,15 @@ from typing import Any
 from torch import nn
 
 from rmtkd_edge.errors import UserError, reason, some
+from rmtkd_edge.families.activations import ACTIVATIONS, plain_name
 from rmtkd_edge.families.sources import INTACT, config_labels, label_order, refuse_other_problems, reorder
 from rmtkd_edge.families.torchvision_sources import Wanted
 from rmtkd_edge.families.vit.checkpoint import CAUSES, KNOWN, check, new_classifier, sized
 from rmtkd_edge.families.vit.config import CLASSES
-from rmtkd_edge.families.vit.module import ACTIVATIONS, VisionTransformer
+from rmtkd_edge.families.vit.module import VisionTransformer
 from rmtkd_edge.families.vit.names import filled, from_transformers
 from rmtkd_edge.families.vit.spec import CHANNELS, VitSpec, even_layers
 from rmtkd_edge.families.weights_files import IMAGENET_CLASSES
-
-TANH = "gelu_pytorch_tanh"
-ALIASES = {
-    "swish": "silu",
-    "gelu_python": "gelu",
-    **dict.fromkeys(("gelu_new", "gelu_fast", "gelu_accurate", "gelu_python_tanh"), TANH),
-}
 
 
 def load(source: str, wanted: Wanted) -> tuple[VisionTransformer, bool]:
@@ -75,7 +69,7 @@ def converted(theirs: nn.Module, labels: Sequence[str], where: str) -> VisionTra
     """Return what computes the same as transformers' classifier; raise UserError where nothing does."""
     config: Any = theirs.config
     size, patch = (_square(getattr(config, name), name, where) for name in ("image_size", "patch_size"))
-    activation = ALIASES.get(config.hidden_act, config.hidden_act)
+    activation = plain_name(config.hidden_act)
     if activation not in ACTIVATIONS or config.num_channels != CHANNELS:
         raise UserError(
             f"{where} has the activation `{config.hidden_act}` and {config.num_channels} channels",

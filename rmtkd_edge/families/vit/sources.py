@@ -30,8 +30,6 @@ from rmtkd_edge.families.vit.settings import VitShape
 from rmtkd_edge.families.vit.spec import VitSpec, even_layers
 from rmtkd_edge.run.layout import CONFIG
 
-WEIGHTS = "model.safetensors"
-
 
 def build(source: str, wanted: Wanted, shape: VitShape) -> tuple[VisionTransformer, bool]:
     """Return the teacher and whether its classifier is trained already.
@@ -51,7 +49,7 @@ def build(source: str, wanted: Wanted, shape: VitShape) -> tuple[VisionTransform
         return _own(source, ours, wanted), True
     if (path / CONFIG).is_file():
         return of_transformers.load(source, wanted)
-    return of_torchvision.load_state(path / WEIGHTS if path.is_dir() else path, wanted, shape), True
+    return of_torchvision.load_state(weights_files.weights_file(source), wanted, shape), True
 
 
 def scratch_spec(shape: VitShape, wanted: Wanted) -> VitSpec:

@@ -8,22 +8,12 @@ from typing import Any, ClassVar, Literal, Self
 
 from rmtkd_edge.families.base import Input, Site
 from rmtkd_edge.families.defaults import SpecDefaults
+from rmtkd_edge.families.transformer_spec import LayerSpec
 
 CHANNELS = 3
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and std of torchvision's weights
 
 Pool = Literal["class", "mean"]
-
-
-@dataclass(frozen=True)
-class LayerSpec:
-    """One transformer layer: `qk` and `value` are widths of a head, `scale` multiplies the attention scores."""
-
-    heads: int
-    qk: int
-    value: int
-    ffn: int
-    scale: float
 
 
 @dataclass(frozen=True)

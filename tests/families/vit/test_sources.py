@@ -150,7 +150,7 @@ def test_weights_that_a_plain_one_does_not_have_are_refused(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("settings", "part"),
     [
-        ({"hidden_act": "tanh"}, "activation `tanh`"),
+        ({"hidden_act": "mish"}, "activation `mish`"),
         ({"num_channels": 1}, "1 channels"),
         ({"problem_type": "multi_label_classification"}, "problem_type"),
         ({"image_size": (16, 8)}, "as high as wide"),
