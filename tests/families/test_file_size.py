@@ -68,7 +68,7 @@ def vit() -> Spec:
         partial(mobilenet, "mobilenet_v3_small"),
     ],
 )
-def test_a_files_size_is_foretold_within_five_per_cent(make: object, graph: Graph, tmp_path: Path) -> None:
+def test_a_files_size_is_predicted_within_five_per_cent(make: object, graph: Graph, tmp_path: Path) -> None:
     assert callable(make)
     spec: Spec = make()
     family, path, int8 = family_of(spec), tmp_path / "model.onnx", tmp_path / "int8.onnx"
