@@ -3,11 +3,12 @@
     python tools/make_task_data.py topics --ag-news DIR/ag_news --sst2 DIR/sst2 --out data/topics
     python tools/make_task_data.py names --ag-news DIR/ag_news --out data/names
 
-`topics`: what a text is about, none, one or two of AG News' four topics: a film review of SST-2, the first 30 words of one
-news text, or those of two, one after the other (6,000, 1,000 and 1,500 rows).
+`topics`: what a text is about, none, one or two of AG News' four topics: a film review of SST-2, the first 30 words of
+one news text, or those of two, one after the other (6,000, 1,000 and 1,500 rows).
 
 `names`: which words of a lower-cased news sentence make up a name (B-NAME, I-NAME, O): the runs of words that were
-capitalised where a sentence does not begin; its first word where the corpus capitalises that word elsewhere too. Only what follows an agency's dash is read, since headlines capitalise words that are no names.
+capitalised where a sentence does not begin; its first word where the corpus mostly capitalises that word elsewhere too.
+Only what follows an agency's dash is read, since headlines capitalise words that are no names.
 
 Test rows come from AG News' test split, all others from its train split.
 """
@@ -50,13 +51,9 @@ def topics(news: Sequence[Row], reviews: Sequence[Row], count: int, seed: int) -
     """Return `count` rows of a text and its topics."""
     rng, rows = np.random.default_rng(seed), []
     for index in range(count):
-        share, (first, second) = rng.random(), news[2 * index : 2 * index + 2]
-        if share < 0.1:
-            about, text = (), reviews[index % len(reviews)]["sentence"]
-        elif share < 0.5:
-            about, text = (first,), beginning(first["text"])
-        else:
-            about, text = (first, second), f"{beginning(first['text'])} {beginning(second['text'])}"
+        share = rng.random()
+        about = news[2 * index : 2 * index + (0 if share < 0.1 else 1 if share < 0.5 else 2)]
+        text = " ".join(beginning(row["text"]) for row in about) or reviews[index % len(reviews)]["sentence"]
         rows.append({"text": text, "labels": sorted({TOPICS[row["label"]] for row in about})})
     return rows
 
