@@ -15,6 +15,7 @@ from rmtkd_edge.spectral import EdgeFit, Moments, effective_sample_size
 from rmtkd_edge.spectral.bulk import Bulk, make_bulk
 from rmtkd_edge.spectral.edge import fit_bulk
 from rmtkd_edge.spectral.moments import reduced
+from rmtkd_edge.spectral.pivots import PivotOrder
 from rmtkd_edge.spectral.rules.base import Options
 
 SMALLEST_SHARE = 1e-6  # of variance, for `explained-variance`
@@ -54,6 +55,11 @@ class SiteSpectrum:
             )
             for head, bulk in enumerate(bulks)
         ]
+
+    @cached_property
+    def pivots(self) -> PivotOrder | None:
+        """The order in which channels are selected, None where directions are projected on."""
+        return None if self.activated is None else PivotOrder(self.activated, self.weights)
 
     @cached_property
     def _bulks(self) -> list[Bulk]:

@@ -17,8 +17,9 @@ def projection(spectrum: SiteSpectrum, rank: int, options: Compress) -> Tensor:
     is signed to a positive sum, since an elementwise function is only blind to permutations; a site with none in
     between keeps its eigenvectors.
     """
-    if spectrum.activated is not None:
-        return selection(spectrum.activated, spectrum.weights, rank)
+    if spectrum.pivots is not None:
+        kept = sorted(spectrum.pivots.first(rank))
+        return torch.eye(spectrum.site.width, dtype=torch.float64)[kept]
     blocks = []
     for directions in spectrum.directions:
         rows = completed(directions, rank)[:rank]
@@ -37,32 +38,3 @@ def completed(rows: Tensor, rank: int) -> Tensor:
     more = torch.randn(rank - len(rows), rows.shape[1], generator=generator, dtype=rows.dtype)
     more = more - (more @ rows.T) @ rows
     return torch.cat([rows, torch.linalg.qr(more.T)[0].T])
-
-
-def selection(second: Tensor, weights: Tensor | None, rank: int) -> Tensor:
-    """Return rows of the identity for `rank` channels chosen by pivoted Cholesky of the (effect-scaled) moment (d, d).
-
-    Pivoted Cholesky of X X^T takes the columns that pivoted QR of X^T takes (Higham 1990).
-    """
-    matrix = second.clone()
-    if weights is not None:
-        scale = weights.clamp_min(0).sqrt()
-        scale = scale / scale.mean() + 0.1
-        matrix = matrix * scale[:, None] * scale[None, :]
-    left = matrix.diagonal().clone()
-    smallest = 1e-12 * float(left.max())
-    factors = torch.zeros(len(matrix), rank, dtype=matrix.dtype)
-    chosen: list[int] = []
-    for step in range(rank):
-        pivot = int(left.argmax())
-        if not float(left[pivot]) > smallest:  # the moment's rank is used up: any other channel repeats chosen ones
-            rest = matrix.diagonal().clone()
-            rest[chosen] = -torch.inf
-            chosen += rest.argsort(descending=True, stable=True)[: rank - step].tolist()
-            break
-        column = (matrix[:, pivot] - factors[:, :step] @ factors[pivot, :step]) / left[pivot].sqrt()
-        factors[:, step] = column
-        left = left - column**2
-        chosen.append(pivot)
-        left[chosen] = -torch.inf
-    return torch.eye(len(matrix), dtype=matrix.dtype)[sorted(chosen)]
