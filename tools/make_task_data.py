@@ -1,7 +1,8 @@
-"""Make a multi-label and a token-classification set out of AG News and SST-2, for figures on tasks that these have not.
+"""Make data for other tasks out of AG News and SST-2: any number of labels, a label for every word, raw sentences.
 
     python tools/make_task_data.py topics --ag-news DIR/ag_news --sst2 DIR/sst2 --out data/topics
     python tools/make_task_data.py names --ag-news DIR/ag_news --out data/names
+    python tools/make_task_data.py sentences --ag-news DIR/ag_news --sst2 DIR/sst2 --out data/sentences
 
 `topics`: what a text is about, none, one or two of AG News' four topics: a film review of SST-2, the first 30 words of
 one news text, or those of two, one after the other (6,000, 1,000 and 1,500 rows).
@@ -9,6 +10,8 @@ one news text, or those of two, one after the other (6,000, 1,000 and 1,500 rows
 `names`: which words of a lower-cased news sentence make up a name (B-NAME, I-NAME, O): the runs of words that were
 capitalised where a sentence does not begin; its first word where the corpus mostly capitalises that word elsewhere too.
 Only what follows an agency's dash is read, since headlines capitalise words that are no names.
+
+`sentences`: the different texts of three words and more of both train splits, in one file.
 
 Test rows come from AG News' test split, all others from its train split.
 """
@@ -96,24 +99,28 @@ def save(folder: Path, **splits: Sequence[Row]) -> None:
 
 
 def main() -> None:
-    """Write one of the two sets."""
+    """Write one of the sets."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("set", choices=["topics", "names"])
+    parser.add_argument("set", choices=["topics", "names", "sentences"])
     parser.add_argument("--ag-news", type=Path, required=True, help="folder with train*.parquet and test*.parquet")
-    parser.add_argument("--sst2", type=Path, help="folder with train*.parquet and validation*.parquet (topics)")
+    parser.add_argument("--sst2", type=Path, help="folder with train*.parquet and validation*.parquet")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     train, test = (read(options.ag_news, split, seed) for split, seed in (("train", 1), ("test", 2)))
-    if options.set == "topics":
-        if options.sst2 is None:
-            parser.error("topics needs --sst2, whose reviews are about none of them")
+    if options.sst2 is None and options.set != "names":
+        parser.error(f"{options.set} needs --sst2 too")
+    if options.set == "sentences":
+        found = [row["text"] for row in train] + [row["sentence"] for row in read(options.sst2, "train", 3)]
+        different = dict.fromkeys(text.strip() for text in found if len(text.split()) > 2)
+        save(options.out, train=[{"text": text} for text in different])
+    elif options.set == "topics":
         kept = topics(train, read(options.sst2, "train", 3), 7000, 4)
         held = topics(test, read(options.sst2, "validation", 5), 1500, 6)
         save(options.out, train=kept[:6000], validation=kept[6000:], test=held)
     else:
-        found, held_out = sentences(train), sentences(test)
-        names = often_capitalised(found)
-        rows = [tagged(words, names) for words in found]
+        split, held_out = sentences(train), sentences(test)
+        names = often_capitalised(split)
+        rows = [tagged(words, names) for words in split]
         save(options.out, train=rows[1000:], validation=rows[:1000], test=[tagged(words, names) for words in held_out])
 
 
