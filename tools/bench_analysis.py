@@ -19,7 +19,7 @@ import copy
 import json
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -185,6 +185,13 @@ def measure(bench: Bench, wide: Any, wanted: Sequence[str]) -> list[dict[str, An
     return rows
 
 
+def padding_percent(batches: Iterable[Batch]) -> float | None:
+    """Return how much of the tokens of batches is padding, None where there are no tokens."""
+    masks = [batch["attention_mask"] for batch in batches if "attention_mask" in batch]
+    whole = sum(mask.numel() for mask in masks)
+    return round(100 * (1 - sum(int(mask.sum()) for mask in masks) / whole), 1) if whole else None
+
+
 def landing_recipe(args: argparse.Namespace) -> Recipe:
     """Return the recipe, made to land on its target in one cycle, with the loop's rows for the warm start."""
     changes = [f"model.tokenizer={args.tokenizer}"] if args.tokenizer else []
@@ -232,6 +239,7 @@ def main() -> None:
         "warm_start_tokens": recipe.compress.fitted_tokens,
         "warm_start_images": recipe.compress.warm_start_images,
         "sites_per_cycle": recipe.compress.sites_per_cycle,
+        "padding_percent": padding_percent(ready.data.epoch(recipe.distil.batch_size, 0, 0)),
         "train_step_s": round(step_s, 3),
         "train_epoch_s": round(epoch_s, 1),
         "cycles": rows,
