@@ -458,6 +458,11 @@ def test_a_method_starts_a_smaller_student_that_learns(case: Case, name: str, ti
     loss.backward()
     assert loss.ndim == 0 and loss.isfinite()
     assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in student.parameters())
+    if not method.needs_labels:
+        taught = recipe.model_copy(update={"distil": recipe.distil.model_copy(update={"alpha": 0.0})})
+        objective = method.objective(task, taught, Pair(family, case.teacher, student, batches, rows))
+        bare = {key: value for key, value in case.batches[0].items() if key not in task.target_names}
+        assert objective.loss(own, bare, shown).isfinite()
 
 
 # --- runs ---

@@ -17,9 +17,8 @@ from rmtkd_edge.errors import UserError
 from rmtkd_edge.families.base import ranks_of
 from rmtkd_edge.families.convolution import ProjectedConv
 from rmtkd_edge.families.resnet import FAMILY, ResNetShape
-from rmtkd_edge.families.resnet import fold as folding
 from rmtkd_edge.families.resnet.module import ResNet
-from rmtkd_edge.families.resnet.sources import DEPTHS, build, resnet_spec
+from rmtkd_edge.families.resnet.sources import DEPTHS, resnet_spec
 from rmtkd_edge.families.resnet.spec import ResNetSpec
 from rmtkd_edge.families.store import save_folder
 from rmtkd_edge.families.torchvision_sources import IMAGENET_MEAN, IMAGENET_STD, Wanted
@@ -28,7 +27,7 @@ LABELS = tuple("abcdefghij")
 
 
 def built(source: str, labels: tuple[str, ...] = LABELS, size: int = 64) -> tuple[ResNet, bool]:
-    return build(source, Wanted(labels, size, 0), ResNetShape(stem="imagenet"))
+    return FAMILY.from_source(source, Wanted(labels, size, 0), ResNetShape(stem="imagenet"))
 
 
 def torchvision_net(depth: int) -> torchvision.models.ResNet:
@@ -69,7 +68,7 @@ def test_parameters_are_those_of_torchvision(depth: int) -> None:
 def test_folding_is_exact_for_every_site_at_once(depth: int, stem: str) -> None:
     net = small_resnet(depth, stem).double()
     narrow = {s.name: max(2, s.width // (4 if s.kind == "factor" else 2)) for s in net.spec.sites()}
-    folded = FAMILY.initialise(folding.narrow_like(net, narrow), 0).double().eval()
+    folded = FAMILY.initialise(FAMILY.build(net.spec.with_ranks(narrow)), 0).double().eval()
     projections = {}
     for site in net.spec.sites():
         square = torch.linalg.qr(torch.randn(site.width, site.width, dtype=torch.float64))[0]
