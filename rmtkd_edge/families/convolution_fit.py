@@ -39,7 +39,7 @@ class Fit:
     def onto(self, site: str, z: Tensor) -> Tensor:
         """Return what is left of a site's channels (B, d, ...) after its projection, where it has one."""
         p = self.projections.get(site)
-        return z if p is None else torch.einsum("kd,bd...->bk...", p.to(z), z)
+        return z if p is None else torch.tensordot(z, p.to(z), ([1], [1])).movedim(-1, 1)
 
     def places(self, features: int, each: int) -> int:
         """Return the places that a batch gives to a fit of so many inputs."""
