@@ -173,10 +173,7 @@ class MobileNetSpec(ImageSpec):
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """Return the spec that `to_dict` wrote."""
-        fields = {name: value for name, value in data.items() if name not in ("family", "model_type")}
-        fields |= {name: tuple(data[name]) for name in ("labels", "mean", "std", "streams")}
-        blocks = tuple(BlockSpec(**block) for block in data["blocks"])
-        return cls(**{**fields, "blocks": blocks, "raw": dict(data["raw"])})
+        return super().from_dict({**data, "blocks": tuple(BlockSpec(**block) for block in data["blocks"])})
 
 
 def _channels(name: str, kind: str, width: int, layer: int) -> Site:

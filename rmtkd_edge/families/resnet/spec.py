@@ -176,10 +176,7 @@ class ResNetSpec(ImageSpec):
             StageSpec(stage["width"], tuple(BlockSpec(**{**b, "inner": tuple(b["inner"])}) for b in stage["blocks"]))
             for stage in data["stages"]
         )
-        fields = {name: value for name, value in data.items() if name not in ("family", "model_type")}
-        fields |= {name: tuple(data[name]) for name in ("labels", "mean", "std")}
-        fields |= {name: dict(data[name]) for name in ("raw", "factors")}
-        return cls(**{**fields, "stages": stages})
+        return super().from_dict({**data, "stages": stages})
 
 
 def channels(name: str, kind: str, width: int, layer: int | None = None) -> Site:

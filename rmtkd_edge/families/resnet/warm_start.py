@@ -7,7 +7,6 @@ fitted.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -23,15 +22,6 @@ from rmtkd_edge.families.resnet.spec import FACTOR
 from rmtkd_edge.spectral import CrossMoments
 
 
-@dataclass(frozen=True)
-class FactorFit(Fit):
-    """How convolutions are fitted, some of which are two."""
-
-    def cuts(self, layer: Layer) -> bool:
-        """Return whether a layer gets a new factor."""
-        return f"{layer.place}{FACTOR}" in self.projections
-
-
 @torch.no_grad()
 def warm_start(
     teacher: ResNet, projections: Projections, batches: Iterable[Mapping[str, Tensor]], *, ridge: float, seed: int
@@ -41,10 +31,10 @@ def warm_start(
     student = narrow_like(teacher, projections).eval()
     copy_fitting(teacher, student)
     images = [batch["pixel_values"].to(next(teacher.parameters())) for batch in batches]
-    fit = FactorFit(ridge, len(images), seed, projections)
+    fit = Fit(ridge, len(images), seed, projections)
     first = "layer.1.stream" if teacher.spec.stem_is_shared else "stem"
     sums = [teacher.stem(x) for x in images]
-    changed = first in projections or fit.cuts(student.stem)
+    changed = first in projections or _cuts(student.stem, fit)
     if changed:
         _fit(student.stem, images, [fit.onto(first, total) for total in sums], fit)
     walks = [
@@ -60,22 +50,22 @@ def warm_start(
     return student
 
 
-def _block(block: Block, small: Block, walks: list[Walk], stream: str, fit: FactorFit, changed: bool) -> bool:
+def _block(block: Block, small: Block, walks: list[Walk], stream: str, fit: Fit, changed: bool) -> bool:
     """Fit one block and move the walks past it; return whether anything has changed so far."""
     wide, narrow = [w.teacher for w in walks], [w.student for w in walks]
     inner_changed, stream_cut = changed, stream in fit.projections
     for layer, own in zip(block.convs[:-1], small.convs[:-1], strict=True):
-        inner_changed = inner_changed or layer.place in fit.projections or fit.cuts(layer)
+        inner_changed = inner_changed or layer.place in fit.projections or _cuts(layer, fit)
         wide = [layer(x) for x in wide]
         if inner_changed:
             _fit(own, narrow, [fit.onto(layer.place, z) for z in wide], fit)
         narrow = [F.relu(own(x)) for x in narrow]
         wide = [F.relu(z) for z in wide]
-    moved = inner_changed or stream_cut or fit.cuts(block.convs[-1])
+    moved = inner_changed or stream_cut or _cuts(block.convs[-1], fit)
     if block.downsample is not None and small.downsample is not None:
         shortcuts = [block.downsample(w.teacher) for w in walks]
         starts = [w.student for w in walks]
-        if changed or stream_cut or fit.cuts(small.downsample):
+        if changed or stream_cut or _cuts(small.downsample, fit):
             moved = True
             _fit(small.downsample, starts, [fit.onto(stream, z) for z in shortcuts], fit)
         held = [small.downsample(x) for x in starts]
@@ -88,6 +78,11 @@ def _block(block: Block, small: Block, walks: list[Walk], stream: str, fit: Fact
     for walk, total, x, h in zip(walks, sums, narrow, held, strict=True):
         walk.teacher, walk.student = F.relu(total), F.relu(small.convs[-1](x) + h)
     return moved
+
+
+def _cuts(layer: Layer, fit: Fit) -> bool:
+    """Return whether a layer gets a new factor."""
+    return f"{layer.place}{FACTOR}" in fit.projections
 
 
 def _fit(layer: Layer, inputs: list[Tensor], targets: list[Tensor], fit: Fit) -> None:

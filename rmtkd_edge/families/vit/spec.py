@@ -94,10 +94,7 @@ class VitSpec(ImageSpec):
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """Return the spec that `to_dict` wrote."""
-        fields = {name: value for name, value in data.items() if name != "family"}
-        fields |= {name: tuple(data[name]) for name in ("labels", "mean", "std")}
-        fields |= {"layers": tuple(LayerSpec(**layer) for layer in data["layers"]), "raw": dict(data["raw"])}
-        return cls(**fields)
+        return super().from_dict({**data, "layers": tuple(LayerSpec(**layer) for layer in data["layers"])})
 
 
 def even_layers(count: int, heads: int, width: int, ffn: int) -> tuple[LayerSpec, ...]:
