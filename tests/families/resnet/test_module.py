@@ -26,8 +26,8 @@ from rmtkd_edge.families.torchvision_sources import IMAGENET_MEAN, IMAGENET_STD,
 LABELS = tuple("abcdefghij")
 
 
-def built(source: str, labels: tuple[str, ...] = LABELS, size: int = 64) -> tuple[ResNet, bool]:
-    return FAMILY.from_source(source, Wanted(labels, size, 0), ResNetShape(stem="imagenet"))
+def built(source: str) -> tuple[ResNet, bool]:
+    return FAMILY.from_source(source, Wanted(LABELS, 64, 0), ResNetShape(stem="imagenet"))
 
 
 def torchvision_net(depth: int) -> torchvision.models.ResNet:
@@ -162,18 +162,6 @@ def test_a_pickle_is_refused(tmp_path: Path) -> None:
     torch.save({}, tmp_path / "net.pth")
     with pytest.raises(UserError, match="never unpickled"):
         built(str(tmp_path / "net.pth"))
-
-
-def test_a_folder_of_ours_gives_the_same_net(tmp_path: Path) -> None:
-    net = small_resnet(18, labels=LABELS)
-    save_folder(tmp_path, net)
-    found, trained = built(str(tmp_path), LABELS, net.spec.image_size)
-    x = torch.randn(2, 3, 16, 16)
-    assert trained and torch.equal(found(x), net(x))
-    with pytest.raises(UserError, match="labels"):
-        built(str(tmp_path), LABELS[::-1], net.spec.image_size)
-    with pytest.raises(UserError, match="pixels"):
-        built(str(tmp_path), LABELS, 32)
 
 
 @pytest.mark.parametrize("depth", [18, 50])
