@@ -26,8 +26,8 @@ from rmtkd_edge.families.torchvision_sources import IMAGENET_MEAN, IMAGENET_STD,
 LABELS = tuple("abcdefghij")
 
 
-def built(source: str) -> tuple[ResNet, bool]:
-    return FAMILY.from_source(source, Wanted(LABELS, 64, 0), ResNetShape(stem="imagenet"))
+def built(source: str, labels: tuple[str, ...] = LABELS) -> tuple[ResNet, bool]:
+    return FAMILY.from_source(source, Wanted(labels, 64, 0), ResNetShape(stem="imagenet"))
 
 
 def torchvision_net(depth: int) -> torchvision.models.ResNet:
