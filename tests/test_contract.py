@@ -319,7 +319,8 @@ def test_many_cuts_of_one_model_are_the_cuts_one_by_one(case: Case) -> None:
         return {name: torch.block_diag(*[eye(width)] * heads) for name, (width, heads) in widths.items()}
 
     narrower = family.narrower(teacher, batches, batches, NarrowOptions(Compress(), 0))
-    for projections in (cut(2), {names[-1]: cut(2)[names[-1]]}, cut(4), {}, cut(2)):
+    anew = type(family).narrower is FamilyDefaults.narrower  # every time, so that one cut says all
+    for projections in (cut(2), {names[-1]: cut(2)[names[-1]]}, cut(4), {}, cut(2))[: 1 if anew else None]:
         many = narrower(projections)
         once = family.narrow(teacher, projections, batches, batches, NarrowOptions(Compress(), 0))
         assert many.spec == once.spec
