@@ -110,7 +110,7 @@ def norm_folded(weight: Tensor, norm: BatchNorm) -> tuple[Tensor, Tensor]:
     return weight * scale[:, None, None, None], norm.bias - norm.running_mean * scale
 
 
-def between(weight: Tensor, before: Tensor | None, after: Tensor | None) -> Tensor:
+def projected_weight(weight: Tensor, before: Tensor | None, after: Tensor | None) -> Tensor:
     """Return P W P'^T of a weight W (d, in, h, w) and the projections after and before it; None leaves a side alone."""
     if before is not None:
         weight = torch.einsum("dihw,ki->dkhw", weight, before.to(weight))

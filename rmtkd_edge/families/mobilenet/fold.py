@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from rmtkd_edge.families.convolution import ConvNorm, between, narrow_like, project_norm
+from rmtkd_edge.families.convolution import ConvNorm, narrow_like, project_norm, projected_weight
 from rmtkd_edge.families.layers import ProjectedLinear
 from rmtkd_edge.families.mobilenet.module import MobileNet
 
@@ -63,7 +63,7 @@ def fold_linear(wide: ProjectedLinear, own: ProjectedLinear, before: Tensor | No
 
 
 def _convolution(wide: ConvNorm, own: ConvNorm, before: Tensor | None, after: Tensor | None) -> None:
-    own.conv.weight.copy_(between(wide.whole(), before, after))
+    own.conv.weight.copy_(projected_weight(wide.whole(), before, after))
     project_norm(wide.norm, own.norm, after)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from rmtkd_edge.families.convolution import ProjectedConv, between, narrow_like, project_norm
+from rmtkd_edge.families.convolution import ProjectedConv, narrow_like, project_norm, projected_weight
 from rmtkd_edge.families.resnet.factors import factor_basis, set_weight
 from rmtkd_edge.families.resnet.module import Layer, ResNet
 from rmtkd_edge.families.resnet.spec import FACTOR
@@ -53,7 +53,7 @@ def plain_fold(teacher: ResNet, projections: Projections) -> ResNet:
 
 
 def _fold(layer: Layer, own: Layer, before: Tensor | None, after: Tensor | None, projections: Projections) -> None:
-    weight = between(layer.whole(), before, after)
+    weight = projected_weight(layer.whole(), before, after)
     rows = weight.flatten(1)
     set_weight(own, weight, None if own.expand is None else factor_basis(own, rows @ rows.T, projections))
     project_norm(layer.norm, own.norm, after)
