@@ -12,7 +12,7 @@ from typing import Any
 import huggingface_hub
 import pytest
 import torch
-from contract_sample import SIDE, load, randomised
+from contract_sample import SIDE, bases, load, projected, randomised
 from families.mobilenet.sample import torchvision_net
 from families.resnet.test_checkpoint import timm_folder
 from families.resnet.test_checkpoint import torchvision_net as of_resnet
@@ -71,6 +71,20 @@ def test_a_folder_of_ours_must_fit_the_data(family: str, tmp_path: Path) -> None
     with pytest.raises(UserError, match=f"holds no {other}") as caught:
         found_in(other, tmp_path, turned, SIDE)
     assert caught.value.hint == f"--set model.family={family}"
+
+
+@pytest.mark.parametrize("family", SOURCES)
+@torch.no_grad()
+def test_a_student_of_a_run_is_taken_without_its_projections(family: str, tmp_path: Path) -> None:
+    known = find_family(family)
+    whole = load(known, tmp_path)
+    student = projected(known, whole, bases(whole.spec))
+    save_folder(tmp_path, student)
+    images = SimpleNamespace(mean=IMAGENET_MEAN, std=IMAGENET_STD, image_size=SIDE)
+    found, trained = known.load(recipe(family, str(tmp_path)), whole.spec.labels, images)
+    x = torch.randn(2, 3, SIDE, SIDE)
+    assert trained and student.spec.raw and not found.spec.raw and found.spec.mean == IMAGENET_MEAN
+    torch.testing.assert_close(found.eval()(x), student(x), rtol=1e-3, atol=1e-4 * float(student(x).abs().max()))
 
 
 @pytest.mark.parametrize("family", SOURCES)
