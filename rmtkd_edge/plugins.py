@@ -17,13 +17,14 @@ NOT_PLUGINS = {
         "base",
         "classification",
         "contrast",
+        "dataset",
         "embedding_metrics",
         "entity_metrics",
         "label_set_metrics",
         "labelled",
         "matching",
     ),
-    *("metrics", "number_metrics", "reading", "students", "subsets", "texts"),
+    *("metrics", "number_metrics", "reading", "scoring", "students", "subsets", "texts"),
 }
 
 

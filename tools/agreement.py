@@ -24,7 +24,8 @@ from rmtkd_edge.families.store import load_model
 from rmtkd_edge.run.directory import Run
 from rmtkd_edge.run.layout import PREPROCESSING, RESULT, ROLES, read_recipe
 from rmtkd_edge.run.records.compress import CompressRecord
-from rmtkd_edge.tasks.base import Dataset, Split, Task, find_task, score
+from rmtkd_edge.tasks.base import Dataset, Split, Task, find_task
+from rmtkd_edge.tasks.scoring import score
 
 
 @dataclass(frozen=True)

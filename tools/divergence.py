@@ -44,7 +44,8 @@ from rmtkd_edge.families.model import Model
 from rmtkd_edge.families.store import load_folder
 from rmtkd_edge.methods.base import Pair
 from rmtkd_edge.spectral.rules import RULES
-from rmtkd_edge.tasks.base import Task, score
+from rmtkd_edge.tasks.base import Task
+from rmtkd_edge.tasks.scoring import score
 
 RESAMPLES = 2000
 

@@ -20,7 +20,6 @@ from rmtkd_edge.compress.ranks.edge import SiteRank, pick_ranks, shrinks
 from rmtkd_edge.compress.training.schedule import Schedule
 from rmtkd_edge.compress.training.teacher_outputs import TeacherOutputs
 from rmtkd_edge.compress.training.trainer import Trained, Training, train
-from rmtkd_edge.errors import RecipeError
 from rmtkd_edge.families.base import Family, Site, list_sites
 from rmtkd_edge.methods.base import Cut, Pair, Widths
 from rmtkd_edge.run.records.cycle import CycleRecord, JobRecord, PlanRecord, SiteRecord, WidthRecord
@@ -187,11 +186,6 @@ def fine_tune(context: Context, state: State, planned: Planned, number: int, att
     old = state.folded.to(context.accelerator.device)
     pair = Pair(family, old, model, own_batches(context, data.warm), data.rows, planned.plan.layers)
     objective = context.method.objective(context.task, recipe, pair)
-    if objective.labels and data.rows > data.labelled:
-        raise RecipeError(
-            f"{context.method.name} learns from labels, which {data.rows - data.labelled} rows have not",
-            "--method rmt-kd --set distil.alpha=0, or rows with labels alone (task.unlabelled)",
-        )
     model.train()
     teacher = None
     if objective.teacher:

@@ -236,7 +236,7 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _tables_agree(self) -> Recipe:
         family, task = plugins.find("families", self.model.family), plugins.find("tasks", self.task.kind)
-        named("methods", "compress.method", self.compress.method)
+        method = named("methods", "compress.method", self.compress.method)
         faults = []
         if family.modality != task.modality:
             faults.append(f"a task of kind {self.task.kind} does not go with the family {self.model.family}")
@@ -260,14 +260,14 @@ class Recipe(Section):
             faults.append("compress.layers needs a training that makes up for them: not with compress.one_shot")
         for mode in set(self.compress.mode.values()) - set(family.modes):
             faults.append(f"compress.mode = {mode} does not go with the family {self.model.family}")
-        if self.task.unlabelled is not None and self.distil.alpha > 0 and not self.compress.one_shot:
-            alpha = f"distil.alpha = {self.distil.alpha:g}"
-            faults.append(f"rows of task.unlabelled are taught by the teacher's outputs alone: {alpha} must be 0")
         if self.task.pairs is not None and task.head != "embedding":
             faults.append(f"task.pairs does not go with the task {self.task.kind}")
-        if not task.labelled and self.distil.alpha > 0 and not self.compress.one_shot:
-            alpha = f"distil.alpha = {self.distil.alpha:g}"
-            faults.append(f"rows of {self.task.kind} have no labels, the teacher alone teaches: {alpha} must be 0")
+        if (self.task.unlabelled is not None or not task.labelled) and not self.compress.one_shot:
+            rows = f"rows of {self.task.kind if self.task.unlabelled is None else 'task.unlabelled'} have no labels"
+            if self.distil.alpha > 0:
+                faults.append(f"{rows}, the teacher alone teaches: distil.alpha = {self.distil.alpha:g} must be 0")
+            if method.needs_labels:
+                faults.append(f"{rows}, and compress.method = {self.compress.method} learns from labels")
         if self.compress.allocation == "kl" and self.analyse.rule in WITHOUT_QUANTILE:
             faults.append(f"compress.allocation = kl moves quantiles, the rule {self.analyse.rule} has none")
         if faults:

@@ -8,10 +8,11 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Text = Annotated[str, Field(max_length=1024)]  # a name, an id or a path
+File = Annotated[Text, AfterValidator(lambda name: str(Path(name).absolute()))]  # read again later, from anywhere
 Positive = Annotated[int, Field(ge=1, le=2**31 - 1)]
 Batch = Annotated[int, Field(ge=1, le=65_536)]
 Length = Annotated[int, Field(ge=1, le=1_048_576)]  # in tokens, or of pixels in a row

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from rmtkd_edge import plugins
-from rmtkd_edge.config.settings import Amount, Fraction, Length, Positive, Section, Text, did_you_mean
+from rmtkd_edge.config.settings import Amount, File, Fraction, Length, Positive, Section, Text, did_you_mean
 from rmtkd_edge.errors import RecipeError
 from rmtkd_edge.packaged import PACKAGE
 
@@ -89,11 +89,11 @@ class Task(Section):
         0.1, description="Share of train that is held out where no test split exists; 0: validation is reported"
     )
     max_length: Length = 128
-    unlabelled: Text | None = Field(
+    unlabelled: File | None = Field(
         None,
         description="Text: a file of rows without labels, for closed forms and self-distillation",
     )
-    pairs: Text | None = Field(
+    pairs: File | None = Field(
         None, description="Of `sentence-embedding`: a file of pairs of texts with a score each, which judge embeddings"
     )
     pair_columns: tuple[str, str, str] = Field(

@@ -11,20 +11,21 @@ import onnx
 
 from rmtkd_edge.config.recipe import Export
 from rmtkd_edge.errors import Finding
-from rmtkd_edge.families.base import OpCount, Spec, find_family
+from rmtkd_edge.families.base import Spec, find_family
+from rmtkd_edge.run.records.export import OpCounts
 from rmtkd_edge.run.scratch import scratch_folder
 from rmtkd_edge.sessions import open_session, written_whole
 
 EITHER, LESS = " or ", " less "  # join the names of operators that are counted together, or as a difference
 
 
-def audit_emitted(path: Path, spec: Spec, options: Export) -> OpCount:
+def audit_emitted(path: Path, spec: Spec, options: Export) -> OpCounts:
     """Count the ops of an exported file; raise Finding with expected and found counts where they differ."""
     expected = find_family(spec.family).expected_ops(spec, options, "emitted")
     return check_ops(path.name, count_ops(path), expected)
 
 
-def audit_optimised(path: Path, spec: Spec, options: Export, precision: Literal["fp32", "int8"]) -> OpCount:
+def audit_optimised(path: Path, spec: Spec, options: Export, precision: Literal["fp32", "int8"]) -> OpCounts:
     """Count the ops that onnxruntime runs, one thread, CPU; raise Finding where they differ from the expected ones."""
     expected = find_family(spec.family).expected_ops(spec, options, precision)
     with scratch_folder("audit") as folder, written_whole(folder):
@@ -39,7 +40,7 @@ def count_ops(path: Path) -> Counter[str]:
     return Counter(node.op_type for node in onnx.load(str(path), load_external_data=False).graph.node)
 
 
-def check_ops(what: str, counts: Mapping[str, int], expected: Mapping[str, int]) -> OpCount:
+def check_ops(what: str, counts: Mapping[str, int], expected: Mapping[str, int]) -> OpCounts:
     """Return expected and found counts; raise Finding with both where they differ."""
     found = {names: _count(counts, names) for names in expected}
     wrong = [name for name, count in expected.items() if count != found[name]]
@@ -53,7 +54,7 @@ def check_ops(what: str, counts: Mapping[str, int], expected: Mapping[str, int])
             "export again with --force; if it stays, report the table with the run's recipe.toml",
             [["operator", "expected", "found", ""], *rows],
         )
-    return OpCount(dict(expected), found)
+    return OpCounts(dict(expected), found)
 
 
 def _count(counts: Mapping[str, int], names: str) -> int:

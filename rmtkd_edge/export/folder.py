@@ -21,7 +21,7 @@ from rmtkd_edge.export.portable import make_portable
 from rmtkd_edge.export.rows import Rows
 from rmtkd_edge.export.runtimes import known_outcomes
 from rmtkd_edge.export.verify import OnnxProof, compare_onnx, evaluate_onnx, verify_onnx
-from rmtkd_edge.families.base import Family, OpCount, QuantiseOptions, Spec, family_of, ranks_of
+from rmtkd_edge.families.base import Family, QuantiseOptions, Spec, family_of, ranks_of
 from rmtkd_edge.families.onnx_program import oldest_runtime
 from rmtkd_edge.hashing import sha256_file
 from rmtkd_edge.run.directory import atomic_write_bytes, package_version
@@ -29,7 +29,6 @@ from rmtkd_edge.run.layout import CARD, PRECISIONS
 from rmtkd_edge.run.records.export import (
     ExportRecord,
     FusionRecord,
-    OpCounts,
     VariantRecord,
     VerificationRecord,
 )
@@ -124,7 +123,7 @@ def export_folder(
         reduction=1 - parameters / job.teacher_parameters,
         verification=_verification(fold_proof, proof),
         variants=variants,
-        fusion=FusionRecord(_counts(emitted), {name: _counts(audit) for name, audit in audits.items()}),
+        fusion=FusionRecord(emitted, audits),
         graph={"name": job.options.graph, "opset": job.options.opset},
         threads=job.threads,
         files={},
@@ -229,10 +228,6 @@ def _verification(fold: FoldProof, proof: OnnxProof) -> VerificationRecord:
             "onnx_float32": FLOAT32_TOLERANCE,
         },
     )
-
-
-def _counts(count: OpCount) -> OpCounts:
-    return OpCounts(count.expected, count.found)
 
 
 def _metadata(spec: Spec, model_id: str, job: Job) -> dict[str, str]:

@@ -28,7 +28,8 @@ from rmtkd_edge.families.base import family_of
 from rmtkd_edge.families.onnx_program import OUTPUT
 from rmtkd_edge.run.records.scores import Scores
 from rmtkd_edge.sessions import open_session, run_session, session_options
-from rmtkd_edge.tasks.base import Task, score
+from rmtkd_edge.tasks.base import Task
+from rmtkd_edge.tasks.scoring import score
 
 if TYPE_CHECKING:
     from rmtkd_edge.families.model import Model

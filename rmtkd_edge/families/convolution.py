@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from rmtkd_edge.families.base import M, ranks_from
 from rmtkd_edge.spectral.moments import reduced
 
 MOMENTUM = 0.1  # torch's default
@@ -59,10 +61,67 @@ class BatchNorm(nn.Module):
         )
 
 
+class ConvNorm(nn.Module):
+    """A convolution and the batch norm after it; `expand`, where there is one, is a 1 x 1 convolution between them."""
+
+    def __init__(self, conv: ProjectedConv, width: int, eps: float, expand: ProjectedConv | None = None) -> None:
+        super().__init__()
+        self.conv, self.expand, self.norm = conv, expand, BatchNorm(width, eps)
+
+    @property
+    def last(self) -> ProjectedConv:
+        """Return the convolution before the norm."""
+        return self.conv if self.expand is None else self.expand
+
+    def linear(self, x: Tensor) -> Tensor:
+        """Map (B, in, H, W) to (B, k, H', W') without the norm."""
+        return self.conv(x) if self.expand is None else self.expand(self.conv(x))
+
+    def whole(self) -> Tensor:
+        """Return the weight (k, in / groups, h, w) of the one convolution that `linear` equals."""
+        weight = self.conv.folded()
+        return weight if self.expand is None else torch.einsum("ok,kihw->oihw", self.expand.folded()[..., 0, 0], weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, in, H, W) to (B, k, H', W'), normalised."""
+        return self.norm(self.linear(x))
+
+
+class FusedConv(nn.Module):
+    """A convolution, or two, with the batch norm folded into weight and bias (exact in inference)."""
+
+    def __init__(self, layer: ConvNorm) -> None:
+        super().__init__()
+        weight, bias = norm_folded(layer.last.folded(), layer.norm)
+        self.stride, self.padding, self.groups = layer.conv.stride, layer.conv.padding, layer.conv.groups
+        self.first = None if layer.expand is None else nn.Parameter(layer.conv.folded().detach())
+        self.weight, self.bias = nn.Parameter(weight.detach()), nn.Parameter(bias.detach())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, in, H, W) to (B, k, H', W')."""
+        if self.first is None:
+            return F.conv2d(x, self.weight, self.bias, stride=self.stride, padding=self.padding, groups=self.groups)
+        return F.conv2d(F.conv2d(x, self.first, stride=self.stride, padding=self.padding), self.weight, self.bias)
+
+
 def norm_folded(weight: Tensor, norm: BatchNorm) -> tuple[Tensor, Tensor]:
     """Return weight and bias of the convolution that equals one of `weight` (k, ...) and the norm after it."""
     scale = norm.weight / (norm.running_var + norm.eps).sqrt()
     return weight * scale[:, None, None, None], norm.bias - norm.running_mean * scale
+
+
+def projected_weight(weight: Tensor, before: Tensor | None, after: Tensor | None) -> Tensor:
+    """Return P W P'^T of a weight W (d, in, h, w) and the projections after and before it; None leaves a side alone."""
+    if before is not None:
+        weight = torch.einsum("dihw,ki->dkhw", weight, before.to(weight))
+    return weight if after is None else torch.einsum("kd,dihw->kihw", after.to(weight), weight)
+
+
+def narrow_like(net: M, projections: Mapping[str, Tensor]) -> M:
+    """Return an untrained folded net of the ranks that projections leave, on the device of `net`."""
+    spec = net.spec.with_projections({}).with_ranks(ranks_from(net.spec, projections))
+    kind: Callable[[Any], M] = type(net)
+    return kind(spec).to(next(net.parameters()))
 
 
 @torch.no_grad()

@@ -65,7 +65,6 @@ class Objective:
         helper: a module of the loss's own that is trained with the student, kept in its checkpoints, and never ships.
         stand_in: a module that is run in the student's place while the student's parameters, which it has, are trained.
         on_step: called before every step with the share of the steps that are done.
-        labels: whether the loss reads the targets of a batch.
     """
 
     loss: Callable[[Seen, Batch, Seen | None], Tensor]
@@ -74,7 +73,6 @@ class Objective:
     helper: nn.Module | None = None
     stand_in: nn.Module | None = None
     on_step: Callable[[float], None] | None = None
-    labels: bool = True
 
 
 @dataclass(frozen=True)
@@ -101,11 +99,13 @@ class Method(Protocol):
         title: its name in sentences.
         iterative: cycles over groups of sites, each distilled from the model before it; else one cycle over all sites,
             distilled from the teacher, whose result stands whatever its metric.
+        needs_labels: its loss reads labels whatever `distil.alpha` is.
     """
 
     name: str
     title: str
     iterative: bool
+    needs_labels: bool
 
     def check(self, recipe: Recipe, family: Family) -> None:
         """Raise RecipeError for settings that the method cannot follow, or a family that it does not serve."""
@@ -145,7 +145,7 @@ def distillation(task: Task, alpha: float, temperature: float) -> Objective:
             return divergence
         return alpha * task.loss(student.outputs, batch) + (1.0 - alpha) * divergence
 
-    return Objective(loss, teacher=alpha < 1, labels=alpha > 0)
+    return Objective(loss, teacher=alpha < 1)
 
 
 def align(rank: int, width: int, heads: int, multiple: int, minimum: int) -> int:

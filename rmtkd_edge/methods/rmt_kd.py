@@ -19,6 +19,7 @@ class RmtKd:
     name = "rmt-kd"
     title = "RMT-KD"
     iterative = True
+    needs_labels = False
 
     def check(self, recipe: Recipe, family: Family) -> None:
         """Accept every recipe."""

@@ -30,6 +30,7 @@ class OneCycle:
         needs: what the family must offer (see `Family.offers`), empty for nothing.
         start: what training starts from, where that is no closed form; one is refused what needs closed forms then.
         one_process: whether one process alone can train it.
+        needs_labels: the loss reads labels whatever `distil.alpha` is.
         labels_only: the loss has no divergence of the outputs, so that `distil.alpha` and `.temperature` have no part.
     """
 
@@ -39,6 +40,7 @@ class OneCycle:
     needs = ""
     start = ""
     one_process = False
+    needs_labels = False
     labels_only = False
 
     def check(self, recipe: Recipe, family: Family) -> None:

@@ -6,19 +6,19 @@ Everything that knows what a label is lives in that task's file; the rest of the
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, Self, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
 from rmtkd_edge import plugins
 from rmtkd_edge.config.recipe import Recipe
 from rmtkd_edge.config.settings import Head
-from rmtkd_edge.errors import DataError, NotFiniteError
-from rmtkd_edge.run.records.data import DataSummary, SourceSummary
-from rmtkd_edge.run.records.scores import Scores
-from rmtkd_edge.run.records.vocabulary import VocabularyRecord
+from rmtkd_edge.run.records.data import DataSummary
+from rmtkd_edge.tasks.dataset import Batch, Dataset, FewerTokens, Normalisation, S
+from rmtkd_edge.tasks.dataset import Sample as Sample
+from rmtkd_edge.tasks.dataset import Split as Split
 from rmtkd_edge.tasks.subsets import Subsets
 
 if TYPE_CHECKING:
@@ -26,97 +26,6 @@ if TYPE_CHECKING:
 
     from rmtkd_edge.families.base import Spec
     from rmtkd_edge.tasks.reading.usage import HubTask
-
-Batch = dict[str, "Tensor"]
-"""Model inputs by name, `index` (int64 (B,): the row's number in its split), and targets under names of the task."""
-
-
-Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
-"""Mean and standard deviation per channel, of pixels as shares of 255."""
-
-
-class Split(Protocol):
-    """Rows of one split, ready for batches."""
-
-    def __len__(self) -> int: ...
-    def take(self, indices: np.ndarray) -> Self:
-        """Return the rows of the given numbers, in their order."""
-
-
-S = TypeVar("S", bound=Split)
-
-
-@dataclass(frozen=True)
-class Sample:
-    """A row of validation before anything was done to it.
-
-    Attributes:
-        row: its number in the split.
-        name: what messages call it, such as its file.
-        item: as the source holds it: texts, an encoded picture.
-    """
-
-    row: int
-    name: str
-    item: Any
-
-
-@dataclass(frozen=True)
-class Dataset(Generic[S]):
-    """The rows of a recipe, read and checked.
-
-    Attributes:
-        labels: names of the outputs: in label order, or of the one number; empty where the task has none.
-        test: rows that are only reported, None where `task.test_fraction` is 0 and there is no test split.
-        preprocessing: all that a family sees of the data: a text task's tokenizer, an image task's ImagePreprocessing.
-        notes: which file or split became what, and what was done about odd rows; lines for the user.
-        sources: what was read, before anything was held out.
-        not_used: a line on what was there and was not read.
-        augmented: shuffled batches differ from epoch to epoch in more than their order.
-        max_length: tokens that a sequence is cut off at, None for data that are no sequences.
-        digests: a hash of the rows by split, by which a run knows its data again; empty where the task gives none.
-        samples: a few raw rows of validation, one of every kind that there is.
-        distilled: rows of train, then those of `task.unlabelled`, in batches without targets; None without such rows.
-    """
-
-    name: str
-    labels: tuple[str, ...]
-    train: S
-    validation: S
-    test: S | None
-    preprocessing: Any
-    notes: tuple[str, ...] = ()
-    sources: tuple[SourceSummary, ...] = ()
-    not_used: str = ""
-    augmented: bool = False
-    max_length: int | None = None
-    digests: Mapping[str, str] = field(default_factory=dict)
-    samples: tuple[Sample, ...] = ()
-    distilled: S | None = None
-
-    @property
-    def learnt(self) -> S:
-        """Return the rows that students learn from: of train, and those without labels."""
-        return self.train if self.distilled is None else self.distilled
-
-    @property
-    def splits(self) -> dict[str, S]:
-        """Return the rows by role, in the order train, validation, test."""
-        found = {"train": self.train, "validation": self.validation}
-        return found if self.test is None else {**found, "test": self.test}
-
-
-@dataclass(frozen=True)
-class FewerTokens(Generic[S]):
-    """A data set as a smaller vocabulary splits it.
-
-    Attributes:
-        kept: the former ids of its tokens, increasing, int64 (n,).
-    """
-
-    dataset: Dataset[S]
-    kept: np.ndarray
-    record: VocabularyRecord
 
 
 @dataclass(frozen=True)
@@ -331,49 +240,3 @@ def tasks_of(modality: str) -> list[Task[Any]]:
     """Return the tasks of a modality by name."""
     found = [find_task(name) for name in plugins.names("tasks")]
     return sorted((task for task in found if task.modality == modality), key=lambda task: task.name)
-
-
-def steps(split: Split, batch_size: int) -> int:
-    """Return the number of batches of an epoch."""
-    return -(-len(split) // batch_size)
-
-
-def score(
-    task: Task[Any],
-    metric: str | None,
-    split: str,
-    outputs: Sequence[np.ndarray],
-    targets: Sequence[np.ndarray],
-    interval: bool = False,
-) -> Scores:
-    """Return the metrics of a model's outputs on one split.
-
-    Args:
-        metric: the primary one; None: the task's first.
-        split: its name, `validation` or `test`.
-        outputs, targets: batch by batch.
-        interval: give the primary metric's 95 % interval too.
-
-    Raises:
-        DataError: there are no rows, or they do not allow the primary metric.
-        NotFiniteError: the model gives some rows no finite outputs, of which no metric can be made.
-    """
-    rows = sum(map(len, targets))
-    if not rows:
-        raise DataError(f"the {split} split has no rows", f"check task.{split}_split")
-    odd = sum(int((~np.isfinite(batch)).reshape(len(batch), -1).any(1).sum()) for batch in outputs)
-    if odd:
-        raise NotFiniteError(
-            f"the model's outputs on {odd} of {rows} {split} rows are NaN or infinite",
-            "check the weights of the checkpoint; half precision overflows above 65504",
-        )
-    primary = metric or task.known_metrics[0]
-    values = task.metrics(outputs, targets)
-    if primary not in values:
-        why = task.why_missing(primary, outputs, targets)
-        raise DataError(
-            f"{primary} cannot be computed on the {rows} rows of the {split} split: {why}",
-            f"--set task.metric=NAME with one of {', '.join(values)}, or bring another {split} split",
-        )
-    found = task.interval(primary, outputs, targets) if interval else None
-    return Scores(split, rows, primary, values, found, primary in task.percent_metrics)

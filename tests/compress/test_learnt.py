@@ -23,7 +23,8 @@ from rmtkd_edge.run import layout
 from rmtkd_edge.run.directory import Run
 from rmtkd_edge.run.records.scores import Scores
 from rmtkd_edge.run.reporter import SilentReporter
-from rmtkd_edge.tasks.base import find_task, score
+from rmtkd_edge.tasks.base import find_task
+from rmtkd_edge.tasks.scoring import score
 
 TASK, TASK_OF_IMAGES = find_task("text-classification"), find_task("image-classification")
 ROWS = [{"labels": torch.tensor([0] * 7)}, {"labels": torch.tensor([1] * 3)}]

@@ -18,7 +18,8 @@ from rmtkd_edge.run.directory import Run
 from rmtkd_edge.run.outputs import read_outputs
 from rmtkd_edge.run.records.compress import CompressRecord, FamilyMember
 from rmtkd_edge.run.reporter import SilentReporter
-from rmtkd_edge.tasks.base import find_task, score
+from rmtkd_edge.tasks.base import find_task
+from rmtkd_edge.tasks.scoring import score
 
 TARGETS = [0.2, 0.5, 0.7]
 ONE_SHOT = {"compress": {"one_shot": True}}

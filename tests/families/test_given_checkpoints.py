@@ -12,15 +12,19 @@ from typing import Any
 import huggingface_hub
 import pytest
 import torch
+from contract_sample import SIDE, bases, load, projected, randomised
 from families.mobilenet.sample import torchvision_net
 from families.resnet.test_checkpoint import timm_folder
+from families.resnet.test_checkpoint import torchvision_net as of_resnet
 from families.resnet.test_from_transformers import net_of, saved
+from families.vit.sample import of_torchvision
 from safetensors.torch import save_file
 from torchvision.models import get_model
 
 from rmtkd_edge.errors import UserError
 from rmtkd_edge.families.base import find_family
-from rmtkd_edge.families.torchvision_sources import IMAGENET_MEAN, IMAGENET_STD
+from rmtkd_edge.families.store import save_folder
+from rmtkd_edge.families.torchvision_sources import IMAGENET_MEAN, IMAGENET_STD, Wanted
 
 LABELS = ("a", "b", "c")
 CLASSES = tuple(f"class {i}" for i in range(1000))
@@ -34,6 +38,69 @@ def recipe(family: str, source: str, **shape: Any) -> Any:
 def loaded(family: str, source: str, **shape: Any) -> tuple[Any, bool]:
     preprocessing = SimpleNamespace(mean=IMAGENET_MEAN, std=IMAGENET_STD, image_size=64)
     return find_family(family).load(recipe(family, source, **shape), LABELS, preprocessing)
+
+
+SOURCES = {"resnet": of_resnet, "mobilenet": lambda: torchvision_net("v2"), "vit": of_torchvision}
+STATED = {"resnet": {"stem": "imagenet"}, "mobilenet": {"stem": "imagenet"}, "vit": {"heads": 3}}
+OTHER_STEM = {"resnet": {"stem": "cifar"}, "mobilenet": {"stem": "cifar"}, "vit": {"heads": 3, "patch": 8}}
+
+
+def found_in(family: str, source: Path, labels: tuple[str, ...], size: int, **shape: Any) -> Any:
+    known = find_family(family)
+    return known.from_source(str(source), Wanted(labels, size, 0), known.shape.model_validate(shape))[0].eval()
+
+
+@pytest.mark.parametrize("family", SOURCES)
+def test_a_folder_of_ours_must_fit_the_data(family: str, tmp_path: Path) -> None:
+    ours = randomised(load(find_family(family), tmp_path))
+    save_folder(tmp_path, ours)
+    turned, x = ("odd", "bad", "good"), torch.randn(2, 3, SIDE, SIDE)
+    again = found_in(family, tmp_path, turned, SIDE)
+    assert again.spec.labels == turned and torch.equal(again(x), ours(x)[:, [2, 0, 1]])
+    stem = "patch" if family == "vit" else "stem"
+    found_in(family, tmp_path, turned, SIDE, **{stem: getattr(ours.spec, stem)})
+    for why, labels, size, shape in (
+        ("classifies 3 labels, the data have 2", turned[:2], SIDE, {}),
+        ("names the labels bad, good, odd; the data odd, bad, fine", ("odd", "bad", "fine"), SIDE, {}),
+        ("reads images of 8 pixels a side, the data have 16", turned, 16, {}),
+        (f"model.shape.{stem} is .*, that of {tmp_path} ", turned, SIDE, {stem: 2 if stem == "patch" else "imagenet"}),
+    ):
+        with pytest.raises(UserError, match=why):
+            found_in(family, tmp_path, labels, size, **shape)
+    other = next(name for name in SOURCES if name != family)
+    with pytest.raises(UserError, match=f"holds no {other}") as caught:
+        found_in(other, tmp_path, turned, SIDE)
+    assert caught.value.hint == f"--set model.family={family}"
+
+
+@pytest.mark.parametrize("family", SOURCES)
+@torch.no_grad()
+def test_a_student_of_a_run_is_taken_without_its_projections(family: str, tmp_path: Path) -> None:
+    known = find_family(family)
+    whole = load(known, tmp_path)
+    student = projected(known, whole, bases(whole.spec))
+    save_folder(tmp_path, student)
+    images = SimpleNamespace(mean=IMAGENET_MEAN, std=IMAGENET_STD, image_size=SIDE)
+    found, trained = known.load(recipe(family, str(tmp_path)), whole.spec.labels, images)
+    x = torch.randn(2, 3, SIDE, SIDE)
+    assert trained and student.spec.raw and not found.spec.raw and found.spec.mean == IMAGENET_MEAN
+    torch.testing.assert_close(found.eval()(x), student(x), rtol=1e-3, atol=1e-4 * float(student(x).abs().max()))
+
+
+@pytest.mark.parametrize("family", SOURCES)
+def test_a_state_dict_of_torchvision_must_fit_the_data(family: str, tmp_path: Path) -> None:
+    theirs, path, size = SOURCES[family](), tmp_path / "net.safetensors", 16 if family == "vit" else 64
+    save_file(theirs.state_dict(), path)
+    x = torch.randn(2, 3, size, size)
+    with torch.no_grad():
+        save_file({"pixel_values": x, "logits": theirs(x)}, tmp_path / "net.reference.safetensors")
+        ours = found_in(family, path, LABELS, size, **STATED[family])(x)
+        torch.testing.assert_close(ours, theirs(x), rtol=1e-3, atol=1e-4 * float(ours.abs().max()))
+    with pytest.raises(UserError, match="classifies 3 labels, the data have 2"):
+        found_in(family, path, LABELS[:2], size, **STATED[family])
+    why = "computes something else" if family == "mobilenet" else f"model.shape.* is .*, that of {path} "
+    with pytest.raises(UserError, match=why):  # weights of a MobileNet do not tell its strides, outputs do
+        found_in(family, path, LABELS, size, **OTHER_STEM[family])
 
 
 @pytest.fixture

@@ -10,8 +10,9 @@ import torch
 from torch.nn import functional as F
 
 from rmtkd_edge import plugins
-from rmtkd_edge.tasks.base import Task, find_task, score
+from rmtkd_edge.tasks.base import Task, find_task
 from rmtkd_edge.tasks.entity_metrics import label_codes
+from rmtkd_edge.tasks.scoring import score
 
 ROWS, LABELS, WIDTH, TOKENS = 24, 3, 5, 4
 

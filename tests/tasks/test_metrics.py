@@ -14,8 +14,9 @@ from sklearn import metrics as sk
 from rmtkd_edge.config.task import Task
 from rmtkd_edge.errors import DataError
 from rmtkd_edge.tasks import metrics
-from rmtkd_edge.tasks.base import find_task, score
+from rmtkd_edge.tasks.base import find_task
 from rmtkd_edge.tasks.classification import check_metric
+from rmtkd_edge.tasks.scoring import score
 
 TASK = find_task("text-classification")
 

@@ -25,9 +25,8 @@ from rmtkd_edge.tasks.base import (
     Normalisation,
     Prediction,
     Task,
-    score,
-    steps,
 )
+from rmtkd_edge.tasks.scoring import score
 from rmtkd_edge.tasks.subsets import Subsets, draw_subsets
 
 IGNORED = -100
@@ -248,7 +247,7 @@ def test_other_kinds_of_tasks_fit(task: Task[Rows], model: Model, tmp_path: Path
     assert isinstance(task, Task)
     recipe = recipe_of(Settings(name="t", text=["text"]))
     dataset = task.load(recipe, None)
-    assert all(task.subsets(dataset, recipe).warm >= 0) and steps(dataset.train, 5) == 3
+    assert all(task.subsets(dataset, recipe).warm >= 0)
     before = score(task, None, "validation", *run(task, model, dataset))
     assert before.primary == task.known_metrics[0] and before.interval is None
 

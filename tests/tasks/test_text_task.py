@@ -16,7 +16,7 @@ from rmtkd_edge.config.task import Task
 from rmtkd_edge.errors import DataError, RunDirError, UserError
 from rmtkd_edge.tasks import text_classification as text
 from rmtkd_edge.tasks import texts
-from rmtkd_edge.tasks.base import Dataset, steps
+from rmtkd_edge.tasks.base import Dataset
 from rmtkd_edge.tasks.reading.labels import label_names, label_numbers, with_names
 from rmtkd_edge.tasks.reading.sequences import Special, padded
 from rmtkd_edge.tasks.reading.tokenizers import load_tokenizer
@@ -63,7 +63,7 @@ def test_every_row_comes_once_and_whole(lengths, size, seed, pairs):
             wanted = split.type_ids[i] if split.type_ids else [0] * n
             assert batch["token_type_ids"][row, :n].tolist() == wanted
         seen += batch["index"].tolist()
-    assert sorted(seen) == list(range(len(lengths))) and count == steps(split, size)
+    assert sorted(seen) == list(range(len(lengths))) and count == -(-len(lengths) // size)
 
 
 def order(split: TextSplit, size: int, seed: int | None) -> list[list[int]]:

@@ -17,6 +17,7 @@ from rmtkd_edge.errors import DataError, RecipeError
 from rmtkd_edge.run import layout
 from rmtkd_edge.run.directory import Run
 from rmtkd_edge.run.reporter import SilentReporter
+from rmtkd_edge.tasks.base import find_task
 
 ROWS = 80
 
@@ -78,15 +79,27 @@ def test_a_run_with_them_knows_its_rows_again(tiny_recipe_dict, tiny_data, file,
     assert run.has(layout.RESULT)
 
 
-def test_what_needs_labels_is_refused(tiny_recipe_dict, tiny_data, file, tmp_path):
+def test_a_relative_file_is_that_of_the_folder_that_compress_ran_in(
+    tiny_recipe_dict, tiny_data, file, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(file.parent)
+    recipe = recipe_of(tiny_recipe_dict, file.name)
+    run = Run.create(tmp_path / "run", recipe.to_toml(), recipe.seed)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    again = layout.read_recipe(run)
+    assert again == recipe and again.task.unlabelled == str(file)
+    dataset = find_task(again.task.kind).load(again, tiny_data)
+    assert dataset.distilled is not None and len(dataset.distilled) > len(dataset.train)
+
+
+def test_what_needs_labels_is_refused(tiny_recipe_dict, tiny_data, file):
     settings = copy.deepcopy(tiny_recipe_dict)
     settings["task"] |= {"unlabelled": str(file)}
     with pytest.raises(RecipeError, match=r"distil.alpha = 0.5 must be 0"):
         parse_recipe(settings, "test")
-    recipe = recipe_of(tiny_recipe_dict, file, method="tinybert")
-    run = Run.create(tmp_path / "run", recipe.to_toml(), recipe.seed)
-    with pytest.raises(RecipeError, match="tinybert learns from labels"):
-        compress_run(run, recipe, data=tiny_data, reporter=SilentReporter())
+    with pytest.raises(RecipeError, match=r"no kind `none`.*compress.method = pkd learns from labels"):
+        recipe_of(tiny_recipe_dict, file, method="pkd", sites=["none"])
     with pytest.raises(RecipeError, match="reads no rows without labels"):
         prepare(load_recipe("demo-images", [f'task.unlabelled="{file}"', "distil.alpha=0"]), None)
 

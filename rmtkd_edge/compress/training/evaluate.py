@@ -12,7 +12,8 @@ import torch
 from rmtkd_edge.compress.parallel import agreed
 from rmtkd_edge.families.base import call
 from rmtkd_edge.run.records.scores import Scores
-from rmtkd_edge.tasks.base import Batch, Dataset, JudgedByTeacher, Task, score
+from rmtkd_edge.tasks.base import Batch, Dataset, JudgedByTeacher, Task
+from rmtkd_edge.tasks.scoring import score
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

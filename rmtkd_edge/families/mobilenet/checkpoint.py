@@ -60,8 +60,12 @@ def load_checkpoint(source: str, wanted: Wanted, shape: MobileNetShape) -> Mobil
     plain = with_widths(layout, state, source)
     reference, stated = reference_of(path), "stem" in shape.model_fields_set
     stems = [shape.stem] if stated or not reference.is_file() else [*STRIDES]
-    for stem in stems:
-        spec = replace(with_stem(plain, stem), image_size=wanted.image_size, classifier_dropout=shape.dropout)
+    possible = [with_stem(plain, stem) for stem in stems]
+    # made with stride 1 the first strided block adds its input where it can; given that stride later it does not
+    made = [with_widths(with_stem(layout, stem), state, source) for stem in stems]
+    possible += [spec for spec in made if spec not in possible]
+    for number, known in enumerate(possible, 1):
+        spec = replace(known, image_size=wanted.image_size, classifier_dropout=shape.dropout)
         spec = spec if shape.eps is None else replace(spec, eps=shape.eps)
         net = filled(MobileNet(spec), state, source, replace_classifier=False)
         try:
@@ -69,7 +73,7 @@ def load_checkpoint(source: str, wanted: Wanted, shape: MobileNetShape) -> Mobil
                 prove(net, reference, CAUSES)
             break
         except UserError:
-            if stem == stems[-1]:
+            if number == len(possible):
                 raise
     if not reference.is_file() and not stated:
         raise UserError(

@@ -7,10 +7,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from rmtkd_edge.families.base import ranks_from
-from rmtkd_edge.families.convolution import project_norm
+from rmtkd_edge.families.convolution import ConvNorm, narrow_like, project_norm, projected_weight
 from rmtkd_edge.families.layers import ProjectedLinear
-from rmtkd_edge.families.mobilenet.module import ConvNorm, MobileNet
+from rmtkd_edge.families.mobilenet.module import MobileNet
 
 Projections = Mapping[str, Tensor]
 
@@ -28,12 +27,6 @@ def producers(net: MobileNet) -> dict[str, list[nn.Module]]:
     if net.hidden is not None:
         made["hidden"] = [net.hidden]
     return {site.name: made[site.name] for site in net.spec.sites()}
-
-
-def narrow_like(net: MobileNet, projections: Projections) -> MobileNet:
-    """Return an untrained folded net of the ranks that projections leave, on the device of `net`."""
-    spec = net.spec.with_projections({}).with_ranks(ranks_from(net.spec, projections))
-    return MobileNet(spec).to(next(net.parameters()))
 
 
 @torch.no_grad()
@@ -70,10 +63,7 @@ def fold_linear(wide: ProjectedLinear, own: ProjectedLinear, before: Tensor | No
 
 
 def _convolution(wide: ConvNorm, own: ConvNorm, before: Tensor | None, after: Tensor | None) -> None:
-    weight = wide.conv.folded()
-    if before is not None:
-        weight = torch.einsum("dihw,ki->dkhw", weight, before)
-    own.conv.weight.copy_(weight if after is None else torch.einsum("kd,dihw->kihw", after, weight))
+    own.conv.weight.copy_(projected_weight(wide.whole(), before, after))
     project_norm(wide.norm, own.norm, after)
 
 

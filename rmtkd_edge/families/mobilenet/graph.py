@@ -6,24 +6,10 @@ import onnx
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rmtkd_edge.families.convolution import norm_folded
+from rmtkd_edge.families.convolution import FusedConv
 from rmtkd_edge.families.layers import ProjectedLinear
-from rmtkd_edge.families.mobilenet.module import ACTIVATIONS, Block, ConvNorm, Gates, MobileNet
+from rmtkd_edge.families.mobilenet.module import ACTIVATIONS, Block, Gates, MobileNet
 from rmtkd_edge.families.mobilenet.spec import STEM, MobileNetSpec, inner_tap, sum_tap
-
-
-class FusedConv(nn.Module):
-    """A convolution with the batch norm folded into weight and bias (exact in inference)."""
-
-    def __init__(self, layer: ConvNorm) -> None:
-        super().__init__()
-        weight, bias = norm_folded(layer.conv.folded(), layer.norm)
-        self.stride, self.padding, self.groups = layer.conv.stride, layer.conv.padding, layer.conv.groups
-        self.weight, self.bias = nn.Parameter(weight.detach()), nn.Parameter(bias.detach())
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (B, in, H, W) to (B, k, H', W')."""
-        return F.conv2d(x, self.weight, self.bias, stride=self.stride, padding=self.padding, groups=self.groups)
 
 
 class PixelLinear(nn.Module):

@@ -10,27 +10,20 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rmtkd_edge.families.base import Tap
-from rmtkd_edge.families.convolution import BatchNorm, ProjectedConv
+from rmtkd_edge.families.convolution import ConvNorm, ProjectedConv
+from rmtkd_edge.families.images import CHANNELS
 from rmtkd_edge.families.layers import ProjectedLinear
-from rmtkd_edge.families.mobilenet.spec import CHANNELS, STEM, MobileNetSpec, inner_tap, sum_tap
+from rmtkd_edge.families.mobilenet.spec import STEM, MobileNetSpec, inner_tap, sum_tap
 from rmtkd_edge.families.model import Model
 
 ACTIVATIONS = {"relu": F.relu, "relu6": F.relu6, "hardswish": F.hardswish}
 
 
-class ConvNorm(nn.Module):
-    """A convolution and the batch norm after it."""
-
-    def __init__(
-        self, inputs: int, outputs: int, kernel: int, stride: int, eps: float, raw: int | None = None, groups: int = 1
-    ) -> None:
-        super().__init__()
-        self.conv = ProjectedConv(inputs, outputs, kernel, stride, raw, groups)
-        self.norm = BatchNorm(outputs, eps)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (B, in, H, W) to (B, k, H', W'), normalised."""
-        return self.norm(self.conv(x))
+def conv_norm(
+    inputs: int, outputs: int, kernel: int, stride: int, eps: float, raw: int | None = None, groups: int = 1
+) -> ConvNorm:
+    """Return a convolution and the batch norm after it."""
+    return ConvNorm(ProjectedConv(inputs, outputs, kernel, stride, raw, groups), outputs, eps)
 
 
 class Gates(nn.Module):
@@ -60,10 +53,12 @@ class Block(nn.Module):
         self.begins, self.ends = (f"stream.{spec.stream_of(j)}" for j in (number - 1, number))
         before, after = spec.streams[spec.stream_of(number - 1)], spec.streams[spec.stream_of(number)]
         width, raw, eps = spec.width_of(number), spec.raw, spec.eps
-        self.expand = None if block.inner is None else ConvNorm(before, width, 1, 1, eps, raw.get(f"{self.name}.inner"))
-        self.depthwise = ConvNorm(width, width, block.kernel, block.stride, eps, groups=width)
+        self.expand = (
+            None if block.inner is None else conv_norm(before, width, 1, 1, eps, raw.get(f"{self.name}.inner"))
+        )
+        self.depthwise = conv_norm(width, width, block.kernel, block.stride, eps, groups=width)
         self.gates = None if block.squeeze is None else Gates(width, block.squeeze, raw.get(f"{self.name}.squeeze"))
-        self.project = ConvNorm(width, after, 1, 1, eps, raw.get(self.ends))
+        self.project = conv_norm(width, after, 1, 1, eps, raw.get(self.ends))
         self.inner = self.begins if self.expand is None else f"{self.name}.inner"  # the site that depthwise acts on
         self.read = inner_tap(spec, number)
         self.sum = sum_tap(spec, number)
@@ -96,11 +91,11 @@ class MobileNet(Model):
         super().__init__()
         self.spec, raw, eps = spec, spec.raw, spec.eps
         self.activation = ACTIVATIONS[spec.activation]
-        self.stem = ConvNorm(CHANNELS, spec.streams[0], 3, spec.stem_stride, eps, raw.get("stream.0"))
+        self.stem = conv_norm(CHANNELS, spec.streams[0], 3, spec.stem_stride, eps, raw.get("stream.0"))
         self.blocks: list[Block] = nn.ModuleList(  # type: ignore[assignment]
             Block(spec, number) for number in range(len(spec.blocks))
         )
-        self.last = ConvNorm(spec.streams[-1], spec.last, 1, 1, eps, raw.get("last"))
+        self.last = conv_norm(spec.streams[-1], spec.last, 1, 1, eps, raw.get("last"))
         self.hidden = None if spec.hidden is None else ProjectedLinear(spec.last, spec.hidden, raw.get("hidden"))
         self.dropout = nn.Dropout(spec.dropout)
         self.classifier = ProjectedLinear(*spec.linears()[-1])

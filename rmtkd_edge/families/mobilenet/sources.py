@@ -5,14 +5,12 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import nn
 
 from rmtkd_edge.errors import UserError
-from rmtkd_edge.families import weights_files
 from rmtkd_edge.families.convolution import ProjectedConv
 from rmtkd_edge.families.layers import ProjectedLinear
 from rmtkd_edge.families.mobilenet.checkpoint import CAUSES, KIND, load_checkpoint
@@ -20,51 +18,33 @@ from rmtkd_edge.families.mobilenet.layouts import NAMES, SMALL_SIDE, layout_of, 
 from rmtkd_edge.families.mobilenet.module import MobileNet
 from rmtkd_edge.families.mobilenet.spec import MobileNetSpec
 from rmtkd_edge.families.mobilenet.state_dict import filled, module_spec
-from rmtkd_edge.families.sources import own_model, own_spec
-from rmtkd_edge.families.torchvision_sources import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    TORCHVISION,
-    Normalisation,
-    Wanted,
-    fitting,
-    own_normalisation,
-    torchvision_state,
-)
-from rmtkd_edge.families.weights_files import check_net, check_torchvision
+from rmtkd_edge.families.torchvision_sources import Wanted, torchvision_state
+from rmtkd_edge.families.weights_files import check_net, check_torchvision, refuse_other_architectures
+from rmtkd_edge.families.weights_files import normalisation_of as normalisation_of
 
 
-def build(source: str, wanted: Wanted, shape: Any) -> tuple[MobileNet, bool]:
-    """Return the teacher and whether its classifier is trained already.
+def scratch(wanted: Wanted, shape: Any) -> MobileNet:
+    """Return a net of random weights: of the version, widths and stem of a recipe's `model.shape`."""
+    return _initial(layout_of(shape.version, wanted.labels, shape.width), wanted, shape)
+
+
+def pretrained(name: str, wanted: Wanted, shape: Any) -> MobileNet:
+    """Return one of torchvision's with its ImageNet weights and a new last layer, at the stem of `shape`."""
+    state = torchvision_state(name, [*NAMES.values()])
+    theirs = check_torchvision(lambda: _plain(name), state, name)
+    from_module(theirs)  # compares outputs
+    version = next(version for version, known in NAMES.items() if known == name)
+    return filled(_initial(layout_of(version, wanted.labels), wanted, shape), state, name, replace_classifier=True)
+
+
+def checkpoint(source: str, wanted: Wanted, shape: Any) -> tuple[MobileNet, bool]:
+    """Return the net of a safetensors file of a state dict in torchvision's names, whose classifier is trained.
 
     Args:
-        source: `scratch`, `torchvision:mobilenet_v2` (its ImageNet weights; a network is needed once), a safetensors
-            file of a state dict in torchvision's names, or a folder that this package wrote.
-        shape: a recipe's `model.shape`. Of torchvision's weights `stem` and `dropout` are asked, of a state dict
-            `stem`, `eps` and `dropout`.
-
-    Raises:
-        UserError: the source cannot be loaded, knows other labels or sizes, or nothing says what it computes.
-        RunDirError: a folder of this package was altered.
+        shape: a recipe's `model.shape`, of which `stem`, `eps` and `dropout` are asked.
     """
-    if source == "scratch":
-        spec = with_stem(layout_of(shape.version, wanted.labels, shape.width), shape.stem)
-        return initialise(MobileNet(_as_asked(spec, wanted, shape)), wanted.seed), False
-    if source.startswith(TORCHVISION):
-        name = source.removeprefix(TORCHVISION)
-        state = torchvision_state(name, [*NAMES.values()])
-        theirs = check_torchvision(lambda: _plain(name), state, name)
-        from_module(theirs)  # compares outputs
-        version = next(version for version, known in NAMES.items() if known == name)
-        spec = with_stem(layout_of(version, wanted.labels), shape.stem)
-        net = initialise(MobileNet(_as_asked(spec, wanted, shape)), wanted.seed)
-        return filled(net, state, source, replace_classifier=True), False
-    source = weights_files.downloaded(source)
-    ours = own_model(Path(source))
-    if ours is not None:
-        return cast(MobileNet, fitting(source, ours, MobileNetSpec.family, wanted)), True
     supported = f"{', '.join(NAMES.values())} of torchvision"
-    weights_files.refuse_other_architectures(source, MobileNetSpec.family, supported)
+    refuse_other_architectures(source, MobileNetSpec.family, supported)
     return load_checkpoint(source, wanted, shape), True
 
 
@@ -74,17 +54,12 @@ def _plain(name: str) -> nn.Module:
     return get_model(name, weights=None)
 
 
-def _as_asked(spec: MobileNetSpec, wanted: Wanted, shape: Any) -> MobileNetSpec:
+def _initial(layout: MobileNetSpec, wanted: Wanted, shape: Any) -> MobileNet:
+    """Return a net of random weights at the stem, eps and dropout of `shape`."""
+    spec = with_stem(layout, shape.stem)
     eps = spec.eps if shape.eps is None else shape.eps
-    return replace(spec, image_size=wanted.image_size, eps=eps, classifier_dropout=shape.dropout)
-
-
-def normalisation_of(source: str) -> Normalisation | None:
-    """Return the mean and standard deviation that a source was trained with, None where it says nothing."""
-    if source.startswith(TORCHVISION):
-        return IMAGENET_MEAN, IMAGENET_STD
-    spec = own_spec(Path(source))
-    return weights_files.normalisation_of(source) if spec is None else own_normalisation(spec, MobileNetSpec.family)
+    spec = replace(spec, image_size=wanted.image_size, eps=eps, classifier_dropout=shape.dropout)
+    return initialise(MobileNet(spec), wanted.seed)
 
 
 def initialise(net: MobileNet, seed: int) -> MobileNet:

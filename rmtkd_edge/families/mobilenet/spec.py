@@ -6,10 +6,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, Self
 
-from rmtkd_edge.families.base import Input, Site
-from rmtkd_edge.families.defaults import SpecDefaults
+from rmtkd_edge.families.base import Site
+from rmtkd_edge.families.convolution_cost import Convolution
+from rmtkd_edge.families.images import CHANNELS, ImageSpec
+from rmtkd_edge.families.torchvision_sources import IMAGENET_MEAN, IMAGENET_STD
 
-CHANNELS = 3
 STEM = "stream.0.stem"  # a tap; the names of all that see a stream begin with its site's
 Activation = Literal["relu", "relu6", "hardswish"]
 
@@ -33,17 +34,7 @@ class BlockSpec:
 
 
 @dataclass(frozen=True)
-class Convolution:
-    """One convolution: channels in (of a group) and out, kernel, and the pixels a side of what it writes."""
-
-    inputs: int
-    outputs: int
-    kernel: int
-    side: int
-
-
-@dataclass(frozen=True)
-class MobileNetSpec(SpecDefaults):
+class MobileNetSpec(ImageSpec):
     """A MobileNetV2 or V3 whose streams and blocks may all have different widths.
 
     Attributes:
@@ -66,8 +57,8 @@ class MobileNetSpec(SpecDefaults):
     labels: tuple[str, ...]
     stem_stride: int = 2
     image_size: int = 224
-    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
-    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
     eps: float = 1e-5
     classifier_dropout: float = 0.2
     raw: Mapping[str, int] = field(default_factory=dict)
@@ -83,9 +74,9 @@ class MobileNetSpec(SpecDefaults):
         return self.classifier_dropout
 
     @property
-    def inputs(self) -> tuple[Input, ...]:
-        """Return the one input: normalised images."""
-        return (Input("pixel_values", "float32", ("batch", CHANNELS, self.image_size, self.image_size)),)
+    def stem(self) -> Literal["cifar", "imagenet"]:
+        """Return what `model.shape.stem` calls the first convolution."""
+        return "imagenet" if self.stem_stride == 2 else "cifar"
 
     def stream_of(self, block: int) -> int:
         """Return the number of the stream that a block adds to or begins; of -1, the stem, 0."""
@@ -165,7 +156,7 @@ class MobileNetSpec(SpecDefaults):
 
     def count_parameters(self) -> int:
         """Return the number of trained parameters of the folded model (weights, norms' scales and shifts, biases)."""
-        weights = sum(c.kernel**2 * c.inputs * c.outputs for c in self.convolutions())
+        weights = sum(c.weights for c in self.convolutions())
         norms_and_biases = sum(c.outputs for c in self.convolutions()) + self._normed()
         return weights + norms_and_biases + sum((inputs + 1) * outputs for inputs, outputs in self.linears())
 
@@ -182,10 +173,7 @@ class MobileNetSpec(SpecDefaults):
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """Return the spec that `to_dict` wrote."""
-        fields = {name: value for name, value in data.items() if name not in ("family", "model_type")}
-        fields |= {name: tuple(data[name]) for name in ("labels", "mean", "std", "streams")}
-        blocks = tuple(BlockSpec(**block) for block in data["blocks"])
-        return cls(**{**fields, "blocks": blocks, "raw": dict(data["raw"])})
+        return super().from_dict({**data, "blocks": tuple(BlockSpec(**block) for block in data["blocks"])})
 
 
 def _channels(name: str, kind: str, width: int, layer: int) -> Site:

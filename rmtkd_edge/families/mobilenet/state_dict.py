@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from rmtkd_edge.errors import UserError
 from rmtkd_edge.families.mobilenet.module import MobileNet
 from rmtkd_edge.families.mobilenet.spec import Activation, BlockSpec, MobileNetSpec
+from rmtkd_edge.families.sources import other_size
 from rmtkd_edge.families.weights_files import SHOWN, fitted
 
 ACTIVATIONS: dict[str, Activation] = {"ReLU": "relu", "ReLU6": "relu6", "Hardswish": "hardswish"}
@@ -98,9 +99,7 @@ def with_widths(layout: MobileNetSpec, state: Mapping[str, Tensor], where: str) 
     except KeyError as err:
         raise UserError(f"{where} is no state dict of a MobileNet: {err} is missing", SAVE) from err
     if classes != len(layout.labels):
-        raise UserError(
-            f"{where} classifies {classes} labels, the data have {len(layout.labels)}", "check task.labels and --data"
-        )
+        raise other_size(where, classes, len(layout.labels))
     return replace(layout, streams=tuple(streams), blocks=tuple(blocks), last=last, hidden=hidden)
 
 

@@ -1,56 +1,27 @@
 """Warm start of a narrowed MobileNet in closed form: every layer by least squares on the student's own inputs.
 
-Teacher and student walk block by block over the calibration images. A layer's target is the teacher's normalised
-output, projected; of a block's last one, minus what the student's own shortcut already holds, so that errors are
-corrected instead of stacked. The norm after it takes the student's own moments and gives the fit back exactly.
+Teacher and student walk block by block over the calibration images; families/convolution_fit.py says how a layer is
+fitted.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from rmtkd_edge.families.convolution import patches, set_norm
+from rmtkd_edge.families.convolution import ConvNorm, narrow_like, set_norm
+from rmtkd_edge.families.convolution_fit import Fit, Walk, fit_convolution
 from rmtkd_edge.families.layers import ProjectedLinear, copy_fitting
 from rmtkd_edge.families.mobilenet.depthwise import fit_depthwise
-from rmtkd_edge.families.mobilenet.fold import Projections, fold_linear, narrow_like
-from rmtkd_edge.families.mobilenet.module import Block, ConvNorm, Gates, MobileNet
+from rmtkd_edge.families.mobilenet.fold import Projections, fold_linear
+from rmtkd_edge.families.mobilenet.module import Block, Gates, MobileNet
 from rmtkd_edge.spectral import CrossMoments
 
-ROWS_PER_FEATURE = 12  # patches that a least-squares fit looks at, for each of its inputs
 DEPTHWISE_ROWS = 400  # places of all images together, for each of a depthwise kernel's taps
 SCARCE = 0.1  # of a layer with one row an image: the ridge, times inputs by images
-
-
-@dataclass
-class Walk:
-    """One calibration batch on its way: teacher's and student's states (B, channels, H, W)."""
-
-    teacher: Tensor
-    student: Tensor
-
-
-@dataclass(frozen=True)
-class Fit:
-    """How layers are fitted: ridge, how many batches share the places, the seed that picks them; projections."""
-
-    ridge: float
-    batches: int
-    seed: int
-    bases: Projections
-
-    def onto(self, site: str, z: Tensor) -> Tensor:
-        """Return what is left of a site's channels (B, d, ...) after its projection, where it has one."""
-        p = self.bases.get(site)
-        return z if p is None else torch.tensordot(z, p.to(z), ([1], [1])).movedim(-1, 1)
-
-    def places(self, features: int, each: int) -> int:
-        """Return the places that a batch gives to a fit of so many inputs."""
-        return -(-each * features // self.batches)
 
 
 @torch.no_grad()
@@ -69,7 +40,7 @@ def warm_start(
     sums = [teacher.stem(x) for x in images]
     changed = "stream.0" in projections
     if changed:
-        _fit_convolution(student.stem, images, [fit.onto("stream.0", z) for z in sums], fit)
+        fit_convolution(student.stem, images, [fit.onto("stream.0", z) for z in sums], fit)
     act = teacher.activation
     walks = [Walk(act(z), act(student.stem(x))) for x, z in zip(images, sums, strict=True)]
     del images, sums
@@ -82,11 +53,11 @@ def warm_start(
 def _block(wide: Block, own: Block, walks: list[Walk], fit: Fit, changed: bool) -> bool:
     """Fit one block and move the walks past it; return whether anything has changed so far."""
     theirs, ours = [w.teacher for w in walks], [w.student for w in walks]
-    changed = changed or wide.inner in fit.bases
+    changed = changed or wide.inner in fit.projections
     if wide.expand is not None and own.expand is not None:
         theirs = [wide.expand(x) for x in theirs]
         if changed:
-            _fit_convolution(own.expand, ours, [fit.onto(wide.inner, z) for z in theirs], fit)
+            fit_convolution(own.expand, ours, [fit.onto(wide.inner, z) for z in theirs], fit)
         theirs, ours = [wide.activation(z) for z in theirs], [own.activation(own.expand(x)) for x in ours]
     theirs = [wide.depthwise(x) for x in theirs]
     if changed:
@@ -94,12 +65,12 @@ def _block(wide: Block, own: Block, walks: list[Walk], fit: Fit, changed: bool) 
     theirs, ours = [wide.activation(z) for z in theirs], [own.activation(own.depthwise(x)) for x in ours]
     if wide.gates is not None and own.gates is not None:
         changed = _gate(wide, own, theirs, ours, fit, changed)
-    changed = changed or wide.ends in fit.bases
+    changed = changed or wide.ends in fit.projections
     for walk, x in zip(walks, theirs, strict=True):
         walk.teacher = wide.project(x) + walk.teacher if wide.skip else wide.project(x)
     if changed:
         targets = [fit.onto(wide.ends, w.teacher) - (w.student if wide.skip else 0.0) for w in walks]
-        _fit_convolution(own.project, ours, targets, fit)
+        fit_convolution(own.project, ours, targets, fit)
     for walk, x in zip(walks, ours, strict=True):
         walk.student = own.project(x) + walk.student if wide.skip else own.project(x)
     return changed
@@ -110,7 +81,7 @@ def _gate(wide: Block, own: Block, theirs: list[Tensor], ours: list[Tensor], fit
     gates, mine = wide.gates, own.gates
     assert gates is not None and mine is not None, "both blocks have gates"
     site = f"{wide.name}.squeeze"
-    changed = changed or site in fit.bases
+    changed = changed or site in fit.projections
     wanted = [gates.squeezed(x) for x in theirs]
     if changed:
         _fit_gates(gates, mine, (theirs, ours), fit, (wide.inner, site))
@@ -123,7 +94,7 @@ def _fit_gates(
     wide: Gates, own: Gates, states: tuple[list[Tensor], list[Tensor]], fit: Fit, sites: tuple[str, str]
 ) -> None:
     inner, squeeze = sites
-    before, middle = (fit.bases.get(site) for site in sites)
+    before, middle = (fit.projections.get(site) for site in sites)
     fold_linear(wide.reduce, own.reduce, before, middle)
     fold_linear(wide.expand, own.expand, middle, before)
     wanted = [wide.squeezed(x) for x in states[0]]
@@ -136,38 +107,25 @@ def _fit_gates(
 def _head(teacher: MobileNet, student: MobileNet, walks: list[Walk], fit: Fit, changed: bool) -> None:
     """Fit what comes after the blocks."""
     act = teacher.activation
-    changed = changed or "last" in fit.bases
+    changed = changed or "last" in fit.projections
     theirs = [teacher.last(w.teacher) for w in walks]
     if changed:
         targets = [fit.onto("last", z) for z in theirs]
-        _fit_convolution(student.last, [w.student for w in walks], targets, fit)
+        fit_convolution(student.last, [w.student for w in walks], targets, fit)
     wide = [act(z).mean((2, 3)) for z in theirs]
     own = [act(student.last(w.student)).mean((2, 3)) for w in walks]
-    before = fit.bases.get("last")
+    before = fit.projections.get("last")
     if teacher.hidden is not None and student.hidden is not None:
-        changed = changed or "hidden" in fit.bases
+        changed = changed or "hidden" in fit.projections
         wide = [teacher.hidden(x) for x in wide]
         if changed:
-            fold_linear(teacher.hidden, student.hidden, before, fit.bases.get("hidden"))
+            fold_linear(teacher.hidden, student.hidden, before, fit.projections.get("hidden"))
             _correct(student.hidden, own, [fit.onto("hidden", z) for z in wide], fit)
         wide, own = [act(z) for z in wide], [act(student.hidden(x)) for x in own]
-        before = fit.bases.get("hidden")
+        before = fit.projections.get("hidden")
     if changed:
         fold_linear(teacher.classifier, student.classifier, before, None)
         _correct(student.classifier, own, [teacher.classifier(x) for x in wide], fit)
-
-
-def _fit_convolution(layer: ConvNorm, inputs: list[Tensor], targets: list[Tensor], fit: Fit) -> None:
-    """Set a convolution and its norm to the least-squares map from the inputs' patches to the targets."""
-    features = layer.conv.weight[0].numel()
-    moments = CrossMoments(features, len(layer.conv.weight))
-    count = fit.places(features, ROWS_PER_FEATURE)
-    for number, (x, target) in enumerate(zip(inputs, targets, strict=True)):
-        moments.add(*patches(layer.conv, x, target, count, fit.seed + number))
-    moments.all_reduce()
-    weight, bias = moments.solve(fit.ridge)
-    layer.conv.weight.copy_(weight.reshape(layer.conv.weight.shape))
-    set_norm(layer.norm, bias, (layer.conv(x) for x in inputs))
 
 
 def _fit_depthwise(layer: ConvNorm, inputs: list[Tensor], targets: list[Tensor], fit: Fit) -> None:

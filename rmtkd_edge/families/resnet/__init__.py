@@ -2,29 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from rmtkd_edge.config.hardware import Calibration
-from rmtkd_edge.config.recipe import Compress, Export, Recipe
+from rmtkd_edge.config.recipe import Compress, Export
 from rmtkd_edge.config.settings import Graph, Section
-from rmtkd_edge.families.base import AnalyseOptions, Batches, NarrowOptions, Site
-from rmtkd_edge.families.defaults import FamilyDefaults
-from rmtkd_edge.families.resnet import audit, config, cost
+from rmtkd_edge.families.images import ConvolutionalFamily, Parts, Sources
+from rmtkd_edge.families.resnet import audit, cost
 from rmtkd_edge.families.resnet.modes import DEFAULT_SITES, settle, sites_to_cut
-from rmtkd_edge.families.resnet.quantise import QUANTISED
 from rmtkd_edge.families.resnet.spec import ResNetSpec
-from rmtkd_edge.families.torchvision_sources import name_of
 
 if TYPE_CHECKING:
-    import onnx
-    from torch import Tensor, nn
-
     from rmtkd_edge.families.resnet.module import ResNet
-    from rmtkd_edge.families.spectrum import SiteSpectrum
 
 
 class ResNetShape(Section):
@@ -43,74 +34,39 @@ class ResNetShape(Section):
     )
 
 
-class ResNetFamily(FamilyDefaults[ResNetSpec, "ResNet"]):
+class ResNetFamily(ConvolutionalFamily[ResNetSpec, "ResNet"]):
     """The family `resnet`; see families/base.py for what each member is for."""
 
     name = "resnet"
-    modality = "image"
-    default_task = "image-classification"
-    curve: Literal["gemm", "conv"] = "conv"
-    samples: tuple[str, ...] = ("pixel", "image")
+    architecture = "ResNetForImageClassification"
     site_kinds: tuple[str, ...] = ("stream", "inner", "factor")
     default_sites: tuple[str, ...] = DEFAULT_SITES
     modes: tuple[str, ...] = ("width", "factor", "auto")
     shape: type[Section] = ResNetShape
     spec = ResNetSpec
-    quantised = QUANTISED
-    offers: tuple[str, ...] = ("stages", "features")
+    quantised = ("Conv", "Gemm", "MatMul", "Add", "GlobalAveragePool", "MaxPool")
     feature_tap = "pooled"
 
-    def build(self, spec: ResNetSpec) -> ResNet:
-        """Return an untrained net of a shape."""
-        from rmtkd_edge.families.resnet.module import ResNet
-
-        return ResNet(spec)
-
-    def initialise(self, model: ResNet, seed: int) -> ResNet:
-        """Set random weights, in place, and return the net."""
-        from rmtkd_edge.families.resnet.sources import initialise
-
-        return initialise(model, seed)
-
-    def load(self, recipe: Recipe, labels: Sequence[str], preprocessing: Any) -> tuple[ResNet, bool]:
-        """Return the teacher that a recipe names, for images that `preprocessing` describes, and whether it classifies.
-
-        Args:
-            preprocessing: has `mean`, `std` and `image_size`.
-        """
+    def sources(self) -> Sources:
+        """Return the module of sources."""
         from rmtkd_edge.families.resnet import sources
 
-        shape = ResNetShape.model_validate(recipe.model.shape)
-        wanted = sources.Wanted(tuple(labels), preprocessing.image_size, recipe.seed)
-        net, ready = sources.build(recipe.model.source, wanted, shape)
-        net.spec = replace(net.spec, mean=tuple(preprocessing.mean), std=tuple(preprocessing.std))
-        return net, ready
+        return sources
 
-    def from_module(self, module: nn.Module, labels: Sequence[str] | None = None) -> ResNet | None:
-        """Return a net that computes what torchvision's does; None for any other module."""
-        from rmtkd_edge.families.resnet.sources import from_module
+    def parts(self) -> Parts[ResNet]:
+        """Return what a ResNet is made of."""
+        from rmtkd_edge.families.resnet.analyse import Places
+        from rmtkd_edge.families.resnet.fold import plain_fold, producers
+        from rmtkd_edge.families.resnet.graph import FusedNet, graph_values
+        from rmtkd_edge.families.resnet.module import ResNet
+        from rmtkd_edge.families.resnet.warm_start import warm_start
 
-        return from_module(module, labels)
+        return Parts(ResNet, producers, Places, plain_fold, warm_start, FusedNet, graph_values)
 
-    def source_normalisation(self, recipe: Recipe) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
-        """Return ImageNet's mean and standard deviation for torchvision's weights, else those that the source names.
-
-        Raises:
-            UserError: neither a trained source nor the recipe says them, or they say different ones.
-        """
-        from rmtkd_edge.families.resnet.sources import normalisation_of
-        from rmtkd_edge.families.torchvision_sources import source_normalisation
-
-        return source_normalisation(recipe, normalisation_of)
-
-    def describe_source(self, recipe: Recipe) -> str:
-        """Return `resnet18-64` for random weights, else the last part of the source."""
-        source = recipe.model.source
-        if source == "scratch":
-            shape = ResNetShape.model_validate(recipe.model.shape)
-            groups = (shape.groups, shape.width_per_group)
-            return f"resnet{shape.depth}-{shape.width}" + ("" if groups == (1, 64) else "-{}x{}".format(*groups))
-        return name_of(source)
+    def scratch_name(self, shape: ResNetShape) -> str:
+        """Return `resnet18-64`, with its groups where there are some."""
+        groups = (shape.groups, shape.width_per_group)
+        return f"resnet{shape.depth}-{shape.width}" + ("" if groups == (1, 64) else "-{}x{}".format(*groups))
 
     def never_cut(self, spec: ResNetSpec | None) -> str:
         """Say that grouped convolutions keep their widths, where there are some."""
@@ -125,72 +81,21 @@ class ResNetFamily(FamilyDefaults[ResNetSpec, "ResNet"]):
         """Return the sites of the recipe's kinds, shallow to deep, and the factors where the mode asks for them."""
         return sites_to_cut(spec, options)
 
-    def analyse(
-        self, model: ResNet, sites: Sequence[Site], batches: Batches, effect: Batches | None, options: AnalyseOptions
-    ) -> list[SiteSpectrum]:
-        """Return the spectrum of every site of a folded net."""
-        from rmtkd_edge.families.resnet.analyse import Places
-        from rmtkd_edge.families.sampled import analyse_samples
-
-        return analyse_samples(model, Places(options, model), sites, batches, effect, options)
-
     def settle(
         self, spec: ResNetSpec, options: Compress, latency: Callable[[ResNetSpec], float] | None, multiple: int
     ) -> Callable[[dict[str, int]], dict[str, int]]:
         """Return what leaves factors that save nothing uncut, and decides between width and factors."""
         return settle(spec, options, latency, multiple)
 
-    def narrow(
-        self,
-        model: ResNet,
-        projections: Mapping[str, Tensor],
-        batches: Batches,
-        effect: Batches,
-        options: NarrowOptions,
-    ) -> ResNet:
-        """Return the narrowed folded net, by least squares or by folding alone; `effect` is not looked at."""
-        from rmtkd_edge.families.resnet.fold import plain_fold
-        from rmtkd_edge.families.resnet.warm_start import warm_start
-
-        if options.compress.warm_start == "fold":
-            return plain_fold(model, projections)
-        return warm_start(model, projections, batches(), ridge=options.compress.ridge, seed=options.seed)
-
-    def producers(self, model: ResNet) -> Mapping[str, Sequence[nn.Module]]:
-        """Return, for every site that is there, the convolutions whose output lives in it."""
-        from rmtkd_edge.families.resnet.fold import producers
-
-        return producers(model)
-
-    def predict_ms(self, spec: ResNetSpec, curves: Calibration, sequence: int) -> float:
-        """Return the predicted latency in ms of one image; `sequence` is not looked at."""
-        return cost.predict_ms(spec, curves)
-
     def file_bytes(self, spec: ResNetSpec, precision: Literal["fp32", "int8"], graph: Graph) -> int:
         """Return the predicted size in bytes of the ONNX file."""
         return cost.file_bytes(spec, precision)
-
-    def config(self, spec: ResNetSpec, task: str) -> dict[str, Any]:
-        """Return config.json's own keys; `task` adds none."""
-        return {**super().config(spec, task), **config.KEYS}
-
-    def traced(self, folded: ResNet) -> nn.Module:
-        """Return the net with its norms folded into the convolutions."""
-        from rmtkd_edge.families.resnet.graph import FusedNet
-
-        return FusedNet(folded)
 
     def expected_ops(
         self, spec: ResNetSpec, options: Export, stage: Literal["emitted", "fp32", "int8"]
     ) -> dict[str, int]:
         """Return the op counts of the graph as emitted, or as onnxruntime runs it."""
         return audit.expected_ops(spec, stage)
-
-    def graph_values(self, model: onnx.ModelProto, spec: ResNetSpec) -> dict[str, str]:
-        """Return the graph's value for each tap."""
-        from rmtkd_edge.families.resnet.graph import graph_values
-
-        return graph_values(model, spec)
 
     def stream_taps(self, spec: ResNetSpec) -> tuple[str, ...]:
         """Return the sum of every block, before its ReLU."""
@@ -201,10 +106,6 @@ class ResNetFamily(FamilyDefaults[ResNetSpec, "ResNet"]):
     def stage_taps(self, spec: ResNetSpec) -> tuple[str, ...]:
         """Return what the last block of every stage gives, after its ReLU."""
         return tuple(f"layer.{i}.output" for i in range(1, len(spec.stages) + 1))
-
-    def rows(self, activation: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
-        """Return activations (B, C, H, W) as one row a pixel."""
-        return activation.permute(0, 2, 3, 1).flatten(0, 2)
 
     def site_of(self, tap: str) -> str:
         """Return the site whose producers make what a tap sees: of a sum or an output its stage's stream."""

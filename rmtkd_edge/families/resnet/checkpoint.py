@@ -17,6 +17,7 @@ from rmtkd_edge.families import weights_files
 from rmtkd_edge.families.resnet.module import ResNet
 from rmtkd_edge.families.resnet.spec import ResNetSpec, Stem
 from rmtkd_edge.families.resnet.state_dict import filled, of_three_channels, plain_names, spec_from_state
+from rmtkd_edge.families.torchvision_sources import refuse_other_shape
 from rmtkd_edge.families.weights_files import (
     IMAGENET_CLASSES,
     TRIAL_SIDE,
@@ -71,18 +72,12 @@ def load_checkpoint(source: str, labels: Sequence[str], image_size: int, shape: 
         return filled(ResNet(spec), state, source, replace_classifier=True), False
     spec = spec_from_state(state, labels, source, image_size)
     net = filled(ResNet(replace(spec, eps=shape.eps)), state, source, replace_classifier=False)
-    stated = "stem" in shape.model_fields_set
-    if stated and shape.stem != spec.stem:
-        raise UserError(
-            f"model.shape.stem = {shape.stem} is {COMPUTES[shape.stem]}, but the first convolution of {source} is "
-            f"{'x'.join(map(str, state['conv1.weight'].shape[2:]))}",
-            f"--set model.shape.stem={spec.stem}, if the model has {COMPUTES[spec.stem]}",
-        )
+    refuse_other_shape(shape, source, {"stem": spec.stem})
     if reference.is_file():
         prove(net, reference, CAUSES)
     if known:
         check_torchvision(str(name), state, net)
-    elif not stated and not reference.is_file():
+    elif "stem" not in shape.model_fields_set and not reference.is_file():
         raise UserError(_unknown(source, spec, shape.eps), _way_out(spec, reference))
     in_order(net.classifier, config.get("label_names"), labels, source)
     return net, True

@@ -10,11 +10,11 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from rmtkd_edge.families.resnet.module import ConvNorm
+from rmtkd_edge.families.resnet.module import Layer
 from rmtkd_edge.families.resnet.spec import FACTOR
 
 
-def factor_basis(own: ConvNorm, second: Tensor, projections: Mapping[str, Tensor]) -> Tensor:
+def factor_basis(own: Layer, second: Tensor, projections: Mapping[str, Tensor]) -> Tensor:
     """Return P (k, out) with orthonormal rows for a layer that has a factor.
 
     A new factor has the analysis's P. One of an earlier cycle is refitted: the strongest directions of `second`
@@ -28,7 +28,7 @@ def factor_basis(own: ConvNorm, second: Tensor, projections: Mapping[str, Tensor
     return torch.linalg.eigh(second)[1].flip(-1)[:, :rank].T
 
 
-def set_weight(own: ConvNorm, weight: Tensor, basis: Tensor | None) -> None:
+def set_weight(own: Layer, weight: Tensor, basis: Tensor | None) -> None:
     """Set a layer to the weight (out, in, h, w): as it is, or P W with P^T after it."""
     if basis is None or own.expand is None:
         own.conv.weight.copy_(weight)

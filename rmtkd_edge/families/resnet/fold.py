@@ -7,16 +7,17 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from rmtkd_edge.families.base import ranks_from
-from rmtkd_edge.families.convolution import ProjectedConv, project_norm
+from rmtkd_edge.families.convolution import ProjectedConv, narrow_like, project_norm, projected_weight
 from rmtkd_edge.families.resnet.factors import factor_basis, set_weight
-from rmtkd_edge.families.resnet.module import ConvNorm, ResNet
+from rmtkd_edge.families.resnet.module import Layer, ResNet
 from rmtkd_edge.families.resnet.spec import FACTOR
+
+Projections = Mapping[str, Tensor]
 
 
 def producers(net: ResNet) -> dict[str, list[ProjectedConv]]:
     """Return, for every site that is there, the convolutions whose output lives in it."""
-    layers = {module.place: module for module in net.modules() if isinstance(module, ConvNorm)}
+    layers = {module.place: module for module in net.modules() if isinstance(module, Layer)}
     sites: dict[str, list[ProjectedConv]] = {}
     for site in net.spec.sites():
         if site.kind == "factor":
@@ -27,15 +28,10 @@ def producers(net: ResNet) -> dict[str, list[ProjectedConv]]:
     return sites
 
 
-def narrow_like(net: ResNet, ranks: Mapping[str, int]) -> ResNet:
-    """Return an untrained folded net of the given ranks (its weights are not set)."""
-    return ResNet(net.spec.with_projections({}).with_ranks(ranks))
-
-
 @torch.no_grad()
-def plain_fold(teacher: ResNet, projections: Mapping[str, Tensor]) -> ResNet:
+def plain_fold(teacher: ResNet, projections: Projections) -> ResNet:
     """Return the narrow net by algebra alone: convolutions P W P'^T, norms by the diagonal of P . P^T."""
-    student = narrow_like(teacher, ranks_from(teacher.spec, projections)).to(next(teacher.parameters()))
+    student = narrow_like(teacher, projections)
     first = projections.get("layer.1.stream" if teacher.spec.stem_is_shared else "stem")
     _fold(teacher.stem, student.stem, None, first, projections)
     before = first
@@ -56,14 +52,8 @@ def plain_fold(teacher: ResNet, projections: Mapping[str, Tensor]) -> ResNet:
     return student.train(teacher.training)
 
 
-def _fold(
-    layer: ConvNorm, own: ConvNorm, before: Tensor | None, after: Tensor | None, projections: Mapping[str, Tensor]
-) -> None:
-    weight: Tensor = layer.whole()
-    if before is not None:
-        weight = torch.einsum("dihw,ki->dkhw", weight, before.to(weight))
-    if after is not None:
-        weight = torch.einsum("kd,dihw->kihw", after.to(weight), weight)
+def _fold(layer: Layer, own: Layer, before: Tensor | None, after: Tensor | None, projections: Projections) -> None:
+    weight = projected_weight(layer.whole(), before, after)
     rows = weight.flatten(1)
     set_weight(own, weight, None if own.expand is None else factor_basis(own, rows @ rows.T, projections))
     project_norm(layer.norm, own.norm, after)

@@ -6,27 +6,9 @@ import onnx
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rmtkd_edge.families.convolution import norm_folded
-from rmtkd_edge.families.resnet.module import Block, ConvNorm, ResNet
+from rmtkd_edge.families.convolution import FusedConv
+from rmtkd_edge.families.resnet.module import Block, ResNet
 from rmtkd_edge.families.resnet.spec import FACTOR, ResNetSpec
-
-
-class FusedConv(nn.Module):
-    """A convolution (or its two factors) with the batch norm folded into weight and bias (exact in inference)."""
-
-    def __init__(self, layer: ConvNorm) -> None:
-        super().__init__()
-        factored = layer.expand is not None
-        weight, bias = norm_folded(layer.last.folded(), layer.norm)
-        self.stride, self.padding, self.groups = layer.conv.stride, layer.conv.padding, layer.conv.groups
-        self.first = nn.Parameter(layer.conv.folded().detach()) if factored else None
-        self.weight, self.bias = nn.Parameter(weight.detach()), nn.Parameter(bias.detach())
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (B, in, H, W) to (B, k, H', W')."""
-        if self.first is None:
-            return F.conv2d(x, self.weight, self.bias, stride=self.stride, padding=self.padding, groups=self.groups)
-        return F.conv2d(F.conv2d(x, self.first, stride=self.stride, padding=self.padding), self.weight, self.bias)
 
 
 class FusedBlock(nn.Module):

@@ -13,7 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from rmtkd_edge.config.recipe import Compress
 from rmtkd_edge.errors import RecipeError
 from rmtkd_edge.families.base import Site, list_sites
-from rmtkd_edge.families.resnet.spec import CHANNELS, FACTOR, ResNetSpec
+from rmtkd_edge.families.images import CHANNELS
+from rmtkd_edge.families.resnet.spec import FACTOR, ResNetSpec
 
 DEFAULT_SITES = ("stream", "inner")
 Latency = Callable[[ResNetSpec], float]

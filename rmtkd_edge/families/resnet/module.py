@@ -6,53 +6,38 @@ is exact algebra. All producers of one residual stream share one projection.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rmtkd_edge.families.base import Tap
-from rmtkd_edge.families.convolution import BatchNorm, ProjectedConv
+from rmtkd_edge.families.convolution import ConvNorm, ProjectedConv
+from rmtkd_edge.families.images import CHANNELS
 from rmtkd_edge.families.layers import ProjectedLinear
 from rmtkd_edge.families.model import Model
-from rmtkd_edge.families.resnet.spec import CHANNELS, FACTOR, BlockSpec, ResNetSpec
+from rmtkd_edge.families.resnet.spec import FACTOR, BlockSpec, ResNetSpec
 
 
-class ConvNorm(nn.Module):
+class Layer(ConvNorm):
     """A convolution and the batch norm after it; a factored one is a thin convolution and a 1 x 1 one after it."""
 
     def __init__(
         self, spec: ResNetSpec, place: str, site: str, inputs: int, outputs: int, kernel: int, stride: int
     ) -> None:
-        super().__init__()
-        self.place, rank, groups = place, spec.factors.get(place), spec.groups_of(place)
-        self.expand: ProjectedConv | None = None
+        rank, raw, groups = spec.factors.get(place), spec.raw.get(site), spec.groups_of(place)
         if rank is None:
-            self.conv = ProjectedConv(inputs, outputs, kernel, stride, spec.raw.get(site), groups)
+            super().__init__(ProjectedConv(inputs, outputs, kernel, stride, raw, groups), outputs, spec.eps)
         else:
-            self.conv = ProjectedConv(inputs, rank, kernel, stride, spec.raw.get(f"{place}{FACTOR}"))
-            self.expand = ProjectedConv(rank, outputs, 1, 1, spec.raw.get(site))
-        self.norm = BatchNorm(outputs, spec.eps)
-
-    @property
-    def last(self) -> ProjectedConv:
-        """Return the convolution before the norm."""
-        return self.conv if self.expand is None else self.expand
-
-    def linear(self, x: Tensor, tap: Tap | None = None) -> Tensor:
-        """Map (B, in, H, W) to (B, k, H', W') without the norm; `tap` sees the factor, or where one would stand."""
-        out = self.conv(x)
-        if tap is not None:
-            tap(f"{self.place}{FACTOR}", out)
-        return out if self.expand is None else self.expand(out)
-
-    def whole(self) -> Tensor:
-        """Return the weight (k, in, h, w) of the one convolution that `linear` equals."""
-        weight = self.conv.folded()
-        return weight if self.expand is None else torch.einsum("ok,kihw->oihw", self.expand.folded()[..., 0, 0], weight)
+            thin = ProjectedConv(inputs, rank, kernel, stride, spec.raw.get(f"{place}{FACTOR}"))
+            super().__init__(thin, outputs, spec.eps, ProjectedConv(rank, outputs, 1, 1, raw))
+        self.place = place
 
     def forward(self, x: Tensor, tap: Tap | None = None) -> Tensor:
-        """Map (B, in, H, W) to (B, k, H', W'), normalised."""
-        return self.norm(self.linear(x, tap))
+        """Map (B, in, H, W) to (B, k, H', W'), normalised; `tap` sees the factor, or where one would stand."""
+        if tap is None:
+            return super().forward(x)
+        out = self.conv(x)
+        tap(f"{self.place}{FACTOR}", out)
+        return self.norm(out if self.expand is None else self.expand(out))
 
 
 class Block(nn.Module):
@@ -65,12 +50,12 @@ class Block(nn.Module):
         strides = (block.stride, 1) if spec.block == "basic" else (1, block.stride, 1)
         widths = [before, *block.inner, after]
         sites = [*(f"{name}.conv{k}" for k in range(1, len(kernels))), stage]
-        self.convs: list[ConvNorm] = nn.ModuleList(  # type: ignore[assignment]
-            ConvNorm(spec, f"{name}.conv{k + 1}", sites[k], widths[k], widths[k + 1], kernels[k], strides[k])
+        self.convs: list[Layer] = nn.ModuleList(  # type: ignore[assignment]
+            Layer(spec, f"{name}.conv{k + 1}", sites[k], widths[k], widths[k + 1], kernels[k], strides[k])
             for k in range(len(kernels))
         )
         self.downsample = (
-            ConvNorm(spec, f"{name}.downsample", stage, before, after, 1, block.stride) if block.downsample else None
+            Layer(spec, f"{name}.downsample", stage, before, after, 1, block.stride) if block.downsample else None
         )
 
     def forward(self, x: Tensor, tap: Tap | None = None) -> Tensor:
@@ -98,7 +83,7 @@ class ResNet(Model):
         self.spec = spec
         first = "layer.1.stream" if spec.stem_is_shared else "stem"
         kernel, stride = (3, 1) if spec.stem == "cifar" else (7, 2)
-        self.stem = ConvNorm(spec, "stem", first, CHANNELS, spec.stem_width, kernel, stride)
+        self.stem = Layer(spec, "stem", first, CHANNELS, spec.stem_width, kernel, stride)
         self.pool = nn.MaxPool2d(3, stride=2, padding=1) if spec.stem == "imagenet" else nn.Identity()
         stages, before = [], spec.stem_width
         for i, stage in enumerate(spec.stages, 1):

@@ -6,8 +6,7 @@ import copy
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import nn
@@ -22,16 +21,8 @@ from rmtkd_edge.families.resnet.from_transformers import config_of, is_transform
 from rmtkd_edge.families.resnet.module import ResNet
 from rmtkd_edge.families.resnet.spec import BlockSpec, Kind, ResNetSpec, StageSpec, Stem
 from rmtkd_edge.families.resnet.state_dict import filled, of_three_channels, spec_from_state
-from rmtkd_edge.families.sources import config_labels, own_model, own_spec, refuse_other_problems, reorder
-from rmtkd_edge.families.torchvision_sources import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    TORCHVISION,
-    Wanted,
-    fitting,
-    own_normalisation,
-    torchvision_state,
-)
+from rmtkd_edge.families.sources import config_labels, refuse_other_problems, reorder
+from rmtkd_edge.families.torchvision_sources import Normalisation, Wanted, torchvision_state
 
 DEPTHS: dict[int, tuple[Kind, tuple[int, ...]]] = {
     18: ("basic", (2, 2, 2, 2)),
@@ -84,43 +75,36 @@ def resnet_spec(
     return ResNetSpec(block, stem, width, tuple(stages), tuple(labels), image_size, groups=groups)
 
 
-def build(source: str, wanted: Wanted, shape: Any) -> tuple[ResNet, bool]:
-    """Return the teacher and whether its classifier is trained already.
+def scratch(wanted: Wanted, shape: Any) -> ResNet:
+    """Return a net of random weights: of the depth, widths, stem and groups of a recipe's `model.shape`."""
+    spec = resnet_spec(
+        shape.depth,
+        wanted.labels,
+        width=shape.width,
+        stem=shape.stem,
+        image_size=wanted.image_size,
+        groups=shape.groups,
+        width_per_group=shape.width_per_group,
+    )
+    return initialise(ResNet(replace(spec, eps=shape.eps)), wanted.seed)
 
-    A stem of another kind than the weights' starts from random weights.
+
+def pretrained(name: str, wanted: Wanted, shape: Any) -> ResNet:
+    """Return one of torchvision's with its ImageNet weights; a stem of another kind starts from random weights."""
+    state = torchvision_state(name, NAMES)
+    theirs = check_torchvision(name, state, None)
+    spec = replace(theirs, labels=wanted.labels, stem=shape.stem, image_size=wanted.image_size)
+    return filled(initialise(ResNet(spec), wanted.seed), state, name, replace_classifier=True)
+
+
+def checkpoint(source: str, wanted: Wanted, shape: Any) -> tuple[ResNet, bool]:
+    """Return the net of another library and whether its classifier is trained already.
 
     Args:
-        source: `scratch`, `torchvision:resnet50` (its ImageNet weights; a network is needed once), a safetensors file
-            of a state dict in torchvision's names, a hub id or folder of transformers' ResNetForImageClassification or
-            of timm, or a folder that this package wrote (a run's compress/teacher, or an export).
-        shape: a recipe's `model.shape`: depth, width and stem of `scratch`; of torchvision's weights `stem` is asked,
-            of a state dict `stem` and `eps`.
-
-    Raises:
-        UserError: the source cannot be loaded, knows other labels or sizes, or nothing says what it computes.
-        RunDirError: a folder of this package was altered.
+        source: a safetensors file of a state dict in torchvision's names, or a folder of transformers'
+            ResNetForImageClassification or of timm.
+        shape: a recipe's `model.shape`; of a state dict `stem` and `eps` are asked.
     """
-    if source == "scratch":
-        spec = resnet_spec(
-            shape.depth,
-            wanted.labels,
-            width=shape.width,
-            stem=shape.stem,
-            image_size=wanted.image_size,
-            groups=shape.groups,
-            width_per_group=shape.width_per_group,
-        )
-        return initialise(ResNet(replace(spec, eps=shape.eps)), wanted.seed), False
-    if source.startswith(TORCHVISION):
-        name = source.removeprefix(TORCHVISION)
-        state = torchvision_state(name, NAMES)
-        theirs = check_torchvision(name, state, None)
-        spec = replace(theirs, labels=wanted.labels, stem=shape.stem, image_size=wanted.image_size)
-        return filled(initialise(ResNet(spec), wanted.seed), state, source, replace_classifier=True), False
-    source = weights_files.downloaded(source)
-    ours = own_model(Path(source))
-    if ours is not None:
-        return cast(ResNet, fitting(source, ours, ResNetSpec.family, wanted)), True
     if is_transformers_resnet(config_of(source)):
         return _of_transformers(source, wanted)
     weights_files.refuse_other_architectures(source, ResNetSpec.family, f"resnet of transformers, {', '.join(NAMES)}")
@@ -128,16 +112,9 @@ def build(source: str, wanted: Wanted, shape: Any) -> tuple[ResNet, bool]:
     return (net if trained else initialise_classifier(net, wanted.seed)), trained
 
 
-def normalisation_of(source: str) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
-    """Return the mean and standard deviation that a source was trained with, None where it says nothing."""
-    if source.startswith(TORCHVISION):
-        return IMAGENET_MEAN, IMAGENET_STD
-    spec = own_spec(Path(source))
-    if spec is not None:
-        return own_normalisation(spec, ResNetSpec.family)
-    if is_transformers_resnet(config_of(source)):
-        return of_preprocessor(source)
-    return weights_files.normalisation_of(source)
+def normalisation_of(source: str) -> Normalisation | None:
+    """Return the mean and standard deviation that a file or folder names, None where it says nothing."""
+    return (of_preprocessor if is_transformers_resnet(config_of(source)) else weights_files.normalisation_of)(source)
 
 
 def initialise(net: ResNet, seed: int) -> ResNet:

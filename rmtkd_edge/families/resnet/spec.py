@@ -7,24 +7,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, Self
 
-from rmtkd_edge.families.base import Input, Site
-from rmtkd_edge.families.defaults import SpecDefaults
+from rmtkd_edge.families.base import Site
+from rmtkd_edge.families.convolution_cost import Convolution
+from rmtkd_edge.families.images import CHANNELS, ImageSpec
+from rmtkd_edge.families.torchvision_sources import IMAGENET_MEAN, IMAGENET_STD
 
-CHANNELS = 3
 FACTOR = ".factor"  # ends the name of a factor's site; the convolution's place comes before it
 
 Kind = Literal["basic", "bottleneck"]
 Stem = Literal["imagenet", "cifar"]
-
-
-@dataclass(frozen=True)
-class Convolution:
-    """One convolution: channels in (of a group) and out, kernel, and the pixels a side of what it writes."""
-
-    inputs: int
-    outputs: int
-    kernel: int
-    side: int
 
 
 @dataclass(frozen=True)
@@ -45,7 +36,7 @@ class StageSpec:
 
 
 @dataclass(frozen=True)
-class ResNetSpec(SpecDefaults):
+class ResNetSpec(ImageSpec):
     """A ResNet whose streams and blocks may all have different widths.
 
     Attributes:
@@ -63,17 +54,12 @@ class ResNetSpec(SpecDefaults):
     stages: tuple[StageSpec, ...]
     labels: tuple[str, ...]
     image_size: int = 224
-    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
-    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
     eps: float = 1e-5
     groups: int = 1
     raw: Mapping[str, int] = field(default_factory=dict)
     factors: Mapping[str, int] = field(default_factory=dict)
-
-    @property
-    def inputs(self) -> tuple[Input, ...]:
-        """Return the one input: normalised images."""
-        return (Input("pixel_values", "float32", ("batch", CHANNELS, self.image_size, self.image_size)),)
 
     @property
     def stem_is_shared(self) -> bool:
@@ -172,7 +158,7 @@ class ResNetSpec(SpecDefaults):
 
     def count_parameters(self) -> int:
         """Return the number of trained parameters of the folded model (weights, norms' scales and shifts, biases)."""
-        weights = sum(c.kernel**2 * c.inputs * c.outputs for c in self.convolutions())
+        weights = sum(c.weights for c in self.convolutions())
         norms = sum(2 * width for width in self.places().values())
         return weights + norms + self._classifier()
 
@@ -190,10 +176,7 @@ class ResNetSpec(SpecDefaults):
             StageSpec(stage["width"], tuple(BlockSpec(**{**b, "inner": tuple(b["inner"])}) for b in stage["blocks"]))
             for stage in data["stages"]
         )
-        fields = {name: value for name, value in data.items() if name not in ("family", "model_type")}
-        fields |= {name: tuple(data[name]) for name in ("labels", "mean", "std")}
-        fields |= {name: dict(data[name]) for name in ("raw", "factors")}
-        return cls(**{**fields, "stages": stages})
+        return super().from_dict({**data, "stages": stages})
 
 
 def channels(name: str, kind: str, width: int, layer: int | None = None) -> Site:

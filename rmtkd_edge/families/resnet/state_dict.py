@@ -8,8 +8,10 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from rmtkd_edge.errors import UserError
+from rmtkd_edge.families.images import CHANNELS
 from rmtkd_edge.families.resnet.module import ResNet
-from rmtkd_edge.families.resnet.spec import CHANNELS, BlockSpec, Kind, ResNetSpec, StageSpec, Stem
+from rmtkd_edge.families.resnet.spec import BlockSpec, Kind, ResNetSpec, StageSpec, Stem
+from rmtkd_edge.families.sources import other_size
 from rmtkd_edge.families.weights_files import SHOWN, fitted, unwrapped
 
 
@@ -80,9 +82,7 @@ def spec_from_state(state: Mapping[str, Tensor], labels: Sequence[str], where: s
             "save model.state_dict() of torchvision",
         ) from err
     if classes != len(labels):
-        raise UserError(
-            f"{where} classifies {classes} labels, the data have {len(labels)}", "check task.labels and --data"
-        )
+        raise other_size(where, classes, len(labels))
     size: Stem = "imagenet" if stem.shape[-1] == 7 else "cifar"
     return ResNetSpec(kind, size, len(stem), tuple(stages), tuple(labels), image_size, groups=groups)
 

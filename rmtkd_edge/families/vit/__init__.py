@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from math import isqrt
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from rmtkd_edge.config.hardware import Calibration
-from rmtkd_edge.config.recipe import Export, Recipe
+from rmtkd_edge.config.recipe import Export
 from rmtkd_edge.config.settings import Graph, Scales, Section
 from rmtkd_edge.families.base import AnalyseOptions, Batches, NarrowOptions, QuantiseOptions, Replacing, Site
-from rmtkd_edge.families.defaults import FamilyDefaults
-from rmtkd_edge.families.torchvision_sources import name_of
+from rmtkd_edge.families.images import ImageFamily, Sources
 from rmtkd_edge.families.vit import cost
 from rmtkd_edge.families.vit.settings import VitShape
 from rmtkd_edge.families.vit.spec import VitSpec
@@ -26,12 +25,10 @@ if TYPE_CHECKING:
     from rmtkd_edge.families.vit.module import VisionTransformer
 
 
-class VitFamily(FamilyDefaults[VitSpec, "VisionTransformer"]):
+class VitFamily(ImageFamily[VitSpec, "VisionTransformer"]):
     """The family `vit`; see families/base.py for what each member is for."""
 
     name = "vit"
-    modality = "image"
-    default_task = "image-classification"
     parity_hint = "--graph portable"
     curve: Literal["gemm", "conv"] = "gemm"
     samples: tuple[str, ...] = ("token", "image")
@@ -40,6 +37,7 @@ class VitFamily(FamilyDefaults[VitSpec, "VisionTransformer"]):
     default_sites: tuple[str, ...] = ("stream", "qk", "value", "ffn")
     int8_scales: tuple[Scales, ...] = ("dynamic",)
     shape: type[Section] = VitShape
+    stem = "patch"
     spec = VitSpec
     offers: tuple[str, ...] = ("layers", "attention", "features")
     feature_tap = "features"
@@ -50,50 +48,15 @@ class VitFamily(FamilyDefaults[VitSpec, "VisionTransformer"]):
 
         return VisionTransformer(spec)
 
-    def initialise(self, model: VisionTransformer, seed: int) -> VisionTransformer:
-        """Set random weights, in place, and return the model."""
-        from rmtkd_edge.families.vit.sources import initialise
-
-        return initialise(model, seed)
-
-    def load(self, recipe: Recipe, labels: Sequence[str], preprocessing: Any) -> tuple[VisionTransformer, bool]:
-        """Return the teacher that a recipe names, for images that `preprocessing` describes, and whether it classifies.
-
-        Args:
-            preprocessing: has `mean`, `std` and `image_size`.
-        """
+    def sources(self) -> Sources:
+        """Return the module of sources."""
         from rmtkd_edge.families.vit import sources
 
-        shape = VitShape.model_validate(recipe.model.shape)
-        wanted = sources.Wanted(tuple(labels), preprocessing.image_size, recipe.seed)
-        found, ready = sources.build(recipe.model.source, wanted, shape)
-        model = self.fold(found)
-        model.spec = replace(model.spec, mean=tuple(preprocessing.mean), std=tuple(preprocessing.std))
-        return model, ready
+        return sources
 
-    def from_module(self, module: nn.Module, labels: Sequence[str] | None = None) -> VisionTransformer | None:
-        """Return a model that computes what a classifier of transformers or torchvision does; None for any other."""
-        from rmtkd_edge.families.vit.sources import from_module
-
-        return from_module(module, labels)
-
-    def source_normalisation(self, recipe: Recipe) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
-        """Return ImageNet's mean and standard deviation for torchvision's weights, else those that the source names.
-
-        Raises:
-            UserError: neither a trained source nor the recipe says them, or they say different ones.
-        """
-        from rmtkd_edge.families.torchvision_sources import source_normalisation
-        from rmtkd_edge.families.vit.sources import normalisation_of
-
-        return source_normalisation(recipe, normalisation_of)
-
-    def describe_source(self, recipe: Recipe) -> str:
-        """Return `vit-6x192` for random weights, else the last part of the source."""
-        if recipe.model.source == "scratch":
-            shape = VitShape.model_validate(recipe.model.shape)
-            return f"{shape.model_type}-{shape.layers}x{shape.width}"
-        return name_of(recipe.model.source)
+    def scratch_name(self, shape: VitShape) -> str:
+        """Return `vit-6x192`."""
+        return f"{shape.model_type}-{shape.layers}x{shape.width}"
 
     def analyse(
         self,

@@ -8,11 +8,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from rmtkd_edge.errors import UserError
+from rmtkd_edge.families.images import CHANNELS
 from rmtkd_edge.families.sources import check_same
 from rmtkd_edge.families.torchvision_sources import Wanted
 from rmtkd_edge.families.vit.module import VisionTransformer
-from rmtkd_edge.families.vit.spec import CHANNELS
 
 INITIAL_STD = 0.02
 CAUSES = (
@@ -28,16 +27,6 @@ KNOWN = (
 def labelled(model: VisionTransformer, labels: Sequence[str]) -> VisionTransformer:
     """Return the model with these labels."""
     model.spec = replace(model.spec, labels=tuple(labels))
-    return model
-
-
-def sized(model: VisionTransformer, wanted: Wanted, source: str) -> VisionTransformer:
-    """Return the model; raise UserError where it reads images of another size than the data's."""
-    if model.spec.image_size != wanted.image_size:
-        raise UserError(
-            f"`{source}` reads images of {model.spec.image_size} pixels a side, the data have {wanted.image_size}",
-            f"--set task.image_size={model.spec.image_size} resizes them",
-        )
     return model
 
 

@@ -6,9 +6,10 @@ from dataclasses import replace
 from typing import Any, cast
 
 from rmtkd_edge.families.defaults import NOTE
+from rmtkd_edge.families.images import CHANNELS
 from rmtkd_edge.families.store import assemble
 from rmtkd_edge.families.vit.module import VisionTransformer
-from rmtkd_edge.families.vit.spec import CHANNELS, VitSpec
+from rmtkd_edge.families.vit.spec import VitSpec
 
 CLASSES = {"vit": "ViTForImageClassification", "deit": "DeiTForImageClassification"}
 

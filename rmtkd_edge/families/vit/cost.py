@@ -12,7 +12,8 @@ from typing import Literal
 
 from rmtkd_edge.config.hardware import Calibration
 from rmtkd_edge.config.settings import Graph
-from rmtkd_edge.families.vit.spec import CHANNELS, VitSpec
+from rmtkd_edge.families.images import CHANNELS
+from rmtkd_edge.families.vit.spec import VitSpec
 
 
 def predict_ms(spec: VitSpec, curves: Calibration) -> float:

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 from rmtkd_edge.errors import UserError
 from rmtkd_edge.families.base import Tap
+from rmtkd_edge.families.images import CHANNELS
 from rmtkd_edge.families.onnx_operators import GELUS, GraphOptions, InstanceNorm, fused_attention, plain_attention
 from rmtkd_edge.families.onnx_program import export_module
 from rmtkd_edge.families.store import assemble
 from rmtkd_edge.families.vit.module import VisionTransformer, VitLayer
-from rmtkd_edge.families.vit.spec import CHANNELS
 
 
 class GraphNorm(InstanceNorm):

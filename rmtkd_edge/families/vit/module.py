@@ -15,9 +15,10 @@ from torch.nn import functional as F
 
 from rmtkd_edge.families.activations import activation
 from rmtkd_edge.families.base import Tap
+from rmtkd_edge.families.images import CHANNELS
 from rmtkd_edge.families.layers import ProjectedLinear, along_outputs
 from rmtkd_edge.families.model import Model
-from rmtkd_edge.families.vit.spec import CHANNELS, LayerSpec, VitSpec
+from rmtkd_edge.families.vit.spec import LayerSpec, VitSpec
 
 Attention = Callable[[Tensor, Tensor, Tensor, int, float], Tensor]
 

@@ -17,8 +17,8 @@ from torchvision.models import get_model, get_model_weights, list_models
 
 from rmtkd_edge.errors import UserError, some
 from rmtkd_edge.families.sources import other_size
-from rmtkd_edge.families.torchvision_sources import TORCHVISION, Wanted, torchvision_state
-from rmtkd_edge.families.vit.checkpoint import CAUSES, KNOWN, check, labelled, new_classifier, sized
+from rmtkd_edge.families.torchvision_sources import TORCHVISION, Wanted, refuse_other_shape, sized, torchvision_state
+from rmtkd_edge.families.vit.checkpoint import CAUSES, KNOWN, check, labelled, new_classifier
 from rmtkd_edge.families.vit.module import VisionTransformer
 from rmtkd_edge.families.vit.names import filled, from_torchvision
 from rmtkd_edge.families.vit.settings import VitShape
@@ -77,11 +77,7 @@ def load_state(path: Path, wanted: Wanted, shape: VitShape) -> VisionTransformer
     spec = _spec_of(named, wanted.labels, shape.heads, shape.eps, str(path))
     layer = spec.layers[0]
     told = {"width": spec.width, "layers": len(spec.layers), "ffn": layer.ffn, "patch": spec.patch, "pool": spec.pool}
-    for name in shape.model_fields_set & told.keys():
-        if getattr(shape, name) != told[name]:
-            raise UserError(
-                f"model.shape.{name} is {getattr(shape, name)}, that of {path} {told[name]}", "leave it out"
-            )
+    refuse_other_shape(shape, str(path), told)
     model = filled(VisionTransformer(spec), named, str(path))
     with torch.random.fork_rng(devices=[]):
         theirs = Theirs(

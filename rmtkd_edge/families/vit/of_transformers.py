@@ -10,13 +10,14 @@ from torch import nn
 
 from rmtkd_edge.errors import UserError, reason, some
 from rmtkd_edge.families.activations import ACTIVATIONS, plain_name
+from rmtkd_edge.families.images import CHANNELS
 from rmtkd_edge.families.sources import INTACT, config_labels, label_order, refuse_other_problems, reorder
-from rmtkd_edge.families.torchvision_sources import Wanted
-from rmtkd_edge.families.vit.checkpoint import CAUSES, KNOWN, check, new_classifier, sized
+from rmtkd_edge.families.torchvision_sources import Wanted, sized
+from rmtkd_edge.families.vit.checkpoint import CAUSES, KNOWN, check, new_classifier
 from rmtkd_edge.families.vit.config import CLASSES
 from rmtkd_edge.families.vit.module import VisionTransformer
 from rmtkd_edge.families.vit.names import filled, from_transformers
-from rmtkd_edge.families.vit.spec import CHANNELS, VitSpec, even_layers
+from rmtkd_edge.families.vit.spec import VitSpec, even_layers
 from rmtkd_edge.families.weights_files import IMAGENET_CLASSES
 
 

@@ -12,18 +12,11 @@ from torch import nn
 from rmtkd_edge.errors import UserError
 from rmtkd_edge.families import weights_files
 from rmtkd_edge.families.layers import ProjectedLinear
-from rmtkd_edge.families.normalisation import normalisation_of as of_preprocessor
-from rmtkd_edge.families.sources import config_labels, label_order, own_model, own_spec, refuse_other_problems, reorder
-from rmtkd_edge.families.torchvision_sources import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    TORCHVISION,
-    Normalisation,
-    Wanted,
-    own_normalisation,
-)
+from rmtkd_edge.families.normalisation import normalisation_of as normalisation_of
+from rmtkd_edge.families.sources import config_labels, refuse_other_problems
+from rmtkd_edge.families.torchvision_sources import Wanted
 from rmtkd_edge.families.vit import of_torchvision, of_transformers
-from rmtkd_edge.families.vit.checkpoint import CAUSES, INITIAL_STD, labelled, sized
+from rmtkd_edge.families.vit.checkpoint import CAUSES, INITIAL_STD
 from rmtkd_edge.families.vit.config import CLASSES
 from rmtkd_edge.families.vit.module import ProjectedPatches, ProjectedTable, VisionTransformer
 from rmtkd_edge.families.vit.settings import VitShape
@@ -31,23 +24,19 @@ from rmtkd_edge.families.vit.spec import VitSpec, even_layers
 from rmtkd_edge.run.layout import CONFIG
 
 
-def build(source: str, wanted: Wanted, shape: VitShape) -> tuple[VisionTransformer, bool]:
-    """Return the teacher and whether its classifier is trained already.
+def scratch(wanted: Wanted, shape: VitShape) -> VisionTransformer:
+    """Return a model of random weights: of a recipe's `model.shape`."""
+    return initialise(VisionTransformer(scratch_spec(shape, wanted)), wanted.seed)
 
-    Raises:
-        UserError: the source cannot be loaded, computes something else, or knows other labels or another image size.
-        RunDirError: a folder of this package was altered.
-    """
-    if source == "scratch":
-        return initialise(VisionTransformer(scratch_spec(shape, wanted)), wanted.seed), False
-    if source.startswith(TORCHVISION):
-        return of_torchvision.load_pretrained(source.removeprefix(TORCHVISION), wanted), False
-    source = weights_files.downloaded(source)
-    path = Path(source)
-    ours = own_model(path)
-    if ours is not None:
-        return _own(source, ours, wanted), True
-    if (path / CONFIG).is_file():
+
+def pretrained(name: str, wanted: Wanted, shape: VitShape) -> VisionTransformer:
+    """Return one of torchvision's with its ImageNet weights and a new classifier; `shape` is not looked at."""
+    return of_torchvision.load_pretrained(name, wanted)
+
+
+def checkpoint(source: str, wanted: Wanted, shape: VitShape) -> tuple[VisionTransformer, bool]:
+    """Return the model of a folder of transformers, or of torchvision's state dict, and whether it classifies."""
+    if (Path(source) / CONFIG).is_file():
         return of_transformers.load(source, wanted)
     return of_torchvision.load_state(weights_files.weights_file(source), wanted, shape), True
 
@@ -87,14 +76,6 @@ def initialise(model: VisionTransformer, seed: int) -> VisionTransformer:
     return model
 
 
-def _own(source: str, model: Any, wanted: Wanted) -> VisionTransformer:
-    if not isinstance(model, VisionTransformer):
-        raise UserError(f"{source} holds no vision transformer", "set model.family to that of the source")
-    order = label_order(model.spec.labels, wanted.labels, source)
-    reorder(model.classifier, order)
-    return sized(labelled(model, wanted.labels), wanted, source)
-
-
 def from_module(module: nn.Module, labels: Sequence[str] | None = None) -> VisionTransformer | None:
     """Return a model that computes what a classifier of transformers or torchvision does, None for any other module.
 
@@ -118,11 +99,3 @@ def from_module(module: nn.Module, labels: Sequence[str] | None = None) -> Visio
     else:
         return None
     return found.train(module.training)
-
-
-def normalisation_of(source: str) -> Normalisation | None:
-    """Return the mean and standard deviation that a source was trained with, None where it says nothing."""
-    if source.startswith(TORCHVISION):
-        return IMAGENET_MEAN, IMAGENET_STD
-    spec = own_spec(Path(source))
-    return of_preprocessor(source) if spec is None else own_normalisation(spec, VitSpec.family)

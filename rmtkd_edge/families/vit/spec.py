@@ -6,18 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, Self
 
-from rmtkd_edge.families.base import Input, Site
-from rmtkd_edge.families.defaults import SpecDefaults
+from rmtkd_edge.families.base import Site
+from rmtkd_edge.families.images import CHANNELS, ImageSpec
+from rmtkd_edge.families.torchvision_sources import IMAGENET_MEAN, IMAGENET_STD
 from rmtkd_edge.families.transformer_spec import LayerSpec
-
-CHANNELS = 3
-IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and std of torchvision's weights
 
 Pool = Literal["class", "mean"]
 
 
 @dataclass(frozen=True)
-class VitSpec(SpecDefaults):
+class VitSpec(ImageSpec):
     """A vision transformer whose layers may all have different widths.
 
     Attributes:
@@ -38,17 +36,12 @@ class VitSpec(SpecDefaults):
     tokens: int = 1
     pool: Pool = "class"
     image_size: int = 224
-    mean: tuple[float, ...] = IMAGENET[0]
-    std: tuple[float, ...] = IMAGENET[1]
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
     activation: str = "gelu"
     eps: float = 1e-6
     dropout: float = 0.0
     raw: Mapping[str, int] = field(default_factory=dict)
-
-    @property
-    def inputs(self) -> tuple[Input, ...]:
-        """Return the one input: normalised images."""
-        return (Input("pixel_values", "float32", ("batch", CHANNELS, self.image_size, self.image_size)),)
 
     @property
     def patches(self) -> int:
@@ -101,10 +94,7 @@ class VitSpec(SpecDefaults):
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """Return the spec that `to_dict` wrote."""
-        fields = {name: value for name, value in data.items() if name != "family"}
-        fields |= {name: tuple(data[name]) for name in ("labels", "mean", "std")}
-        fields |= {"layers": tuple(LayerSpec(**layer) for layer in data["layers"]), "raw": dict(data["raw"])}
-        return cls(**fields)
+        return super().from_dict({**data, "layers": tuple(LayerSpec(**layer) for layer in data["layers"])})
 
 
 def even_layers(count: int, heads: int, width: int, ffn: int) -> tuple[LayerSpec, ...]:

@@ -13,7 +13,10 @@ from rmtkd_edge.run.records.tuning import TunedSession
 
 @dataclass(frozen=True)
 class OpCounts:
-    """Number of nodes by operator, expected and found."""
+    """Number of nodes by operator, expected and found.
+
+    A name may be several: `A or B` are counted together, of `A less B` the difference counts.
+    """
 
     expected: dict[str, int]
     found: dict[str, int]

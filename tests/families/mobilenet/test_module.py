@@ -19,8 +19,6 @@ from rmtkd_edge.families.layers import ProjectedLinear
 from rmtkd_edge.families.mobilenet import FAMILY, MobileNetShape
 from rmtkd_edge.families.mobilenet.layouts import NAMES
 from rmtkd_edge.families.mobilenet.module import MobileNet
-from rmtkd_edge.families.mobilenet.sources import build
-from rmtkd_edge.families.store import load_folder, save_folder
 from rmtkd_edge.families.torchvision_sources import IMAGENET_MEAN, Wanted
 
 VERSIONS = sorted(NAMES)
@@ -88,8 +86,8 @@ def test_a_classifier_of_one_layer_may_stand_alone(tmp_path: Path) -> None:
 # --- state dicts ---
 
 
-def built(source: str, labels: tuple[str, ...] = LABELS, **shape: Any) -> MobileNet:
-    net, trained = build(source, Wanted(labels, 64, 0), MobileNetShape.model_validate(shape))
+def built(source: str, **shape: Any) -> MobileNet:
+    net, trained = FAMILY.from_source(source, Wanted(LABELS, 64, 0), MobileNetShape.model_validate(shape))
     assert trained
     return net.eval()
 
@@ -103,8 +101,6 @@ def test_a_state_dict_gives_torchvisions_logits(version: str, prefix: str, tmp_p
         built(str(path))
     assert "--set model.shape.stem=imagenet" in caught.value.hint
     assert same(built(str(path), stem="imagenet"), theirs)
-    with pytest.raises(UserError, match="classifies 3 labels, the data have 2"):
-        built(str(path), ("a", "b"), stem="imagenet")
 
 
 def test_a_reference_proves_what_is_the_same_and_refuses_what_is_not(tmp_path: Path) -> None:
@@ -118,20 +114,36 @@ def test_a_reference_proves_what_is_the_same_and_refuses_what_is_not(tmp_path: P
             built(str(path), **wrong)
 
 
+@pytest.mark.parametrize("version", ["v2", "v3-small"])
+@pytest.mark.parametrize("made", [True, False], ids=["made with stride 1", "stride changed later"])
+def test_a_reference_proves_which_blocks_of_a_small_stem_add_their_input(
+    version: str, made: bool, tmp_path: Path
+) -> None:
+    theirs, path, x = torchvision_net(version), tmp_path / "net.safetensors", torch.randn(2, 3, 64, 64)
+    first = next(block for block in theirs.features[1:] if 2 in {m.stride[0] for m in convolutions(block)})  # type: ignore[index]
+    for layer in (*convolutions(theirs.features[0]), *convolutions(first)):  # type: ignore[index]
+        layer.stride = (1, 1)
+    first.use_res_connect = made and version == "v3-small"  # that of V2 changes the width
+    save_file(theirs.state_dict(), path)
+    save_file({"pixel_values": x, "logits": theirs(x).detach()}, tmp_path / "net.reference.safetensors")
+    for shape in ({}, {"stem": "cifar"}):
+        net = built(str(path), **shape)
+        assert same(net, theirs) and net.spec.stem_stride == 1
+    (tmp_path / "net.reference.safetensors").unlink()
+    if version == "v3-small":
+        with pytest.raises(UserError, match=r"whether the block 0, with stride 1, adds its input"):
+            built(str(path), stem="cifar")
+
+
+def convolutions(part: Any) -> list[nn.Conv2d]:
+    return [module for module in part.modules() if isinstance(module, nn.Conv2d)]
+
+
 @pytest.mark.parametrize("state", [{"weight": torch.zeros(2)}, {"features.0.0.weight": torch.zeros(4, 3, 3, 3)}])
 def test_what_is_no_mobilenet_is_refused(state: dict[str, Tensor], tmp_path: Path) -> None:
     save_file(state, tmp_path / "net.safetensors")
     with pytest.raises(UserError, match="no state dict of a MobileNet"):
         built(str(tmp_path / "net.safetensors"), stem="imagenet")
-
-
-def test_a_folder_of_ours_gives_the_same_net(tmp_path: Path) -> None:
-    net = small_mobilenet("v3-small", {"block.3.inner": 5, "stream.2": 3})
-    save_folder(tmp_path, net)
-    wanted = Wanted(LABELS, 16, 0)
-    found, trained = build(str(tmp_path), wanted, MobileNetShape())
-    x = torch.randn(2, 3, 16, 16)
-    assert trained and torch.equal(found(x), net(x)) and torch.equal(load_folder(tmp_path)(x), net(x))
 
 
 # --- widths ---

@@ -86,7 +86,6 @@ def test_what_keeps_a_norm_s_scale_from_the_convolution_shows_in_fp32(tmp_path: 
 def test_a_convolution_that_stayed_float_shows(tmp_path: Path) -> None:
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 
-    from rmtkd_edge.families.resnet.quantise import QUANTISED
     from rmtkd_edge.families.static_int8 import Batches
 
     net, path = small_resnet(18), tmp_path / "model.onnx"
@@ -97,7 +96,7 @@ def test_a_convolution_that_stayed_float_shows(tmp_path: Path) -> None:
         str(tmp_path / "int8.onnx"),
         Batches([{"pixel_values": torch.randn(4, 3, 16, 16)}], ["pixel_values"]),
         quant_format=QuantFormat.QDQ,
-        op_types_to_quantize=QUANTISED,
+        op_types_to_quantize=FAMILY.quantised,
         nodes_to_exclude=left_out,  # of one alone, between int8 neighbours, onnxruntime quantises the weights itself
         per_channel=True,
         activation_type=QuantType.QUInt8,

@@ -21,7 +21,6 @@ from rmtkd_edge.errors import UserError
 from rmtkd_edge.export.bundle import write_folder, write_record
 from rmtkd_edge.families.resnet import FAMILY, ResNetShape
 from rmtkd_edge.families.resnet.module import ResNet
-from rmtkd_edge.families.resnet.sources import build
 from rmtkd_edge.families.torchvision_sources import IMAGENET_MEAN, IMAGENET_STD, Wanted
 
 LABELS = ("a", "b", "c")
@@ -50,7 +49,7 @@ def saved(folder: Path, net: nn.Module, reference: bool = False, **states: Tenso
 
 
 def built(source: str, **shape: Any) -> ResNet:
-    net, trained = build(source, Wanted(LABELS, 64, 0), ResNetShape.model_validate(shape))
+    net, trained = FAMILY.from_source(source, Wanted(LABELS, 64, 0), ResNetShape.model_validate(shape))
     assert trained
     return net.eval()
 
@@ -67,7 +66,7 @@ def test_weights_alone_are_refused_with_what_they_would_be_taken_for(tmp_path: P
         built(source)
     assert "--set model.shape.stem=imagenet" in caught.value.hint and "net.reference.safetensors" in caught.value.hint
     assert same(built(source, stem="imagenet"), torchvision_net())
-    with pytest.raises(UserError, match=r"first convolution of .* is 7x7"):
+    with pytest.raises(UserError, match=r"model.shape.stem is cifar, that of .* imagenet"):
         built(source, stem="cifar")
 
 
@@ -233,11 +232,11 @@ def test_torchvisions_weights_are_compared_with_torchvisions_net(monkeypatch: py
     state = torchvision.models.resnet18().state_dict()
     monkeypatch.setattr(torch.hub, "load_state_dict_from_url", lambda *_, **__: state)
     wanted = Wanted(LABELS, 64, 0)
-    assert build("torchvision:resnet18", wanted, ResNetShape(stem="imagenet"))[1] is False
+    assert FAMILY.from_source("torchvision:resnet18", wanted, ResNetShape(stem="imagenet"))[1] is False
     forward = ResNet.forward
     monkeypatch.setattr(ResNet, "forward", lambda self, x: 1.01 * forward(self, x))
     with pytest.raises(UserError, match="resnet18 computes something else"):
-        build("torchvision:resnet18", wanted, ResNetShape(stem="imagenet"))
+        FAMILY.from_source("torchvision:resnet18", wanted, ResNetShape(stem="imagenet"))
 
 
 def test_a_run_is_refused_and_an_export_loaded(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from rmtkd_edge.config.hardware import Calibration, curve_macs
 from rmtkd_edge.families.base import list_sites
-from rmtkd_edge.families.resnet.cost import predict_ms
+from rmtkd_edge.families.resnet import FAMILY
 from rmtkd_edge.families.resnet.spec import BlockSpec, ResNetSpec, StageSpec
 
 STAGES = (StageSpec(16, (BlockSpec((16,)),)), StageSpec(32, (BlockSpec((32,), 2, True),)))
@@ -35,11 +35,11 @@ def curves(ns: float, slope: float = 0.0) -> Calibration:
 def test_narrower_is_never_slower_and_a_faster_device_is_faster(data: st.DataObject, slope: float) -> None:
     site = data.draw(st.sampled_from([s for s in list_sites(SPEC) if not s.latent]))
     narrow = SPEC.with_ranks({site.name: data.draw(st.integers(1, site.width))})
-    before, after = (predict_ms(spec, curves(1.0, slope)) for spec in (SPEC, narrow))
+    before, after = (FAMILY.predict_ms(spec, curves(1.0, slope), 0) for spec in (SPEC, narrow))
     assert 0 < after <= before * (1 + 1e-9)
-    assert predict_ms(SPEC, curves(2.0, slope)) == pytest.approx(2 * before)
+    assert FAMILY.predict_ms(SPEC, curves(2.0, slope), 0) == pytest.approx(2 * before)
 
 
 def test_a_constant_rate_counts_multiply_accumulates() -> None:
     macs = sum(c.kernel**2 * c.side**2 * c.inputs * c.outputs for c in SPEC.convolutions())
-    assert predict_ms(SPEC, curves(3.0)) == pytest.approx(3e-6 * macs)
+    assert FAMILY.predict_ms(SPEC, curves(3.0), 0) == pytest.approx(3e-6 * macs)

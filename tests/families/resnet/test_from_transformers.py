@@ -15,7 +15,6 @@ import rmtkd_edge as rk
 from rmtkd_edge.config.recipes import parse_recipe
 from rmtkd_edge.errors import UserError
 from rmtkd_edge.families.resnet import FAMILY, ResNetShape
-from rmtkd_edge.families.resnet.sources import build
 from rmtkd_edge.families.torchvision_sources import Wanted
 
 LABELS = ("a", "b", "c")
@@ -43,7 +42,7 @@ def saved(folder: Path, net: nn.Module, **preprocessor: Any) -> str:
 
 
 def built(source: str, labels: tuple[str, ...] = LABELS) -> tuple[nn.Module, bool]:
-    net, trained = build(source, Wanted(labels, 64, 0), ResNetShape())
+    net, trained = FAMILY.from_source(source, Wanted(labels, 64, 0), ResNetShape())
     return net.eval(), trained
 
 

@@ -25,7 +25,7 @@ from rmtkd_edge.families.base import NarrowOptions, QuantiseOptions
 from rmtkd_edge.families.resnet import FAMILY, ResNetShape
 from rmtkd_edge.families.resnet.checkpoint import NAMES
 from rmtkd_edge.families.resnet.module import ResNet
-from rmtkd_edge.families.resnet.sources import build, resnet_spec
+from rmtkd_edge.families.resnet.sources import resnet_spec
 from rmtkd_edge.families.torchvision_sources import Wanted
 from rmtkd_edge.run.directory import Run
 from rmtkd_edge.tasks.base import find_task
@@ -53,7 +53,7 @@ def test_a_module_and_its_state_dict_give_torchvisions_logits(name: str, tmp_pat
     ours = rk.from_torchvision(theirs, CLASSES, image_size=64)
     path = tmp_path / "net.safetensors"
     save_file({f"module.{key}": tensor for key, tensor in theirs.state_dict().items()}, path)
-    loaded, trained = build(str(path), Wanted(CLASSES, 64, 0), ResNetShape(stem="imagenet"))
+    loaded, trained = FAMILY.from_source(str(path), Wanted(CLASSES, 64, 0), ResNetShape(stem="imagenet"))
     assert trained
     for batch in (1, 8):
         x = torch.randn(batch, 3, 64, 64)
@@ -119,7 +119,7 @@ def test_a_recipe_describes_a_resnext(tmp_path: Path) -> None:
     shape = {"depth": 50, "width": 16, "groups": 8, "width_per_group": 8}
     recipe = recipe_of("resnet", tmp_path, model={"shape": shape})
     assert FAMILY.describe_source(recipe) == "resnet50-16-8x8"
-    net, trained = build("scratch", Wanted(LABELS, 32, 0), ResNetShape.model_validate(shape))
+    net, trained = FAMILY.from_source("scratch", Wanted(LABELS, 32, 0), ResNetShape.model_validate(shape))
     assert not trained and net.spec.groups == 8
 
 
@@ -146,7 +146,7 @@ def test_a_stem_of_one_channel_reads_gray_images_as_before(tmp_path: Path) -> No
     theirs, x = gray_net(), torch.randn(2, 1, 64, 64)
     save_file(theirs.state_dict(), tmp_path / "net.safetensors")
     save_file({"pixel_values": x, "logits": theirs(x).detach()}, tmp_path / "net.reference.safetensors")
-    loaded, _ = build(str(tmp_path / "net.safetensors"), Wanted(CLASSES, 64, 0), ResNetShape())
+    loaded, _ = FAMILY.from_source(str(tmp_path / "net.safetensors"), Wanted(CLASSES, 64, 0), ResNetShape())
     with torch.no_grad():
         for net in (rk.from_torchvision(theirs, CLASSES), loaded.eval()):
             assert torch.allclose(net(x.expand(-1, 3, -1, -1)), theirs(x), atol=1e-4, rtol=1e-4)

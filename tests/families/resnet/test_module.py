@@ -17,9 +17,8 @@ from rmtkd_edge.errors import UserError
 from rmtkd_edge.families.base import ranks_of
 from rmtkd_edge.families.convolution import ProjectedConv
 from rmtkd_edge.families.resnet import FAMILY, ResNetShape
-from rmtkd_edge.families.resnet import fold as folding
 from rmtkd_edge.families.resnet.module import ResNet
-from rmtkd_edge.families.resnet.sources import DEPTHS, build, resnet_spec
+from rmtkd_edge.families.resnet.sources import DEPTHS, resnet_spec
 from rmtkd_edge.families.resnet.spec import ResNetSpec
 from rmtkd_edge.families.store import save_folder
 from rmtkd_edge.families.torchvision_sources import IMAGENET_MEAN, IMAGENET_STD, Wanted
@@ -27,8 +26,8 @@ from rmtkd_edge.families.torchvision_sources import IMAGENET_MEAN, IMAGENET_STD,
 LABELS = tuple("abcdefghij")
 
 
-def built(source: str, labels: tuple[str, ...] = LABELS, size: int = 64) -> tuple[ResNet, bool]:
-    return build(source, Wanted(labels, size, 0), ResNetShape(stem="imagenet"))
+def built(source: str, labels: tuple[str, ...] = LABELS) -> tuple[ResNet, bool]:
+    return FAMILY.from_source(source, Wanted(labels, 64, 0), ResNetShape(stem="imagenet"))
 
 
 def torchvision_net(depth: int) -> torchvision.models.ResNet:
@@ -69,7 +68,7 @@ def test_parameters_are_those_of_torchvision(depth: int) -> None:
 def test_folding_is_exact_for_every_site_at_once(depth: int, stem: str) -> None:
     net = small_resnet(depth, stem).double()
     narrow = {s.name: max(2, s.width // (4 if s.kind == "factor" else 2)) for s in net.spec.sites()}
-    folded = FAMILY.initialise(folding.narrow_like(net, narrow), 0).double().eval()
+    folded = FAMILY.initialise(FAMILY.build(net.spec.with_ranks(narrow)), 0).double().eval()
     projections = {}
     for site in net.spec.sites():
         square = torch.linalg.qr(torch.randn(site.width, site.width, dtype=torch.float64))[0]
@@ -163,18 +162,6 @@ def test_a_pickle_is_refused(tmp_path: Path) -> None:
     torch.save({}, tmp_path / "net.pth")
     with pytest.raises(UserError, match="never unpickled"):
         built(str(tmp_path / "net.pth"))
-
-
-def test_a_folder_of_ours_gives_the_same_net(tmp_path: Path) -> None:
-    net = small_resnet(18, labels=LABELS)
-    save_folder(tmp_path, net)
-    found, trained = built(str(tmp_path), LABELS, net.spec.image_size)
-    x = torch.randn(2, 3, 16, 16)
-    assert trained and torch.equal(found(x), net(x))
-    with pytest.raises(UserError, match="labels"):
-        built(str(tmp_path), LABELS[::-1], net.spec.image_size)
-    with pytest.raises(UserError, match="pixels"):
-        built(str(tmp_path), LABELS, 32)
 
 
 @pytest.mark.parametrize("depth", [18, 50])

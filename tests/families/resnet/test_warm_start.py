@@ -9,8 +9,8 @@ import torch
 from families.resnet.sample import small_resnet
 from torch import Tensor
 
+from rmtkd_edge.families import convolution_fit
 from rmtkd_edge.families.resnet import FAMILY
-from rmtkd_edge.families.resnet import warm_start as fitting
 from rmtkd_edge.families.resnet.fold import plain_fold
 from rmtkd_edge.families.resnet.module import ResNet
 from rmtkd_edge.families.resnet.warm_start import warm_start
@@ -33,7 +33,7 @@ def images(count: int = 6, seed: int = 1) -> list[dict[str, Tensor]]:
 @pytest.fixture
 def every_patch(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fit on all patches: channels that fire rarely are not seen in a sample of them."""
-    monkeypatch.setattr(fitting, "ROWS_PER_FEATURE", 10**6)
+    monkeypatch.setattr(convolution_fit, "ROWS_PER_FEATURE", 10**6)
 
 
 def error(net: ResNet, teacher: ResNet, seed: int = 9) -> float:

@@ -25,10 +25,9 @@ from transformers import (
 import rmtkd_edge as rk
 from rmtkd_edge.config.recipes import parse_recipe
 from rmtkd_edge.errors import UserError
+from rmtkd_edge.families.torchvision_sources import Wanted
 from rmtkd_edge.families.vit import FAMILY
-from rmtkd_edge.families.vit.checkpoint import Wanted
 from rmtkd_edge.families.vit.settings import VitShape
-from rmtkd_edge.families.vit.sources import build
 
 WANTED = Wanted(LABELS, SIDE, 0)
 HEADS = VitShape(heads=3)
@@ -55,7 +54,7 @@ def test_a_folder_gives_the_logits_of_its_model(kind: str, settings: dict[str, A
     theirs.save_pretrained(tmp_path / "parts", max_shard_size="10kB")
     assert len([*(tmp_path / "parts").glob("model-*.safetensors")]) > 1
     for folder in ("whole", "parts"):
-        model, trained = build(str(tmp_path / folder), WANTED, VitShape())
+        model, trained = FAMILY.from_source(str(tmp_path / folder), WANTED, VitShape())
         assert trained and model.spec.model_type == kind
         same(model, theirs)
     own = rk.from_transformers(theirs, mean=(0.5,) * 3, std=(0.5,) * 3)
@@ -66,7 +65,7 @@ def test_a_folder_gives_the_logits_of_its_model(kind: str, settings: dict[str, A
 def test_weights_of_16_bits_are_read(tmp_path: Path) -> None:
     theirs = of_transformers().to(torch.bfloat16)
     theirs.save_pretrained(tmp_path)
-    model, _ = build(str(tmp_path), WANTED, VitShape())
+    model, _ = FAMILY.from_source(str(tmp_path), WANTED, VitShape())
     assert {p.dtype for p in model.parameters()} == {torch.float32}
     same(model, theirs.float())
 
@@ -79,7 +78,7 @@ def test_torchvisions_are_read_from_memory_and_from_a_state_dict(tmp_path: Path)
     for path in (tmp_path / "net.safetensors", tmp_path / "model.safetensors"):
         save_file(theirs.state_dict(), path)
     for source in (tmp_path / "net.safetensors", tmp_path):
-        model, trained = build(str(source), WANTED, HEADS)
+        model, trained = FAMILY.from_source(str(source), WANTED, HEADS)
         assert trained
         same(model, theirs)
 
@@ -91,7 +90,7 @@ def test_a_state_dict_of_older_names_is_read(tmp_path: Path) -> None:
         for name, value in theirs.state_dict().items()
     }
     save_file(state, tmp_path / "model.safetensors")
-    same(build(str(tmp_path), WANTED, HEADS)[0], theirs)
+    same(FAMILY.from_source(str(tmp_path), WANTED, HEADS)[0], theirs)
 
 
 def test_torchvisions_pretrained_ones_get_a_new_classifier(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,8 +100,8 @@ def test_torchvisions_pretrained_ones_get_a_new_classifier(monkeypatch: pytest.M
     monkeypatch.setattr(torch.hub, "load_state_dict_from_url", lambda *_, **__: theirs.state_dict())
     monkeypatch.setattr("rmtkd_edge.families.vit.of_torchvision.get_model", lambda *_, **__: of_torchvision(classes=7))
     with pytest.raises(UserError, match="reads images of 16 pixels"):
-        build("torchvision:vit_b_16", Wanted(LABELS, 32, 0), VitShape())
-    model, trained = build("torchvision:vit_b_16", WANTED, VitShape())
+        FAMILY.from_source("torchvision:vit_b_16", Wanted(LABELS, 32, 0), VitShape())
+    model, trained = FAMILY.from_source("torchvision:vit_b_16", WANTED, VitShape())
     assert not trained and model.spec.labels == LABELS and len(logits(model, images())[0]) == len(LABELS)
     theirs.heads.head = nn.Identity()
     with torch.no_grad():
@@ -111,14 +110,14 @@ def test_torchvisions_pretrained_ones_get_a_new_classifier(monkeypatch: pytest.M
         assert close(features[0], theirs(images()))
     assert "vit_b_16" in {*models.list_models()}
     with pytest.raises(UserError, match="not known"):
-        build("torchvision:vit_z_1", WANTED, VitShape())
+        FAMILY.from_source("torchvision:vit_z_1", WANTED, VitShape())
 
 
 def test_a_backbone_gets_a_new_classifier(tmp_path: Path) -> None:
     torch.manual_seed(0)
     backbone = shaken(ViTModel(ViTConfig(**SIZES, image_size=SIDE, patch_size=4)))
     backbone.save_pretrained(tmp_path)
-    model, trained = build(str(tmp_path), WANTED, VitShape())
+    model, trained = FAMILY.from_source(str(tmp_path), WANTED, VitShape())
     assert not trained
     with torch.no_grad():
         wanted = model.classifier(backbone(images()).last_hidden_state[:, 0])
@@ -128,14 +127,14 @@ def test_a_backbone_gets_a_new_classifier(tmp_path: Path) -> None:
 def test_labels_are_brought_into_the_datas_order_or_refused(tmp_path: Path) -> None:
     theirs = of_transformers(labels=("c", "a", "b"))
     theirs.save_pretrained(tmp_path)
-    found = logits(build(str(tmp_path), WANTED, VitShape())[0], images())
+    found = logits(FAMILY.from_source(str(tmp_path), WANTED, VitShape())[0], images())
     assert close(found, logits(theirs, images())[:, [1, 2, 0]])
     with pytest.raises(UserError, match=r"names the labels"):
-        build(str(tmp_path), Wanted(("a", "b", "x"), SIDE, 0), VitShape())
+        FAMILY.from_source(str(tmp_path), Wanted(("a", "b", "x"), SIDE, 0), VitShape())
     with pytest.raises(UserError, match=r"classifies 3 labels"):
-        build(str(tmp_path), Wanted(("a", "b"), SIDE, 0), VitShape())
+        FAMILY.from_source(str(tmp_path), Wanted(("a", "b"), SIDE, 0), VitShape())
     with pytest.raises(UserError, match=r"reads images of 16 pixels") as caught:
-        build(str(tmp_path), Wanted(LABELS, 32, 0), VitShape())
+        FAMILY.from_source(str(tmp_path), Wanted(LABELS, 32, 0), VitShape())
     assert "task.image_size=16" in caught.value.hint
 
 
@@ -144,7 +143,7 @@ def test_weights_that_a_plain_one_does_not_have_are_refused(tmp_path: Path) -> N
     state = load_file(tmp_path / "model.safetensors")
     save_file({**state, "vit.embeddings.register_tokens": torch.zeros(1, 4, 24)}, tmp_path / "model.safetensors")
     with pytest.raises(UserError, match="register_tokens"):
-        build(str(tmp_path), WANTED, VitShape())
+        FAMILY.from_source(str(tmp_path), WANTED, VitShape())
 
 
 @pytest.mark.parametrize(
@@ -159,7 +158,7 @@ def test_weights_that_a_plain_one_does_not_have_are_refused(tmp_path: Path) -> N
 def test_settings_that_are_not_known_are_refused(settings: dict[str, Any], part: str, tmp_path: Path) -> None:
     theirs = of_transformers(**settings)
     theirs.save_pretrained(tmp_path)
-    for attempt in (lambda: build(str(tmp_path), WANTED, VitShape()), lambda: FAMILY.from_module(theirs)):
+    for attempt in (lambda: FAMILY.from_source(str(tmp_path), WANTED, VitShape()), lambda: FAMILY.from_module(theirs)):
         with pytest.raises(UserError) as caught:
             attempt()
         assert part in caught.value.message + (caught.value.hint or "")
@@ -169,7 +168,7 @@ def test_a_deit_of_two_classifiers_is_refused(tmp_path: Path) -> None:
     theirs = DeiTForImageClassificationWithTeacher(DeiTConfig(**SIZES, image_size=SIDE, patch_size=4, num_labels=3))
     theirs.save_pretrained(tmp_path)
     with pytest.raises(UserError, match="two classifiers"):
-        build(str(tmp_path), WANTED, VitShape())
+        FAMILY.from_source(str(tmp_path), WANTED, VitShape())
     with pytest.raises(UserError, match="WithTeacher"):
         rk.from_transformers(theirs)
 
@@ -177,7 +176,7 @@ def test_a_deit_of_two_classifiers_is_refused(tmp_path: Path) -> None:
 def test_a_model_of_another_type_is_refused_by_name(tmp_path: Path) -> None:
     ResNetForImageClassification(ResNetConfig(embedding_size=8, hidden_sizes=[8, 8, 8, 8])).save_pretrained(tmp_path)
     with pytest.raises(UserError, match="type `resnet`") as caught:
-        build(str(tmp_path), WANTED, VitShape())
+        FAMILY.from_source(str(tmp_path), WANTED, VitShape())
     assert "torchvision:vit_b_16" in caught.value.hint
 
 
@@ -214,20 +213,20 @@ def test_other_stems_and_classifiers_of_torchvision_are_refused(tmp_path: Path) 
         assert part in caught.value.message
         save_file(theirs.state_dict(), tmp_path / f"{number}.safetensors")
         with pytest.raises(UserError, match="plain vision transformer"):
-            build(str(tmp_path / f"{number}.safetensors"), WANTED, HEADS)
+            FAMILY.from_source(str(tmp_path / f"{number}.safetensors"), WANTED, HEADS)
 
 
 def test_a_state_dict_does_not_tell_its_heads(tmp_path: Path) -> None:
     save_file(of_torchvision().state_dict(), tmp_path / "model.safetensors")
     with pytest.raises(UserError, match="number of heads") as caught:
-        build(str(tmp_path), WANTED, VitShape())
+        FAMILY.from_source(str(tmp_path), WANTED, VitShape())
     assert "model.shape.heads" in caught.value.hint
     with pytest.raises(UserError, match="no multiple"):
-        build(str(tmp_path), WANTED, VitShape(heads=6, width=48).model_copy(update={"heads": 5}))
+        FAMILY.from_source(str(tmp_path), WANTED, VitShape(heads=6, width=48).model_copy(update={"heads": 5}))
     with pytest.raises(UserError, match=r"model\.shape\.width is 48, that of .* 24"):
-        build(str(tmp_path), WANTED, VitShape(heads=3, width=48))
+        FAMILY.from_source(str(tmp_path), WANTED, VitShape(heads=3, width=48))
     with pytest.raises(UserError, match="never unpickled"):
-        build(str(tmp_path / "net.pth"), WANTED, HEADS)
+        FAMILY.from_source(str(tmp_path / "net.pth"), WANTED, HEADS)
 
 
 def test_normalisation_comes_from_the_source_or_is_asked_for(tmp_path: Path) -> None:
@@ -251,9 +250,9 @@ def test_normalisation_comes_from_the_source_or_is_asked_for(tmp_path: Path) -> 
 
 def test_random_weights_need_images_that_part_into_patches() -> None:
     with pytest.raises(UserError, match="patches of 5"):
-        build("scratch", WANTED, VitShape(patch=5))
+        FAMILY.from_source("scratch", WANTED, VitShape(patch=5))
     for shape in (VitShape(pool="mean"), VitShape(model_type="deit"), VitShape()):
-        model, trained = build("scratch", WANTED, shape)
+        model, trained = FAMILY.from_source("scratch", WANTED, shape)
         assert not trained and logits(model, images()).isfinite().all()
         assert model.spec.tokens == (0 if shape.pool == "mean" else 2 if shape.model_type == "deit" else 1)
         assert model.spec.count_parameters() == sum(p.numel() for p in model.parameters())
@@ -274,7 +273,7 @@ def test_a_module_with_another_classifier_is_taken_by_its_weights() -> None:
 
 def test_imagenets_classifier_is_replaced(tmp_path: Path) -> None:
     of_transformers(num_labels=1000).save_pretrained(tmp_path)
-    model, trained = build(str(tmp_path), WANTED, VitShape())
+    model, trained = FAMILY.from_source(str(tmp_path), WANTED, VitShape())
     assert not trained and model.spec.labels == WANTED.labels
 
 
