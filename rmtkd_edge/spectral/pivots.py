@@ -12,8 +12,7 @@ class PivotOrder:
     """The pivots of a moment's Cholesky factorisation, found as far as they are asked for.
 
     Pivoted Cholesky of X X^T takes the columns that pivoted QR of X^T takes (Higham 1990). The order is greedy: a
-    shorter one is the beginning of a longer one, so that many ranks of the same channels are compared at the cost of the
-    highest.
+    shorter one is the beginning of a longer one, so that many ranks of the same channels cost what the highest does.
 
     Args:
         second: the moment (d, d), float64.
