@@ -28,6 +28,7 @@ from client.running import CLIENTS, DTYPES
 from rmtkd_edge.export.bundle import read_record
 from rmtkd_edge.export.load import exported_folder
 from rmtkd_edge.run.directory import Run
+from rmtkd_edge.tasks.base import find_task
 
 
 def set_up_all(names: list[str], place: Path) -> bool:
@@ -92,6 +93,9 @@ def main() -> None:
         sys.exit(not set_up_all(names, args.environments))
     if args.run is None:
         parser.error("name a run, or --setup")
+    kind = read_record(exported_folder(args.run)).kind
+    if find_task(kind).head != "row":
+        parser.error(f"it compares outputs of rows; those of {kind} are others")
     print("| client | precision | rows | largest difference | same prediction | versions |\n|---|---|---|---|---|---|")
     split, found = compare_all(names, args.environments, args.run, args.data, args.rows)
     if args.json:
