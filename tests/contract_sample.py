@@ -33,7 +33,7 @@ SMALL = {  # model.shape of families whose usual shape is slow to test
     "mlp": {"widths": [24, 16]},
 }
 EPOCHS = {"encoder": 4, "mobilenet": 6}  # until a model beats the most frequent label
-VARIANTS = {"encoder": ("mpnet", "albert")}  # further values of model.shape.model_type
+VARIANTS = {"encoder": ("mpnet", "albert", "deberta-v2")}  # further values of model.shape.model_type
 LABELS = ("bad", "good", "odd")
 SIDE, ROWS, TOKENS = 8, 16, 12
 

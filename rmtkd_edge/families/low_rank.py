@@ -23,28 +23,55 @@ def best_query_key(
     Args:
         states: the inputs of both maps, rows (n, in).
     """
-    (wq, bq), (wk, bk) = query, key
-    size = wq.shape[1]
-    second = torch.zeros(size + 1, size + 1, dtype=torch.float64)
+    second = second_moment(states, query[0].shape[1])
+    left, right = best_factors(
+        output_moments(query, second, heads), output_moments(key, second, heads, centred=True), rank
+    )
+    return factored(left, query), factored(right, key)
+
+
+def second_moment(states: Iterable[Tensor], width: int) -> Tensor:
+    """Return E[(x, 1) (x, 1)^T], (width + 1, width + 1), of the rows x (n, width) of all processes."""
+    second = torch.zeros(width + 1, width + 1, dtype=torch.float64)
     for rows in states:
         x = rows.double().cpu()
         x = torch.cat([x, torch.ones_like(x[:, :1])], 1)
         second += x.T @ x
     _, (second,) = reduced(0.0, [second])
-    second = second / second[-1, -1].clone()
-    mean = second[-1, :-1]
-    covariance = second[:-1, :-1] - torch.outer(mean, mean)
-    augmented = torch.cat([wq, bq[:, None]], 1)
+    return second / second[-1, -1].clone()
+
+
+def output_moments(linear: Linear, second: Tensor, heads: int, *, centred: bool = False) -> Tensor:
+    """Return the second moments (heads, r, r) of a map's outputs, head by head, for `second_moment` of its inputs."""
+    weight, bias = linear
+    augmented = torch.cat([weight, bias[:, None]], 1)
+    if centred:
+        mean = second[-1]
+        second = second - torch.outer(mean, mean)
+    found = torch.stack([part @ second @ part.T for part in augmented.chunk(heads)])
+    return (found + found.mT) / 2
+
+
+def best_factors(queries: Tensor, keys: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """Return L_q and L_k (heads * rank, heads * r), block-diagonal, with q^T k close to (L_q q)^T (L_k k).
+
+    Args:
+        queries, keys: second moments (heads, r, r) of what meets each other, all kinds of it added up.
+    """
     left, right = [], []
-    for q, k in zip(augmented.chunk(heads), wk.chunk(heads), strict=True):
-        root_q, inverse_q = _root(q @ second @ q.T)
-        root_k, inverse_k = _root(k @ covariance @ k.T)
+    for q, k in zip(queries, keys, strict=True):
+        root_q, inverse_q = _root(q)
+        root_k, inverse_k = _root(k)
         u, s, vt = torch.linalg.svd(root_q @ root_k)
         scale = s[:rank].sqrt()[:, None]
         left.append(scale * (u.T[:rank] @ inverse_q))
         right.append(scale * (vt[:rank] @ inverse_k))
-    lq, lk = torch.block_diag(*left), torch.block_diag(*right)
-    return (lq @ wq, lq @ bq), (lk @ wk, lk @ bk)
+    return torch.block_diag(*left), torch.block_diag(*right)
+
+
+def factored(factor: Tensor, linear: Linear) -> Linear:
+    """Return a map followed by a factor."""
+    return factor @ linear[0], factor @ linear[1]
 
 
 def _root(matrix: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,8 @@
-"""BERT-like encoders: BERT and MiniLM, RoBERTa (also as XLM-R and CamemBERT), DistilBERT, ELECTRA, MPNet, ALBERT."""
+"""BERT-like encoders: BERT, MiniLM, RoBERTa (also XLM-R, CamemBERT), DistilBERT, ELECTRA, MPNet, ALBERT, DeBERTa."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -240,20 +241,29 @@ class EncoderFamily(FamilyDefaults[EncoderSpec, "Encoder"]):
         return activation[:, 0]
 
     def attention_taps(self, spec: EncoderSpec) -> tuple[tuple[str, ...], ...]:
-        """Return the queries and keys of every layer, and the bias that relative positions add to their scores."""
-        shared = ("bias",) if spec.relative_positions else ()
+        """Return the queries and keys of every layer, of distances too, or the bias that all layers' scores have."""
+        distances, shared = spec.disentangled, ("relative",) if spec.relative_positions else ()
+        parts = ["q", "k"]
+        if distances is not None:
+            parts += ["distance.k"] * distances.c2p + ["distance.q"] * distances.p2c
         passes, layers = range(spec.repeats), range(len(spec.layers))
-        return tuple((*(tap_of(f"layer.{i}.{x}", n) for x in "qk"), *shared) for n in passes for i in layers)
+        return tuple((*(tap_of(f"layer.{i}.{x}", n) for x in parts), *shared) for n in passes for i in layers)
 
     def attention_scores(
         self, spec: EncoderSpec, layer: int, taps: Mapping[str, Tensor], batch: Mapping[str, Tensor]
     ) -> Tensor:
         """Return a layer's scores (B, heads, T, T) before the softmax, less 10,000 for padded keys, as in BERT."""
+        from rmtkd_edge.families.encoder.distances import distance_scores, per_head
+
         shape, names = spec.layers[layer % len(spec.layers)], self.attention_taps(spec)[layer]
-        q, k = (taps[name].float().unflatten(2, (shape.heads, shape.qk)).transpose(1, 2) for name in names[:2])
+        found = {re.sub(r"^.*layer\.\d+\.", "", name): taps[name].float() for name in names}
+        q, k = found["q"], found["k"]
         padded = 1 - batch["attention_mask"][:, None, None, :].to(q)
-        bias = sum(taps[name].float() for name in names[2:])
-        return shape.scale * q @ k.transpose(2, 3) + bias - 10_000 * padded
+        scores = shape.scale * per_head(q, shape.heads) @ per_head(k, shape.heads).mT
+        if spec.terms > 1:
+            of_distances = (found.get("distance.k"), found.get("distance.q"))
+            scores = scores + distance_scores(q, k, *of_distances, shape.heads, shape.scale)
+        return scores + found.get("relative", 0) - 10_000 * padded
 
     def rows(self, activation: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
         """Return activations (B, T, d) at valid tokens."""

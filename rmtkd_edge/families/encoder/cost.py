@@ -41,6 +41,9 @@ def products(spec: EncoderSpec, tokens: int) -> Iterator[tuple[int, int]]:
     for layer in spec.layers * spec.repeats:
         yield from linear_layer(spec, layer)
         yield from ((layer.qk, tokens), (tokens, layer.value)) * layer.heads
+        for _ in range(2 * (spec.terms - 1)):  # there are two distances for each token
+            yield spec.width, layer.heads * layer.qk
+            yield from ((layer.qk, tokens),) * layer.heads
 
 
 def linear_embeddings(spec: EncoderSpec) -> Iterator[tuple[int, int]]:
@@ -58,6 +61,15 @@ def linear_layer(spec: EncoderSpec, layer: LayerSpec) -> Iterator[tuple[int, int
     yield from ((spec.width, layer.ffn), (layer.ffn, spec.width))
 
 
+def of_distances(spec: EncoderSpec) -> Iterator[tuple[int, int]]:
+    """Yield (rows, columns) of the table of distances and of the layers that are theirs alone."""
+    if spec.disentangled is not None:
+        yield 2 * spec.disentangled.span, spec.width
+        if not spec.disentangled.shared:
+            for layer in spec.layers:
+                yield from ((spec.width, layer.heads * layer.qk),) * (spec.terms - 1)
+
+
 # Bytes that a graph takes besides its weights: once, and for each layer (found by exporting shapes of 1 and 3 layers).
 GRAPH_BYTES = {
     ("fp32", "fast"): (7_700, 5_700),
@@ -73,8 +85,9 @@ def file_bytes(spec: EncoderSpec, precision: Literal["fp32", "int8"], graph: Gra
     embedding = spec.embedding_size or spec.width
     matrices = [
         (spec.vocab, spec.embedding_rank or embedding),
-        (spec.positions, embedding),
+        (spec.positions * spec.position_table, embedding),
         (spec.type_vocab, embedding),
+        *of_distances(spec),
         *linear_embeddings(spec),
         *(shape for layer in spec.layers for shape in linear_layer(spec, layer)),
         *([(spec.width, spec.pooler_width)] if spec.head == "row" else []),

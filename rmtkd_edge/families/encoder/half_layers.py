@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from rmtkd_edge.families.encoder.module import EncoderLayer
 from rmtkd_edge.families.layers import ProjectedLinear
-from rmtkd_edge.families.low_rank import best_query_key
+from rmtkd_edge.families.low_rank import Linear, best_factors, factored, output_moments, second_moment
 from rmtkd_edge.families.norm_fit import NormFit
 from rmtkd_edge.families.tokens import TokenWeights
 from rmtkd_edge.spectral import CrossMoments
@@ -29,7 +29,7 @@ class Walk:
     teacher: Tensor
     student: Tensor
     weights: list[Tensor] | None  # of tokens (B, T), by depth
-    bias: Tensor | None  # of the attention scores
+    relative: Tensor | None  # what distances give to the student's layers
 
     def rows(self, x: Tensor) -> Tensor:
         """Return the valid tokens of (B, T, d) as rows."""
@@ -44,7 +44,8 @@ class Walk:
 class Cut:
     """What a warm start is about: projections by site, the stream's one as float64 and as the weights are, the ridge.
 
-    `stream64` is the identity where the stream is not cut.
+    `stream64` is the identity where the stream is not cut. `distances` decodes the teacher's embeddings of distances
+    from the student's.
     """
 
     projections: Mapping[str, Tensor]
@@ -52,6 +53,7 @@ class Cut:
     stream: Tensor
     ridge: float
     token_weights: TokenWeights | None
+    distances: Linear | None = None
 
 
 def fit_attention(
@@ -61,23 +63,40 @@ def fit_attention(
     value = cut.projections.get(f"{wide.name}.value")
     weight, bias = compose(wide.value, *decode)
     set_linear(narrow.value, *((weight, bias) if value is None else (value @ weight, value @ bias)))
-    query, key = compose(wide.query, *decode), compose(wide.key, *decode)
-    if f"{wide.name}.qk" in cut.projections:
-        rank = narrow.query.weight.shape[0] // wide.heads
-        states = (walk.rows(walk.student) for walk in walks)
-        query, key = best_query_key(query, key, states, wide.heads, rank)
-    set_linear(narrow.query, *query)
-    set_linear(narrow.key, *key)
+    _fit_scores(wide, narrow, cut, walks, decode)
     fit = CrossMoments(narrow.value.weight.shape[0], len(cut.stream64))
     parts = []
     for walk, total in zip(walks, sums, strict=True):
-        s = walk.student
-        heads = (narrow.query(s), narrow.key(s), narrow.value(s))
-        own = narrow.attention(*heads, walk.mask, narrow.heads, narrow.scale, walk.bias)
-        fit.add(walk.rows(own), total @ cut.stream.T - walk.rows(s), walk.weight(depth + 1))
+        own = narrow.attend(walk.student, walk.mask, walk.relative)
+        fit.add(walk.rows(own), total @ cut.stream.T - walk.rows(walk.student), walk.weight(depth + 1))
         parts.append((wide.norm1(total), own))
     set_linear(narrow.out, *solved(fit, cut.ridge))
     _norm_step(narrow.norm1, narrow.out, walks, parts, cut.stream, depth + 1)
+
+
+def _fit_scores(wide: EncoderLayer, narrow: EncoderLayer, cut: Cut, walks: Sequence[Walk], decode: Linear) -> None:
+    """Set the queries and keys of tokens, and those of distances where they have layers of their own."""
+    maps = {"query": compose(wide.query, *decode), "key": compose(wide.key, *decode)}
+    for name, layer in (("distance_query", wide.distance_query), ("distance_key", wide.distance_key)):
+        if layer is not None and cut.distances is not None:
+            maps[name] = compose(layer, *cut.distances)
+    if f"{wide.name}.qk" in cut.projections:
+        rank = narrow.query.weight.shape[0] // wide.heads
+        width = narrow.query.weight.shape[1]
+        states = second_moment((walk.rows(walk.student) for walk in walks), width)
+        queries = output_moments(maps["query"], states, wide.heads)
+        keys = output_moments(maps["key"], states, wide.heads, centred=not wide.p2c)
+        if wide.c2p or wide.p2c:
+            embeddings = (walk.relative[0, 1:-1] for walk in walks if walk.relative is not None)
+            rows = second_moment(embeddings, width)
+            if wide.p2c:
+                queries = queries + output_moments(maps.get("distance_query", maps["query"]), rows, wide.heads)
+            if wide.c2p:
+                keys = keys + output_moments(maps.get("distance_key", maps["key"]), rows, wide.heads, centred=True)
+        left, right = best_factors(queries, keys, rank)
+        maps = {name: factored(left if "query" in name else right, found) for name, found in maps.items()}
+    for name, found in maps.items():
+        set_linear(getattr(narrow, name), *found)
 
 
 def fit_feed_forward(

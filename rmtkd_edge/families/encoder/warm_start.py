@@ -7,11 +7,14 @@ half_layers.py). Tokens are weighted by their effect.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from rmtkd_edge.families.base import ranks_from
+from rmtkd_edge.families.encoder.distances import DistanceEmbeddings
+from rmtkd_edge.families.encoder.embeddings import Embeddings
 from rmtkd_edge.families.encoder.fold import narrow_like
 from rmtkd_edge.families.encoder.half_layers import (
     Cut,
@@ -25,10 +28,11 @@ from rmtkd_edge.families.encoder.half_layers import (
     set_norm,
     solved,
 )
-from rmtkd_edge.families.encoder.module import Embeddings, Encoder
+from rmtkd_edge.families.encoder.module import Encoder
 from rmtkd_edge.families.encoder.repeated_layers import repeated_layers
 from rmtkd_edge.families.encoder.teacher_states import TeacherStates, padded
 from rmtkd_edge.families.layers import copy_fitting
+from rmtkd_edge.families.low_rank import Linear
 from rmtkd_edge.families.norm_fit import NormFit
 from rmtkd_edge.families.tokens import TokenWeights
 from rmtkd_edge.spectral import CrossMoments
@@ -57,6 +61,7 @@ def warm_start(
     p = projections.get("stream")
     p = torch.eye(teacher.spec.width, dtype=torch.float64) if p is None else p.double()
     cut = Cut(projections, p, p.to(word.device, word.dtype), ridge, weights)
+    cut = replace(cut, distances=_distances(teacher, student, cut))
     new_table = "embedding" in projections and student.embeddings.expand is not None
     if new_table:
         _fit_table(teacher.embeddings, student, cut, states.batches)
@@ -102,6 +107,21 @@ def _fit_table(wide: Embeddings, student: Encoder, cut: Cut, batches: Sequence[B
     set_linear(narrow.expand, *solved(fit, cut.ridge))
 
 
+def _distances(teacher: Encoder, student: Encoder, cut: Cut) -> Linear | None:
+    """Project the embeddings of distances as the stream is; return what decodes the teacher's from them."""
+    wide, narrow = teacher.relative, student.relative
+    if not isinstance(wide, DistanceEmbeddings) or not isinstance(narrow, DistanceEmbeddings):
+        return None
+    table = wide.embeddings.weight
+    if "stream" not in cut.projections:
+        return cut.stream64, cut.stream64.new_zeros(len(cut.stream64))
+    narrow.embeddings.weight.copy_(table @ cut.stream.T)
+    fit = CrossMoments(*cut.stream.shape)
+    fit.add(table @ cut.stream.T, table)
+    weight, bias = fit.solve(cut.ridge)
+    return weight.cpu(), bias.cpu()
+
+
 def _embed(states: TeacherStates, student: Encoder, cut: Cut, new_table: bool) -> tuple[list[Walk], bool]:
     """Narrow the embeddings (exactly) and fit their norm; return the walks and whether nothing has changed so far."""
     wide, narrow = states.teacher.embeddings, student.embeddings
@@ -114,7 +134,7 @@ def _embed(states: TeacherStates, student: Encoder, cut: Cut, new_table: bool) -
     for batch, rows in zip(states.batches, states.first(), strict=True):
         ids, types = batch["input_ids"], batch.get("token_type_ids")
         counted = None if cut.token_weights is None else cut.token_weights.of(batch)
-        walk = Walk(batch["attention_mask"].bool(), rows, narrow.summed(ids, types), counted, states.teacher.bias(ids))
+        walk = Walk(batch["attention_mask"].bool(), rows, narrow.summed(ids, types), counted, student.distances(ids))
         if moved and wide.project is None:
             fit.add(walk.rows(plain(walk.student, narrow.norm)), rows @ cut.stream.T, walk.weight(0))
         walks.append(walk)
@@ -138,7 +158,8 @@ def _project_embeddings(wide: Embeddings, narrow: Embeddings, cut: Cut, new_tabl
         narrow.word.weight.copy_(table @ cut.stream.T)
     elif not new_table and wide.expand is not None:
         set_linear(narrow.expand, cut.stream @ wide.expand.weight, cut.stream @ wide.expand.bias)
-    narrow.position.weight.copy_(wide.position.weight @ cut.stream.T)
+    if wide.position is not None and narrow.position is not None:
+        narrow.position.weight.copy_(wide.position.weight @ cut.stream.T)
     if wide.token_type is not None and narrow.token_type is not None:
         narrow.token_type.weight.copy_(wide.token_type.weight @ cut.stream.T)
 
