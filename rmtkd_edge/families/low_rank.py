@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
 
 from rmtkd_edge.spectral.moments import reduced
 
+SWEEPS = 10
+SMALL = 1e-9  # of the mean of a moment's diagonal
 Linear = tuple[Tensor, Tensor]  # weight (out, in) and bias (out,), float64
 
 
@@ -24,9 +26,8 @@ def best_query_key(
         states: the inputs of both maps, rows (n, in).
     """
     second = second_moment(states, query[0].shape[1])
-    left, right = best_factors(
-        output_moments(query, second, heads), output_moments(key, second, heads, centred=True), rank
-    )
+    moments = output_moments(query, second, heads), output_moments(key, second, heads, centred=True)
+    left, right = best_factors([moments], rank)
     return factored(left, query), factored(right, key)
 
 
@@ -52,21 +53,57 @@ def output_moments(linear: Linear, second: Tensor, heads: int, *, centred: bool 
     return (found + found.mT) / 2
 
 
-def best_factors(queries: Tensor, keys: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+def best_factors(pairs: Sequence[tuple[Tensor, Tensor]], rank: int) -> tuple[Tensor, Tensor]:
     """Return L_q and L_k (heads * rank, heads * r), block-diagonal, with q^T k close to (L_q q)^T (L_k k).
 
     Args:
-        queries, keys: second moments (heads, r, r) of what meets each other, all kinds of it added up.
+        pairs: second moments (heads, r, r) of queries and of the keys that they meet. Of one kind of pairs the optimum
+            is found. Of two, starting there, each factor in turn is the best for the other one: no step is for the
+            worse.
     """
+    left, right = _svd_factors(*pairs[0], rank)
+    if len(pairs) > 1:
+        for _ in range(SWEEPS):
+            left = _best_for(right, pairs)
+            right = _best_for(left, [(keys, queries) for queries, keys in pairs])
+        queries, keys = (torch.stack(side).sum(0) for side in zip(*pairs, strict=True))
+        left, right = _svd_factors(queries, keys, rank, left.mT @ right)  # of one size
+    return torch.block_diag(*left), torch.block_diag(*right)
+
+
+def _svd_factors(queries: Tensor, keys: Tensor, rank: int, product: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Return the factors (heads, rank, r) whose product is closest to another one, the identity by default."""
     left, right = [], []
-    for q, k in zip(queries, keys, strict=True):
+    for head, (q, k) in enumerate(zip(queries, keys, strict=True)):
         root_q, inverse_q = _root(q)
         root_k, inverse_k = _root(k)
-        u, s, vt = torch.linalg.svd(root_q @ root_k)
+        u, s, vt = torch.linalg.svd(root_q @ root_k if product is None else root_q @ product[head] @ root_k)
         scale = s[:rank].sqrt()[:, None]
         left.append(scale * (u.T[:rank] @ inverse_q))
         right.append(scale * (vt[:rank] @ inverse_k))
-    return torch.block_diag(*left), torch.block_diag(*right)
+    return torch.stack(left), torch.stack(right)
+
+
+def _best_for(right: Tensor, pairs: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+    """Return the left factors L (heads, rank, r) that are best for right ones R and two kinds of pairs (A, B).
+
+    They solve A1 L^T C1 + A2 L^T C2 = (A1 B1 + A2 B2) R^T with C = R B R^T. In coordinates in which C1 is the identity
+    and C2 diagonal, each row of L has an equation of its own.
+    """
+    (a1, b1), (a2, b2) = ((_positive(a), _positive(b)) for a, b in pairs)
+    root = torch.linalg.cholesky(right @ b1 @ right.mT)
+    half = torch.linalg.solve_triangular(root, right @ b2 @ right.mT, upper=False)
+    values, vectors = torch.linalg.eigh(torch.linalg.solve_triangular(root, half.mT, upper=False))
+    axes = torch.linalg.solve_triangular(root.mT, vectors, upper=True)
+    target = (a1 @ b1 + a2 @ b2) @ right.mT @ axes
+    rows = torch.linalg.solve(a1[:, None] + values[..., None, None] * a2[:, None], target.mT)
+    return axes @ rows
+
+
+def _positive(moment: Tensor) -> Tensor:
+    """Return moments (heads, r, r) to which so little is added that they have an inverse."""
+    mean = moment.diagonal(dim1=-2, dim2=-1).mean(-1).clamp_min(1e-300)
+    return moment + SMALL * mean[:, None, None] * torch.eye(moment.shape[-1]).to(moment)
 
 
 def factored(factor: Tensor, linear: Linear) -> Linear:

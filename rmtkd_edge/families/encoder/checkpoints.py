@@ -22,7 +22,7 @@ from rmtkd_edge.families.sources import own_model
 if TYPE_CHECKING:
     from rmtkd_edge.families.encoder.module import Encoder
 
-TRIAL_TOKENS = 16
+TRIAL_TOKENS = 16  # and those that are so far apart that DeBERTa has buckets for them
 
 
 def _state(spec: EncoderSpec, theirs: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -69,7 +69,7 @@ CLASSIFIERS: Classifiers[Encoder] = Classifiers(
     spec_of=spec_from_config,
     state_of=_state,
     parts=_parts,
-    trial_tokens=lambda spec: TRIAL_TOKENS,
+    trial_tokens=lambda spec: TRIAL_TOKENS + (spec.disentangled.buckets // 2 if spec.disentangled else 0),
 )
 from_transformers = CLASSIFIERS.from_transformers
 

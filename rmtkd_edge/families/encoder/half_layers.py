@@ -85,15 +85,19 @@ def _fit_scores(wide: EncoderLayer, narrow: EncoderLayer, cut: Cut, walks: Seque
         width = narrow.query.weight.shape[1]
         states = second_moment((walk.rows(walk.student) for walk in walks), width)
         queries = output_moments(maps["query"], states, wide.heads)
-        keys = output_moments(maps["key"], states, wide.heads, centred=not wide.p2c)
+        keys = output_moments(maps["key"], states, wide.heads, centred=True)
+        pairs = [(queries, keys)]
         if wide.c2p or wide.p2c:
             embeddings = (walk.relative[0, 1:-1] for walk in walks if walk.relative is not None)
             rows = second_moment(embeddings, width)
-            if wide.p2c:
-                queries = queries + output_moments(maps.get("distance_query", maps["query"]), rows, wide.heads)
             if wide.c2p:
-                keys = keys + output_moments(maps.get("distance_key", maps["key"]), rows, wide.heads, centred=True)
-        left, right = best_factors(queries, keys, rank)
+                of_distances = maps.get("distance_key", maps["key"])
+                pairs = [(queries, keys + output_moments(of_distances, rows, wide.heads, centred=True))]
+            if wide.p2c:  # what all keys share counts here: the distance's query differs from key to key
+                of_distances = maps.get("distance_query", maps["query"])
+                met = output_moments(maps["key"], states, wide.heads)
+                pairs.append((output_moments(of_distances, rows, wide.heads), met))
+        left, right = best_factors(pairs, rank)
         maps = {name: factored(left if "query" in name else right, found) for name, found in maps.items()}
     for name, found in maps.items():
         set_linear(getattr(narrow, name), *found)

@@ -179,7 +179,7 @@ def _refuse_variants(config: Any) -> None:
     if getattr(config, "conv_kernel_size", 0) > 0:
         raise UserError(
             f"a convolution in the encoder (conv_kernel_size of {config.conv_kernel_size}) is not supported",
-            "use a DeBERTa without it, as v3 and the v2 models of up to 12 layers are",
+            "use a DeBERTa without it, such as DeBERTa-v3",
         )
     size = config.hidden_size // max(config.num_attention_heads, 1) if kind == DEBERTA else None
     if getattr(config, "attention_head_size", size) != size:
