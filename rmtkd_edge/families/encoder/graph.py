@@ -63,6 +63,7 @@ class FirstTokenLayer(EncoderLayer):
             self.add_module(name, child)
         self.heads, self.scale, self.name = layer.heads, layer.scale, layer.name
         self.c2p, self.p2c, self.blank_padding = layer.c2p, layer.p2c, layer.blank_padding
+        self.distance_key, self.distance_query = layer.distance_key, layer.distance_query
         self.attention, self.activation = plain_attention, layer.activation
 
     def attend(self, x: Tensor, mask: Tensor, relative: Tensor | None = None, tap: Tap | None = None) -> Tensor:

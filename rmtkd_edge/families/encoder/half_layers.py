@@ -59,7 +59,7 @@ class Cut:
 def fit_attention(
     wide: EncoderLayer, narrow: EncoderLayer, cut: Cut, walks: Sequence[Walk], sums: Sequence[Tensor], depth: int
 ) -> None:
-    decode = decoder(walks, cut.ridge, depth)
+    decode = decoder(walks, cut.ridge, depth, cut.stream if wide.c2p or wide.p2c else None)
     value = cut.projections.get(f"{wide.name}.value")
     weight, bias = compose(wide.value, *decode)
     set_linear(narrow.value, *((weight, bias) if value is None else (value @ weight, value @ bias)))
@@ -140,12 +140,18 @@ def _norm_step(
         walk.teacher, walk.student = target, norm(total)
 
 
-def decoder(walks: Sequence[Walk], ridge: float, depth: int) -> tuple[Tensor, Tensor]:
-    """Return R (d, k) and r (d,) with the teacher's state close to R x' + r for the student's x'."""
+def decoder(walks: Sequence[Walk], ridge: float, depth: int, prior: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Return R (d, k) and r (d,) with the teacher's state close to R x' + r for the student's x'.
+
+    Where no token tells R it is the transpose of `prior` (k, d), the projection of the stream, else 0: embeddings of
+    distances, which go through the same layers, have parts there.
+    """
     fit = CrossMoments(walks[0].student.shape[-1], walks[0].teacher.shape[-1])
     for walk in walks:
-        fit.add(walk.rows(walk.student), walk.teacher, walk.weight(depth))
-    return solved(fit, ridge)
+        own = walk.rows(walk.student)
+        fit.add(own, walk.teacher if prior is None else walk.teacher - own @ prior, walk.weight(depth))
+    weight, bias = solved(fit, ridge)
+    return weight if prior is None else weight + prior.T.double().cpu(), bias
 
 
 def compose(module: ProjectedLinear, decode: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
