@@ -130,9 +130,9 @@ def serves(method: str, family: str, tokenizer: Path) -> bool:
 
 
 def cases() -> list[str]:
-    """Return the families that are found, FAMILY/MODEL_TYPE for further model types, FAMILY-HEAD for further heads."""
+    """Return the families that are found, FAMILY/MODEL_TYPE for further model types, FAMILY:HEAD for further heads."""
     more = {f: [f"{f}/{kind}" for kind in VARIANTS.get(f, ())] for f in found("families")}
-    return [name for f in more for name in (f, *more[f], *(f"{f}-{head}" for head in heads_of(f) if head != "row"))]
+    return [name for f in more for name in (f, *more[f], *(f"{f}:{head}" for head in heads_of(f) if head != "row"))]
 
 
 def load_case(case: str, tokenizer: Path) -> Any:

@@ -88,7 +88,8 @@ def padding_bias(mask: Tensor, dtype: torch.dtype) -> Tensor:
     with a score added, in fp16 too.
     """
     both = mask[:, None, :, None] & mask[:, None, None, :]
-    return torch.where(both, 0.0, torch.finfo(dtype).min / 2).to(dtype)
+    least = max(torch.finfo(dtype).min, torch.finfo(torch.float32).min) / 2
+    return torch.where(both, 0.0, least).to(dtype)
 
 
 def per_head(x: Tensor, heads: int) -> Tensor:
