@@ -69,7 +69,7 @@ class FirstTokenLayer(EncoderLayer):
     def attend(self, x: Tensor, mask: Tensor, relative: Tensor | None = None, tap: Tap | None = None) -> Tensor:
         """Return what the heads give the first token, (B, 1, heads * p)."""
         q, k, v = self.query(x[:, :1]), self.key(x), self.value(x)
-        bias, keys = relative, mask
+        bias, keys = relative, None if self.blank_padding else mask
         if relative is not None and (self.c2p or self.p2c):
             of_distances = self.of_distances(relative[:, x.shape[1] : -1])
             bias = first_distance_scores(q, k, *of_distances, self.heads, self.scale)
@@ -77,7 +77,7 @@ class FirstTokenLayer(EncoderLayer):
             bias = relative[:, :, :1]
         if self.blank_padding:
             padding = padding_bias(mask, q.dtype)[:, :, :1]
-            bias, keys = padding if bias is None else padding + bias, None
+            bias = padding if bias is None else padding + bias
         return self.attention(q, k, v, keys, self.heads, self.scale, bias)
 
     def forward(self, x: Tensor, mask: Tensor, tap: Tap | None = None, relative: Tensor | None = None) -> Tensor:

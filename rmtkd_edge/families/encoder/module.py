@@ -81,13 +81,13 @@ class EncoderLayer(nn.Module):
     def attend(self, x: Tensor, mask: Tensor, relative: Tensor | None = None, tap: Tap | None = None) -> Tensor:
         """Return what the heads give, (B, T, heads * p), for a state (B, T, d); `relative`: see `Encoder.distances`."""
         q, k, v = self.query(x), self.key(x), self.value(x)
-        bias, keys = relative, mask
+        bias, keys = relative, None if self.blank_padding else mask
         if relative is not None and (self.c2p or self.p2c):
             of_distances = self.of_distances(relative, tap)
             bias = distance_scores(q, k, *of_distances, self.heads, self.scale)
         if self.blank_padding:
             padding = padding_bias(mask, q.dtype)
-            bias, keys = padding if bias is None else padding + bias, None
+            bias = padding if bias is None else padding + bias
         context = self.attention(q, k, v, keys, self.heads, self.scale, bias)
         if tap is not None:
             for part, tensor in (("q", q), ("k", k), ("value", context)):
