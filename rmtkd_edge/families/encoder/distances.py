@@ -45,7 +45,7 @@ class DistanceEmbeddings(nn.Module):
         """Return the embeddings (1, 2T + 1, d) of the distances T, T - 1, ..., -T for token ids (B, T)."""
         length = ids.shape[1]
         distance = length - torch.arange(2 * length + 1, device=ids.device)
-        found = self.embeddings(torch.tensor(self.rows, device=ids.device)[distance + self.longest])[None]
+        found = self.embeddings(torch.tensor(self.rows).to(ids.device)[distance + self.longest])[None]
         return found if self.projection is None else found @ self.projection.T
 
 
