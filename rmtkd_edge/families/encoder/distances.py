@@ -103,5 +103,5 @@ def _shifted(x: Tensor) -> Tensor:
     Row i begins i places further left in the flat tensor where rows are one shorter (as in Transformer-XL).
     """
     length = x.shape[2]
-    flat = x.flatten(2)[..., length - 1 :][..., :-1]
+    flat = x.flatten(2)[..., length - 1 : -1]
     return flat.unflatten(2, (length, 2 * length - 1))[..., :length]

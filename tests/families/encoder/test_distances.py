@@ -24,7 +24,7 @@ from rmtkd_edge.families.encoder.config import fits_transformers
 from rmtkd_edge.families.encoder.distances import row_of_distance
 from rmtkd_edge.families.encoder.spec import Disentangled
 from rmtkd_edge.families.low_rank import best_factors
-from rmtkd_edge.tasks.base import find_task
+from rmtkd_edge.tasks.base import tasks_of
 
 FAMILY = find_family("encoder")
 LONGEST = 40
@@ -137,9 +137,11 @@ def test_one_cut_of_queries_and_keys_serves_all_terms() -> None:
     assert best < 0.8 * lost(*best_factors([(moment("q") + moment("of distances q"), keys)], 4))
 
 
-@pytest.mark.parametrize(("name", "graph"), [("v2", "fast"), ("p2c", "portable")])
-def test_other_settings_are_exported_right(name: str, graph: Any, tmp_path: Path) -> None:
-    model, options = rmtkd_edge.from_transformers(classifier(name)).eval(), Export(graph=graph)
+@pytest.mark.parametrize(("name", "graph", "kind"), [("v2", "fast", "row"), ("c2p", "portable", "token")])
+def test_other_settings_are_exported_right(name: str, graph: Any, kind: str, tmp_path: Path) -> None:
+    theirs, options = classifier(name), Export(graph=graph)
+    theirs = theirs if kind == "row" else DebertaV2ForTokenClassification(theirs.config)
+    model, task = rmtkd_edge.from_transformers(theirs).eval(), next(t for t in tasks_of("text") if t.head == kind)
     path, int8, batches = tmp_path / "model.onnx", tmp_path / "int8.onnx", [make_batch(8, 20), make_batch(2, LONGEST)]
     FAMILY.export(model, path, options, {})
     FAMILY.quantise(path, int8, batches, QuantiseOptions(True, 1))
@@ -147,7 +149,7 @@ def test_other_settings_are_exported_right(name: str, graph: Any, tmp_path: Path
     for file, precision in ((path, "fp32"), (int8, "int8")):
         audit_optimised(file, model.spec, options, precision)  # type: ignore[arg-type]
     left = {name: x.flip(1) for name, x in make_batch(8, 13, 3).items()}
-    proof = verify_onnx(path, model, [*batches, left, make_batch(1, 3)], find_task("text-classification"), threads=1)
+    proof = verify_onnx(path, model, [*batches, left, make_batch(1, 3)], task, threads=1)
     assert proof.relative < 1e-5
 
 
