@@ -91,7 +91,7 @@ def _best_for(right: Tensor, pairs: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
     and C2 diagonal, each row of L has an equation of its own.
     """
     (a1, b1), (a2, b2) = ((_positive(a), _positive(b)) for a, b in pairs)
-    root = torch.linalg.cholesky(right @ b1 @ right.mT)
+    root = torch.linalg.cholesky(_positive(right @ b1 @ right.mT))
     half = torch.linalg.solve_triangular(root, right @ b2 @ right.mT, upper=False)
     values, vectors = torch.linalg.eigh(torch.linalg.solve_triangular(root, half.mT, upper=False))
     axes = torch.linalg.solve_triangular(root.mT, vectors, upper=True)
@@ -102,7 +102,7 @@ def _best_for(right: Tensor, pairs: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
 
 def _positive(moment: Tensor) -> Tensor:
     """Return moments (heads, r, r) to which so little is added that they have an inverse."""
-    mean = moment.diagonal(dim1=-2, dim2=-1).mean(-1).clamp_min(1e-300)
+    mean = moment.diagonal(dim1=-2, dim2=-1).mean(-1).clamp_min(1e-30)
     return moment + SMALL * mean[:, None, None] * torch.eye(moment.shape[-1]).to(moment)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,7 +12,7 @@ from rmtkd_edge.config.settings import Graph, Head, Scales
 from rmtkd_edge.families.base import AnalyseOptions, Batches, NarrowOptions, QuantiseOptions, Replacing, Site
 from rmtkd_edge.families.defaults import FamilyDefaults
 from rmtkd_edge.families.encoder.settings import EncoderShape
-from rmtkd_edge.families.encoder.spec import EncoderSpec, tap_of
+from rmtkd_edge.families.encoder.spec import EncoderSpec
 
 if TYPE_CHECKING:
     import onnx
@@ -242,28 +241,17 @@ class EncoderFamily(FamilyDefaults[EncoderSpec, "Encoder"]):
 
     def attention_taps(self, spec: EncoderSpec) -> tuple[tuple[str, ...], ...]:
         """Return the queries and keys of every layer, of distances too, or the bias that all layers' scores have."""
-        distances, shared = spec.disentangled, ("relative",) if spec.relative_positions else ()
-        parts = ["q", "k"]
-        if distances is not None:
-            parts += ["distance.k"] * distances.c2p + ["distance.q"] * distances.p2c
-        passes, layers = range(spec.repeats), range(len(spec.layers))
-        return tuple((*(tap_of(f"layer.{i}.{x}", n) for x in parts), *shared) for n in passes for i in layers)
+        from rmtkd_edge.families.encoder.attention_scores import attention_taps
+
+        return attention_taps(spec)
 
     def attention_scores(
         self, spec: EncoderSpec, layer: int, taps: Mapping[str, Tensor], batch: Mapping[str, Tensor]
     ) -> Tensor:
         """Return a layer's scores (B, heads, T, T) before the softmax, less 10,000 for padded keys, as in BERT."""
-        from rmtkd_edge.families.encoder.distances import distance_scores, per_head
+        from rmtkd_edge.families.encoder.attention_scores import attention_scores
 
-        shape, names = spec.layers[layer % len(spec.layers)], self.attention_taps(spec)[layer]
-        found = {re.sub(r"^.*layer\.\d+\.", "", name): taps[name].float() for name in names}
-        q, k = found["q"], found["k"]
-        padded = 1 - batch["attention_mask"][:, None, None, :].to(q)
-        scores = shape.scale * per_head(q, shape.heads) @ per_head(k, shape.heads).mT
-        if spec.terms > 1:
-            of_distances = (found.get("distance.k"), found.get("distance.q"))
-            scores = scores + distance_scores(q, k, *of_distances, shape.heads, shape.scale)
-        return scores + found.get("relative", 0) - 10_000 * padded
+        return attention_scores(spec, layer, taps, batch)
 
     def rows(self, activation: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
         """Return activations (B, T, d) at valid tokens."""

@@ -97,6 +97,7 @@ class EncoderLayer(nn.Module):
     def of_distances(self, embeddings: Tensor, tap: Tap | None = None) -> tuple[Tensor | None, Tensor | None]:
         """Return keys and queries (1, n, heads * r) of the embeddings (1, n, d) of distances, None for unused ones."""
         key, query = self.distance_key or self.key, self.distance_query or self.query
+        embeddings = self.dropout(embeddings)
         keys, queries = key(embeddings) if self.c2p else None, query(embeddings) if self.p2c else None
         if tap is not None:
             for part, found in (("k", keys), ("q", queries)):

@@ -137,6 +137,18 @@ def test_one_cut_of_queries_and_keys_serves_all_terms() -> None:
     assert best < 0.8 * lost(*best_factors([(moment("q") + moment("of distances q"), keys)], 4))
 
 
+def test_heads_that_do_little_or_nothing_are_cut_exactly() -> None:
+    generator = torch.Generator().manual_seed(0)
+    thin = torch.randn(2, 6, 2, generator=generator, dtype=torch.float64)
+    thin[1] = 0
+    pair = (thin @ thin.mT, torch.eye(6, dtype=torch.float64).expand(2, 6, 6))
+    for pairs in ([pair], [pair, pair], [pair, (pair[1] * 0, pair[1])], [(pair[1] * 0, pair[1] * 0)] * 2):
+        left, right = best_factors(pairs, 4)
+        assert left.isfinite().all() and right.isfinite().all()
+        gap = torch.eye(6, dtype=torch.float64) - (left[:4].T @ right[:4])[:6, :6]  # of the first head
+        assert not pairs[0][0].any() or (thin[0].T @ gap).abs().max() < 1e-5 * thin.abs().max()
+
+
 @pytest.mark.parametrize(("name", "graph", "kind"), [("v2", "fast", "row"), ("c2p", "portable", "token")])
 def test_other_settings_are_exported_right(name: str, graph: Any, kind: str, tmp_path: Path) -> None:
     theirs, options = classifier(name), Export(graph=graph)
