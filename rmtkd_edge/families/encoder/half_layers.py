@@ -9,7 +9,7 @@ form.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
@@ -45,7 +45,7 @@ class Cut:
     """What a warm start is about: projections by site, the stream's one as float64 and as the weights are, the ridge.
 
     `stream64` is the identity where the stream is not cut. `distances` decodes the teacher's embeddings of distances
-    from the student's.
+    from the student's; `decoders` are those of tokens that were found, by layer.
     """
 
     projections: Mapping[str, Tensor]
@@ -54,12 +54,14 @@ class Cut:
     ridge: float
     token_weights: TokenWeights | None
     distances: Linear | None = None
+    decoders: dict[str, Linear] = field(default_factory=dict)
 
 
 def fit_attention(
     wide: EncoderLayer, narrow: EncoderLayer, cut: Cut, walks: Sequence[Walk], sums: Sequence[Tensor], depth: int
 ) -> None:
     decode = decoder(walks, cut.ridge, depth, cut.stream if wide.c2p or wide.p2c else None)
+    cut.decoders[wide.name] = decode
     value = cut.projections.get(f"{wide.name}.value")
     weight, bias = compose(wide.value, *decode)
     set_linear(narrow.value, *((weight, bias) if value is None else (value @ weight, value @ bias)))

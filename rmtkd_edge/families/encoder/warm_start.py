@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from rmtkd_edge.families.base import ranks_from
-from rmtkd_edge.families.encoder.distances import DistanceEmbeddings
+from rmtkd_edge.families.encoder.distance_fit import closest_table, projected_table, set_table
 from rmtkd_edge.families.encoder.embeddings import Embeddings
 from rmtkd_edge.families.encoder.fold import narrow_like
 from rmtkd_edge.families.encoder.half_layers import (
@@ -32,7 +32,6 @@ from rmtkd_edge.families.encoder.module import Encoder
 from rmtkd_edge.families.encoder.repeated_layers import repeated_layers
 from rmtkd_edge.families.encoder.teacher_states import TeacherStates, padded
 from rmtkd_edge.families.layers import copy_fitting
-from rmtkd_edge.families.low_rank import Linear
 from rmtkd_edge.families.norm_fit import NormFit
 from rmtkd_edge.families.tokens import TokenWeights
 from rmtkd_edge.spectral import CrossMoments
@@ -54,14 +53,22 @@ def warm_start(
         states: of the folded teacher on the calibration tokens.
         weights: how much tokens count, by kind and depth (None: all the same).
     """
-    teacher = states.teacher
+    word = states.teacher.embeddings.word.weight
+    p = projections.get("stream")
+    p = torch.eye(states.teacher.spec.width, dtype=torch.float64) if p is None else p.double()
+    cut = Cut(projections, p, p.to(word.device, word.dtype), ridge, weights)
+    student = _walked(states, cut, projected_table(states.teacher, cut))
+    table = closest_table(states.teacher, cut)
+    return student if table is None else _walked(states, cut, table)
+
+
+def _walked(states: TeacherStates, cut: Cut, table: Tensor | None) -> Encoder:
+    """Return the narrow encoder of one walk through the layers, with this table of distances."""
+    teacher, projections = states.teacher, cut.projections
     student = narrow_like(teacher, ranks_from(teacher.spec, projections)).eval()
     copy_fitting(teacher, student)
-    word = teacher.embeddings.word.weight
-    p = projections.get("stream")
-    p = torch.eye(teacher.spec.width, dtype=torch.float64) if p is None else p.double()
-    cut = Cut(projections, p, p.to(word.device, word.dtype), ridge, weights)
-    cut = replace(cut, distances=_distances(teacher, student, cut))
+    if table is not None:
+        cut = replace(cut, distances=set_table(teacher, student, cut, table))
     new_table = "embedding" in projections and student.embeddings.expand is not None
     if new_table:
         _fit_table(teacher.embeddings, student, cut, states.batches)
@@ -105,21 +112,6 @@ def _fit_table(wide: Embeddings, student: Encoder, cut: Cut, batches: Sequence[B
         weight = None if cut.token_weights is None else cut.token_weights.of(batch)[0][mask]
         fit.add(narrow.word(ids)[mask], target if wide.project is not None else target @ cut.stream.T, weight)
     set_linear(narrow.expand, *solved(fit, cut.ridge))
-
-
-def _distances(teacher: Encoder, student: Encoder, cut: Cut) -> Linear | None:
-    """Project the embeddings of distances as the stream is; return what decodes the teacher's from them."""
-    wide, narrow = teacher.relative, student.relative
-    if not isinstance(wide, DistanceEmbeddings) or not isinstance(narrow, DistanceEmbeddings):
-        return None
-    table = wide.embeddings.weight
-    if "stream" not in cut.projections:
-        return cut.stream64, cut.stream64.new_zeros(len(cut.stream64))
-    narrow.embeddings.weight.copy_(table @ cut.stream.T)
-    fit = CrossMoments(*cut.stream.shape)
-    fit.add(table @ cut.stream.T, table)
-    weight, bias = fit.solve(cut.ridge)
-    return weight.cpu(), bias.cpu()
 
 
 def _embed(states: TeacherStates, student: Encoder, cut: Cut, new_table: bool) -> tuple[list[Walk], bool]:

@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from rmtkd_edge.families.base import list_sites
+from rmtkd_edge.families.encoder.distance_fit import closest_table, projected_table
 from rmtkd_edge.families.encoder.fold import plain_fold
+from rmtkd_edge.families.encoder.half_layers import Cut
 from rmtkd_edge.families.encoder.module import Encoder
 from rmtkd_edge.families.encoder.spec import Disentangled, EncoderSpec, LayerSpec
 from rmtkd_edge.families.encoder.teacher_states import TeacherStates
@@ -100,6 +102,28 @@ def test_a_permutation_of_every_site_is_exact(embedding, blend, changes):
         TeacherStates(teacher, batches), projections, ridge=1e-9, weights=token_weights(teacher, batches, blend)
     )
     assert error(student, teacher, make_batches(3, seed=9)) < 1e-4
+
+
+def test_no_other_table_of_distances_has_closer_keys_and_queries():
+    teacher, generator = make_teacher(**DISTANCES), torch.Generator().manual_seed(0)
+    draw = lambda *shape: torch.randn(*shape, generator=generator, dtype=torch.float64)
+    p = torch.linalg.qr(draw(12, 8))[0].T
+    decoders = {layer.name: (p.T + 0.2 * draw(12, 8), 0.2 * draw(12)) for layer in teacher.layers}
+    cut = Cut({"stream": p}, p, p.float(), 1e-6, None, decoders=decoders)
+    rows = teacher.relative.embeddings.weight.double()
+
+    def far(table):
+        gaps = [(layer, table @ decoders[layer.name][0].T + decoders[layer.name][1] - rows) for layer in teacher.layers]
+        return sum(
+            float((gap @ linear.weight.double().T).pow(2).sum())
+            for layer, gap in gaps
+            for linear in (layer.query, layer.key)
+        )
+
+    with torch.no_grad():
+        found, projected = closest_table(teacher, cut), projected_table(teacher, cut)
+        assert far(found) < 0.9 * far(projected)
+        assert all(far(found) < far(found + 0.1 * draw(*found.shape)) for _ in range(20))
 
 
 @pytest.mark.parametrize(
