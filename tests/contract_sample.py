@@ -33,7 +33,7 @@ SMALL = {  # model.shape of families whose usual shape is slow to test
     "mlp": {"widths": [24, 16]},
 }
 EPOCHS = {"encoder": 4, "mobilenet": 6}  # until a model beats the most frequent label
-VARIANTS = {"encoder": ("mpnet", "albert")}  # further values of model.shape.model_type
+VARIANTS = {"encoder": ("mpnet", "albert", "deberta-v2")}  # further values of model.shape.model_type
 LABELS = ("bad", "good", "odd")
 SIDE, ROWS, TOKENS = 8, 16, 12
 
@@ -130,9 +130,9 @@ def serves(method: str, family: str, tokenizer: Path) -> bool:
 
 
 def cases() -> list[str]:
-    """Return the families that are found, FAMILY/MODEL_TYPE for further model types, FAMILY-HEAD for further heads."""
+    """Return the families that are found, FAMILY/MODEL_TYPE for further model types, FAMILY:HEAD for further heads."""
     more = {f: [f"{f}/{kind}" for kind in VARIANTS.get(f, ())] for f in found("families")}
-    return [name for f in more for name in (f, *more[f], *(f"{f}-{head}" for head in heads_of(f) if head != "row"))]
+    return [name for f in more for name in (f, *more[f], *(f"{f}:{head}" for head in heads_of(f) if head != "row"))]
 
 
 def load_case(case: str, tokenizer: Path) -> Any:

@@ -93,7 +93,7 @@ class Case:
 
 @pytest.fixture(scope="module", params=cases())
 def case(request: pytest.FixtureRequest, site: Path, tiny_tokenizer: Path) -> Case:
-    name, _, head = request.param.partition("-")
+    name, _, head = request.param.partition(":")
     family = find_family(name.partition("/")[0])
     teacher = randomised(with_head(family, load_case(name, tiny_tokenizer), head or "row"))
     cut = bases(teacher.spec)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from contract_sample import found, recipe_of, serves, third_party
+from contract_sample import SMALL, found, recipe_of, serves, third_party
 from gpu_stand_in import GPU, gpu_stand_in
 
 from rmtkd_edge.compress.stage import compress_run
@@ -70,6 +70,7 @@ FURTHER: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {  # families, and 
         ("encoder", "resnet"),
         {"compress": {"channels": "project", "warm_start": "fold"}, "distil": {"through_projection": True}},
     ),
+    "distances": (("encoder",), {"model": {"shape": {**SMALL["encoder"], "model_type": "deberta-v2"}}}),
     "factors": (("resnet",), {"compress": {"mode": {"inner": "factor"}}}),
     "spectra": (
         ("encoder",),

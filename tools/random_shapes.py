@@ -37,8 +37,8 @@ ROWS, SCORED = 64, 256  # that prove and calibrate; of whose clearer half int8 i
 GRAPHS = ("fast", "portable")
 CONSTANT = 1e-4  # of the largest output: with less between its rows a model says nothing of them
 FAR = 0.5  # of the largest output: int8 that is kept and this far off is looked into
-TYPES = ("bert", "roberta", "xlm-roberta", "camembert", "distilbert", "electra", "mpnet", "albert")
-POOLERS = {"distilbert": "relu", "electra": "gelu"}
+TYPES = ("bert", "roberta", "xlm-roberta", "camembert", "distilbert", "electra", "mpnet", "albert", "deberta-v2")
+POOLERS = {"distilbert": "relu", "electra": "gelu", "deberta-v2": "gelu"}
 
 Batch = dict[str, Tensor]
 
@@ -60,6 +60,7 @@ def _encoder(rng: np.random.Generator) -> dict[str, Any]:
         layers.append({"heads": int(rng.integers(1, 9)), "qk": qk, "scale": max(qk, uncut) ** -0.5, **inner})
     if kind == "mpnet":  # all layers share the bias of their heads
         layers = [{**layer, "heads": layers[0]["heads"]} for layer in layers]
+    distances = _distances(rng, longest) if kind == "deberta-v2" else {}
     factorised = kind == "albert" or (kind == "electra" and rng.random() < 0.7)
     embedding = int(rng.integers(1, 65)) if factorised else None
     return {
@@ -82,6 +83,20 @@ def _encoder(rng: np.random.Generator) -> dict[str, Any]:
         "raw": {},
         "relative_positions": kind == "mpnet",
         "embedding_rank": int(rng.integers(1, max(2, embedding or width))) if rng.random() < 0.3 else None,
+        **distances,
+    }
+
+
+def _distances(rng: np.random.Generator, longest: int) -> dict[str, Any]:
+    """Return what a DeBERTa has of its own: which terms, and how distances share rows of their table."""
+    buckets = int(rng.choice([0, *range(2, 33)]))
+    farthest = int(rng.integers(2, 2 * longest + 3))
+    c2p, p2c = [(True, True), (True, False), (False, True)][rng.integers(3)]
+    shape = {"span": buckets or farthest, "buckets": buckets, "farthest": farthest, "c2p": c2p, "p2c": p2c}
+    return {
+        "disentangled": {**shape, "shared": bool(rng.random() < 0.5)},
+        "position_table": bool(rng.random() < 0.5),
+        "type_vocab": int(rng.integers(0, 3)),
     }
 
 

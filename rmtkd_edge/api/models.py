@@ -41,8 +41,8 @@ def from_module(module: nn.Module, labels: Sequence[str] | None = None) -> Model
     raise UserError(
         f"no family can cut a {type(module).__name__}",
         "a sequence or token classifier of transformers, or an encoder alone (BERT, RoBERTa, DistilBERT, ELECTRA, "
-        "MPNet, ALBERT), a ModernBERT classifier, a ResNet or vision transformer of transformers or torchvision, or a "
-        f"MobileNet of torchvision; installed families: {', '.join(plugins.names('families'))}",
+        "MPNet, ALBERT, DeBERTa-v2), a ModernBERT classifier, a ResNet or vision transformer of transformers or "
+        f"torchvision, or a MobileNet of torchvision; installed families: {', '.join(plugins.names('families'))}",
     )
 
 

@@ -120,7 +120,9 @@ def float_matrices(model: onnx.ModelProto) -> dict[str, onnx.TensorProto]:
     return {
         item.name: item
         for item in model.graph.initializer
-        if item.data_type == onnx.TensorProto.FLOAT and len(item.dims) == 2 and not item.name.startswith("relative.")
+        if item.data_type == onnx.TensorProto.FLOAT
+        and len(item.dims) == 2
+        and not item.name.startswith("relative.table.")
     }
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
 
 from rmtkd_edge.spectral.moments import reduced
 
+SWEEPS = 10
+SMALL = 1e-9  # of the mean of a moment's diagonal
 Linear = tuple[Tensor, Tensor]  # weight (out, in) and bias (out,), float64
 
 
@@ -23,28 +25,90 @@ def best_query_key(
     Args:
         states: the inputs of both maps, rows (n, in).
     """
-    (wq, bq), (wk, bk) = query, key
-    size = wq.shape[1]
-    second = torch.zeros(size + 1, size + 1, dtype=torch.float64)
+    second = second_moment(states, query[0].shape[1])
+    moments = output_moments(query, second, heads), output_moments(key, second, heads, centred=True)
+    left, right = best_factors([moments], rank)
+    return factored(left, query), factored(right, key)
+
+
+def second_moment(states: Iterable[Tensor], width: int) -> Tensor:
+    """Return E[(x, 1) (x, 1)^T], (width + 1, width + 1), of the rows x (n, width) of all processes."""
+    second = torch.zeros(width + 1, width + 1, dtype=torch.float64)
     for rows in states:
         x = rows.double().cpu()
         x = torch.cat([x, torch.ones_like(x[:, :1])], 1)
         second += x.T @ x
     _, (second,) = reduced(0.0, [second])
-    second = second / second[-1, -1].clone()
-    mean = second[-1, :-1]
-    covariance = second[:-1, :-1] - torch.outer(mean, mean)
-    augmented = torch.cat([wq, bq[:, None]], 1)
+    return second / second[-1, -1].clone()
+
+
+def output_moments(linear: Linear, second: Tensor, heads: int, *, centred: bool = False) -> Tensor:
+    """Return the second moments (heads, r, r) of a map's outputs, head by head, for `second_moment` of its inputs."""
+    weight, bias = linear
+    augmented = torch.cat([weight, bias[:, None]], 1)
+    if centred:
+        mean = second[-1]
+        second = second - torch.outer(mean, mean)
+    found = torch.stack([part @ second @ part.T for part in augmented.chunk(heads)])
+    return (found + found.mT) / 2
+
+
+def best_factors(pairs: Sequence[tuple[Tensor, Tensor]], rank: int) -> tuple[Tensor, Tensor]:
+    """Return L_q and L_k (heads * rank, heads * r), block-diagonal, with q^T k close to (L_q q)^T (L_k k).
+
+    Args:
+        pairs: second moments (heads, r, r) of queries and of the keys that they meet. Of one kind of pairs the optimum
+            is found. Of two, starting there, each factor in turn is the best for the other one: no step is for the
+            worse.
+    """
+    left, right = _svd_factors(*pairs[0], rank)
+    if len(pairs) > 1:
+        for _ in range(SWEEPS):
+            left = _best_for(right, pairs)
+            right = _best_for(left, [(keys, queries) for queries, keys in pairs])
+        queries, keys = (torch.stack(side).sum(0) for side in zip(*pairs, strict=True))
+        left, right = _svd_factors(queries, keys, rank, left.mT @ right)  # of one size
+    return torch.block_diag(*left), torch.block_diag(*right)
+
+
+def _svd_factors(queries: Tensor, keys: Tensor, rank: int, product: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Return the factors (heads, rank, r) whose product is closest to another one, the identity by default."""
     left, right = [], []
-    for q, k in zip(augmented.chunk(heads), wk.chunk(heads), strict=True):
-        root_q, inverse_q = _root(q @ second @ q.T)
-        root_k, inverse_k = _root(k @ covariance @ k.T)
-        u, s, vt = torch.linalg.svd(root_q @ root_k)
+    for head, (q, k) in enumerate(zip(queries, keys, strict=True)):
+        root_q, inverse_q = _root(q)
+        root_k, inverse_k = _root(k)
+        u, s, vt = torch.linalg.svd(root_q @ root_k if product is None else root_q @ product[head] @ root_k)
         scale = s[:rank].sqrt()[:, None]
         left.append(scale * (u.T[:rank] @ inverse_q))
         right.append(scale * (vt[:rank] @ inverse_k))
-    lq, lk = torch.block_diag(*left), torch.block_diag(*right)
-    return (lq @ wq, lq @ bq), (lk @ wk, lk @ bk)
+    return torch.stack(left), torch.stack(right)
+
+
+def _best_for(right: Tensor, pairs: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+    """Return the left factors L (heads, rank, r) that are best for right ones R and two kinds of pairs (A, B).
+
+    They solve A1 L^T C1 + A2 L^T C2 = (A1 B1 + A2 B2) R^T with C = R B R^T. In coordinates in which C1 is the identity
+    and C2 diagonal, each row of L has an equation of its own.
+    """
+    (a1, b1), (a2, b2) = ((_positive(a), _positive(b)) for a, b in pairs)
+    root = torch.linalg.cholesky(_positive(right @ b1 @ right.mT))
+    half = torch.linalg.solve_triangular(root, right @ b2 @ right.mT, upper=False)
+    values, vectors = torch.linalg.eigh(torch.linalg.solve_triangular(root, half.mT, upper=False))
+    axes = torch.linalg.solve_triangular(root.mT, vectors, upper=True)
+    target = (a1 @ b1 + a2 @ b2) @ right.mT @ axes
+    rows = torch.linalg.solve(a1[:, None] + values[..., None, None] * a2[:, None], target.mT)
+    return axes @ rows
+
+
+def _positive(moment: Tensor) -> Tensor:
+    """Return moments (heads, r, r) to which so little is added that they have an inverse."""
+    mean = moment.diagonal(dim1=-2, dim2=-1).mean(-1).clamp_min(1e-30)
+    return moment + SMALL * mean[:, None, None] * torch.eye(moment.shape[-1]).to(moment)
+
+
+def factored(factor: Tensor, linear: Linear) -> Linear:
+    """Return a map followed by a factor."""
+    return factor @ linear[0], factor @ linear[1]
 
 
 def _root(matrix: Tensor) -> tuple[Tensor, Tensor]:

@@ -77,17 +77,19 @@ def fused_attention(
 def plain_attention(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, heads: int, scale: float, bias: Tensor | None = None
 ) -> Tensor:
-    """Emit attention in standard operators; else as `fused_attention`. `bias` (1, heads, Q, T) is added to the scores.
+    """Emit attention in standard operators; else as `fused_attention`. `bias` (B, heads, Q, T) is added to the scores.
 
     What the mask adds is the same in all layers, so that the exporter keeps one; onnxruntime takes the scale into the
     product.
     """
-    assert mask is not None or bias is None, "a bias comes with a mask"
     q, k, v = (x.unflatten(2, (heads, -1)).transpose(1, 2) for x in (q, k, v))
     scores = (q * scale) @ k.transpose(-1, -2)
+    added = bias
     if mask is not None:
-        added = torch.where(mask, 0.0, torch.finfo(q.dtype).min)[:, None, None, :]  # a sum is faster than masked_fill
-        scores = scores + (added if bias is None else added + bias)
+        padding = torch.where(mask, 0.0, torch.finfo(q.dtype).min)[:, None, None, :]  # a sum: faster than masked_fill
+        added = padding if bias is None else padding + bias
+    if added is not None:
+        scores = scores + added
     return (scores.softmax(-1) @ v).transpose(1, 2).flatten(2)
 
 

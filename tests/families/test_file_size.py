@@ -16,6 +16,7 @@ from rmtkd_edge.config.recipe import Export
 from rmtkd_edge.config.settings import Graph
 from rmtkd_edge.export.portable import make_portable
 from rmtkd_edge.families.base import QuantiseOptions, Spec, family_of
+from rmtkd_edge.families.encoder.spec import Disentangled
 from rmtkd_edge.families.modernbert.spec import LayerSpec, ModernBertSpec
 from rmtkd_edge.families.vit.spec import VitSpec, even_layers
 
@@ -36,6 +37,11 @@ def encoder() -> Spec:
 
 def albert() -> Spec:
     return replace(encoder(), model_type="albert", layers=encoder().layers[:1], repeats=3, embedding_size=40)
+
+
+def deberta() -> Spec:
+    shape = Disentangled(32, 32, 64, True, True, True)
+    return replace(encoder(), model_type="deberta-v2", type_vocab=0, position_table=False, disentangled=shape)
 
 
 def modernbert() -> Spec:
@@ -61,6 +67,7 @@ def vit() -> Spec:
     [
         encoder,
         albert,
+        deberta,
         modernbert,
         resnet,
         vit,

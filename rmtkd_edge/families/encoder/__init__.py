@@ -1,4 +1,4 @@
-"""BERT-like encoders: BERT and MiniLM, RoBERTa (also as XLM-R and CamemBERT), DistilBERT, ELECTRA, MPNet, ALBERT."""
+"""BERT-like encoders: BERT, MiniLM, RoBERTa (also XLM-R, CamemBERT), DistilBERT, ELECTRA, MPNet, ALBERT, DeBERTa."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rmtkd_edge.config.settings import Graph, Head, Scales
 from rmtkd_edge.families.base import AnalyseOptions, Batches, NarrowOptions, QuantiseOptions, Replacing, Site
 from rmtkd_edge.families.defaults import FamilyDefaults
 from rmtkd_edge.families.encoder.settings import EncoderShape
-from rmtkd_edge.families.encoder.spec import EncoderSpec, tap_of
+from rmtkd_edge.families.encoder.spec import EncoderSpec
 
 if TYPE_CHECKING:
     import onnx
@@ -240,20 +240,18 @@ class EncoderFamily(FamilyDefaults[EncoderSpec, "Encoder"]):
         return activation[:, 0]
 
     def attention_taps(self, spec: EncoderSpec) -> tuple[tuple[str, ...], ...]:
-        """Return the queries and keys of every layer, and the bias that relative positions add to their scores."""
-        shared = ("bias",) if spec.relative_positions else ()
-        passes, layers = range(spec.repeats), range(len(spec.layers))
-        return tuple((*(tap_of(f"layer.{i}.{x}", n) for x in "qk"), *shared) for n in passes for i in layers)
+        """Return the queries and keys of every layer, of distances too, or the bias that all layers' scores have."""
+        from rmtkd_edge.families.encoder.attention_scores import attention_taps
+
+        return attention_taps(spec)
 
     def attention_scores(
         self, spec: EncoderSpec, layer: int, taps: Mapping[str, Tensor], batch: Mapping[str, Tensor]
     ) -> Tensor:
         """Return a layer's scores (B, heads, T, T) before the softmax, less 10,000 for padded keys, as in BERT."""
-        shape, names = spec.layers[layer % len(spec.layers)], self.attention_taps(spec)[layer]
-        q, k = (taps[name].float().unflatten(2, (shape.heads, shape.qk)).transpose(1, 2) for name in names[:2])
-        padded = 1 - batch["attention_mask"][:, None, None, :].to(q)
-        bias = sum(taps[name].float() for name in names[2:])
-        return shape.scale * q @ k.transpose(2, 3) + bias - 10_000 * padded
+        from rmtkd_edge.families.encoder.attention_scores import attention_scores
+
+        return attention_scores(spec, layer, taps, batch)
 
     def rows(self, activation: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
         """Return activations (B, T, d) at valid tokens."""

@@ -51,13 +51,14 @@ class SiteMoments:
     sample: Moments
     effect: Moments
     partner: Moments | None  # of a query/key site: its keys
+    distances: Moments | None  # and the keys of distances, where there are
     null: list[Moments]
     rows: SampleRows | None
     linear: LinearMoments | None
 
     def all_reduce(self) -> None:
         """Sum over the processes of a distributed run."""
-        for moment in (self.sample, self.effect, self.partner, self.linear, *self.null):
+        for moment in (self.sample, self.effect, self.partner, self.distances, self.linear, *self.null):
             if moment is not None:
                 moment.all_reduce()
 
@@ -120,7 +121,7 @@ def _empty(site: Site, encoder: Encoder, options: AnalyseOptions) -> SiteMoments
     def new() -> Moments:
         return Moments(dim, heads=site.heads if site.heads > 1 else None)
 
-    linear = None
+    linear, distances = None, encoder.spec.disentangled
     if is_linear(site, options.select):
         linear = LinearMoments(*encoder.layers[site.layer or 0].up.folded())
     return SiteMoments(
@@ -128,6 +129,7 @@ def _empty(site: Site, encoder: Encoder, options: AnalyseOptions) -> SiteMoments
         sample=new(),
         effect=Moments(dim, heads=dim) if site.kind == "ffn" else new(),  # of an FFN only the diagonal is used
         partner=new() if site.kind == "qk" else None,
+        distances=new() if site.kind == "qk" and distances is not None and distances.c2p else None,
         null=[new() for _ in range(NULL_REPEATS)] if options.analyse.rule == "parallel" else [],
         rows=[] if options.analyse.effective_samples else None,
         linear=linear,
@@ -177,6 +179,8 @@ def _add(
         sample = tokens(f"{layer}.q")
         for number in range(encoder.spec.repeats):
             m.partner.add(taps[tap_of(f"{layer}.k", number)][valid])
+        if m.distances is not None:
+            m.distances.add(taps[f"{layer}.distance.k"][0, 1:-1])
     elif m.site.kind == "ffn":  # the edge belongs to what the consumer reads, after the GELU
         sample = encoder.layers[m.site.layer or 0].activation(tokens(name))
         if m.linear is not None:
@@ -228,6 +232,8 @@ def _spectrum(m: SiteMoments, options: AnalyseOptions) -> SiteSpectrum:
     effect = as_blocks(m.effect, False) if m.effect.count and m.site.weighted else None
     # softmax over keys is blind to what all keys share: the centred key covariance is the query's effect
     partner = None if m.partner is None else as_blocks(m.partner, True)
+    if partner is not None and m.distances is not None:
+        partner = partner + as_blocks(m.distances, True).to(partner)
     activated = weights = None
     if m.linear is not None:
         values = torch.linalg.eigvalsh(sample).flip(-1)

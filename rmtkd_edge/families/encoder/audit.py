@@ -21,7 +21,7 @@ def expect_emitted(spec: EncoderSpec, options: GraphOptions) -> dict[str, int]:
         "MultiHeadAttention": layers - plain,
         "Softmax": plain,
         norm: 2 * layers + 1,
-        "MatMul": _products(spec) + 2 * plain,
+        "MatMul": _products(spec) + 2 * plain + _distance_scores(spec, options),
         "Gemm": _products_of_rows(spec),
     }
     return expected | (_activations(spec) if options.gelu == "fused" else {})
@@ -30,7 +30,7 @@ def expect_emitted(spec: EncoderSpec, options: GraphOptions) -> dict[str, int]:
 def expect_optimised(spec: EncoderSpec, options: GraphOptions, precision: str) -> dict[str, int]:
     """Return the op counts of the graph that onnxruntime runs on a CPU, after its own fusions."""
     layers, plain = spec.depth, _plain_attentions(spec, options)
-    scores = 2 * plain
+    scores = 2 * plain + _distance_scores(spec, options)
     norm = "InstanceNormalization" if options.norm == "instance" else "LayerNormalization or SkipLayerNormalization"
     expected = {"MultiHeadAttention": layers - plain, norm: 2 * layers + 1}
     if precision == "int8":
@@ -59,9 +59,15 @@ def _plain_attentions(spec: EncoderSpec, options: GraphOptions) -> int:
 
 
 def _products(spec: EncoderSpec) -> int:
-    """Return the products with weights that every token takes part in."""
+    """Return the products with weights that every token, or distance, takes part in."""
     last = spec.head != "row" and spec.classifier is not None
-    return 6 * spec.depth + (spec.embedding_size is not None) + (spec.embedding_rank is not None) + last
+    return (5 + spec.terms) * spec.depth + (spec.embedding_size is not None) + (spec.embedding_rank is not None) + last
+
+
+def _distance_scores(spec: EncoderSpec, options: GraphOptions) -> int:
+    """Return the products of tokens and distances; that of the first token's key and distances is no matrix product."""
+    first = options.first_token and spec.head == "row" and spec.disentangled is not None and spec.disentangled.p2c
+    return (spec.terms - 1) * spec.depth - int(first)
 
 
 def _products_of_rows(spec: EncoderSpec) -> int:
@@ -109,4 +115,4 @@ def site_of(tap: str) -> str:
     tap = re.sub(r"^pass\.\d+\.", "", tap)
     if tap.startswith("stream") or tap.endswith(".mid"):
         return "stream"
-    return tap[:-1] + "qk" if tap.endswith((".q", ".k")) else tap
+    return re.sub(r"(\.distance)?\.[qk]$", ".qk", tap)

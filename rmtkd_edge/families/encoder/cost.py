@@ -41,6 +41,9 @@ def products(spec: EncoderSpec, tokens: int) -> Iterator[tuple[int, int]]:
     for layer in spec.layers * spec.repeats:
         yield from linear_layer(spec, layer)
         yield from ((layer.qk, tokens), (tokens, layer.value)) * layer.heads
+        for _ in range(2 * (spec.terms - 1)):  # there are two distances for each token
+            yield spec.width, layer.heads * layer.qk
+            yield from ((layer.qk, tokens),) * layer.heads
 
 
 def linear_embeddings(spec: EncoderSpec) -> Iterator[tuple[int, int]]:
@@ -58,6 +61,15 @@ def linear_layer(spec: EncoderSpec, layer: LayerSpec) -> Iterator[tuple[int, int
     yield from ((spec.width, layer.ffn), (layer.ffn, spec.width))
 
 
+def of_distances(spec: EncoderSpec) -> Iterator[tuple[int, int]]:
+    """Yield (rows, columns) of the table of distances and of the layers that are theirs alone."""
+    if spec.disentangled is not None:
+        yield 2 * spec.disentangled.span, spec.width
+        if not spec.disentangled.shared:
+            for layer in spec.layers:
+                yield from ((spec.width, layer.heads * layer.qk),) * (spec.terms - 1)
+
+
 # Bytes that a graph takes besides its weights: once, and for each layer (found by exporting shapes of 1 and 3 layers).
 GRAPH_BYTES = {
     ("fp32", "fast"): (7_700, 5_700),
@@ -65,16 +77,26 @@ GRAPH_BYTES = {
     ("int8", "fast"): (7_500, 7_200),
     ("int8", "portable"): (4_300, 10_100),
 }
+DISTANCE_BYTES = {  # more where tokens and distances look at each other, besides the list of the table's rows
+    ("fp32", "fast"): (-1_600, 6_000),
+    ("fp32", "portable"): (1_800, 3_600),
+    ("int8", "fast"): (-2_100, 6_800),
+    ("int8", "portable"): (1_300, 4_100),
+}
 
 
 def file_bytes(spec: EncoderSpec, precision: Literal["fp32", "int8"], graph: Graph) -> int:
     """Return the predicted size in bytes of the ONNX file of a folded encoder."""
     once, each = GRAPH_BYTES[precision, graph]
+    if spec.disentangled is not None:
+        more = DISTANCE_BYTES[precision, graph]
+        once, each = once + more[0] + 16 * spec.max_length, each + more[1]
     embedding = spec.embedding_size or spec.width
     matrices = [
         (spec.vocab, spec.embedding_rank or embedding),
-        (spec.positions, embedding),
+        (spec.positions * spec.position_table, embedding),
         (spec.type_vocab, embedding),
+        *of_distances(spec),
         *linear_embeddings(spec),
         *(shape for layer in spec.layers for shape in linear_layer(spec, layer)),
         *([(spec.width, spec.pooler_width)] if spec.head == "row" else []),

@@ -13,6 +13,6 @@ class Mixed(depth.Mixed):
     def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
         """Return logits (B, labels) for token ids and mask (B, T), int64."""
         student = self.student
-        state, bias = student.embeddings(input_ids, token_type_ids), student.bias(input_ids)
         mask = attention_mask.bool()
-        return student.classify(self.through(state, mask, None, bias), mask)
+        state = student.first_state(input_ids, mask, token_type_ids)
+        return student.classify(self.through(state, mask, None, student.distances(input_ids)), mask)

@@ -11,6 +11,9 @@ from rmtkd_edge.families.base import ranks_from, raw_from
 from rmtkd_edge.families.encoder.module import Encoder
 from rmtkd_edge.families.layers import ProjectedLinear, folded_state, unfolded_state, with_state
 
+DISTANCES = "relative.embeddings.weight"
+READERS = ("query", "key", "distance_query", "distance_key", "value", "up", "pooler")  # of the stream
+
 
 def producers(encoder: Encoder) -> dict[str, list[ProjectedLinear]]:
     """Return, for every site, the linear layers whose output lives in it (embedding tables are not among them)."""
@@ -21,7 +24,8 @@ def producers(encoder: Encoder) -> dict[str, list[ProjectedLinear]]:
     if encoder.pooler is not None:
         sites["pooler"] = [encoder.pooler]
     for layer in encoder.layers:
-        sites[f"{layer.name}.qk"] = [layer.query, layer.key]
+        own = [module for module in (layer.distance_query, layer.distance_key) if module is not None]
+        sites[f"{layer.name}.qk"] = [layer.query, layer.key, *own]
         sites[f"{layer.name}.value"] = [layer.value]
         sites[f"{layer.name}.ffn"] = [layer.up]
     return sites
@@ -39,6 +43,9 @@ def fold(encoder: Encoder) -> Encoder:
         for name in _into_sum(state):
             weight = state[name]
             state[name] = projection @ weight if "expand" in name else weight @ projection.T
+    distances = getattr(encoder.relative, "projection", None)
+    if distances is not None:
+        state[DISTANCES] = state[DISTANCES] @ distances.T
     return with_state(Encoder(encoder.spec.with_projections({})), state, encoder)
 
 
@@ -62,6 +69,9 @@ def unfold(folded: Encoder, projections: Mapping[str, Tensor]) -> Encoder:
         state["embeddings.projection"] = p
         for name in _into_sum(state):
             state[name] = p.T @ state[name] if "expand" in name else state[name] @ p
+    if DISTANCES in state and "stream" in projections:
+        p = projections["stream"].to(next(folded.parameters()))
+        state["relative.projection"], state[DISTANCES] = p, state[DISTANCES] @ p
     if wide.embeddings.table_projection is not None:
         p = projections["embedding"].to(next(folded.parameters()))
         state["embeddings.table_projection"] = p
@@ -101,13 +111,13 @@ def plain_fold(teacher: Encoder, projections: Mapping[str, Tensor]) -> Encoder:
             state["classifier.weight"] = state["classifier.weight"] @ p.T
     for i in range(len(teacher.layers)):
         for kind, outputs, consumer in (
-            ("qk", ("query", "key"), None),
+            ("qk", ("query", "key", "distance_query", "distance_key"), None),
             ("value", ("value",), "out"),
             ("ffn", ("up",), "down"),
         ):
             block = projections.get(f"layer.{i}.{kind}")
             if block is not None:
-                names = [f"layers.{i}.{name}" for name in outputs]
+                names = [f"layers.{i}.{name}" for name in outputs if f"layers.{i}.{name}.weight" in state]
                 _cut(state, block, names, f"layers.{i}.{consumer}" if consumer else None)
     if "pooler" in projections:
         _cut(state, projections["pooler"], ["pooler"], "classifier")
@@ -133,7 +143,9 @@ def _cut_table(state: dict[str, Tensor], p: Tensor) -> None:
 def _cut_stream(state: dict[str, Tensor], p: Tensor, factorised: bool) -> None:
     for name in list(state):
         part = name.split(".")[-2]
-        if name.startswith("embeddings."):
+        if name == DISTANCES:
+            state[name] = state[name] @ p.T
+        elif name.startswith("embeddings."):
             if (factorised and part == "project") or (not factorised and part == "expand"):
                 state[name] = p @ state[name]
             elif part == "word" and "embeddings.expand.weight" in state:
@@ -146,7 +158,7 @@ def _cut_stream(state: dict[str, Tensor], p: Tensor, factorised: bool) -> None:
             state[name] = _norm(name, state[name], p)
         elif part in ("out", "down"):
             state[name] = p @ state[name]
-        elif part in ("query", "key", "value", "up", "pooler") and name.endswith("weight"):
+        elif part in READERS and name.endswith("weight"):
             state[name] = state[name] @ p.T
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from rmtkd_edge.errors import RmtkdError, UserError
 from rmtkd_edge.families.base import Tap
+from rmtkd_edge.families.encoder.distances import first_distance_scores, padding_bias
 from rmtkd_edge.families.encoder.module import Encoder, EncoderLayer
 from rmtkd_edge.families.encoder.spec import EncoderSpec
 from rmtkd_edge.families.layers import ProjectedLinear
@@ -25,12 +26,12 @@ EMBEDDINGS = ("sentence_embedding", "last_hidden_state")  # the second is what o
 
 
 def fuses_attention(spec: EncoderSpec, options: GraphOptions) -> bool:
-    """Return whether attention is one operator: not with relative positions.
+    """Return whether attention is one operator: not where something is added to the scores.
 
     With a bias and a padding mask the CPU kernels of onnxruntime 1.18 and 1.19 compute MultiHeadAttention wrongly,
     without an error, and 1.31 takes as long as for the standard operators.
     """
-    return options.attention == "fused" and not spec.relative_positions
+    return options.attention == "fused" and not (spec.relative_positions or spec.blank_padding)
 
 
 class SharedLinear(nn.Module):
@@ -61,13 +62,27 @@ class FirstTokenLayer(EncoderLayer):
         for name, child in layer.named_children():  # the layer's own modules, under their own names
             self.add_module(name, child)
         self.heads, self.scale, self.name = layer.heads, layer.scale, layer.name
+        self.c2p, self.p2c, self.blank_padding = layer.c2p, layer.p2c, layer.blank_padding
+        self.distance_key, self.distance_query = layer.distance_key, layer.distance_query
         self.attention, self.activation = plain_attention, layer.activation
 
-    def forward(self, x: Tensor, mask: Tensor, tap: Tap | None = None, bias: Tensor | None = None) -> Tensor:
+    def attend(self, x: Tensor, mask: Tensor, relative: Tensor | None = None, tap: Tap | None = None) -> Tensor:
+        """Return what the heads give the first token, (B, 1, heads * p)."""
+        q, k, v = self.query(x[:, :1]), self.key(x), self.value(x)
+        bias, keys = relative, None if self.blank_padding else mask
+        if relative is not None and (self.c2p or self.p2c):
+            of_distances = self.of_distances(relative[:, x.shape[1] : -1])
+            bias = first_distance_scores(q, k, *of_distances, self.heads, self.scale)
+        elif relative is not None:
+            bias = relative[:, :, :1]
+        if self.blank_padding:
+            padding = padding_bias(mask, q.dtype)[:, :, :1]
+            bias = padding if bias is None else padding + bias
+        return self.attention(q, k, v, keys, self.heads, self.scale, bias)
+
+    def forward(self, x: Tensor, mask: Tensor, tap: Tap | None = None, relative: Tensor | None = None) -> Tensor:
         """Map a state (B, T, d) to the next one's first token (B, 1, d); there is nothing to tap in a graph."""
-        first, bias = x[:, :1], None if bias is None else bias[:, :, :1]
-        context = self.attention(self.query(first), self.key(x), self.value(x), mask, self.heads, self.scale, bias)
-        first = self.norm1(first + self.out(context))
+        first = self.norm1(x[:, :1] + self.out(self.attend(x, mask, relative)))
         return self.norm2(first + self.down(self.activation(self.up(first))))
 
 
@@ -84,6 +99,13 @@ class Embedder(Encoder):
         """Return embeddings (B, width) and those of the tokens (B, T, width)."""
         tokens = self.classified(self.states(input_ids, attention_mask, token_type_ids))
         return self.embed(tokens, attention_mask), tokens
+
+
+def shared_linear(spec: EncoderSpec) -> tuple[str, ...]:
+    """Return the linear layers of a layer that are traced several times."""
+    if spec.repeats > 1:
+        return ("query", "key", "value", "out", "up", "down")
+    return ("query", "key") if spec.disentangled is not None and spec.disentangled.shared else ()
 
 
 def build(folded: Encoder, options: GraphOptions) -> Encoder:
@@ -107,10 +129,9 @@ def build(folded: Encoder, options: GraphOptions) -> Encoder:
         traced.embeddings.norm = InstanceNorm(traced.embeddings.norm)  # type: ignore[assignment]
         for layer in layers:
             layer.norm1, layer.norm2 = InstanceNorm(layer.norm1), InstanceNorm(layer.norm2)  # type: ignore[assignment]
-    for layer in layers if folded.spec.repeats > 1 else ():
-        for name, child in [*layer.named_children()]:
-            if isinstance(child, ProjectedLinear):
-                setattr(layer, name, SharedLinear(child))
+    for layer in layers:
+        for name in shared_linear(folded.spec):
+            setattr(layer, name, SharedLinear(getattr(layer, name)))
     if options.first_token and folded.spec.head == "row":
         traced.in_order[-1] = FirstTokenLayer(layers[-1])
     return (Embedder(traced) if folded.spec.head == "embedding" else traced).eval()

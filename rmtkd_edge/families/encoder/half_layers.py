@@ -9,13 +9,13 @@ form.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
 from rmtkd_edge.families.encoder.module import EncoderLayer
 from rmtkd_edge.families.layers import ProjectedLinear
-from rmtkd_edge.families.low_rank import best_query_key
+from rmtkd_edge.families.low_rank import Linear, best_factors, factored, output_moments, second_moment
 from rmtkd_edge.families.norm_fit import NormFit
 from rmtkd_edge.families.tokens import TokenWeights
 from rmtkd_edge.spectral import CrossMoments
@@ -29,7 +29,7 @@ class Walk:
     teacher: Tensor
     student: Tensor
     weights: list[Tensor] | None  # of tokens (B, T), by depth
-    bias: Tensor | None  # of the attention scores
+    relative: Tensor | None  # what distances give to the student's layers
 
     def rows(self, x: Tensor) -> Tensor:
         """Return the valid tokens of (B, T, d) as rows."""
@@ -44,7 +44,8 @@ class Walk:
 class Cut:
     """What a warm start is about: projections by site, the stream's one as float64 and as the weights are, the ridge.
 
-    `stream64` is the identity where the stream is not cut.
+    `stream64` is the identity where the stream is not cut. `distances` decodes the teacher's embeddings of distances
+    from the student's; `decoders` are those of tokens that were found, by layer.
     """
 
     projections: Mapping[str, Tensor]
@@ -52,32 +53,56 @@ class Cut:
     stream: Tensor
     ridge: float
     token_weights: TokenWeights | None
+    distances: Linear | None = None
+    decoders: dict[str, Linear] = field(default_factory=dict)
 
 
 def fit_attention(
     wide: EncoderLayer, narrow: EncoderLayer, cut: Cut, walks: Sequence[Walk], sums: Sequence[Tensor], depth: int
 ) -> None:
-    decode = decoder(walks, cut.ridge, depth)
+    decode = decoder(walks, cut.ridge, depth, cut.stream if wide.c2p or wide.p2c else None)
+    cut.decoders[wide.name] = decode
     value = cut.projections.get(f"{wide.name}.value")
     weight, bias = compose(wide.value, *decode)
     set_linear(narrow.value, *((weight, bias) if value is None else (value @ weight, value @ bias)))
-    query, key = compose(wide.query, *decode), compose(wide.key, *decode)
-    if f"{wide.name}.qk" in cut.projections:
-        rank = narrow.query.weight.shape[0] // wide.heads
-        states = (walk.rows(walk.student) for walk in walks)
-        query, key = best_query_key(query, key, states, wide.heads, rank)
-    set_linear(narrow.query, *query)
-    set_linear(narrow.key, *key)
+    _fit_scores(wide, narrow, cut, walks, decode)
     fit = CrossMoments(narrow.value.weight.shape[0], len(cut.stream64))
     parts = []
     for walk, total in zip(walks, sums, strict=True):
-        s = walk.student
-        heads = (narrow.query(s), narrow.key(s), narrow.value(s))
-        own = narrow.attention(*heads, walk.mask, narrow.heads, narrow.scale, walk.bias)
-        fit.add(walk.rows(own), total @ cut.stream.T - walk.rows(s), walk.weight(depth + 1))
+        own = narrow.attend(walk.student, walk.mask, walk.relative)
+        fit.add(walk.rows(own), total @ cut.stream.T - walk.rows(walk.student), walk.weight(depth + 1))
         parts.append((wide.norm1(total), own))
     set_linear(narrow.out, *solved(fit, cut.ridge))
     _norm_step(narrow.norm1, narrow.out, walks, parts, cut.stream, depth + 1)
+
+
+def _fit_scores(wide: EncoderLayer, narrow: EncoderLayer, cut: Cut, walks: Sequence[Walk], decode: Linear) -> None:
+    """Set the queries and keys of tokens, and those of distances where they have layers of their own."""
+    maps = {"query": compose(wide.query, *decode), "key": compose(wide.key, *decode)}
+    for name, layer in (("distance_query", wide.distance_query), ("distance_key", wide.distance_key)):
+        if layer is not None and cut.distances is not None:
+            maps[name] = compose(layer, *cut.distances)
+    if f"{wide.name}.qk" in cut.projections:
+        rank = narrow.query.weight.shape[0] // wide.heads
+        width = narrow.query.weight.shape[1]
+        states = second_moment((walk.rows(walk.student) for walk in walks), width)
+        queries = output_moments(maps["query"], states, wide.heads)
+        keys = output_moments(maps["key"], states, wide.heads, centred=True)
+        pairs = [(queries, keys)]
+        if wide.c2p or wide.p2c:
+            embeddings = (walk.relative[0, 1:-1] for walk in walks if walk.relative is not None)
+            rows = second_moment(embeddings, width)
+            if wide.c2p:
+                of_distances = maps.get("distance_key", maps["key"])
+                pairs = [(queries, keys + output_moments(of_distances, rows, wide.heads, centred=True))]
+            if wide.p2c:  # what all keys share counts here: the distance's query differs from key to key
+                of_distances = maps.get("distance_query", maps["query"])
+                met = output_moments(maps["key"], states, wide.heads)
+                pairs.append((output_moments(of_distances, rows, wide.heads), met))
+        left, right = best_factors(pairs, rank)
+        maps = {name: factored(left if "query" in name else right, found) for name, found in maps.items()}
+    for name, found in maps.items():
+        set_linear(getattr(narrow, name), *found)
 
 
 def fit_feed_forward(
@@ -117,12 +142,18 @@ def _norm_step(
         walk.teacher, walk.student = target, norm(total)
 
 
-def decoder(walks: Sequence[Walk], ridge: float, depth: int) -> tuple[Tensor, Tensor]:
-    """Return R (d, k) and r (d,) with the teacher's state close to R x' + r for the student's x'."""
+def decoder(walks: Sequence[Walk], ridge: float, depth: int, prior: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Return R (d, k) and r (d,) with the teacher's state close to R x' + r for the student's x'.
+
+    Where no token tells R it is the transpose of `prior` (k, d), the projection of the stream, else 0: embeddings of
+    distances, which go through the same layers, have parts there.
+    """
     fit = CrossMoments(walks[0].student.shape[-1], walks[0].teacher.shape[-1])
     for walk in walks:
-        fit.add(walk.rows(walk.student), walk.teacher, walk.weight(depth))
-    return solved(fit, ridge)
+        own = walk.rows(walk.student)
+        fit.add(own, walk.teacher if prior is None else walk.teacher - own @ prior, walk.weight(depth))
+    weight, bias = solved(fit, ridge)
+    return weight if prior is None else weight + prior.T.double().cpu(), bias
 
 
 def compose(module: ProjectedLinear, decode: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:

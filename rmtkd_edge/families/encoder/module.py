@@ -1,8 +1,8 @@
 """A BERT-like encoder with free widths and a head: the one module that is trained, narrowed, folded and exported.
 
-It computes what transformers' BERT, RoBERTa (XLM-R and CamemBERT too), DistilBERT, ELECTRA, MPNet and ALBERT
-classifiers compute (tests compare them), but a layer may have its own query/key, value and FFN widths, and the residual
-stream need not be a multiple of the heads.
+It computes what transformers' BERT, RoBERTa (XLM-R and CamemBERT too), DistilBERT, ELECTRA, MPNet, ALBERT and
+DeBERTa-v2 classifiers compute (tests compare them), but a layer may have its own query/key, value and FFN widths, and
+the residual stream need not be a multiple of the heads.
 """
 
 from __future__ import annotations
@@ -15,27 +15,30 @@ from torch.nn import functional as F
 
 from rmtkd_edge.families.activations import activation
 from rmtkd_edge.families.base import Tap
+from rmtkd_edge.families.encoder.distances import DistanceEmbeddings, distance_scores, padding_bias
+from rmtkd_edge.families.encoder.embeddings import Embeddings
 from rmtkd_edge.families.encoder.positions import RelativePositions
 from rmtkd_edge.families.encoder.spec import EncoderSpec, LayerSpec, tap_of
 from rmtkd_edge.families.layers import ProjectedLinear
 from rmtkd_edge.families.model import Model
 
-Attention = Callable[[Tensor, Tensor, Tensor, Tensor, int, float, Tensor | None], Tensor]
+Attention = Callable[[Tensor, Tensor, Tensor, Tensor | None, int, float, Tensor | None], Tensor]
 
 
 def sdpa_attention(
-    q: Tensor, k: Tensor, v: Tensor, mask: Tensor, heads: int, scale: float, bias: Tensor | None = None
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, heads: int, scale: float, bias: Tensor | None = None
 ) -> Tensor:
     """Return softmax(scale q k^T + bias) v, head by head.
 
-    q, k (B, T, heads * r), v (B, T, heads * p), mask bool (B, T), true where a token is, bias (1, heads, T, T); returns
-    (B, T, heads * p).
+    q, k (B, T, heads * r), v (B, T, heads * p), mask bool (B, T), true where a token is, None where the bias tells it,
+    bias (1 or B, 1 or heads, T, T); returns (B, T, heads * p).
     """
-    batch, length = mask.shape
+    batch, length = q.shape[:2]
     q, k, v = (x.view(batch, length, heads, -1).transpose(1, 2) for x in (q, k, v))
-    allowed = mask[:, None, None, :]
-    if bias is not None:
-        allowed = torch.where(allowed, bias.to(q.dtype), torch.finfo(q.dtype).min)
+    allowed = None if bias is None else bias.to(q.dtype)
+    if mask is not None:
+        keys = mask[:, None, None, :]
+        allowed = keys if allowed is None else torch.where(keys, allowed, torch.finfo(q.dtype).min)
     out = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed, scale=scale)
     return out.transpose(1, 2).reshape(batch, length, -1)
 
@@ -46,63 +49,6 @@ def pooled(state: Tensor, mask: Tensor, pooling: str) -> Tensor:
         return state[:, 0]
     counted = mask[..., None].to(state.dtype)
     return (state * counted).sum(1) / counted.sum(1).clamp_min(1)
-
-
-class Embeddings(nn.Module):
-    """Word, position and type embeddings, their norm, and ELECTRA's linear map from a smaller embedding width.
-
-    `expand` maps a word table of a width of its own, cut by the fixed `table_projection`, to the others' width.
-    """
-
-    projection: Tensor | None
-    table_projection: Tensor | None
-
-    def __init__(self, spec: EncoderSpec) -> None:
-        super().__init__()
-        raw = spec.raw.get("stream")
-        width = spec.embedding_size or spec.width
-        wide = raw if raw is not None and spec.embedding_size is None else width
-        self.pad_id, self.position_offset = spec.pad_id, spec.position_offset
-        rank = spec.embedding_rank
-        raw_rank = spec.raw.get("embedding") if rank is not None else None
-        self.word = nn.Embedding(spec.vocab, raw_rank or rank or wide)
-        table = None if raw_rank is None or rank is None else torch.empty(rank, raw_rank)
-        self.register_buffer("table_projection", table)
-        self.expand = None if rank is None else ProjectedLinear(rank, wide)
-        self.position = nn.Embedding(spec.positions, wide)
-        self.token_type = nn.Embedding(spec.type_vocab, wide) if spec.type_vocab else None
-        self.norm = nn.LayerNorm(width, eps=spec.eps)
-        self.dropout = nn.Dropout(spec.dropout)
-        self.register_buffer("projection", None if wide == width else torch.empty(width, wide))
-        self.project = None if spec.embedding_size is None else ProjectedLinear(spec.embedding_size, spec.width, raw)
-
-    def word_states(self, ids: Tensor, tap: Tap | None = None) -> Tensor:
-        """Return the word embeddings (B, T, width); `tap` sees what the table gives."""
-        found = self.word(ids)
-        if self.table_projection is not None:
-            found = found @ self.table_projection.T
-        if tap is not None:
-            tap("embedding", found)
-        return found if self.expand is None else self.expand(found)
-
-    def summed(self, ids: Tensor, types: Tensor | None, tap: Tap | None = None) -> Tensor:
-        """Return the sum of the embeddings before the norm, (B, T, width)."""
-        if self.position_offset:
-            real = (ids != self.pad_id).long()
-            positions = torch.cumsum(real, 1) * real + self.pad_id
-        else:
-            positions = torch.arange(ids.shape[1], device=ids.device)
-        total = self.word_states(ids, tap) + self.position(positions)
-        if self.token_type is not None:
-            if types is not None and len(self.token_type.weight) < 2:
-                types = None  # a pair's second type has no embedding of its own (RoBERTa)
-            total = total + self.token_type(torch.zeros_like(ids) if types is None else types)
-        return total if self.projection is None else total @ self.projection.T
-
-    def forward(self, ids: Tensor, types: Tensor | None, tap: Tap | None = None) -> Tensor:
-        """Map token and type ids (B, T) to the first state of the residual stream."""
-        state = self.dropout(self.norm(self.summed(ids, types, tap)))
-        return state if self.project is None else self.project(state)
 
 
 class EncoderLayer(nn.Module):
@@ -118,6 +64,12 @@ class EncoderLayer(nn.Module):
         self.activation = activation(spec.activation)
         self.query = ProjectedLinear(d, heads * layer.qk, qk_raw)
         self.key = ProjectedLinear(d, heads * layer.qk, qk_raw)
+        distances = spec.disentangled
+        self.c2p, self.p2c = distances is not None and distances.c2p, distances is not None and distances.p2c
+        own = distances is not None and not distances.shared
+        self.distance_key = ProjectedLinear(d, heads * layer.qk, qk_raw) if own and self.c2p else None
+        self.distance_query = ProjectedLinear(d, heads * layer.qk, qk_raw) if own and self.p2c else None
+        self.blank_padding = spec.blank_padding
         self.value = ProjectedLinear(d, heads * layer.value, value_raw)
         self.out = ProjectedLinear(heads * layer.value, d, raw.get("stream"))
         self.norm1 = nn.LayerNorm(d, eps=spec.eps)
@@ -126,13 +78,36 @@ class EncoderLayer(nn.Module):
         self.norm2 = nn.LayerNorm(d, eps=spec.eps)
         self.dropout = nn.Dropout(spec.dropout)
 
-    def forward(self, x: Tensor, mask: Tensor, tap: Tap | None = None, bias: Tensor | None = None) -> Tensor:
-        """Map a state (B, T, d) to the next one; `tap(name, tensor)` sees every site on the way."""
+    def attend(self, x: Tensor, mask: Tensor, relative: Tensor | None = None, tap: Tap | None = None) -> Tensor:
+        """Return what the heads give, (B, T, heads * p), for a state (B, T, d); `relative`: see `Encoder.distances`."""
         q, k, v = self.query(x), self.key(x), self.value(x)
-        context = self.attention(q, k, v, mask, self.heads, self.scale, bias)
+        bias, keys = relative, None if self.blank_padding else mask
+        if relative is not None and (self.c2p or self.p2c):
+            of_distances = self.of_distances(relative, tap)
+            bias = distance_scores(q, k, *of_distances, self.heads, self.scale)
+        if self.blank_padding:
+            padding = padding_bias(mask, q.dtype)
+            bias = padding if bias is None else padding + bias
+        context = self.attention(q, k, v, keys, self.heads, self.scale, bias)
         if tap is not None:
             for part, tensor in (("q", q), ("k", k), ("value", context)):
                 tap(f"{self.name}.{part}", tensor)
+        return context
+
+    def of_distances(self, embeddings: Tensor, tap: Tap | None = None) -> tuple[Tensor | None, Tensor | None]:
+        """Return keys and queries (1, n, heads * r) of the embeddings (1, n, d) of distances, None for unused ones."""
+        key, query = self.distance_key or self.key, self.distance_query or self.query
+        embeddings = self.dropout(embeddings)
+        keys, queries = key(embeddings) if self.c2p else None, query(embeddings) if self.p2c else None
+        if tap is not None:
+            for part, found in (("k", keys), ("q", queries)):
+                if found is not None:
+                    tap(f"{self.name}.distance.{part}", found)
+        return keys, queries
+
+    def forward(self, x: Tensor, mask: Tensor, tap: Tap | None = None, relative: Tensor | None = None) -> Tensor:
+        """Map a state (B, T, d) to the next one; `tap(name, tensor)` sees every site on the way."""
+        context = self.attend(x, mask, relative, tap)
         x = self.norm1(x + self.dropout(self.out(context)))
         inner = self.up(x)
         hidden = self.activation(inner)
@@ -157,7 +132,7 @@ class Encoder(Model):
         super().__init__()
         self.spec = spec
         self.embeddings = Embeddings(spec)
-        self.relative = RelativePositions(spec.layers[0].heads) if spec.relative_positions else None
+        self.relative = relative_of(spec)
         self.layers: list[EncoderLayer] = nn.ModuleList(  # type: ignore[assignment]
             EncoderLayer(spec, s, f"layer.{i}") for i, s in enumerate(spec.layers)
         )
@@ -207,25 +182,40 @@ class Encoder(Model):
     ) -> Tensor:
         """Return the residual stream (B, T, d) after the last layer, or after the first `layers` that are run."""
         mask = attention_mask.bool()
-        state, bias = self.embeddings(input_ids, token_type_ids, tap), self.bias(input_ids)
+        state, relative = self.first_state(input_ids, mask, token_type_ids, tap), self.distances(input_ids)
         if tap is not None:
             tap("stream.0", state)
-            if bias is not None:
-                tap("bias", bias)
+            if relative is not None:
+                tap("relative", relative)
         for i, layer in enumerate(self.in_order[:layers]):
-            state = layer(state, mask, _in_pass(tap, i // len(self.layers)), bias)
+            state = layer(state, mask, _in_pass(tap, i // len(self.layers)), relative)
             if tap is not None:
                 tap(f"stream.{i + 1}", state)
         return state
 
-    def bias(self, input_ids: Tensor) -> Tensor | None:
-        """Return what relative positions add to the scores of every layer, (1, heads, T, T); None without them."""
+    def first_state(self, ids: Tensor, mask: Tensor, types: Tensor | None, tap: Tap | None = None) -> Tensor:
+        """Return the first state of the residual stream (B, T, d)."""
+        state = self.embeddings(ids, types, tap)
+        return state * mask[..., None].to(state.dtype) if self.spec.blank_padding else state
+
+    def distances(self, input_ids: Tensor) -> Tensor | None:
+        """Return what the distances of tokens give to all layers, None where they give nothing.
+
+        It is a bias of scores (1, heads, T, T), or the embeddings of distances (1, 2T + 1, d), see distances.py.
+        """
         return None if self.relative is None else self.relative(input_ids)
 
     def set_attention(self, attention: Attention) -> None:
         """Use another implementation of attention in every layer (export emits one fused op)."""
         for layer in self.layers:
             layer.attention = attention
+
+
+def relative_of(spec: EncoderSpec) -> RelativePositions | DistanceEmbeddings | None:
+    """Return the module that a shape has for the distances of tokens."""
+    if spec.disentangled is not None:
+        return DistanceEmbeddings(spec, spec.disentangled)
+    return RelativePositions(spec.layers[0].heads) if spec.relative_positions else None
 
 
 def _in_pass(tap: Tap | None, number: int) -> Tap | None:

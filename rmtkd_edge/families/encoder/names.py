@@ -8,7 +8,15 @@ from typing import Any
 from rmtkd_edge.config.settings import Head
 from rmtkd_edge.errors import UserError
 from rmtkd_edge.families.activations import plain_name
-from rmtkd_edge.families.encoder.spec import MODEL_TYPES, RELATIVE_BUCKETS, ROBERTA, EncoderSpec, LayerSpec
+from rmtkd_edge.families.encoder.spec import (
+    DEBERTA,
+    MODEL_TYPES,
+    RELATIVE_BUCKETS,
+    ROBERTA,
+    Disentangled,
+    EncoderSpec,
+    LayerSpec,
+)
 
 _BERT_LAYER = {
     "query": "attention.self.query",
@@ -47,7 +55,19 @@ _ALBERT_LAYER = {
     "down": "ffn_output",
     "norm2": "full_layer_layer_norm",
 }
-_LAYERS = {"distilbert": _DISTIL_LAYER, "mpnet": _MPNET_LAYER, "albert": _ALBERT_LAYER}  # the others have BERT's names
+_DEBERTA_LAYER = _BERT_LAYER | {
+    "query": "attention.self.query_proj",
+    "key": "attention.self.key_proj",
+    "value": "attention.self.value_proj",
+    "distance_key": "attention.self.pos_key_proj",
+    "distance_query": "attention.self.pos_query_proj",
+}
+_LAYERS = {  # the others have BERT's names
+    "distilbert": _DISTIL_LAYER,
+    "mpnet": _MPNET_LAYER,
+    "albert": _ALBERT_LAYER,
+    "deberta": _DEBERTA_LAYER,
+}
 _STACKS = {
     "distilbert": "transformer.layer",
     "albert": "encoder.albert_layer_groups.0.albert_layers",
@@ -60,6 +80,7 @@ _POOLERS = {  # (dense, classifier, activation between them)
     "distilbert": ("pre_classifier", "classifier", "relu"),
     "mpnet": ("classifier.dense", "classifier.out_proj", "tanh"),
     "albert": ("albert.pooler", "classifier", "tanh"),
+    "deberta": ("pooler.dense", "classifier", "gelu"),
 }
 POSITIONS_FROM_PAD = (*ROBERTA, "mpnet")  # positions are counted from the padding token's number
 MPNET_PAD = 1  # from which transformers counts positions whatever pad_token_id says
@@ -67,7 +88,7 @@ MPNET_PAD = 1  # from which transformers counts positions whatever pad_token_id 
 
 def root_of(model_type: str) -> str:
     """Return the name under which a model type keeps its encoder; RoBERTa's copies have RoBERTa's."""
-    return "roberta" if model_type in ROBERTA else model_type
+    return {**dict.fromkeys(ROBERTA, "roberta"), DEBERTA: "deberta"}.get(model_type, model_type)
 
 
 def pooler_of(model_type: str) -> tuple[str, str, str]:
@@ -89,7 +110,8 @@ def spec_from_config(config: Any, labels: Sequence[str], head: Head = "row") -> 
     if heads < 1 or width % heads:
         raise UserError(f"a width of {width} cannot be shared by {heads} heads", "check the model's config.json")
     size = width // heads
-    layer = LayerSpec(heads, size, size, config.hidden_dim if distil else config.intermediate_size, size**-0.5)
+    scale = (size * attention_terms(config)) ** -0.5
+    layer = LayerSpec(heads, size, size, config.hidden_dim if distil else config.intermediate_size, scale)
     layers = config.n_layers if distil else config.num_hidden_layers
     embedding = getattr(config, "embedding_size", width)
     pad = config.pad_token_id if config.pad_token_id is not None else 0
@@ -106,17 +128,38 @@ def spec_from_config(config: Any, labels: Sequence[str], head: Head = "row") -> 
         layers=(layer,) if shared else (layer,) * layers,
         pooler_width=width,
         labels=tuple(labels),
-        embedding_size=embedding if shared or embedding != width else None,
+        embedding_size=None if kind == DEBERTA or not (shared or embedding != width) else embedding,
         activation=plain_name(activation),
-        pooler_activation=pooler_of(kind)[2],
+        pooler_activation=plain_name(getattr(config, "pooler_hidden_act", pooler_of(kind)[2])),
         eps=getattr(config, "layer_norm_eps", 1e-12),
         pad_id=pad,
         position_offset=pad + 1 if kind in POSITIONS_FROM_PAD else 0,
         dropout=config.dropout if distil else config.hidden_dropout_prob,
         relative_positions=relative,
+        position_table=getattr(config, "position_biased_input", True),
+        disentangled=_disentangled(config),
+        embedding_rank=embedding if kind == DEBERTA and embedding < width else None,
         repeats=layers if shared else 1,
         head=head,
     )
+
+
+def attention_terms(config: Any) -> int:
+    """Return how many products transformers' scale of the scores is for."""
+    kinds = getattr(config, "pos_att_type", None) or ()
+    return 1 + ("c2p" in kinds) + ("p2c" in kinds)
+
+
+def _disentangled(config: Any) -> Disentangled | None:
+    """Return how a config's tokens look at distances, None where they do not."""
+    kinds = getattr(config, "pos_att_type", None) or ()
+    c2p, p2c = "c2p" in kinds, "p2c" in kinds
+    if not getattr(config, "relative_attention", False) or not (c2p or p2c):
+        return None
+    farthest = getattr(config, "max_relative_positions", -1)
+    farthest = farthest if farthest >= 1 else config.max_position_embeddings
+    buckets = max(getattr(config, "position_buckets", -1), 0)
+    return Disentangled(buckets or farthest, buckets, farthest, getattr(config, "share_att_key", False), c2p, p2c)
 
 
 def _refuse_variants(config: Any) -> None:
@@ -132,6 +175,17 @@ def _refuse_variants(config: Any) -> None:
         raise UserError(
             f"relative_attention_num_buckets of {config.relative_attention_num_buckets} is not supported",
             f"transformers computes {RELATIVE_BUCKETS}, whatever config.json says: check it",
+        )
+    if getattr(config, "conv_kernel_size", 0) > 0:
+        raise UserError(
+            f"a convolution in the encoder (conv_kernel_size of {config.conv_kernel_size}) is not supported",
+            "use a DeBERTa without it, such as DeBERTa-v3",
+        )
+    size = config.hidden_size // max(config.num_attention_heads, 1) if kind == DEBERTA else None
+    if getattr(config, "attention_head_size", size) != size:
+        raise UserError(
+            f"attention_head_size of {config.attention_head_size} is not supported",
+            "use a DeBERTa whose heads share the hidden width",
         )
     groups = (getattr(config, "num_hidden_groups", 1), getattr(config, "inner_group_num", 1))
     if groups != (1, 1):
@@ -162,6 +216,8 @@ def names_from_transformers(spec: EncoderSpec) -> dict[str, str]:
         names["embeddings.expand"] = f"{table}.word_projection"  # no class of theirs has it
     if spec.relative_positions:
         names["relative.table"] = f"{root}.encoder.relative_attention_bias"
+    if spec.disentangled is not None:
+        names["relative.embeddings"] = f"{root}.encoder.rel_embeddings"
     if spec.embedding_size is not None:
         names["embeddings.project"] = f"{root}.{_PROJECTS.get(root, 'embeddings_project')}"
     layers = f"{root}.{_STACKS.get(root, 'encoder.layer')}"

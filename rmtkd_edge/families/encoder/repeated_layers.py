@@ -37,7 +37,7 @@ def repeated_layers(states: TeacherStates, student: Encoder, cut: Cut, walks: Se
             walk = walks[b]
             own = walk.student if depth == 0 else padded(inputs[b] @ cut.stream.T, walk.mask)
             weights = None if walk.weights is None else walk.weights[depth:]
-            shown[i].walks.append(Walk(walk.mask, inputs[b], own, weights, walk.bias))
+            shown[i].walks.append(Walk(walk.mask, inputs[b], own, weights, walk.relative))
             shown[i].attended.append(attended[b])
             shown[i].fed.append(fed[b])
         inputs = [wide.norm2(total) for total in fed]
@@ -49,7 +49,7 @@ def repeated_layers(states: TeacherStates, student: Encoder, cut: Cut, walks: Se
     for walk, last in zip(walks, inputs, strict=True):
         walk.teacher = last
         for layer in student.in_order:
-            walk.student = layer(walk.student, walk.mask, bias=walk.bias)
+            walk.student = layer(walk.student, walk.mask, relative=walk.relative)
     return untouched
 
 

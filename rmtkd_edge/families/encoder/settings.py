@@ -14,9 +14,9 @@ Width = Annotated[int, Field(ge=1, le=65_536)]
 class EncoderShape(Section):
     """Shape of an encoder that is trained from random weights (`model.source = "scratch"`)."""
 
-    model_type: Literal["bert", "roberta", "xlm-roberta", "camembert", "distilbert", "electra", "mpnet", "albert"] = (
-        "bert"
-    )
+    model_type: Literal[
+        "bert", "roberta", "xlm-roberta", "camembert", "distilbert", "electra", "mpnet", "albert", "deberta-v2"
+    ] = "bert"
     layers: Annotated[int, Field(ge=1, le=256)] = 4
     width: Width = 256
     heads: Width = 4

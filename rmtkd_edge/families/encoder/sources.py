@@ -16,12 +16,14 @@ from rmtkd_edge.families.encoder.checkpoints import from_transformers, pretraine
 from rmtkd_edge.families.encoder.module import Encoder
 from rmtkd_edge.families.encoder.names import MPNET_PAD, POSITIONS_FROM_PAD
 from rmtkd_edge.families.encoder.settings import EncoderShape
+from rmtkd_edge.families.encoder.spec import DEBERTA
 from rmtkd_edge.families.layers import ProjectedLinear
 from rmtkd_edge.families.sources import head_of, problem_of
 from rmtkd_edge.packaged import resolve_source
 
 SCRATCH = "scratch"
 INITIAL_STD = 0.02  # of BERT's weights
+DEBERTA_BUCKETS = 256  # of DeBERTa-v3
 ALBERT_EMBEDDING = 128  # width of the embeddings of every published ALBERT
 
 
@@ -96,6 +98,15 @@ def _scratch_config(shape: EncoderShape, tokenizer: Any, names: dict[str, Any]) 
             attention_dropout=shape.dropout,
             **common,
         )
+    if kind == DEBERTA:  # as v3 is
+        common |= {
+            "relative_attention": True,
+            "position_buckets": min(DEBERTA_BUCKETS, max(shape.max_positions // 2, 2)),
+            "pos_att_type": ["p2c", "c2p"],
+            "share_att_key": True,
+            "norm_rel_ebd": "layer_norm",
+            "position_biased_input": False,
+        }
     embedding = {"electra": shape.width, "albert": min(ALBERT_EMBEDDING, shape.width)}.get(kind)
     extra = {} if embedding is None else {"embedding_size": embedding}
     return AutoConfig.for_model(

@@ -13,13 +13,34 @@ from rmtkd_edge.families.base import Input, Site
 from rmtkd_edge.families.transformer_spec import LayerSpec, pad_rows
 
 ROBERTA = ("roberta", "xlm-roberta", "camembert")  # one architecture under three names
-MODEL_TYPES = ("bert", *ROBERTA, "distilbert", "electra", "mpnet", "albert")
+DEBERTA = "deberta-v2"  # also of DeBERTa-v3
+MODEL_TYPES = ("bert", *ROBERTA, "distilbert", "electra", "mpnet", "albert", DEBERTA)
 RELATIVE_BUCKETS = 32  # of distances between tokens, see positions.py
 
 
 def tap_of(name: str, number: int) -> str:
     """Return the tap of what `name` sees in a pass through the layers, from 0."""
     return f"pass.{number}.{name}" if number else name
+
+
+@dataclass(frozen=True)
+class Disentangled:
+    """Attention between tokens and distances (DeBERTa), see distances.py.
+
+    Attributes:
+        span: half of the table's rows.
+        buckets: of distances, wider ones for farther distances; 0 where each distance up to the span has its own.
+        farthest: the distance that the last bucket ends at.
+        shared: distances have their queries and keys from the layers that tokens have.
+        c2p, p2c: tokens look at distances, distances at tokens.
+    """
+
+    span: int
+    buckets: int
+    farthest: int
+    shared: bool
+    c2p: bool
+    p2c: bool
 
 
 @dataclass(frozen=True)
@@ -33,6 +54,7 @@ class EncoderSpec:
             before the norm); None where the table is as wide as what it is added to.
         repeats: how often the layers are run, one pass after the other (ALBERT: all layers are one).
         relative_positions: distances between tokens bias the attention scores, the same in all layers (MPNet).
+        position_table: positions have embeddings of their own, which are added to the words'.
         head: `row` has a pooler on the first token and a classifier, `token` a classifier alone, `embedding` neither.
         pooling, normalised: of an embedding: the mean over tokens or the first one, of length 1 or as it is.
         embedding_width: of an embedding that a linear map gives the width which it had before the stream was cut; None
@@ -62,6 +84,8 @@ class EncoderSpec:
     pooling: Literal["mean", "cls"] = "mean"
     normalised: bool = True
     embedding_width: int | None = None
+    position_table: bool = True
+    disentangled: Disentangled | None = None
     family: str = "encoder"
 
     @property
@@ -78,8 +102,19 @@ class EncoderSpec:
 
     @property
     def max_length(self) -> int:
-        """Return the longest sequence, in tokens, that the position embeddings allow."""
+        """Return the longest sequence, in tokens, that the positions allow."""
         return self.positions - self.position_offset
+
+    @property
+    def terms(self) -> int:
+        """Return how many products make an attention score."""
+        found = self.disentangled
+        return 1 if found is None else 1 + found.c2p + found.p2c
+
+    @property
+    def blank_padding(self) -> bool:
+        """Return whether padding is zero in the first state and attends to everything, as in transformers' DeBERTa."""
+        return self.model_type == DEBERTA
 
     @property
     def depth(self) -> int:
@@ -114,8 +149,9 @@ class EncoderSpec:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> EncoderSpec:
         """Return the spec that `to_dict` wrote."""
-        layers = tuple(LayerSpec(**layer) for layer in data["layers"])
-        return EncoderSpec(**{**data, "layers": layers, "labels": tuple(data["labels"]), "raw": dict(data["raw"])})
+        layers, distances = tuple(LayerSpec(**layer) for layer in data["layers"]), data.get("disentangled")
+        parts = {"layers": layers, "labels": tuple(data["labels"]), "raw": dict(data["raw"])}
+        return EncoderSpec(**{**data, **parts, "disentangled": distances and Disentangled(**distances)})
 
     def sites(self) -> list[Site]:
         """Return every width that can be cut, shallow to deep; the stream, which all layers share, comes first."""
@@ -163,14 +199,18 @@ class EncoderSpec:
     def count_body_parameters(self) -> int:
         """Return the parameters without the word table (both factors of one that was cut) and the classifier."""
         d, e = self.width, self.embedding_size or self.width
-        total = (self.positions + self.type_vocab) * e + 2 * e
+        total = (self.positions * self.position_table + self.type_vocab) * e + 2 * e
         if self.embedding_size is not None:
             total += e * d + d
         if self.relative_positions:
             total += RELATIVE_BUCKETS * self.layers[0].heads
+        own = 0  # layers that distances have for themselves
+        if self.disentangled is not None:
+            total += 2 * self.disentangled.span * d
+            own = 0 if self.disentangled.shared else self.terms - 1
         for layer in self.layers:
             qk, value = layer.heads * layer.qk, layer.heads * layer.value
-            total += 2 * (d + 1) * qk + (d + 1) * value + (value + 1) * d
+            total += (2 + own) * (d + 1) * qk + (d + 1) * value + (value + 1) * d
             total += (d + 1) * layer.ffn + (layer.ffn + 1) * d + 4 * d
         return total + ((d + 1) * self.pooler_width if self.head == "row" else 0)
 

@@ -59,9 +59,9 @@ class TeacherStates:
     @torch.no_grad()
     def _computed(self) -> Iterator[list[Tensor]]:
         states, masks = (list(part) for part in zip(*self._embedded(), strict=True))
-        biases = [self.teacher.bias(batch["input_ids"]) for batch in self.batches]
+        relative = [self.teacher.distances(batch["input_ids"]) for batch in self.batches]
         for layer in self.teacher.in_order:
-            sums = [attended(layer, *each) for each in zip(states, masks, biases, strict=True)]
+            sums = [attended(layer, *each) for each in zip(states, masks, relative, strict=True)]
             yield [total[mask] for total, mask in zip(sums, masks, strict=True)]
             states = [layer.norm1(total) for total in sums]
             sums = [state + layer.down(layer.activation(layer.up(state))) for state in states]
@@ -69,10 +69,9 @@ class TeacherStates:
             states = [layer.norm2(total) for total in sums]
 
 
-def attended(layer: EncoderLayer, state: Tensor, mask: Tensor, bias: Tensor | None) -> Tensor:
+def attended(layer: EncoderLayer, state: Tensor, mask: Tensor, relative: Tensor | None) -> Tensor:
     """Return a state (B, T, d) plus what a layer's attention adds to it."""
-    query, key, value = layer.query(state), layer.key(state), layer.value(state)
-    return state + layer.out(layer.attention(query, key, value, mask, layer.heads, layer.scale, bias))
+    return state + layer.out(layer.attend(state, mask, relative))
 
 
 def padded(rows: Tensor, mask: Tensor) -> Tensor:

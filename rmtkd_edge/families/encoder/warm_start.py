@@ -7,11 +7,14 @@ half_layers.py). Tokens are weighted by their effect.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from rmtkd_edge.families.base import ranks_from
+from rmtkd_edge.families.encoder.distance_fit import closest_table, projected_table, set_table
+from rmtkd_edge.families.encoder.embeddings import Embeddings
 from rmtkd_edge.families.encoder.fold import narrow_like
 from rmtkd_edge.families.encoder.half_layers import (
     Cut,
@@ -25,7 +28,7 @@ from rmtkd_edge.families.encoder.half_layers import (
     set_norm,
     solved,
 )
-from rmtkd_edge.families.encoder.module import Embeddings, Encoder
+from rmtkd_edge.families.encoder.module import Encoder
 from rmtkd_edge.families.encoder.repeated_layers import repeated_layers
 from rmtkd_edge.families.encoder.teacher_states import TeacherStates, padded
 from rmtkd_edge.families.layers import copy_fitting
@@ -50,13 +53,22 @@ def warm_start(
         states: of the folded teacher on the calibration tokens.
         weights: how much tokens count, by kind and depth (None: all the same).
     """
-    teacher = states.teacher
+    word = states.teacher.embeddings.word.weight
+    p = projections.get("stream")
+    p = torch.eye(states.teacher.spec.width, dtype=torch.float64) if p is None else p.double()
+    cut = Cut(projections, p, p.to(word.device, word.dtype), ridge, weights)
+    student = _walked(states, cut, projected_table(states.teacher, cut))
+    table = closest_table(states.teacher, cut)
+    return student if table is None else _walked(states, cut, table)
+
+
+def _walked(states: TeacherStates, cut: Cut, table: Tensor | None) -> Encoder:
+    """Return the narrow encoder of one walk through the layers, with this table of distances."""
+    teacher, projections = states.teacher, cut.projections
     student = narrow_like(teacher, ranks_from(teacher.spec, projections)).eval()
     copy_fitting(teacher, student)
-    word = teacher.embeddings.word.weight
-    p = projections.get("stream")
-    p = torch.eye(teacher.spec.width, dtype=torch.float64) if p is None else p.double()
-    cut = Cut(projections, p, p.to(word.device, word.dtype), ridge, weights)
+    if table is not None:
+        cut = replace(cut, distances=set_table(teacher, student, cut, table))
     new_table = "embedding" in projections and student.embeddings.expand is not None
     if new_table:
         _fit_table(teacher.embeddings, student, cut, states.batches)
@@ -114,7 +126,7 @@ def _embed(states: TeacherStates, student: Encoder, cut: Cut, new_table: bool) -
     for batch, rows in zip(states.batches, states.first(), strict=True):
         ids, types = batch["input_ids"], batch.get("token_type_ids")
         counted = None if cut.token_weights is None else cut.token_weights.of(batch)
-        walk = Walk(batch["attention_mask"].bool(), rows, narrow.summed(ids, types), counted, states.teacher.bias(ids))
+        walk = Walk(batch["attention_mask"].bool(), rows, narrow.summed(ids, types), counted, student.distances(ids))
         if moved and wide.project is None:
             fit.add(walk.rows(plain(walk.student, narrow.norm)), rows @ cut.stream.T, walk.weight(0))
         walks.append(walk)
@@ -138,7 +150,8 @@ def _project_embeddings(wide: Embeddings, narrow: Embeddings, cut: Cut, new_tabl
         narrow.word.weight.copy_(table @ cut.stream.T)
     elif not new_table and wide.expand is not None:
         set_linear(narrow.expand, cut.stream @ wide.expand.weight, cut.stream @ wide.expand.bias)
-    narrow.position.weight.copy_(wide.position.weight @ cut.stream.T)
+    if wide.position is not None and narrow.position is not None:
+        narrow.position.weight.copy_(wide.position.weight @ cut.stream.T)
     if wide.token_type is not None and narrow.token_type is not None:
         narrow.token_type.weight.copy_(wide.token_type.weight @ cut.stream.T)
 

@@ -7,9 +7,18 @@ import torch
 from rmtkd_edge.families.base import list_sites
 from rmtkd_edge.families.encoder.fold import unfold
 from rmtkd_edge.families.encoder.module import Encoder
-from rmtkd_edge.families.encoder.spec import EncoderSpec, LayerSpec
+from rmtkd_edge.families.encoder.spec import Disentangled, EncoderSpec, LayerSpec
 
-KINDS = ("bert", "roberta", "distilbert", "electra", "mpnet", "albert")
+KINDS = ("bert", "roberta", "distilbert", "electra", "mpnet", "albert", "deberta-v2")
+BIASED = ("mpnet", "deberta-v2")  # something is added to their scores: no fused attention
+DEBERTA = {  # as DeBERTa-v3; distances from four on share buckets
+    "relative_attention": True,
+    "pos_att_type": ["p2c", "c2p"],
+    "share_att_key": True,
+    "position_buckets": 8,
+    "norm_rel_ebd": "layer_norm",
+    "position_biased_input": False,
+}
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *(f"w{i}" for i in range(56))]
 LABELS = ("bad", "good", "odd")
 UNEVEN = {
@@ -25,7 +34,8 @@ UNEVEN = {
 
 def make_spec(kind: str = "bert", layers: int = 2, heads: int = 2) -> EncoderSpec:
     """Return an uncompressed shape of a model type."""
-    layer = LayerSpec(heads, 8, 8, 32, 8**-0.5)
+    deberta = kind == "deberta-v2"
+    layer = LayerSpec(heads, 8, 8, 32, (24 if deberta else 8) ** -0.5)
     return EncoderSpec(
         model_type=kind,
         vocab=len(WORDS),
@@ -42,6 +52,8 @@ def make_spec(kind: str = "bert", layers: int = 2, heads: int = 2) -> EncoderSpe
         dropout=0.0,
         relative_positions=kind == "mpnet",
         repeats=layers if kind == "albert" else 1,
+        position_table=not deberta,
+        disentangled=Disentangled(8, 8, 40, True, True, True) if deberta else None,
     )
 
 
@@ -104,7 +116,7 @@ def tiny_classifier(kind: str, **changes):
     common = {"vocab_size": 60, "num_labels": 3, "pad_token_id": 1, "max_position_embeddings": 20}
     bert = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
     distil = {"dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim": 24}
-    extra = {"embedding_size": 12} if kind in ("electra", "albert") else {}
+    extra = {"embedding_size": 12} if kind in ("electra", "albert") else DEBERTA if kind == "deberta-v2" else {}
     shape = {**common, **(distil if kind == "distilbert" else bert), **extra, **changes}
     config = transformers.AutoConfig.for_model(kind, **shape)
     model = transformers.AutoModelForSequenceClassification.from_config(config)

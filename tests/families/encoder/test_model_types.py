@@ -34,7 +34,7 @@ from rmtkd_edge.families.token_sampling import by_depth, pick_tokens
 from rmtkd_edge.methods.base import find_method
 from rmtkd_edge.tasks.base import find_task
 
-KINDS = ("mpnet", "albert")
+KINDS = ("mpnet", "albert", "deberta-v2")
 LABELS = ("a", "b", "c")
 PAD = 1
 

@@ -7,9 +7,11 @@ import pytest
 import torch
 
 from rmtkd_edge.families.base import list_sites
+from rmtkd_edge.families.encoder.distance_fit import closest_table, projected_table
 from rmtkd_edge.families.encoder.fold import plain_fold
+from rmtkd_edge.families.encoder.half_layers import Cut
 from rmtkd_edge.families.encoder.module import Encoder
-from rmtkd_edge.families.encoder.spec import EncoderSpec, LayerSpec
+from rmtkd_edge.families.encoder.spec import Disentangled, EncoderSpec, LayerSpec
 from rmtkd_edge.families.encoder.teacher_states import TeacherStates
 from rmtkd_edge.families.encoder.warm_start import warm_start
 from rmtkd_edge.families.norm_fit import NormFit
@@ -32,6 +34,8 @@ def make_teacher(embedding=None, seed=0, **changes) -> Encoder:
 
 SHARED = {"layers": (LayerSpec(2, 6, 6, 20, 6**-0.5),), "repeats": 3}  # as ALBERT's
 RELATIVE = {"relative_positions": True}  # as MPNet's
+DISTANCES = {"disentangled": Disentangled(5, 5, 16, True, True, True)}  # as DeBERTa's
+OWN = {"disentangled": replace(DISTANCES["disentangled"], shared=False)}
 
 
 def make_batches(count=12, seed=1):
@@ -84,7 +88,9 @@ def test_nothing_cut_changes_nothing():
     torch.testing.assert_close(logits(student, batches), logits(teacher, batches), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("changes", [{}, SHARED, RELATIVE], ids=["plain", "shared", "relative"])
+@pytest.mark.parametrize(
+    "changes", [{}, SHARED, RELATIVE, DISTANCES, OWN], ids=["plain", "shared", "relative", "distances", "own"]
+)
 @pytest.mark.parametrize("embedding", [None, 7])
 @pytest.mark.parametrize("blend", [1.0, 0.3])
 def test_a_permutation_of_every_site_is_exact(embedding, blend, changes):
@@ -98,17 +104,44 @@ def test_a_permutation_of_every_site_is_exact(embedding, blend, changes):
     assert error(student, teacher, make_batches(3, seed=9)) < 1e-4
 
 
-@pytest.mark.parametrize("kind", ["value", "qk"])
-def test_cutting_to_the_true_rank_is_exact(kind):
-    teacher, batches = make_teacher(), make_batches()
+def test_no_other_table_of_distances_has_closer_keys_and_queries():
+    teacher, generator = make_teacher(**DISTANCES), torch.Generator().manual_seed(0)
+    draw = lambda *shape: torch.randn(*shape, generator=generator, dtype=torch.float64)
+    p = torch.linalg.qr(draw(12, 8))[0].T
+    decoders = {layer.name: (p.T + 0.2 * draw(12, 8), 0.2 * draw(12)) for layer in teacher.layers}
+    cut = Cut({"stream": p}, p, p.float(), 1e-6, None, decoders=decoders)
+    rows = teacher.relative.embeddings.weight.double()
+
+    def far(table):
+        gaps = [(layer, table @ decoders[layer.name][0].T + decoders[layer.name][1] - rows) for layer in teacher.layers]
+        return sum(
+            float((gap @ linear.weight.double().T).pow(2).sum())
+            for layer, gap in gaps
+            for linear in (layer.query, layer.key)
+        )
+
+    with torch.no_grad():
+        found, projected = closest_table(teacher, cut), projected_table(teacher, cut)
+        assert far(found) < 0.9 * far(projected)
+        assert all(far(found) < far(found + 0.1 * draw(*found.shape)) for _ in range(20))
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [("value", {}), ("qk", {}), ("qk", DISTANCES), ("qk", OWN)],
+    ids=["v", "qk", "distances", "own"],
+)
+def test_cutting_to_the_true_rank_is_exact(kind, changes):
+    teacher, batches = make_teacher(**changes), make_batches()
     with torch.no_grad():
         for layer in teacher.layers:  # every head of rank 3 instead of 6
-            for name in ("query", "key") if kind == "qk" else ("value",):
-                module = getattr(layer, name)
+            sides = ((layer.query, layer.distance_query), (layer.key, layer.distance_key))
+            for modules in sides if kind == "qk" else ((layer.value,),):
                 basis = torch.linalg.qr(torch.randn(6, 6))[0][:3]
                 narrow = torch.block_diag(*[basis.T @ basis] * 2)
-                module.weight.copy_(narrow @ module.weight)
-                module.bias.copy_(narrow @ module.bias)
+                for module in (x for x in modules if x is not None):
+                    module.weight.copy_(narrow @ module.weight)
+                    module.bias.copy_(narrow @ module.bias)
     projections = {}
     for i in range(2):
         source = teacher.layers[i].value if kind == "value" else teacher.layers[i].query
@@ -131,7 +164,9 @@ def test_more_rank_never_means_more_error():
     assert all(a > b - 0.02 for a, b in itertools.pairwise(errors)), errors
 
 
-@pytest.mark.parametrize("changes", [{}, SHARED, RELATIVE], ids=["plain", "shared", "relative"])
+@pytest.mark.parametrize(
+    "changes", [{}, SHARED, RELATIVE, DISTANCES, OWN], ids=["plain", "shared", "relative", "distances", "own"]
+)
 def test_the_fit_beats_folding_alone(changes):
     teacher, batches = make_teacher(**changes), make_batches(40)
     projections = eigen_projections(teacher, {"stream": 8, "ffn": 14, "value": 4, "qk": 4, "pooler": 8}, batches)
