@@ -266,7 +266,7 @@ class Recipe(Section):
             rows = f"rows of {self.task.kind if self.task.unlabelled is None else 'task.unlabelled'} have no labels"
             if self.distil.alpha > 0:
                 faults.append(f"{rows}, the teacher alone teaches: distil.alpha = {self.distil.alpha:g} must be 0")
-            if method.needs_labels:
+            if getattr(method, "needs_labels", True):
                 faults.append(f"{rows}, and compress.method = {self.compress.method} learns from labels")
         if self.compress.allocation == "kl" and self.analyse.rule in WITHOUT_QUANTILE:
             faults.append(f"compress.allocation = kl moves quantiles, the rule {self.analyse.rule} has none")

@@ -11,8 +11,8 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-Text = Annotated[str, Field(max_length=1024)]  # a name, an id or a path
-File = Annotated[Text, AfterValidator(lambda name: str(Path(name).absolute()))]  # read again later, from anywhere
+LONGEST = 1024  # characters of a name, an id or a path
+Text = Annotated[str, Field(max_length=LONGEST)]
 Positive = Annotated[int, Field(ge=1, le=2**31 - 1)]
 Batch = Annotated[int, Field(ge=1, le=65_536)]
 Length = Annotated[int, Field(ge=1, le=1_048_576)]  # in tokens, or of pixels in a row
@@ -22,6 +22,20 @@ Amount = Annotated[float, Field(gt=0, le=1e12)]
 Scales = Literal["dynamic", "static"]  # of int8 activations: computed for every input, or from calibration rows
 Head = Literal["row", "token", "embedding"]  # what a model gives: values of its labels for a row or a token, a vector
 Graph = Literal["fast", "portable"]  # with onnxruntime's own operators (com.microsoft), or standard ONNX alone
+
+
+def _absolute(name: str) -> str:
+    """Return a path that means the same file from any folder."""
+    try:
+        found = str(Path(name).expanduser().absolute())
+    except (OSError, RuntimeError) as err:  # the current folder is gone, or `~` is nobody's
+        raise ValueError(f"cannot be found from here: {err}") from err
+    if len(found) > LONGEST:
+        raise ValueError(f"is longer than {LONGEST} characters with the folder that it is in")
+    return found
+
+
+File = Annotated[str, Field(min_length=1), AfterValidator(_absolute)]  # one that is read again later
 
 
 class Section(BaseModel):

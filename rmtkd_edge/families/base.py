@@ -15,9 +15,14 @@ from rmtkd_edge.config.hardware import Calibration
 from rmtkd_edge.config.recipe import Compress, Export, Recipe
 from rmtkd_edge.config.settings import Graph, Head, Scales, Section
 from rmtkd_edge.errors import UserError
-from rmtkd_edge.families.options import AnalyseOptions, NarrowOptions, QuantiseOptions
+from rmtkd_edge.families.options import AnalyseOptions as AnalyseOptions
+from rmtkd_edge.families.options import NarrowOptions as NarrowOptions
+from rmtkd_edge.families.options import Probe as Probe
+from rmtkd_edge.families.options import QuantiseOptions as QuantiseOptions
+from rmtkd_edge.families.spec import Basis as Basis
 from rmtkd_edge.families.spec import Input as Input
-from rmtkd_edge.families.spec import Site, Spec
+from rmtkd_edge.families.spec import Site as Site
+from rmtkd_edge.families.spec import Spec as Spec
 from rmtkd_edge.families.spec import list_sites as list_sites
 from rmtkd_edge.families.spec import ranks_from as ranks_from
 from rmtkd_edge.families.spec import ranks_of as ranks_of

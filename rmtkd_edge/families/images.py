@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, Protocol, Self
 
 from rmtkd_edge.config.hardware import Calibration
 from rmtkd_edge.config.recipe import Recipe
@@ -40,6 +40,12 @@ class ImageSpec(SpecDefaults):
     def inputs(self) -> tuple[Input, ...]:
         """Return the one input: normalised images."""
         return (Input("pixel_values", "float32", ("batch", CHANNELS, self.image_size, self.image_size)),)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Return the spec that `to_dict` wrote, which says how images were normalised: nothing else is assumed."""
+        named = {name: tuple(data[name]) for name in ("labels", "mean", "std")}
+        return super().from_dict({**data, **named, "raw": dict(data["raw"])})
 
 
 class Sources(Protocol):

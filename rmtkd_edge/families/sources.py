@@ -158,8 +158,8 @@ def other_size(source: str, found: int, wanted: int) -> UserError:
     """Return the error for a model that gives another number of outputs than the task needs."""
     gives = "gives one score (a regression, or a cross-encoder)" if found == 1 else f"classifies {found} labels"
     needs = "the data have one score a row" if wanted == 1 else f"the data have {wanted}"
-    fits = "regression reads one score" if found == 1 else "text-classification and multi-label read several labels"
-    return UserError(f"`{source}` {gives}, {needs}", f"check task.labels and task.label, and task.kind ({fits})")
+    fits = "regression reads one score, text-classification and multi-label several labels"
+    return UserError(f"`{source}` {gives}, {needs}", f"check task.labels, --data and, of texts, task.kind ({fits})")
 
 
 def label_order(theirs: Sequence[str], wanted: Sequence[str], source: str) -> list[int]:

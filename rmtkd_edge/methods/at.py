@@ -26,7 +26,6 @@ class At(Narrower):
     name = "at"
     title = "AT"
     needs = "stages"
-    needs_labels = True
     labels_only = True
 
     def objective(self, task: Task, recipe: Recipe, pair: Pair) -> Objective:

@@ -30,7 +30,6 @@ class Crd(Narrower):
     title = "CRD"
     needs = "features"
     one_process = True
-    needs_labels = True
     labels_only = True
 
     def objective(self, task: Task, recipe: Recipe, pair: Pair) -> Objective:

@@ -23,6 +23,7 @@ class DistilBert(Shorter):
 
     name = "distilbert"
     title = "task-DistilBERT"
+    needs_labels = False
 
     def kept(self, layers: int, depth: int) -> tuple[int, ...]:
         """Return layers from the first to the last at even distances: 0, 2, 4, 7, 9, 11 of twelve."""

@@ -27,7 +27,6 @@ class FitNet(Narrower):
     name = "fitnet"
     title = "FitNet"
     needs = "stages"
-    needs_labels = True
     labels_only = True
 
     def objective(self, task: Task, recipe: Recipe, pair: Pair) -> Objective:

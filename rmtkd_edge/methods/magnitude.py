@@ -31,6 +31,7 @@ class Magnitude(Scaled):
 
     name = "magnitude"
     title = "magnitude pruning"
+    needs_labels = False
 
     def widths(self, spec: Spec, family: Family, recipe: Recipe, multiple: int) -> Widths:
         """Return the widths of `Scaled`; raise RecipeError for sites whose channels are not there yet."""

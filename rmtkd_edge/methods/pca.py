@@ -22,6 +22,7 @@ class Pca(OneCycle):
 
     name = "pca"
     title = "PCA"
+    needs_labels = False
 
     def settings(self, recipe: Recipe) -> Recipe:
         """Return the recipe with plain variances and the rule of the explained share."""

@@ -26,7 +26,6 @@ class Pkd(Shorter):
 
     name = "pkd"
     title = "PKD-Skip"
-    needs_labels = True
 
     def patient(self, layers: int, depth: int) -> list[int]:
         """Return, for every layer of a student but its last, the teacher's layer: the last of its equal share."""

@@ -11,6 +11,7 @@ class PlainKd(Narrower):
 
     name = "plain-kd"
     title = "plain KD"
+    needs_labels = False
 
 
 METHOD: Method = PlainKd()

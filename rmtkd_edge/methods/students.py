@@ -40,7 +40,7 @@ class OneCycle:
     needs = ""
     start = ""
     one_process = False
-    needs_labels = False
+    needs_labels = True
     labels_only = False
 
     def check(self, recipe: Recipe, family: Family) -> None:

@@ -29,7 +29,6 @@ class Theseus(Shorter):
     name = "theseus"
     title = "BERT-of-Theseus"
     one_process = True
-    needs_labels = True
     labels_only = True
 
     def depths(self, layers: int) -> Sequence[int]:

@@ -28,6 +28,7 @@ class TinyBert(Narrower):
 
     name = "tinybert"
     title = "TinyBERT"
+    needs_labels = False
     needs = "attention"
     one_process = True
     labels_only = True

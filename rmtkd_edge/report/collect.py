@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import shlex
+import tomllib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import tomli_w
 
 from rmtkd_edge.errors import RunDirError
 from rmtkd_edge.report.records import Compression, Missing, Profile, RunFacts, Spectra
@@ -34,6 +37,13 @@ def collect(runs: Sequence[Run]) -> tuple[RunFacts, ...]:
     return tuple(_collect_one(run, name) for run, name in zip(runs, names, strict=True))
 
 
+def _shown(recipe_text: str) -> str:
+    """Return a run's recipe as others may see it: files of rows by their names, not by where they are here."""
+    recipe = tomllib.loads(recipe_text)
+    files = {key: Path(path).name for key in ("unlabelled", "pairs") if (path := recipe.get("task", {}).get(key))}
+    return tomli_w.dumps(recipe | {"task": recipe["task"] | files}) if files else recipe_text
+
+
 def _collect_one(run: Run, name: str) -> RunFacts:
     manifest, where = run.manifest, shlex.quote(str(run.path))
     compression = _compression(run, f"rmtkd-edge compress {where}/recipe.toml --out {where}")
@@ -44,7 +54,7 @@ def _collect_one(run: Run, name: str) -> RunFacts:
         version=str(manifest.get("version", "")),
         created=str(manifest.get("created", "")),
         seed=manifest["seed"],
-        recipe_text=run.read_text(layout.RECIPE) if run.has(layout.RECIPE) else "",
+        recipe_text=_shown(run.read_text(layout.RECIPE)) if run.has(layout.RECIPE) else "",
         recipe_sha256=str(manifest.get("recipe_sha256", "")),
         stages={stage: dict(facts) for stage, facts in sorted(manifest["stages"].items()) if stage != "report"},
         data=run.read_record(DataSummary, layout.DATA) if run.has(layout.DATA) else None,

@@ -16,7 +16,11 @@ from rmtkd_edge import plugins
 from rmtkd_edge.config.recipe import Recipe
 from rmtkd_edge.config.settings import Head
 from rmtkd_edge.run.records.data import DataSummary
-from rmtkd_edge.tasks.dataset import Batch, Dataset, FewerTokens, Normalisation, S
+from rmtkd_edge.tasks.dataset import Batch as Batch
+from rmtkd_edge.tasks.dataset import Dataset as Dataset
+from rmtkd_edge.tasks.dataset import FewerTokens as FewerTokens
+from rmtkd_edge.tasks.dataset import Normalisation as Normalisation
+from rmtkd_edge.tasks.dataset import S
 from rmtkd_edge.tasks.dataset import Sample as Sample
 from rmtkd_edge.tasks.dataset import Split as Split
 from rmtkd_edge.tasks.subsets import Subsets

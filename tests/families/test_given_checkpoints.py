@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from torchvision.models import get_model
 
 from rmtkd_edge.errors import UserError
-from rmtkd_edge.families.base import find_family
+from rmtkd_edge.families.base import find_family, spec_from_dict
 from rmtkd_edge.families.store import save_folder
 from rmtkd_edge.families.torchvision_sources import IMAGENET_MEAN, IMAGENET_STD, Wanted
 
@@ -85,6 +85,16 @@ def test_a_student_of_a_run_is_taken_without_its_projections(family: str, tmp_pa
     x = torch.randn(2, 3, SIDE, SIDE)
     assert trained and student.spec.raw and not found.spec.raw and found.spec.mean == IMAGENET_MEAN
     torch.testing.assert_close(found.eval()(x), student(x), rtol=1e-3, atol=1e-4 * float(student(x).abs().max()))
+
+
+@pytest.mark.parametrize("family", SOURCES)
+def test_what_a_spec_does_not_say_is_not_assumed(family: str, tmp_path: Path) -> None:
+    told = dict(load(find_family(family), tmp_path).spec.to_dict())
+    for key in ("mean", "std", "raw", "labels"):
+        with pytest.raises(KeyError):
+            spec_from_dict({name: value for name, value in told.items() if name != key})
+        with pytest.raises(TypeError):
+            spec_from_dict(told | {key: None})
 
 
 @pytest.mark.parametrize("family", SOURCES)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import tomllib
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,7 @@ from rmtkd_edge.compress.data import make_data
 from rmtkd_edge.compress.stage import compress_run, prepare
 from rmtkd_edge.config.recipes import load_recipe, parse_recipe
 from rmtkd_edge.errors import DataError, RecipeError
+from rmtkd_edge.report.collect import collect
 from rmtkd_edge.run import layout
 from rmtkd_edge.run.directory import Run
 from rmtkd_edge.run.reporter import SilentReporter
@@ -91,6 +94,22 @@ def test_a_relative_file_is_that_of_the_folder_that_compress_ran_in(
     assert again == recipe and again.task.unlabelled == str(file)
     dataset = find_task(again.task.kind).load(again, tiny_data)
     assert dataset.distilled is not None and len(dataset.distilled) > len(dataset.train)
+
+
+def test_a_report_names_the_file_and_not_its_folder(tiny_recipe_dict, file, tmp_path):
+    recipe = recipe_of(tiny_recipe_dict, file)
+    run = Run.create(tmp_path / "run", recipe.to_toml(), recipe.seed)
+    shown = collect([run])[0].recipe_text
+    assert str(file) in run.read_text(layout.RECIPE) and str(file.parent) not in shown
+    assert tomllib.loads(shown)["task"]["unlabelled"] == file.name
+
+
+def test_no_path_that_a_run_could_not_read_again_is_taken(tiny_recipe_dict, tmp_path, monkeypatch):
+    assert recipe_of(tiny_recipe_dict, "~/more.csv").task.unlabelled == str(Path.home() / "more.csv")
+    monkeypatch.chdir(tmp_path)
+    for name, why in (("", "at least 1 character"), ("x" * 1020, "longer than 1024 characters")):
+        with pytest.raises(RecipeError, match=why):
+            recipe_of(tiny_recipe_dict, name)
 
 
 def test_what_needs_labels_is_refused(tiny_recipe_dict, tiny_data, file):

@@ -173,7 +173,8 @@ class MobileNetSpec(ImageSpec):
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """Return the spec that `to_dict` wrote."""
-        return super().from_dict({**data, "blocks": tuple(BlockSpec(**block) for block in data["blocks"])})
+        blocks = tuple(BlockSpec(**block) for block in data["blocks"])
+        return super().from_dict({**data, "blocks": blocks, "streams": tuple(data["streams"])})
 
 
 def _channels(name: str, kind: str, width: int, layer: int) -> Site:

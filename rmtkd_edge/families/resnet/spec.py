@@ -176,7 +176,7 @@ class ResNetSpec(ImageSpec):
             StageSpec(stage["width"], tuple(BlockSpec(**{**b, "inner": tuple(b["inner"])}) for b in stage["blocks"]))
             for stage in data["stages"]
         )
-        return super().from_dict({**data, "stages": stages})
+        return super().from_dict({**data, "stages": stages, "factors": dict(data["factors"])})
 
 
 def channels(name: str, kind: str, width: int, layer: int | None = None) -> Site:

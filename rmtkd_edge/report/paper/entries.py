@@ -27,6 +27,7 @@ from rmtkd_edge.run.records.scores import Scores
 NO_SETTING = frozenset({"title", "seed", "compress.method", "task.name", "task.hub", "task.hub_config"})
 NO_SECTION = ("model.", "export.", "train.")
 LIMITS = ("task.train_limit", "task.validation_limit", "task.test_limit")
+FILES = ("task.unlabelled", "task.pairs")  # in whatever folder they are
 TRAIN_ROWS = "rows of train"
 PARTS = {"analyse": "search", "warm_start": "closed form", "fine_tune": "training"}
 
@@ -170,6 +171,7 @@ def _settings(recipe: Recipe, record: CompressRecord, way: list[float]) -> dict[
     found = dict(_flat(find_method(record.method).settings(recipe).model_dump(mode="json")))
     kept = {key: value for key, value in found.items() if key not in NO_SETTING and not key.startswith(NO_SECTION)}
     kept = {key: value for key, value in kept.items() if key not in LIMITS}
+    kept |= {key: Path(kept[key]).name for key in FILES if kept.get(key)}
     kept["train.precision"] = found["train.precision"]
     kept["compress.warm_start"] = found["compress.warm_start"] or "least-squares"  # what unset means
     kept["stop.target_reduction"] = way[0] if len(way) == 1 else way or None  # of a family, the way to this student
