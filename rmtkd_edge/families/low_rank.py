@@ -58,15 +58,15 @@ def best_factors(pairs: Sequence[tuple[Tensor, Tensor]], rank: int) -> tuple[Ten
 
     Args:
         pairs: second moments (heads, r, r) of queries and of the keys that they meet. Of one kind of pairs the optimum
-            is found. Of two, starting there, each factor in turn is the best for the other one: no step is for the
-            worse.
+            is found. Of two, starting at that of both as one, each factor in turn is the best for the other one: no
+            step is for the worse.
     """
-    left, right = _svd_factors(*pairs[0], rank)
+    queries, keys = (torch.stack(side).sum(0) for side in zip(*pairs, strict=True))
+    left, right = _svd_factors(queries, keys, rank)
     if len(pairs) > 1:
         for _ in range(SWEEPS):
             left = _best_for(right, pairs)
             right = _best_for(left, [(keys, queries) for queries, keys in pairs])
-        queries, keys = (torch.stack(side).sum(0) for side in zip(*pairs, strict=True))
         left, right = _svd_factors(queries, keys, rank, left.mT @ right)  # of one size
     return torch.block_diag(*left), torch.block_diag(*right)
 
@@ -87,16 +87,19 @@ def _svd_factors(queries: Tensor, keys: Tensor, rank: int, product: Tensor | Non
 def _best_for(right: Tensor, pairs: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
     """Return the left factors L (heads, rank, r) that are best for right ones R and two kinds of pairs (A, B).
 
-    They solve A1 L^T C1 + A2 L^T C2 = (A1 B1 + A2 B2) R^T with C = R B R^T. In coordinates in which C1 is the identity
-    and C2 diagonal, each row of L has an equation of its own.
+    They solve A1 L^T C1 + A2 L^T C2 = (A1 B1 + A2 B2) R^T with C = R B R^T. In coordinates in which C1 + C2 is the
+    identity and C2 diagonal, each row of L has an equation of its own. Directions that R has not, as where a rank is
+    beyond that of the moments, get none.
     """
     (a1, b1), (a2, b2) = ((_positive(a), _positive(b)) for a, b in pairs)
-    root = torch.linalg.cholesky(_positive(right @ b1 @ right.mT))
-    half = torch.linalg.solve_triangular(root, right @ b2 @ right.mT, upper=False)
-    values, vectors = torch.linalg.eigh(torch.linalg.solve_triangular(root, half.mT, upper=False))
-    axes = torch.linalg.solve_triangular(root.mT, vectors, upper=True)
+    first, second = (right @ b @ right.mT for b in (b1, b2))
+    scales, basis = torch.linalg.eigh((first + first.mT + second + second.mT) / 2)
+    there = scales > SMALL * scales[..., -1:]
+    whiten = basis * torch.where(there, scales.clamp_min(1e-300).rsqrt(), 0.0)[..., None, :]
+    values, vectors = torch.linalg.eigh(whiten.mT @ ((second + second.mT) / 2) @ whiten)
+    axes, share = whiten @ vectors, values.clamp(0, 1)[..., None, None]
     target = (a1 @ b1 + a2 @ b2) @ right.mT @ axes
-    rows = torch.linalg.solve(a1[:, None] + values[..., None, None] * a2[:, None], target.mT)
+    rows = torch.linalg.solve((1 - share) * a1[:, None] + share * a2[:, None], target.mT)
     return axes @ rows
 
 

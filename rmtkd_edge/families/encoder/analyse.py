@@ -51,26 +51,31 @@ class SiteMoments:
     sample: Moments
     effect: Moments
     partner: Moments | None  # of a query/key site: its keys
-    distances: Moments | None  # and the keys of distances, where there are
+    distances: tuple[Moments | None, Moments | None]  # and keys and queries of distances, where there are
     null: list[Moments]
     rows: SampleRows | None
     linear: LinearMoments | None
 
     def all_reduce(self) -> None:
         """Sum over the processes of a distributed run."""
-        for moment in (self.sample, self.effect, self.partner, self.distances, self.linear, *self.null):
+        for moment in (self.sample, self.effect, self.partner, *self.distances, self.linear, *self.null):
             if moment is not None:
                 moment.all_reduce()
 
 
-def site_bytes(site: Site, linear: bool, inputs: int, replicates: int = 0) -> int:
-    """Return the memory, in bytes, of the float64 moments of a site (`linear`: through an input of that width)."""
+def site_bytes(site: Site, linear: bool, inputs: int, replicates: int = 0, terms: int = 1) -> int:
+    """Return the memory, in bytes, of the float64 moments of a site (`linear`: through an input of that width).
+
+    Args:
+        terms: of attention scores: those of distances have a moment each.
+    """
     null = 8 * replicates * site.heads * site.width**2
     if linear:
         return null + 8 * (site.width**2 + 2 * (inputs + 1) ** 2 + 2 * site.width * (inputs + 1))
     if site.kind == "ffn":  # channels are selected: one moment, and the gradient's diagonal
         return null + 8 * (site.width**2 + site.width)
-    return null + 8 * 3 * site.heads * site.width**2
+    kept = 2 + terms if site.kind == "qk" else 3
+    return null + 8 * kept * site.heads * site.width**2
 
 
 def in_passes(sites: Sequence[Site], sizes: Sequence[int], limit: int = MEMORY_BYTES) -> Iterator[list[Site]]:
@@ -100,7 +105,8 @@ def analyse_sites(
     """
     spectra = []
     replicates = NULL_REPEATS if options.analyse.rule == "parallel" else 0
-    sizes = [site_bytes(site, is_linear(site, options.select), encoder.spec.width, replicates) for site in sites]
+    spec = encoder.spec
+    sizes = [site_bytes(site, is_linear(site, options.select), spec.width, replicates, spec.terms) for site in sites]
     for group in in_passes(sites, sizes):
         moments = [_empty(site, encoder, options) for site in group]
         _collect(encoder, moments, batches(), options)
@@ -124,12 +130,14 @@ def _empty(site: Site, encoder: Encoder, options: AnalyseOptions) -> SiteMoments
     linear, distances = None, encoder.spec.disentangled
     if is_linear(site, options.select):
         linear = LinearMoments(*encoder.layers[site.layer or 0].up.folded())
+    told = distances if site.kind == "qk" else None
+    c2p, p2c = told is not None and told.c2p, told is not None and told.p2c
     return SiteMoments(
         site=site,
         sample=new(),
         effect=Moments(dim, heads=dim) if site.kind == "ffn" else new(),  # of an FFN only the diagonal is used
         partner=new() if site.kind == "qk" else None,
-        distances=new() if site.kind == "qk" and distances is not None and distances.c2p else None,
+        distances=(new() if c2p else None, new() if p2c else None),
         null=[new() for _ in range(NULL_REPEATS)] if options.analyse.rule == "parallel" else [],
         rows=[] if options.analyse.effective_samples else None,
         linear=linear,
@@ -179,8 +187,9 @@ def _add(
         sample = tokens(f"{layer}.q")
         for number in range(encoder.spec.repeats):
             m.partner.add(taps[tap_of(f"{layer}.k", number)][valid])
-        if m.distances is not None:
-            m.distances.add(taps[f"{layer}.distance.k"][0, 1:-1])
+        for x, found in zip("kq", m.distances, strict=True):
+            if found is not None:
+                found.add(taps[f"{layer}.distance.{x}"][0, 1:-1])
     elif m.site.kind == "ffn":  # the edge belongs to what the consumer reads, after the GELU
         sample = encoder.layers[m.site.layer or 0].activation(tokens(name))
         if m.linear is not None:
@@ -232,8 +241,11 @@ def _spectrum(m: SiteMoments, options: AnalyseOptions) -> SiteSpectrum:
     effect = as_blocks(m.effect, False) if m.effect.count and m.site.weighted else None
     # softmax over keys is blind to what all keys share: the centred key covariance is the query's effect
     partner = None if m.partner is None else as_blocks(m.partner, True)
-    if partner is not None and m.distances is not None:
-        partner = partner + as_blocks(m.distances, True).to(partner)
+    of_keys, of_queries = m.distances
+    if partner is not None and of_keys is not None:
+        partner = partner + as_blocks(of_keys, True).to(partner)
+    if of_queries is not None:
+        sample = sample + as_blocks(of_queries, False).to(sample)
     activated = weights = None
     if m.linear is not None:
         values = torch.linalg.eigvalsh(sample).flip(-1)

@@ -130,13 +130,13 @@ def spec_from_config(config: Any, labels: Sequence[str], head: Head = "row") -> 
         labels=tuple(labels),
         embedding_size=None if kind == DEBERTA or not (shared or embedding != width) else embedding,
         activation=plain_name(activation),
-        pooler_activation=plain_name(getattr(config, "pooler_hidden_act", pooler_of(kind)[2])),
+        pooler_activation=plain_name(_of_deberta(config, "pooler_hidden_act", pooler_of(kind)[2])),
         eps=getattr(config, "layer_norm_eps", 1e-12),
         pad_id=pad,
         position_offset=pad + 1 if kind in POSITIONS_FROM_PAD else 0,
         dropout=config.dropout if distil else config.hidden_dropout_prob,
         relative_positions=relative,
-        position_table=getattr(config, "position_biased_input", True),
+        position_table=_of_deberta(config, "position_biased_input", True),
         disentangled=_disentangled(config),
         embedding_rank=embedding if kind == DEBERTA and embedding < width else None,
         repeats=layers if shared else 1,
@@ -144,17 +144,22 @@ def spec_from_config(config: Any, labels: Sequence[str], head: Head = "row") -> 
     )
 
 
+def _of_deberta(config: Any, key: str, otherwise: Any) -> Any:
+    """Return what a config says under a key that DeBERTa alone reads: others may carry it, and compute as without."""
+    return getattr(config, key, otherwise) if config.model_type == DEBERTA else otherwise
+
+
 def attention_terms(config: Any) -> int:
     """Return how many products transformers' scale of the scores is for."""
-    kinds = getattr(config, "pos_att_type", None) or ()
+    kinds = _of_deberta(config, "pos_att_type", None) or ()
     return 1 + ("c2p" in kinds) + ("p2c" in kinds)
 
 
 def _disentangled(config: Any) -> Disentangled | None:
     """Return how a config's tokens look at distances, None where they do not."""
-    kinds = getattr(config, "pos_att_type", None) or ()
+    kinds = _of_deberta(config, "pos_att_type", None) or ()
     c2p, p2c = "c2p" in kinds, "p2c" in kinds
-    if not getattr(config, "relative_attention", False) or not (c2p or p2c):
+    if not _of_deberta(config, "relative_attention", False) or not (c2p or p2c):
         return None
     farthest = getattr(config, "max_relative_positions", -1)
     farthest = farthest if farthest >= 1 else config.max_position_embeddings
@@ -176,16 +181,23 @@ def _refuse_variants(config: Any) -> None:
             f"relative_attention_num_buckets of {config.relative_attention_num_buckets} is not supported",
             f"transformers computes {RELATIVE_BUCKETS}, whatever config.json says: check it",
         )
-    if getattr(config, "conv_kernel_size", 0) > 0:
+    if _of_deberta(config, "conv_kernel_size", 0) > 0:
         raise UserError(
             f"a convolution in the encoder (conv_kernel_size of {config.conv_kernel_size}) is not supported",
             "use a DeBERTa without it, such as DeBERTa-v3",
         )
     size = config.hidden_size // max(config.num_attention_heads, 1) if kind == DEBERTA else None
-    if getattr(config, "attention_head_size", size) != size:
+    if _of_deberta(config, "attention_head_size", size) != size:
         raise UserError(
             f"attention_head_size of {config.attention_head_size} is not supported",
             "use a DeBERTa whose heads share the hidden width",
+        )
+    pooled = getattr(config, "hidden_size", None)
+    if _of_deberta(config, "pooler_hidden_size", pooled) != pooled or _of_deberta(config, "position_buckets", -1) == 1:
+        raise UserError(
+            f"pooler_hidden_size of {config.pooler_hidden_size} with hidden_size of {pooled}, or position_buckets of "
+            f"{config.position_buckets}, cannot be computed",
+            "transformers cannot run it either: check the model's config.json",
         )
     groups = (getattr(config, "num_hidden_groups", 1), getattr(config, "inner_group_num", 1))
     if groups != (1, 1):

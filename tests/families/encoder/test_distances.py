@@ -15,11 +15,11 @@ from transformers import AutoModelForSequenceClassification, DebertaV2ForTokenCl
 from transformers.models.deberta_v2.modeling_deberta_v2 import make_log_bucket_position
 
 import rmtkd_edge
-from rmtkd_edge.config.recipe import Export
+from rmtkd_edge.config.recipe import Analyse, Export
 from rmtkd_edge.errors import UserError
 from rmtkd_edge.export.audit import audit_emitted, audit_optimised
 from rmtkd_edge.export.verify import verify_onnx
-from rmtkd_edge.families.base import QuantiseOptions, call, find_family
+from rmtkd_edge.families.base import AnalyseOptions, QuantiseOptions, call, find_family, list_sites
 from rmtkd_edge.families.encoder.config import fits_transformers
 from rmtkd_edge.families.encoder.distances import row_of_distance
 from rmtkd_edge.families.encoder.spec import Disentangled
@@ -149,6 +149,27 @@ def test_heads_that_do_little_or_nothing_are_cut_exactly() -> None:
         assert not pairs[0][0].any() or (thin[0].T @ gap).abs().max() < 1e-5 * thin.abs().max()
 
 
+@pytest.mark.parametrize(("first", "second"), [((1, 6), (1, 6)), ((2, 2), (1, 3)), ((6, 1), (2, 6))])
+def test_more_channels_than_the_moments_have_directions_are_factored(
+    first: tuple[int, int], second: tuple[int, int]
+) -> None:
+    generator = torch.Generator().manual_seed(3)
+
+    def moment(rank: int) -> Tensor:
+        x = torch.randn(2, 6, rank, generator=generator, dtype=torch.float64)
+        return x @ x.mT
+
+    pairs = [(moment(first[0]), moment(first[1])), (moment(second[0]), moment(second[1]))]
+    for rank in range(1, 7):
+        left, right = best_factors(pairs, rank)
+        assert left.isfinite().all() and right.isfinite().all()
+    for head, (a, b) in enumerate(zip(left.split(6), right.split(6), strict=True)):  # six of six lose nothing
+        gap = torch.eye(6, dtype=torch.float64) - (a.T @ b)[6 * head : 6 * head + 6, 6 * head : 6 * head + 6]
+        for queries, keys in pairs:
+            lost, whole = ((queries[head] @ g @ keys[head] @ g.T).trace() for g in (gap, torch.eye(6).double()))
+            assert lost < 1e-6 * whole
+
+
 @pytest.mark.parametrize(("name", "graph", "kind"), [("v2", "fast", "row"), ("c2p", "portable", "token")])
 def test_other_settings_are_exported_right(name: str, graph: Any, kind: str, tmp_path: Path) -> None:
     theirs, options = classifier(name), Export(graph=graph)
@@ -166,7 +187,13 @@ def test_other_settings_are_exported_right(name: str, graph: Any, kind: str, tmp
 
 
 @pytest.mark.parametrize(
-    ("changes", "what"), [({"conv_kernel_size": 3}, "conv_kernel_size of 3"), ({"attention_head_size": 4}, "size of 4")]
+    ("changes", "what"),
+    [
+        ({"conv_kernel_size": 3}, "conv_kernel_size of 3"),
+        ({"attention_head_size": 4}, "size of 4"),
+        ({"pooler_hidden_size": 4}, "pooler_hidden_size of 4"),
+        ({"position_buckets": 1}, "position_buckets of 1"),
+    ],
 )
 def test_what_is_not_computed_is_refused_by_name(changes: dict[str, Any], what: str) -> None:
     from rmtkd_edge.families.encoder.names import spec_from_config
@@ -175,6 +202,40 @@ def test_what_is_not_computed_is_refused_by_name(changes: dict[str, Any], what: 
     config.update(changes)
     with pytest.raises(UserError, match=what):
         spec_from_config(config, ("a", "b", "c"))
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta"])
+def test_what_another_model_type_does_not_read_is_not_read(kind: str) -> None:
+    theirs = tiny_classifier(kind)
+    before = rmtkd_edge.from_transformers(theirs).spec
+    theirs.config.update(
+        {
+            "position_biased_input": False,
+            "attention_head_size": 3,
+            "conv_kernel_size": 3,
+            "pos_att_type": ["c2p"],
+            "relative_attention": True,
+            "pooler_hidden_act": "relu",
+            "pooler_hidden_size": 3,
+            "position_buckets": 1,
+        }
+    )
+    assert rmtkd_edge.from_transformers(theirs).spec == before
+
+
+def test_queries_of_distances_are_in_the_spectrum() -> None:
+    model = rmtkd_edge.from_transformers(classifier("v2", num_hidden_layers=1)).eval()
+    site = next(site for site in list_sites(model.spec) if site.kind == "qk")
+    analyse = Analyse(minimum_rows=64)
+    options = AnalyseOptions(analyse, False, 0, lambda outputs, batch: outputs.sum())
+    batch = make_batch(64, 20) | {"index": torch.arange(64)}
+    batch["special_tokens_mask"] = torch.zeros_like(batch["input_ids"])
+    found = []
+    for factor in (1.0, 10.0):
+        with torch.no_grad():
+            model.layers[0].distance_query.weight *= factor
+        found.append(FAMILY.analyse(model, [site], lambda: [batch], None, options)[0].eigenvalues)
+    assert (found[1] > 2 * found[0]).any()
 
 
 def test_the_shape_survives_json() -> None:
