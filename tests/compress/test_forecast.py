@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import itertools
 import json
 from collections.abc import Mapping
@@ -175,10 +174,8 @@ SMALL = {
 
 def write_rows(folder: Path, columns: Mapping[str, list[Any]], parts: Mapping[str, int]) -> None:
     for name, rows in parts.items():
-        with open(folder / f"{name}.csv", "w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(columns)
-            writer.writerows(list(zip(*columns.values(), strict=True))[:rows])
+        made = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+        (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, made[:rows])), encoding="utf-8")
 
 
 @pytest.mark.slow
@@ -204,9 +201,14 @@ def test_every_recipe_that_ships_is_predicted(
             "multi-label": [";".join(labels[: 1 + i % 2]) for i in range(160)],
             "regression": np.linspace(0, 5, 160).round(2).tolist(),
             "sentence-embedding": [""] * 160,
+            "token-classification": [["O", "O", "O", "B-X", "I-X"]] * 160,
         }[recipe.task.kind]
         settings += ['task.label_separator=";"'] if recipe.task.kind == "multi-label" else []
-        texts = {column: [f"the film was {column} {i % 7}" for i in range(160)] for column in recipe.task.text}
+        texts: dict[str, list[Any]] = {
+            column: [f"the film was {column} {i % 7}" for i in range(160)] for column in recipe.task.text
+        }
+        if find_task(recipe.task.kind).head == "token":
+            texts = {column: [text.split() for text in found] for column, found in texts.items()}
         write_rows(data, {**texts, recipe.task.label: wanted}, {"train": 160, "validation": 32, "test": 32})
     monkeypatch.chdir(tmp_path)
     before = sorted(tmp_path.rglob("*"))
