@@ -19,6 +19,7 @@ Length = Annotated[int, Field(ge=1, le=1_048_576)]  # in tokens, or of pixels in
 Nonnegative = Annotated[float, Field(ge=0, le=1e12)]
 MOST_WEIGHTS = 2_000_000_000  # of a model that is trained from random weights
 Amount = Annotated[float, Field(gt=0, le=1e12)]
+Normalisation = tuple[tuple[float, ...], tuple[float, ...]]  # mean and deviation by channel, of pixels as shares of 255
 Scales = Literal["dynamic", "static"]  # of int8 activations: computed for every input, or from calibration rows
 Head = Literal["row", "token", "embedding"]  # what a model gives: values of its labels for a row or a token, a vector
 Graph = Literal["fast", "portable"]  # with onnxruntime's own operators (com.microsoft), or standard ONNX alone

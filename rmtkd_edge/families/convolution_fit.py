@@ -19,14 +19,6 @@ from rmtkd_edge.spectral import CrossMoments
 ROWS_PER_FEATURE = 12  # patches that a least-squares fit looks at, for each of its inputs
 
 
-@dataclass
-class Walk:
-    """One calibration batch on its way: teacher's and student's states (B, channels, H, W)."""
-
-    teacher: Tensor
-    student: Tensor
-
-
 @dataclass(frozen=True)
 class Fit:
     """How layers are fitted: ridge, how many batches share the places, the seed that picks them; projections."""

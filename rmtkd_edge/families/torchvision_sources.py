@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rmtkd_edge.config.recipe import Recipe
+from rmtkd_edge.config.settings import Normalisation as Normalisation
 from rmtkd_edge.config.settings import Section
 from rmtkd_edge.errors import UserError
 from rmtkd_edge.families.base import M
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 
 TORCHVISION = "torchvision:"
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
 
 
 @dataclass(frozen=True)

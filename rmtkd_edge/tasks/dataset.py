@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar
 
 import numpy as np
 
+from rmtkd_edge.config.settings import Normalisation as Normalisation
 from rmtkd_edge.run.records.data import SourceSummary
 from rmtkd_edge.run.records.vocabulary import VocabularyRecord
 
@@ -16,10 +17,6 @@ if TYPE_CHECKING:
 
 Batch = dict[str, "Tensor"]
 """Model inputs by name, `index` (int64 (B,): the row's number in its split), and targets under names of the task."""
-
-
-Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
-"""Mean and standard deviation per channel, of pixels as shares of 255."""
 
 
 class Split(Protocol):

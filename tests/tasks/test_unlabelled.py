@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,10 @@ from rmtkd_edge.compress.data import make_data
 from rmtkd_edge.compress.stage import compress_run, prepare
 from rmtkd_edge.config.recipes import load_recipe, parse_recipe
 from rmtkd_edge.errors import DataError, RecipeError
+from rmtkd_edge.methods.plain_kd import PlainKd
+from rmtkd_edge.methods.students import OneCycle
 from rmtkd_edge.report.collect import collect
+from rmtkd_edge.report.paper.entries import _settings
 from rmtkd_edge.run import layout
 from rmtkd_edge.run.directory import Run
 from rmtkd_edge.run.reporter import SilentReporter
@@ -102,6 +106,23 @@ def test_a_report_names_the_file_and_not_its_folder(tiny_recipe_dict, file, tmp_
     shown = collect([run])[0].recipe_text
     assert str(file) in run.read_text(layout.RECIPE) and str(file.parent) not in shown
     assert tomllib.loads(shown)["task"]["unlabelled"] == file.name
+
+
+def test_the_same_file_in_other_folders_makes_no_other_setting(tiny_recipe_dict, tmp_path):
+    record = SimpleNamespace(method="rmt-kd", task=SimpleNamespace(train_rows=1))
+    found = [
+        _settings(recipe_of(tiny_recipe_dict, tmp_path / where), record, [0.5])  # type: ignore[arg-type]
+        for where in ("a/more.csv", "b/more.csv", "a/other.csv")
+    ]
+    assert found[0] == found[1] != found[2]
+
+
+def test_a_method_that_does_not_say_so_reads_labels(tiny_recipe_dict, file, monkeypatch):
+    monkeypatch.setattr(PlainKd, "needs_labels", OneCycle.needs_labels)
+    with pytest.raises(RecipeError, match="plain-kd learns from labels"):
+        recipe_of(tiny_recipe_dict, file, method="plain-kd")
+    monkeypatch.undo()
+    assert recipe_of(tiny_recipe_dict, file, method="plain-kd").compress.method == "plain-kd"
 
 
 def test_no_path_that_a_run_could_not_read_again_is_taken(tiny_recipe_dict, tmp_path, monkeypatch):

@@ -127,11 +127,10 @@ def _empty(site: Site, encoder: Encoder, options: AnalyseOptions) -> SiteMoments
     def new() -> Moments:
         return Moments(dim, heads=site.heads if site.heads > 1 else None)
 
-    linear, distances = None, encoder.spec.disentangled
+    linear, distances = None, encoder.spec.disentangled if site.kind == "qk" else None
     if is_linear(site, options.select):
         linear = LinearMoments(*encoder.layers[site.layer or 0].up.folded())
-    told = distances if site.kind == "qk" else None
-    c2p, p2c = told is not None and told.c2p, told is not None and told.p2c
+    c2p, p2c = distances is not None and distances.c2p, distances is not None and distances.p2c
     return SiteMoments(
         site=site,
         sample=new(),

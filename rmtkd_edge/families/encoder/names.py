@@ -192,11 +192,15 @@ def _refuse_variants(config: Any) -> None:
             f"attention_head_size of {config.attention_head_size} is not supported",
             "use a DeBERTa whose heads share the hidden width",
         )
-    pooled = getattr(config, "hidden_size", None)
-    if _of_deberta(config, "pooler_hidden_size", pooled) != pooled or _of_deberta(config, "position_buckets", -1) == 1:
+    pooled, buckets = getattr(config, "hidden_size", None), _of_deberta(config, "position_buckets", -1)
+    if _of_deberta(config, "pooler_hidden_size", pooled) != pooled:
         raise UserError(
-            f"pooler_hidden_size of {config.pooler_hidden_size} with hidden_size of {pooled}, or position_buckets of "
-            f"{config.position_buckets}, cannot be computed",
+            f"pooler_hidden_size of {config.pooler_hidden_size} is not that of the stream, {pooled}",
+            "transformers cannot run it either: check the model's config.json",
+        )
+    if buckets == 1:
+        raise UserError(
+            "position_buckets of 1 leaves distances no bucket on either side",
             "transformers cannot run it either: check the model's config.json",
         )
     groups = (getattr(config, "num_hidden_groups", 1), getattr(config, "inner_group_num", 1))

@@ -13,11 +13,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rmtkd_edge.families.convolution import ConvNorm, narrow_like, set_norm
-from rmtkd_edge.families.convolution_fit import Fit, Walk, fit_convolution
+from rmtkd_edge.families.convolution_fit import Fit, fit_convolution
 from rmtkd_edge.families.layers import ProjectedLinear, copy_fitting
 from rmtkd_edge.families.mobilenet.depthwise import fit_depthwise
 from rmtkd_edge.families.mobilenet.fold import Projections, fold_linear
 from rmtkd_edge.families.mobilenet.module import Block, Gates, MobileNet
+from rmtkd_edge.families.walk import Walk
 from rmtkd_edge.spectral import CrossMoments
 
 DEPTHWISE_ROWS = 400  # places of all images together, for each of a depthwise kernel's taps

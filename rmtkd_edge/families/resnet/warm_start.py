@@ -13,12 +13,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rmtkd_edge.families.convolution import narrow_like, set_norm
-from rmtkd_edge.families.convolution_fit import Fit, Walk, fit_convolution, least_squares
+from rmtkd_edge.families.convolution_fit import Fit, fit_convolution, least_squares
 from rmtkd_edge.families.layers import copy_fitting
 from rmtkd_edge.families.resnet.factors import factor_basis, set_weight
 from rmtkd_edge.families.resnet.fold import Projections
 from rmtkd_edge.families.resnet.module import Block, Layer, ResNet
 from rmtkd_edge.families.resnet.spec import FACTOR
+from rmtkd_edge.families.walk import Walk
 from rmtkd_edge.spectral import CrossMoments
 
 

@@ -24,17 +24,10 @@ from rmtkd_edge.families.layers import ProjectedLinear, along_outputs, copy_fitt
 from rmtkd_edge.families.low_rank import best_query_key
 from rmtkd_edge.families.vit.fold import narrow_like
 from rmtkd_edge.families.vit.module import Norm, ProjectedPatches, ProjectedTable, VisionTransformer, VitLayer
+from rmtkd_edge.families.walk import Walk
 from rmtkd_edge.spectral import CrossMoments
 
 MOST_ROWS = 131_072  # tokens that one least squares looks at
-
-
-@dataclass
-class Walk:
-    """One batch of calibration images on its way: the teacher's stream (B, T, d) and the student's (B, T, k)."""
-
-    teacher: Tensor
-    student: Tensor
 
 
 @dataclass(frozen=True)
