@@ -48,7 +48,7 @@ def least_squares(
     features, groups = conv.weight[0].numel(), conv.groups
     count, solved = fit.places(features, ROWS_PER_FEATURE), []
     for group in range(groups):
-        moments = CrossMoments(features, targets[0].shape[1] // groups)
+        moments = CrossMoments(features, targets[0].shape[1] // groups, ridge=fit.ridge)
         for number, (x, target) in enumerate(zip(inputs, targets, strict=True)):
             mine = (x.chunk(groups, 1)[group], target.chunk(groups, 1)[group])
             moments.add(*patches(conv, *mine, count, fit.seed + number))

@@ -106,7 +106,7 @@ def fit_decoders(pair: Pair, taps: Mapping[str, str]) -> dict[str, Decoder]:
         for tap, its in taps.items():
             x, y = pair.family.rows(narrow[tap], batch), pair.family.rows(wide[its], batch)
             if tap not in cross:
-                cross[tap] = CrossMoments(x.shape[1], y.shape[1], name=tap)
+                cross[tap] = CrossMoments(x.shape[1], y.shape[1], name=tap, ridge=RIDGE)
                 spread[tap] = Moments(y.shape[1], heads=y.shape[1], name=tap)  # the diagonal alone
             cross[tap].add(x, y)
             spread[tap].add(y)

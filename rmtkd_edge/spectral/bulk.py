@@ -74,6 +74,16 @@ class Bulk:
         unique, place = np.unique(self.scaled, return_inverse=True)
         return self.distance(unique)[place]
 
+    def distance_at(self, sigma2: float) -> float:
+        """Return the distance at one noise variance; it is kept, since many quantiles come to the same one."""
+        if sigma2 not in self._distances:
+            self._distances[sigma2] = float(self.distance(sigma2)[0])
+        return self._distances[sigma2]
+
+    @cached_property
+    def _distances(self) -> dict[float, float]:
+        return {}
+
     def distance(self, sigma2: ArrayLike) -> Array:
         """Return the l2 distance between the histogram and the law's mass per bin, for each noise variance."""
         return distance(self.histogram, self.bin_edges, np.atleast_1d(np.asarray(sigma2, dtype=np.float64)), self.ratio)

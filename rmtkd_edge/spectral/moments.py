@@ -1,10 +1,11 @@
 """Streaming second moments of activations: one pass, float64, nothing stored but sums.
 
-Padding never enters: the caller passes the rows that count. Not done here: weights per row, float32 accumulation.
+Padding never enters: the caller passes the rows that count. Not done here: weights per row.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from rmtkd_edge.errors import DataError
 
-CHUNK = 4096  # rows upcast to float64 at a time, bounds the extra memory
+CHUNK = 4096  # rows that are converted at a time, bounds the extra memory
 PANEL = 512  # columns of a symmetric sum that are multiplied at a time
 
 
@@ -35,7 +36,7 @@ class Moments:
 
     def add(self, x: Tensor) -> None:
         """Add rows `x` (n, dim) of any float dtype. Raises DataError for another shape, integers, NaN or infinity."""
-        for rows in float64_chunks(x, self.dim, self.name):
+        for rows in checked_chunks(x, self.dim, self.name):
             self._to(rows.device)
             self._sum += rows.sum(0)
             if self.heads is None:
@@ -80,7 +81,15 @@ def add_gram(total: Tensor, left: Tensor, right: Tensor) -> None:
     there afterwards means nothing, see `symmetrised`.
     """
     for i in range(0, len(total), PANEL):
-        total[i:, i : i + PANEL].addmm_(left[:, i:].T, right[:, i : i + PANEL])
+        add_product(total[i:, i : i + PANEL], left[:, i:], right[:, i : i + PANEL])
+
+
+def add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
+    """Add left^T right, multiplied in their dtype, (n, i) and (n, j), to `total` (i, j)."""
+    if total.dtype == left.dtype:
+        total.addmm_(left.T, right)
+    else:
+        total += left.T @ right
 
 
 def symmetrised(total: Tensor) -> Tensor:
@@ -88,24 +97,26 @@ def symmetrised(total: Tensor) -> Tensor:
     return total.tril() + total.tril(-1).mT
 
 
-def float64_chunks(x: Tensor, dim: int, name: str) -> Iterator[Tensor]:
-    """Yield the rows of `x` (n, dim) in float64 chunks; all of x is checked to be finite before the first.
+def checked_chunks(
+    x: Tensor, dim: int, name: str, dtype: torch.dtype = torch.float64, rows: int = CHUNK
+) -> Iterator[Tensor]:
+    """Yield the rows of `x` (n, dim), at most `rows` at a time; all of x is checked to be finite before the first.
 
     Raises DataError naming the first bad entry.
     """
     if x.ndim != 2 or x.shape[1] != dim or not x.is_floating_point():
         raise DataError(f"{name}: expected float rows of shape (n, {dim}), got {tuple(x.shape)} {x.dtype}.")
     x = x.detach()
-    if not bool(torch.isfinite(x).all()):
+    if not math.isfinite(float(x.sum())) and not bool(torch.isfinite(x).all()):  # a sum of finite values may overflow
         bad = (~torch.isfinite(x)).nonzero()
         row, column = bad[0].tolist()
         raise DataError(
             f"{name}: {len(bad)} of {x.numel()} values are NaN or infinite, the first in row {row}, feature {column}.",
             "check the model's weights and inputs; half precision overflows above 65504",
         )
-    for rows in x.split(CHUNK):
-        if len(rows):
-            yield (rows.cpu() if rows.device.type == "mps" else rows).to(torch.float64)
+    for some in x.split(rows):
+        if len(some):
+            yield (some.cpu() if some.device.type == "mps" else some).to(dtype)
 
 
 def reduced(count: float, sums: list[Tensor]) -> tuple[float, list[Tensor]]:

@@ -209,3 +209,34 @@ def test_moments_stay_on_the_gpu():
     assert moments.second().is_cuda
     torch.testing.assert_close(moments.second().cpu(), x.T @ x / len(x))
     torch.testing.assert_close(pair.solve()[0].cpu(), cross(x, y).solve()[0])
+
+
+def test_products_in_float32_agree_with_those_in_float64():
+    mean = torch.tensor([300.0, -40.0, 0.0, 5.0, 1000.0])  # far from zero: about it, float32 would lose the variances
+    x, y = (value.float() for value in linear(3000))
+    x, weights = x + mean, torch.rand(3000, generator=torch.Generator().manual_seed(0))
+    pairs = [CrossMoments(5, 3, ridge=ridge) for ridge in (0.0, 1e-4)]
+    for moments in pairs:
+        for part in zip(x.split(1700), y.split(1700), weights.split(1700), strict=True):
+            moments.add(*part)
+    for intercept in (True, False):
+        exact, single = (moments.solve(1e-4, intercept=intercept) for moments in pairs)
+        torch.testing.assert_close(single, exact, rtol=1e-5, atol=1e-5)
+    before = pairs[1].solve()
+    pairs[1].all_reduce()
+    torch.testing.assert_close(pairs[1].solve(), before, rtol=1e-7, atol=1e-7)
+    torch.testing.assert_close(pairs[1].mean_targets(), pairs[0].mean_targets(), rtol=1e-6, atol=1e-6)
+
+
+def test_float64_rows_keep_their_precision():
+    x, y = linear()
+    moments = CrossMoments(5, 3, ridge=1e-6)
+    moments.add(x, y)
+    torch.testing.assert_close(moments.solve(1e-6), cross(x, y).solve(1e-6), rtol=1e-12, atol=1e-12)
+
+
+def test_products_in_float32_need_a_ridge():
+    moments = CrossMoments(2, 2, ridge=1e-4)
+    moments.add(torch.ones(3, 2), torch.ones(3, 2))
+    with pytest.raises(UserError, match="1e-06"):
+        moments.solve(0.0)

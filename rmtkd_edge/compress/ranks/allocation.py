@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from rmtkd_edge.compress.context import Context
@@ -61,9 +61,13 @@ def allocated(trials: Trials, picked: Sequence[SiteRank]) -> list[SiteRank]:
     if trials.budgets:
         aim = min(aim, 0.0)  # what one quantile left over is used
 
-    def land(at: Moves) -> list[SiteRank]:
-        offsets = offsets_of(free, at)
+    @cache
+    def landed(at: tuple[tuple[Move, float], ...]) -> list[SiteRank]:
+        offsets = offsets_of(free, dict(at))
         return land_on_target(lambda at, held: trials.choose(at, offsets, held), trials.left, aim, 1.0)[1]
+
+    def land(at: Moves) -> list[SiteRank]:
+        return landed(tuple(at.items()))
 
     def score(at: Moves) -> float:
         chosen = land(at)

@@ -66,7 +66,7 @@ def fit_attention(
     weight, bias = compose(wide.value, *decode)
     set_linear(narrow.value, *((weight, bias) if value is None else (value @ weight, value @ bias)))
     _fit_scores(wide, narrow, cut, walks, decode)
-    fit = CrossMoments(narrow.value.weight.shape[0], len(cut.stream64))
+    fit = CrossMoments(narrow.value.weight.shape[0], len(cut.stream64), ridge=cut.ridge)
     parts = []
     for walk, total in zip(walks, sums, strict=True):
         own = narrow.attend(walk.student, walk.mask, walk.relative)
@@ -113,7 +113,7 @@ def fit_feed_forward(
     if inner is not None:
         weight, bias = inner @ weight, inner @ bias
     set_linear(narrow.up, weight, bias)
-    fit = CrossMoments(narrow.up.weight.shape[0], len(cut.stream64))
+    fit = CrossMoments(narrow.up.weight.shape[0], len(cut.stream64), ridge=cut.ridge)
     parts = []
     for walk, total in zip(walks, sums, strict=True):
         own = narrow.activation(narrow.up(walk.student))
@@ -148,7 +148,7 @@ def decoder(walks: Sequence[Walk], ridge: float, depth: int, prior: Tensor | Non
     Where no token tells R it is the transpose of `prior` (k, d), the projection of the stream, else 0: embeddings of
     distances, which go through the same layers, have parts there.
     """
-    fit = CrossMoments(walks[0].student.shape[-1], walks[0].teacher.shape[-1])
+    fit = CrossMoments(walks[0].student.shape[-1], walks[0].teacher.shape[-1], ridge=ridge)
     for walk in walks:
         own = walk.rows(walk.student)
         fit.add(own, walk.teacher if prior is None else walk.teacher - own @ prior, walk.weight(depth))

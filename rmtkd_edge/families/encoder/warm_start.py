@@ -105,7 +105,7 @@ def _fit_table(wide: Embeddings, student: Encoder, cut: Cut, batches: Sequence[B
     assert narrow.expand is not None, "a narrower table has a map after it"
     narrow.word.weight.copy_(word @ cut.projections["embedding"].to(word).T)
     student.to(word.device)
-    fit = CrossMoments(narrow.word.weight.shape[1], narrow.expand.weight.shape[0])
+    fit = CrossMoments(narrow.word.weight.shape[1], narrow.expand.weight.shape[0], ridge=cut.ridge)
     for batch in batches:
         ids, mask = batch["input_ids"], batch["attention_mask"].bool()
         target = wide.word_states(ids)[mask]

@@ -175,7 +175,7 @@ def _read(wide: nn.Module, narrow: nn.Module, cut: Cut, walks: Sequence[Walk], d
             norm.add(own, walk.rows(target @ cut.stream.T), walk.weight(depth))
         _set_norm(narrow, norm)
     pairs = [(target, narrow(walk.student)) for walk, target in zip(walks, before, strict=True)]
-    fit = CrossMoments(cut.stream.shape[0], cut.stream.shape[1])
+    fit = CrossMoments(*cut.stream.shape, ridge=cut.ridge)
     for walk, (target, own) in zip(walks, pairs, strict=True):
         fit.add(walk.rows(own), walk.rows(target), walk.weight(depth))
     fit.all_reduce()
@@ -201,7 +201,7 @@ def _produce(
     layer: Linear, cut: Cut, walks: Sequence[Walk], after: Sequence[Tensor], own: Sequence[Tensor], depth: int
 ) -> None:
     """Fit a producer of the stream and move every walk past it."""
-    fit = CrossMoments(layer.weight.shape[1], len(cut.stream))
+    fit = CrossMoments(layer.weight.shape[1], len(cut.stream), ridge=cut.ridge)
     for walk, total, inside in zip(walks, after, own, strict=True):
         missing = walk.rows(total @ cut.stream.T - walk.student)
         fit.add(walk.rows(inside), missing, walk.stream_weight(depth, total))

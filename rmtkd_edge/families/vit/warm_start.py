@@ -52,7 +52,7 @@ class Fit:
 
     def solve(self, pairs: Sequence[tuple[Tensor, Tensor]], depth: int) -> tuple[Tensor, Tensor]:
         """Return the map between paired states (B, T, x) and (B, T, y), by the weights at a depth of the stream."""
-        moments = CrossMoments(pairs[0][0].shape[-1], pairs[0][1].shape[-1])
+        moments = CrossMoments(pairs[0][0].shape[-1], pairs[0][1].shape[-1], ridge=self.ridge)
         for x, y in pairs:
             weight = self.weights[depth].to(x).expand(len(x), -1).flatten()
             moments.add(x[:, self.places].flatten(0, 1), y[:, self.places].flatten(0, 1), weight)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,9 +44,9 @@ def law_choice(bulk: Bulk, sigma2: float, level: float | None, quantile: float |
     """Return the Choice of the Marchenko-Pastur edge at `sigma2`, with a Tracy-Widom margin at `level` (None: none)."""
     low, high = edges(sigma2, bulk.q)
     margin = 0.0 if level is None else tw_margin(sigma2, bulk.q, bulk.n_eff, level)
-    return Choice(sigma2, high, low, margin, quantile, float(bulk.distance(sigma2)[0]), note=note)
+    return Choice(sigma2, high, low, margin, quantile, bulk.distance_at(sigma2), note=note)
 
 
 def order_statistic(quantile: float, m: int) -> int:
     """Return the 0-based index of the quantile among m ascending values: ceil(quantile m), clipped to 1..m, less 1."""
-    return int(np.clip(np.ceil(quantile * m), 1, m)) - 1
+    return min(max(math.ceil(quantile * m), 1), m) - 1

@@ -9,6 +9,8 @@ a large delta fits globally.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from rmtkd_edge.spectral.bulk import Bulk
@@ -29,7 +31,7 @@ def window(quantile: float, delta: float, m: int) -> tuple[int, int]:
     Both ends are non-decreasing in the quantile; a window without an index in it becomes the quantile's own order
     statistic.
     """
-    first = int(np.clip(np.ceil((quantile - delta) * m), 1, m)) - 1
-    last = int(np.clip(np.floor((quantile + delta) * m), 1, m)) - 1
+    first = min(max(math.ceil((quantile - delta) * m), 1), m) - 1
+    last = min(max(math.floor((quantile + delta) * m), 1), m) - 1
     own = order_statistic(quantile, m)
     return min(first, own), max(last, own)
