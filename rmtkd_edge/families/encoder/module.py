@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rmtkd_edge.families.activations import activation
+from rmtkd_edge.families.attention import attend
 from rmtkd_edge.families.base import Tap
 from rmtkd_edge.families.encoder.distances import DistanceEmbeddings, distance_scores, padding_bias
 from rmtkd_edge.families.encoder.embeddings import Embeddings
@@ -39,7 +40,7 @@ def sdpa_attention(
     if mask is not None:
         keys = mask[:, None, None, :]
         allowed = keys if allowed is None else torch.where(keys, allowed, torch.finfo(q.dtype).min)
-    out = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed, scale=scale)
+    out = attend(q, k, v, allowed, scale=scale)
     return out.transpose(1, 2).reshape(batch, length, -1)
 
 

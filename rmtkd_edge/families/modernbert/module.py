@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rmtkd_edge.families.activations import activation
+from rmtkd_edge.families.attention import attend
 from rmtkd_edge.families.base import Tap
 from rmtkd_edge.families.layers import ProjectedLinear
 from rmtkd_edge.families.model import Model
@@ -59,7 +60,7 @@ def bias_of(allowed: Tensor, dtype: torch.dtype) -> Tensor:
 
 def sdpa_attention(q: Tensor, k: Tensor, v: Tensor, allowed: Tensor, scale: float) -> Tensor:
     """Return softmax(scale q k^T) v over the allowed keys; q, k (B, heads, T, r), v (B, heads, T, p)."""
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias_of(allowed, q.dtype), scale=scale)
+    return attend(q, k, v, bias_of(allowed, q.dtype), scale=scale)
 
 
 class Linear(nn.Linear):

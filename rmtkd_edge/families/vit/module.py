@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rmtkd_edge.families.activations import activation
+from rmtkd_edge.families.attention import attend
 from rmtkd_edge.families.base import Tap
 from rmtkd_edge.families.images import CHANNELS
 from rmtkd_edge.families.layers import ProjectedLinear, along_outputs
@@ -29,7 +30,7 @@ def sdpa_attention(q: Tensor, k: Tensor, v: Tensor, heads: int, scale: float) ->
     q (B, Q, heads * r), k (B, T, heads * r), v (B, T, heads * p); returns (B, Q, heads * p).
     """
     q, k, v = (x.unflatten(2, (heads, -1)).transpose(1, 2) for x in (q, k, v))
-    return F.scaled_dot_product_attention(q, k, v, scale=scale).transpose(1, 2).flatten(2)
+    return attend(q, k, v, scale=scale).transpose(1, 2).flatten(2)
 
 
 class ProjectedPatches(nn.Module):
