@@ -16,8 +16,9 @@ class CrossMoments:
     """Sums of x, y, x x^T and y x^T over paired rows x (dx,), y (dy,); float64, one pass.
 
     Args:
-        ridge: the least that `solve` will be given. From 1e-6 on, rows of float32 are multiplied in float32, about the
-            mean of the first ones and 1,024 at a time, which takes less than half of the time.
+        ridge: the least that `solve` will be given. From 1e-6 on, rows of float32 on a CPU are multiplied in float32,
+            about the mean of the first ones and 1,024 at a time, which takes less than half of the time. (On a GPU
+            float32 may be TF32, whose products are too coarse.)
 
     Attributes:
         count: rows, or the sum of their weights.
@@ -45,7 +46,7 @@ class CrossMoments:
         if weights is not None and not bool((weights >= 0).all()):
             raise DataError(f"{self.name}: a weight is negative or not a number.")
         # Both sides are checked before a sum is touched.
-        single = self._single and torch.float64 not in (x.dtype, y.dtype)
+        single = self._single and x.device.type in ("cpu", "mps") and torch.float64 not in (x.dtype, y.dtype)
         dtype, rows = (torch.float32, FLOAT32_ROWS) if single else (torch.float64, CHUNK)
         pairs = zip(
             list(checked_chunks(x, self.dx, f"{self.name} (inputs)", dtype, rows)),
