@@ -12,8 +12,8 @@ HALF = (torch.bfloat16, torch.float16)
 def attend(q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None = None, *, scale: float) -> Tensor:
     """Return softmax(scale q k^T + mask) v, head by head, in the dtype of q.
 
-    For gradients in half precision torch's fused kernel for CPUs takes three to ten times as long as in float32 (2.14,
-    up to 128 tokens): where there are any, attention is computed in float32.
+    With gradients in half precision torch's fused kernel for CPUs takes two to six times as long as in float32 (2.14,
+    13 to 128 tokens; tools/bench_attention.py): where there are any, attention is computed in float32.
 
     Args:
         q: (B, heads, Q, r).
