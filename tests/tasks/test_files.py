@@ -180,11 +180,12 @@ def test_a_header_that_is_nearly_right_is_offered(tmp_path: Path, header: str):
     [
         ("train.csv", b"PK\x03\x04" + bytes(60), "a zip archive, as Excel files are"),
         ("train.csv", b"\xd0\xcf\x11\xe0" + bytes(60), "Excel file"),
-        ("train.csv", gzip.compress(b"text,label\n"), "compressed by gzip"),
+        ("train.csv", gzip.compress(b"text,label\n", mtime=0), "compressed by gzip"),
         ("train.jsonl", b"PAR1\x15" + bytes(60), "a Parquet file"),
         ("train.xlsx", b"PK\x03\x04", "ending '.xlsx' is not known"),
         ("train.csv.zip", b"PK\x03\x04", r"ending '.csv.zip' is not known"),
     ],
+    ids=["zip", "old Excel", "gzip", "Parquet", "Excel by its ending", "csv.zip"],
 )
 def test_files_of_another_kind_are_told_as_what_they_are(tmp_path: Path, name: str, content: bytes, says: str):
     (tmp_path / name).write_bytes(content)
