@@ -11,7 +11,7 @@ IMPUTED = 0.25  # share of the singular values above the bulk, for ScreeNOT
 SHAPES = np.geomspace(0.1, 1000, 10)  # of the gamma law of noise variances
 MIDDLE = 0.2  # left out at both ends of a spectrum
 LEVEL = 0.90  # of the null's largest eigenvalue
-DRAWS = {128: 20, 4096: 3}  # of a null, by the width up to which so many are made
+DRAWS, FEW_DRAWS, NARROW = 20, 3, 128  # of a null: few of one wider than that
 
 
 def screenot_rank(eigenvalues: Array, n: int) -> int:
@@ -53,8 +53,7 @@ def gamma_bema_rank(eigenvalues: Array, n: int, seed: int) -> int:
         scale = float(null @ eigenvalues[middle] / (null @ null))
         fits.append((float(((eigenvalues[middle] - scale * null) ** 2).sum()), scale, shape))
     _, scale, shape = min(fits)
-    draws = next(number for width, number in DRAWS.items() if d <= width)
-    tops = [noise_spectrum(shape, d, n, rng)[0] for _ in range(draws)]
+    tops = [noise_spectrum(shape, d, n, rng)[0] for _ in range(DRAWS if d <= NARROW else FEW_DRAWS)]
     return int((eigenvalues > scale * np.quantile(tops, LEVEL)).sum())
 
 

@@ -28,14 +28,14 @@ from shapes import this_processor
 
 from rmtkd_edge.compress.context import Context
 from rmtkd_edge.compress.ranks.cut import narrowed, projected, spectra_of
-from rmtkd_edge.compress.ranks.edge import SiteRank
+from rmtkd_edge.compress.ranks.edge import SiteRank, widths_of
 from rmtkd_edge.compress.stage import prepare
 from rmtkd_edge.config.recipes import load_recipe
 from rmtkd_edge.families.base import call
 from rmtkd_edge.families.model import Model
 from rmtkd_edge.families.spectrum import SiteSpectrum
 from rmtkd_edge.families.store import load_folder
-from rmtkd_edge.methods.base import align
+from rmtkd_edge.methods.base import align, reduction
 from rmtkd_edge.spectral import eigh_descending
 from rmtkd_edge.tasks.base import Batch
 
@@ -99,9 +99,7 @@ class Analysed:
 
     def removed(self, chosen: Sequence[SiteRank]) -> float:
         """Return the share of the parameters that is gone."""
-        spec = self.teacher.spec
-        widths = {c.name: c.width_after for c in chosen}
-        return 1 - spec.with_ranks(widths).count_parameters() / spec.count_parameters()
+        return reduction(self.teacher.spec, widths_of(chosen), self.context.teacher_parameters)
 
 
 def some_of(batch: Batch, split: int, which: int) -> Batch:
@@ -159,8 +157,7 @@ def main() -> None:
         chosen = analysed.scaled(ranks, args.target)
         student, _ = narrowed(context, teacher, projected(chosen, context))
         facts = {"null": name, "seconds": round(time.monotonic() - start, 1), **judge.row(student, parameters)}
-        widths = {c.name: c.width_after for c in chosen}
-        print(json.dumps({**facts, "ranks": ranks, "widths": widths}), flush=True)
+        print(json.dumps({**facts, "ranks": ranks, "widths": widths_of(chosen)}), flush=True)
 
 
 if __name__ == "__main__":
