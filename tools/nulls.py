@@ -36,11 +36,11 @@ from rmtkd_edge.families.model import Model
 from rmtkd_edge.families.spectrum import SiteSpectrum
 from rmtkd_edge.families.store import load_folder
 from rmtkd_edge.methods.base import align, reduction
+from rmtkd_edge.methods.students import largest_factor
 from rmtkd_edge.spectral import eigh_descending
 from rmtkd_edge.tasks.base import Batch
 
 SPLITS = 2  # pairs of halves
-BISECTIONS = 30
 Ranks = Mapping[str, float]
 
 
@@ -81,11 +81,11 @@ class Analysed:
 
     def scaled(self, ranks: Ranks, target: float) -> list[SiteRank]:
         """Return widths in the proportions of these ranks that remove the target, rounded up to the multiple."""
-        low, high = 0.0, max(s.site.width / max(ranks[s.site.name], 1e-9) for s in self.spectra)
-        for _ in range(BISECTIONS):
-            middle = (low + high) / 2
-            low, high = (middle, high) if self.removed(self.times(ranks, middle)) >= target else (low, middle)
-        return self.times(ranks, low)
+        most = max(s.site.width / max(ranks[s.site.name], 1e-9) for s in self.spectra)
+        share = largest_factor(lambda share: self.removed(self.times(ranks, share * most)) >= target)
+        if share is None:
+            raise SystemExit(f"the least widths remove less than {target:.1%}: give a smaller --target")
+        return self.times(ranks, share * most)
 
     def times(self, ranks: Ranks, factor: float) -> list[SiteRank]:
         """Return widths of so many times these ranks, as the family settles them."""
