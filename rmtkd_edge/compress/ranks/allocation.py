@@ -110,8 +110,9 @@ class Trials:
 
     def divergence(self, chosen: Sequence[SiteRank]) -> float:
         """Return how far the outputs move at these ranks, infinite where they are no longer finite."""
-        widths = widths_of(chosen)
-        found = next((trial for trial in self.known if trial.widths == widths), None)
+        widths, spec = widths_of(chosen), self.folded.spec
+        shape = spec.with_ranks(widths)  # the same one where a factor is wider than its site
+        found = next((trial for trial in self.known if spec.with_ranks(trial.widths) == shape), None)
         if found is None:
             moved = divergence(
                 self.context, self.before, outputs_of(self.context, self.narrow(projected(chosen, self.context)))
