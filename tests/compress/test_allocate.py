@@ -59,6 +59,14 @@ def test_where_nothing_gains_nothing_moves():
         assert search(lambda at, value=value: value, moves, lambda *told: None, 45) == dict.fromkeys(moves, 0.0)
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_step_that_changes_nothing_is_doubled(sign):
+    moves = [Move("factor", "level"), Move("stream", "level")]  # no factor before its level is 2
+    score = lambda at: 1.0 + at[moves[1]] ** 2 if sign * at[moves[0]] < 2 else 0.5 + at[moves[1]] ** 2
+    best = search(score, moves, lambda *told: None, 30)
+    assert score(best) == 0.5
+
+
 def test_kinds_trade_by_level_and_layers_by_depth():
     sites = [Site("stream", "stream", 16), *(Site(f"layer.{i}.ffn", "ffn", 32, layer=i) for i in range(3))]
     moves = dimensions(sites)

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 TRIALS = 30  # closed forms that are compared at most
 FIRST_STEP, LEAST_STEP = 1.0, 0.3  # of log-odds
 LONGER, SHORTER = 1.3, 0.5  # what a step is multiplied by after it gained, and after it did not
+FARTHEST = 4.0  # of log-odds, that a step is doubled to where it changes nothing, as where a factor is no factor yet
 LEAST_GAIN = 0.002  # of the divergence, else a move is noise
 
 
@@ -188,7 +189,10 @@ def search(
                 if left == 0:
                     return best
                 tried = {**best, move: best[move] + sign * step[move]}
-                found, left = score(tried), left - 1
+                found, left, far = score(tried), left - 1, 2 * step[move]
+                while found == lowest and far <= FARTHEST:
+                    tried = {**best, move: best[move] + sign * far}
+                    found, far = score(tried), 2 * far
                 if found < lowest * (1 - LEAST_GAIN):
                     best, lowest, improved = tried, found, True
                     step[move] *= LONGER
