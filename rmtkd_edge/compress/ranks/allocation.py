@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 TRIALS = 30  # closed forms that are compared at most
 FIRST_STEP, LEAST_STEP = 1.0, 0.3  # of log-odds
 LONGER, SHORTER = 1.3, 0.5  # what a step is multiplied by after it gained, and after it did not
-FARTHEST = 4.0  # of log-odds, that a step is doubled to where it changes nothing, as where a factor is no factor yet
+FARTHEST = 4.0  # of log-odds: how far a step is doubled while it changes nothing (a factor wider than its site is none)
 LEAST_GAIN = 0.002  # of the divergence, else a move is noise
 
 
