@@ -2,12 +2,14 @@
 
     python tools/divergence.py --run runs/a --data DIR/sst2 --target 0.8 --allocation edge kl --match 0 3 10 --steps 250
     python tools/divergence.py --run runs/a --data DIR/sst2 --target 0.8 --rule window explained-variance bema parallel
+    python tools/divergence.py --run runs/a --data DIR/sst2 --target 0.8 --allocation edge kl --trials 8 15 30
 
 The teacher and the recipe are those of a run of `compress`. For every edge rule and allocation the teacher is cut to
 the target in closed form (the rules bema and parallel give one rank, whatever the target); with --steps each of these
 students is then distilled for so many steps, once for every weight of `distil.match`. A row is printed for each: the
 divergence from the teacher (the task's own; of classification in nats), agreement and metric on validation rows, which
-choose nothing here. A divergence tells students apart that an accuracy of as many rows does not.
+choose nothing here. A divergence tells students apart that an accuracy of as many rows does not. With several numbers
+of --trials a search goes on from the one before, and so do its seconds.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import argparse
 import copy
 import itertools
 import json
+import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -29,7 +32,7 @@ from shapes import this_processor
 from torch import Tensor
 
 from rmtkd_edge.compress.context import Context
-from rmtkd_edge.compress.ranks.allocation import Trials, allocated
+from rmtkd_edge.compress.ranks.allocation import TRIALS, Trials, allocated
 from rmtkd_edge.compress.ranks.budget import budgets_of
 from rmtkd_edge.compress.ranks.cut import chooser, narrowed, projected, spectra_of
 from rmtkd_edge.compress.ranks.edge import pick_ranks, widths_of
@@ -99,18 +102,26 @@ def ratio(now: np.ndarray, first: np.ndarray) -> list[float]:
     return [round(float(x), 3) for x in (now.mean() / first.mean(), low, high)]
 
 
-def closed_form(context: Context, teacher: Model) -> tuple[Model, dict[str, int]]:
-    """Return the teacher cut to the recipe's target, and its widths."""
-    recipe = context.recipe
-    spectra = spectra_of(context, teacher, context.family.sites_to_cut(teacher.spec, recipe.compress))
-    choose = chooser(context, teacher.spec, spectra)
-    quantile = recipe.analyse.quantile
-    _, chosen = pick_ranks(
-        choose, teacher.spec, recipe, quantile, budgets_of(context, teacher.spec), context.from_teacher
-    )
-    if recipe.compress.allocation == "kl":
-        chosen = allocated(Trials(context, teacher, choose), chosen)
-    return narrowed(context, teacher, projected(chosen, context))[0], widths_of(chosen)
+class ClosedForms:
+    """Cuts the teacher to the recipe's target by one rule, with one analysis and without trying a shape twice."""
+
+    def __init__(self, context: Context, teacher: Model) -> None:
+        recipe, spec = context.recipe, teacher.spec
+        self.context, self.teacher = context, teacher
+        spectra = spectra_of(context, teacher, context.family.sites_to_cut(spec, recipe.compress))
+        choose, budgets = chooser(context, spec, spectra), budgets_of(context, spec)
+        self.one = pick_ranks(choose, spec, recipe, recipe.analyse.quantile, budgets, context.from_teacher)[1]
+        self.trials = Trials(context, teacher, choose)
+
+    def cut(self, trials: int) -> tuple[Model, dict[str, int]]:
+        """Return the student at one quantile, or at the best of so many trials of the search, and its widths."""
+        chosen = allocated(self.trials, self.one, trials) if trials else self.one
+        return narrowed(self.context, self.teacher, projected(chosen, self.context))[0], widths_of(chosen)
+
+    def lowest(self) -> list[float]:
+        """Return the lowest divergence after every trial so far, on the rows of train that the search looks at."""
+        found = [math.inf if trial.divergence is None else trial.divergence for trial in self.trials.known]
+        return [round(low, 5) for low in itertools.accumulate(found, min)]
 
 
 def distilled(context: Context, teacher: Model, student: Model, match: float, steps: int) -> Model:
@@ -139,6 +150,7 @@ def main() -> None:
     parser.add_argument("--target", type=float, required=True, help="share of the parameters to remove")
     parser.add_argument("--rule", nargs="+", choices=list(RULES), help="edge rules; the recipe's when left out")
     parser.add_argument("--allocation", nargs="+", default=["edge"], choices=["edge", "kl"])
+    parser.add_argument("--trials", nargs="+", type=int, default=[TRIALS], help="closed forms that kl compares at most")
     parser.add_argument("--match", nargs="+", type=float, default=[], help="weights of distil.match")
     parser.add_argument("--steps", type=int, help="of distillation; none when left out")
     parser.add_argument("--seed", type=int, default=0)
@@ -151,29 +163,27 @@ def main() -> None:
     parameters = teacher.spec.count_parameters()
     rules = args.rule or [base.analyse.rule]
     first: list[np.ndarray] = []
-    for rule, allocation in itertools.product(rules, args.allocation):
-        if allocation == "kl" and rule in WITHOUT_QUANTILE:
-            continue
-        recipe = base.model_copy(
-            update={
-                "analyse": base.analyse.model_copy(update={"rule": rule}),
-                "compress": base.compress.model_copy(update={"allocation": allocation}),
-            }
-        )
+    variants = [n for one in args.allocation for n in ([0] if one == "edge" else sorted(args.trials))]
+    for rule in rules:
+        recipe = base.model_copy(update={"analyse": base.analyse.model_copy(update={"rule": rule})})
         context = context_of(ready, recipe, parameters, ready.multiple)
         batches = list(context.data.validation())
         with torch.no_grad():
             judge = Judge(context, batches, [call(teacher, batch).double() for batch in batches], first)
-        start = time.monotonic()
-        student, widths = closed_form(context, teacher)
-        told = {"rule": rule, "allocation": allocation}
-        facts = {**told, "seconds": round(time.monotonic() - start, 1)}
-        print(json.dumps({**facts, **judge.row(student, parameters), "widths": widths}), flush=True)
-        for match in args.match if args.steps else ():
+        forms = ClosedForms(context, teacher)
+        for trials in variants:
+            if trials and rule in WITHOUT_QUANTILE:
+                continue
             start = time.monotonic()
-            trained = distilled(context, teacher, student, match, args.steps)
-            facts = {**told, "match": match, "steps": args.steps, "seconds": round(time.monotonic() - start, 1)}
-            print(json.dumps({**facts, **judge.row(trained, parameters)}), flush=True)
+            student, widths = forms.cut(trials)
+            told = {"rule": rule, "allocation": "kl" if trials else "edge", "trials": trials}
+            facts = {**told, "seconds": round(time.monotonic() - start, 1), "lowest": forms.lowest() if trials else []}
+            print(json.dumps({**facts, **judge.row(student, parameters), "widths": widths}), flush=True)
+            for match in args.match if args.steps else ():
+                start = time.monotonic()
+                trained = distilled(context, teacher, student, match, args.steps)
+                facts = {**told, "match": match, "steps": args.steps, "seconds": round(time.monotonic() - start, 1)}
+                print(json.dumps({**facts, **judge.row(trained, parameters)}), flush=True)
 
 
 if __name__ == "__main__":

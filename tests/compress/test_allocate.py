@@ -1,13 +1,14 @@
 """Allocation by divergence: the search only ever gains, and a run keeps its share of parameters while sites trade."""
 
 import json
+import math
 from dataclasses import dataclass
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rmtkd_edge.compress.ranks.allocation import TRIALS, Move, dimensions, free_sites, offsets_of, search
+from rmtkd_edge.compress.ranks.allocation import PATIENCE, TRIALS, Move, dimensions, free_sites, offsets_of, search
 from rmtkd_edge.compress.ranks.edge import CLOSE, land_on_target, lowest_quantile, shifted
 from rmtkd_edge.compress.stage import compress_run
 from rmtkd_edge.config.recipes import parse_recipe
@@ -39,7 +40,7 @@ def test_the_search_comes_within_a_step_of_a_bowls_bottom(bottom):
     moves = [Move(f"kind{i}", "level") for i in range(len(bottom))]
     told = []
     score = lambda at: 1.0 + sum((at[move] - b) ** 2 for move, b in zip(moves, bottom, strict=True))
-    best = search(score, moves, lambda at, divergence: told.append(divergence), 500)
+    best = search(score, moves, lambda at, divergence: told.append(divergence), 500, patience=500)
     assert told == sorted(told, reverse=True) and score(best) == told[-1]
     assert all(abs(best[move] - b) <= 1.0 for move, b in zip(moves, bottom, strict=True))
 
@@ -51,6 +52,16 @@ def test_no_more_is_tried_than_allowed(trials):
         lambda at: seen.append(at) or -len(seen), [Move("a", "level"), Move("b", "depth")], lambda *told: None, trials
     )
     assert len(seen) == trials
+
+
+@pytest.mark.parametrize("count", [2, 6, 9])
+def test_a_search_looks_at_every_dimension_and_ends_where_too_little_is_gained(count):
+    moves = [Move(f"kind{i}", "level") for i in range(count)]
+    seen = []
+    search(lambda at: seen.append(at) or 1.0 - 0.001 * len(seen), moves, lambda *told: None, 500)
+    assert all(any(at[move] for at in seen) for move in moves)
+    assert len(seen) <= max(PATIENCE + 1, 1 + 2 * count)
+    assert search(lambda at: math.exp(at[moves[-1]]), moves, lambda *told: None, 40)[moves[-1]] < -2
 
 
 def test_where_nothing_gains_nothing_moves():

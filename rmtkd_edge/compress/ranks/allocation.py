@@ -34,6 +34,7 @@ FIRST_STEP, LEAST_STEP = 1.0, 0.3  # of log-odds
 LONGER, SHORTER = 1.3, 0.5  # what a step is multiplied by after it gained, and after it did not
 FARTHEST = 4.0  # of log-odds: how far a step is doubled while it changes nothing (a factor wider than its site is none)
 LEAST_GAIN = 0.002  # of the divergence, else a move is noise
+PATIENCE, WORTH = 8, 0.05  # the search ends where so many trials have taken less than this share off the divergence
 
 
 class Move(NamedTuple):
@@ -46,10 +47,13 @@ class Move(NamedTuple):
 Moves = Mapping[Move, float]
 
 
-def allocated(trials: Trials, picked: Sequence[SiteRank]) -> list[SiteRank]:
+def allocated(trials: Trials, picked: Sequence[SiteRank], most: int = TRIALS) -> list[SiteRank]:
     """Return ranks that keep the budget as those in `picked` do and move the outputs least.
 
     Sites with ranks of their own in the recipe keep them; with one site left there is nothing to weigh.
+
+    Args:
+        most: allocations that are compared.
     """
     context = trials.context
     free = free_sites([c.spectrum.site for c in picked], context.recipe.compress)
@@ -57,7 +61,7 @@ def allocated(trials: Trials, picked: Sequence[SiteRank]) -> list[SiteRank]:
         return list(picked)
     moves = dimensions(free)
     weighed = ", ".join(dict.fromkeys(move.kind for move in moves))
-    context.report("note", text=f"allocation: weighing {weighed} against each other, {TRIALS} trials at most")
+    context.report("note", text=f"allocation: weighing {weighed} against each other, {most} trials at most")
     aim = trials.left(picked)
     if trials.budgets:
         aim = min(aim, 0.0)  # what one quantile left over is used
@@ -79,7 +83,7 @@ def allocated(trials: Trials, picked: Sequence[SiteRank]) -> list[SiteRank]:
         widths = ", ".join(f"{kind} {mean_width(chosen, kind):.0f}" for kind in kinds)
         context.report("note", text=f"allocation: divergence from the teacher {found:.2e} at mean widths {widths}")
 
-    return land(search(score, moves, tell, TRIALS))
+    return land(search(score, moves, tell, most))
 
 
 class Trials:
@@ -170,34 +174,48 @@ def mean_width(chosen: Sequence[SiteRank], kind: str) -> float:
 
 
 def search(
-    score: Callable[[Moves], float], moves: Sequence[Move], tell: Callable[[Moves, float], None], trials: int
-) -> dict[Move, float]:
+    score: Callable[[Moves], float],
+    moves: Sequence[Move],
+    tell: Callable[[Moves, float], None],
+    trials: int,
+    patience: int = PATIENCE,
+) -> Moves:
     """Return the moves of the lowest score that steps along one dimension at a time find, from none.
 
     Args:
         tell: hears of the start and of every improvement.
         trials: scores that are looked at, at most.
+        patience: the search ends, once it has looked at every dimension, where so many scores took off too little.
     """
     best, step = dict.fromkeys(moves, 0.0), dict.fromkeys(moves, FIRST_STEP)
-    lowest, left = score(best), trials - 1
-    tell(best, lowest)
-    improved = True
+    lows = [score(best)]  # the lowest after each
+    tell(best, lows[0])
+    improved, swept = True, False
     while improved or max(step.values()) >= LEAST_STEP:
         improved = False
-        for move in moves:
+        for move in sorted(moves, key=lambda move: -step[move]):  # those that gained, first
             for sign in (1.0, -1.0):
-                if left == 0:
+                if len(lows) == trials or (swept and not worthwhile(lows, patience)):
                     return best
+                lowest = lows[-1]
                 tried = {**best, move: best[move] + sign * step[move]}
-                found, left, far = score(tried), left - 1, 2 * step[move]
+                found, far = score(tried), 2 * step[move]
                 while found == lowest and far <= FARTHEST:
                     tried = {**best, move: best[move] + sign * far}
                     found, far = score(tried), 2 * far
-                if found < lowest * (1 - LEAST_GAIN):
-                    best, lowest, improved = tried, found, True
+                gained = found < lowest * (1 - LEAST_GAIN)
+                lows.append(found if gained else lowest)
+                if gained:
+                    best, improved = tried, True
                     step[move] *= LONGER
-                    tell(best, lowest)
+                    tell(best, found)
                     break
             else:
                 step[move] *= SHORTER
+        swept = True
     return best
+
+
+def worthwhile(lows: Sequence[float], patience: int) -> bool:
+    """Return whether the last scores took enough off to go on; `lows` has the lowest after each."""
+    return len(lows) <= patience or lows[-1] <= lows[-1 - patience] * (1 - WORTH)
