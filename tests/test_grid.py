@@ -77,6 +77,10 @@ def test_one_seed_comes_before_the_next_and_what_is_needed_before_what_needs_it(
     assert all(place[first] < place[cell] for cell in cells for first in needs(cell, where))
     alone = all_cells(where, ["minilm"], [TIME], [0], ["pkd"])
     assert [cell.id.split("/")[0] for cell in alone] == ["teachers", "steps", "steps", "time"]
+    some = all_cells(where, ["cifar10"], [TIME], [0], targets=[0.7])
+    assert {cell.target for cell in some} == {None, 0.7}  # the teacher has none
+    with pytest.raises(UserError, match=r"0\.71"):
+        all_cells(where, ["cifar10"], [TIME], [0], targets=[0.71])
 
 
 @pytest.mark.parametrize(("search", "fixed", "step"), [(200.0, 0.5, 0.1), (0.0, 30.0, 0.25), (10.0, 500.0, 1.0)])

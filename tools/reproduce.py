@@ -56,6 +56,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", choices=list(STUDIES), help="studies, of any scale")
     parser.add_argument("--budgets", nargs="+", default=list(BUDGETS), choices=BUDGETS)
     parser.add_argument("--methods", nargs="+", default=[], choices=NAMES, metavar="NAME", help=", ".join(NAMES))
+    parser.add_argument("--targets", nargs="+", type=float, default=[], help="of the studies' own, not all of them")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--steps", type=int, help="optimiser steps in place of the studies' own")
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="further recipe overrides")
@@ -120,7 +121,7 @@ def run_grid(args: argparse.Namespace) -> int:
     """Run or list the cells that were asked for; return the exit code."""
     where = Where(args.out, args.data, args.teachers, tuple(args.set), args.steps)
     studies = args.only or [name for name, study in STUDIES.items() if study.scale == args.scale]
-    cells = all_cells(where, studies, args.budgets, args.seeds, args.methods)
+    cells = all_cells(where, studies, args.budgets, args.seeds, args.methods, args.targets)
     for cell in cells:  # settings that are none are the user's error, before any work
         if all(first.budget == "teachers" for first in needs(cell, where)):
             order_of(cell, where).resolved()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from grid import settings
 from grid.studies import RMT_KD, STUDIES, Study
+from rmtkd_edge.errors import UserError
 
 TEACHERS, STEPS, TIME, ATTRIBUTION, QUANTILE = "teachers", "steps", "time", "attribution", "quantile"
 BUDGETS = (STEPS, TIME, ATTRIBUTION, QUANTILE)
@@ -118,19 +119,31 @@ def of_budget(budget: str, name: str, seed: int) -> Iterator[Cell]:
 
 
 def all_cells(
-    where: Where, studies: Sequence[str], budgets: Sequence[str], seeds: Sequence[int], names: Sequence[str] = ()
+    where: Where,
+    studies: Sequence[str],
+    budgets: Sequence[str],
+    seeds: Sequence[int],
+    names: Sequence[str] = (),
+    targets: Sequence[float] = (),
 ) -> list[Cell]:
     """Return the cells in the order in which they are run: one seed of every cell, then the next.
 
     Args:
         names: methods, variants or rules; all of them where it is empty. What these need comes before them.
+        targets: shares of the parameters to remove; all of them where it is empty.
+
+    Raises:
+        UserError: no study has such a target.
     """
+    if odd := set(targets) - {target for study in studies for target in STUDIES[study].targets}:
+        known = ", ".join(f"{study}: {' '.join(map(str, STUDIES[study].targets))}" for study in studies)
+        raise UserError(f"no study has the target {', '.join(map(str, sorted(odd)))}", f"--targets; {known}")
     found: dict[Cell, None] = {}
     for seed in seeds:
         for budget in budgets:
             for study in studies:
                 for cell in of_budget(budget, study, seed):
-                    if not names or cell.name in names:
+                    if (not names or cell.name in names) and (not targets or cell.target in targets):
                         found.update(dict.fromkeys([*needs_of_all([cell], where), cell]))
     return list(found)
 
