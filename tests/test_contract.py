@@ -570,6 +570,17 @@ def test_matching_sees_what_a_projection_loses(case: Case) -> None:
     assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in folded.parameters())
 
 
+def test_states_of_pictures_are_rows_without_a_copy(case: Case) -> None:
+    family, teacher = case.family, case.teacher
+    if family.modality != "image":
+        pytest.skip("no pictures")
+    (name,) = (item.name for item in teacher.spec.inputs)
+    batch = {**case.batches[0], name: case.batches[0][name].contiguous(memory_format=torch.channels_last)}
+    taps = family.stream_taps(teacher.spec)
+    states = seen(teacher, batch, taps, teacher.spec).taps
+    assert all(family.rows(states[tap], batch).data_ptr() == states[tap].data_ptr() for tap in taps)
+
+
 def test_inner_states_come_first_for_their_share_of_the_steps(case: Case) -> None:
     family, teacher, batch = case.family, case.teacher, case.batches[0]
     taps, told = family.stream_taps(teacher.spec), list[float]()

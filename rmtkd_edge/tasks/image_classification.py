@@ -140,6 +140,9 @@ class ImageClassification(Classification):
     ) -> Iterator[Batch]:
         """Yield pixel_values float32 (B, 3, H, W), normalised; `labels` and `index`, int64.
 
+        Pixels are in the order channels-last, in which CPUs convolve faster, and in which every state of a net of
+        convolutions then is: one row a pixel, as states are matched, is no copy.
+
         With a seed the rows are shuffled and, where the split says so, augmented (`crop`: shifted by up to 1/8, black
         beyond the edge; `crop-flip`: flipped too); without one they come in order, as they are.
         """
@@ -152,8 +155,9 @@ class ImageClassification(Classification):
             images = split.images[rows]
             if rng is not None and split.augment != "none":
                 images = augmented(images, rng, flip=split.augment == "crop-flip")
+            pixels = normalised(images, dataset.preprocessing)
             yield {
-                "pixel_values": normalised(images, dataset.preprocessing),
+                "pixel_values": pixels.contiguous(memory_format=torch.channels_last),
                 "labels": torch.from_numpy(split.labels[rows]),
                 "index": torch.from_numpy(rows.astype(np.int64)),
             }

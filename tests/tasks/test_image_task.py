@@ -156,6 +156,7 @@ def test_batches_are_normalised_seeded_and_whole() -> None:
     plain = batches(split, None)
     values = torch.cat([b["pixel_values"] for b in plain])
     assert values.shape == (24, 3, 8, 8) and values.dtype == torch.float32
+    assert all(b["pixel_values"].is_contiguous(memory_format=torch.channels_last) for b in plain)
     torch.testing.assert_close(values.mean((0, 2, 3)), torch.zeros(3), atol=1e-5, rtol=0)
     torch.testing.assert_close(values.std((0, 2, 3), correction=0), torch.ones(3), atol=1e-4, rtol=0)
     assert torch.cat([b["index"] for b in plain]).tolist() == list(range(24))

@@ -125,7 +125,7 @@ def test_a_recipe_describes_a_resnext(tmp_path: Path) -> None:
 
 def test_a_run_says_that_grouped_widths_stay(tmp_path: Path, tiny_images: Path) -> None:
     shape = {"depth": 50, "width": 8, "groups": 2, "width_per_group": 16}
-    sections = {"compress": {"one_shot": True}, "train": {"epochs": 2}, "stop": {"target_reduction": 0.2}}
+    sections = {"compress": {"one_shot": True}, "train": {"epochs": 6}, "stop": {"target_reduction": 0.2}}
     recipe = recipe_of("resnet", tmp_path, model={"shape": shape}, **sections)
     run = Run.create(tmp_path / "run", recipe.to_toml(), 0)
     result = compress_run(run, recipe, data=tiny_images, reporter=SimpleNamespace(event=lambda *_, **__: None))
