@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from bench_analysis import context_of
-from divergence import Judge, closed_form
+from divergence import ClosedForms, Judge
 from null_models import gamma_bema_rank, screenot_rank, shared_rank
 from shapes import this_processor
 
@@ -137,7 +137,7 @@ def main() -> None:
     batches = list(context.data.validation())
     with torch.no_grad():
         judge = Judge(context, batches, [call(teacher, batch).double() for batch in batches], [])
-    student, widths = closed_form(context, teacher)
+    student, widths = ClosedForms(context, teacher).cut(0)
     print(json.dumps({"null": "window", **judge.row(student, parameters), "widths": widths}), flush=True)
     with_null = recipe.model_copy(update={"analyse": recipe.analyse.model_copy(update={"rule": "parallel"})})
     context = replace(context, recipe=with_null)  # its spectra hold those of sign-flipped rows too
