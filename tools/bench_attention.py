@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
-import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -23,6 +21,7 @@ import torch
 from shapes import encoder_spec, random_model, this_processor
 from torch import Tensor
 from torch.nn import functional as F
+from turns import cpu_ms_in_turns
 
 from rmtkd_edge.families.attention import attend
 from rmtkd_edge.families.base import call
@@ -72,14 +71,9 @@ def training_step(batch: int, length: int) -> Callable[[str], None]:
 
 def compare(run: Callable[[str], None], rounds: int) -> dict[str, float]:
     """Return median CPU milliseconds of both ways, in turns, and their ratio."""
-    taken: dict[str, list[float]] = {way: [] for way in WAYS}
-    for number in range(rounds + 1):
-        for way in sorted(WAYS, reverse=number % 2 == 1):
-            start = time.process_time()
-            run(way)
-            taken[way].append(1e3 * (time.process_time() - start))
-    found = {f"{way}_ms": round(statistics.median(values[1:]), 2) for way, values in taken.items()}
-    return {**found, "ratio": round(found["fused_ms"] / found["ours_ms"], 2)}
+    found = cpu_ms_in_turns(run, WAYS, rounds)
+    told = {f"{name}_ms": round(ms, 2) for name, ms in found.items()}
+    return {**told, "ratio": round(found["fused"] / found["ours"], 2)}
 
 
 def main() -> None:

@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
-import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -21,11 +19,12 @@ from pathlib import Path
 import torch
 from shapes import random_model, this_processor
 from torch import Tensor
+from turns import cpu_ms_in_turns
 
+from rmtkd_edge.compress.training.teacher_outputs import seen
 from rmtkd_edge.config.recipes import load_recipe
-from rmtkd_edge.families.base import call, find_family, list_sites
-from rmtkd_edge.families.model import Model
-from rmtkd_edge.methods.base import Pair, Seen, distillation
+from rmtkd_edge.families.base import find_family, list_sites
+from rmtkd_edge.methods.base import Pair, distillation
 from rmtkd_edge.methods.matching import matching
 from rmtkd_edge.tasks.base import find_task
 from rmtkd_edge.tasks.reading.images import ImagePreprocessing
@@ -57,17 +56,12 @@ def training_step(recipe_name: str, batch: int, matched: bool, precision: str) -
         objective = matching(objective, Pair(family, teacher, student, lambda: [fed["last"]]), 3.0)
     optimizer = torch.optim.AdamW(student.train().parameters(), lr=1e-5, fused=True)
 
-    def see(model: Model, given: dict[str, Tensor]) -> Seen:
-        taps: dict[str, Tensor] = {}
-        keep = (lambda tap, state: taps.update({tap: state}) if tap in objective.taps else None) if matched else None
-        return Seen(call(model, given, keep), taps)
-
     def run(layout: str) -> None:
         given = fed[layout]
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16"):
             with torch.no_grad():
-                wanted = see(teacher, given)
-            loss = objective.loss(see(student, given), given, wanted)
+                wanted = seen(teacher, given, objective.taps, teacher.spec)
+            loss = objective.loss(seen(student, given, objective.taps, student.spec), given, wanted)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -77,14 +71,9 @@ def training_step(recipe_name: str, batch: int, matched: bool, precision: str) -
 
 def compare(run: Callable[[str], None], rounds: int) -> dict[str, float]:
     """Return median CPU milliseconds of both layouts, in turns, and their ratio."""
-    taken: dict[str, list[float]] = {layout: [] for layout in LAYOUTS}
-    for number in range(rounds + 1):
-        for layout in sorted(LAYOUTS, reverse=number % 2 == 1):
-            start = time.process_time()
-            run(layout)
-            taken[layout].append(1e3 * (time.process_time() - start))
-    found = {f"{layout}_ms": round(statistics.median(values[1:]), 1) for layout, values in taken.items()}
-    return {**found, "ratio": round(found["first_ms"] / found["last_ms"], 2)}
+    found = cpu_ms_in_turns(run, LAYOUTS, rounds)
+    told = {f"{name}_ms": round(ms, 1) for name, ms in found.items()}
+    return {**told, "ratio": round(found["first"] / found["last"], 2)}
 
 
 def main() -> None:
