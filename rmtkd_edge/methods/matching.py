@@ -36,8 +36,8 @@ class Decoder:
 
     def loss(self, student: Tensor, teacher: Tensor) -> Tensor:
         """Return the mean squared error of the decoded rows as a share of the variance."""
-        error = F.linear(student, self.weight, self.bias) - teacher
-        return error.square().sum(1).mean() / self.variance
+        decoded = F.linear(student, self.weight, self.bias)
+        return F.mse_loss(decoded, teacher) * teacher.shape[1] / self.variance
 
 
 def recipe_objective(task: Task, recipe: Recipe, pair: Pair) -> Objective:
