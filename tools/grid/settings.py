@@ -54,6 +54,8 @@ VARIANTS = {
     "no-warm-start": Variant(("compress.warm_start=fold",), "P W and W P^T, then the same fine-tuning"),
     "other-weighting": Variant(("analyse.weighting={other}",), "weighting by effect switched"),
     "project": Variant(("compress.channels=project",), "directions, in place of channels that are selected"),
+    "eigenvectors": Variant(("compress.basis=eigen",), "eigenvectors as they come, not turned towards the axes"),
+    "unaligned": Variant(("compress.align=false",), "ranks as they come, not rounded up for the hardware"),
     "one-shot": Variant((ONE_SHOT,), "closed form, no training, cutting less", less=True),
     "one-shot-other-weighting": Variant(
         (ONE_SHOT, "analyse.weighting={other}"), "the same, weighting by effect switched", less=True
