@@ -76,7 +76,7 @@ class Bench:
             choose, model.spec, recipe, recipe.analyse.quantile, budgets_of(context, model.spec), context.from_teacher
         )
         if recipe.compress.allocation == "kl":
-            chosen = allocated(Trials(context, model, choose), chosen)
+            chosen = allocated(Trials(context, model, spectra), chosen)
         middle = self.clock()
         student, _ = narrowed(context, model, projected(chosen, context))
         end = self.clock()

@@ -111,7 +111,7 @@ class ClosedForms:
         spectra = spectra_of(context, teacher, context.family.sites_to_cut(spec, recipe.compress))
         choose, budgets = chooser(context, spec, spectra), budgets_of(context, spec)
         self.one = pick_ranks(choose, spec, recipe, recipe.analyse.quantile, budgets, context.from_teacher)[1]
-        self.trials = Trials(context, teacher, choose)
+        self.trials = Trials(context, teacher, spectra)
 
     def cut(self, trials: int) -> tuple[Model, dict[str, int]]:
         """Return the student at one quantile, or at the best of so many trials of the search, and its widths."""

@@ -132,7 +132,7 @@ def by_spectra(context: Context, state: State, job: JobRecord, number: int) -> D
         trials = Trials(
             context,
             state.folded,
-            choose,
+            spectra,
             known=kept.trials if kept is not None and kept.job == job else (),
             keep=lambda trials: context.store.put_trials(number, TrialsRecord(job, trials)),
         )

@@ -3,12 +3,24 @@
 import json
 import math
 from dataclasses import dataclass
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rmtkd_edge.compress.ranks.allocation import PATIENCE, TRIALS, Move, dimensions, free_sites, offsets_of, search
+from rmtkd_edge.compress.ranks.allocation import (
+    PATIENCE,
+    TRIALS,
+    Move,
+    allocated,
+    dimensions,
+    free_sites,
+    offsets_of,
+    search,
+)
 from rmtkd_edge.compress.ranks.edge import CLOSE, land_on_target, lowest_quantile, shifted
 from rmtkd_edge.compress.stage import compress_run
 from rmtkd_edge.config.recipes import parse_recipe
@@ -133,6 +145,57 @@ def test_a_landing_is_close_unless_no_site_can_give_back_a_step(drawn, share):
     if removed(chosen) - target > CLOSE:
         given_up = [s for c, s in zip(chosen, sites, strict=True) if c.width_after < len(s.at)]
         assert all(removed(chosen) - site.step < target + 1e-9 for site in given_up)
+
+
+@dataclass(frozen=True)
+class TwoRules:
+    """Ranks by two rules of two kinds of sites; what one of them costs at one quantile, it costs everywhere."""
+
+    context: Any
+    costs: dict[str, float]
+    budgets = ()
+
+    @property
+    def choose(self):
+        return {rule: partial(self.ranks, rule) for rule in self.costs}
+
+    def ranks(self, rule, at, offsets, held):
+        quantiles = {kind: held.get(kind, shifted(at, offsets.get(kind, 0.0))) for kind in ("stream", "ffn")}
+        return [
+            Ranked(SimpleNamespace(site=Site(k, k, 64)), k, rule, round(64 * (1 - q)), q) for k, q in quantiles.items()
+        ]
+
+    def left(self, chosen):
+        return 1 - sum(c.width_after for c in chosen) / 128
+
+    def divergence(self, chosen):
+        return self.costs[chosen[0].rule] * (1 + chosen[0].width_after / 64)
+
+
+@dataclass(frozen=True)
+class Ranked:
+    spectrum: Any
+    name: str
+    rule: str
+    width_after: int
+    quantile: float
+
+
+@pytest.mark.parametrize(
+    "costs", [{"window": 1.0, "explained-variance": 3.0}, {"window": 3.0, "explained-variance": 1.0}]
+)
+def test_the_search_starts_from_the_better_rule_and_keeps_the_budget(costs, tiny_recipe_dict):
+    heard = Heard()
+    context = SimpleNamespace(recipe=parse_recipe(tiny_recipe_dict, "test"), report=heard.event)
+    trials = TwoRules(context, costs)
+    picked = trials.ranks("window", 0.5, {}, {})
+    for most in (2, 12):
+        found = allocated(trials, picked, most)
+        assert costs[found[0].rule] == 1.0 and trials.left(found) >= trials.left(picked)
+        assert trials.divergence(found) <= min(
+            map(trials.divergence, (picked, trials.ranks(found[0].rule, 0.5, {}, {})))
+        )
+    assert allocated(trials, picked, 1)[0].rule == "window"  # a single trial: the recipe's own
 
 
 def run_of(base, data, path, patience=None, **compress):

@@ -2,7 +2,8 @@
 
 At one quantile for all, each site keeps the eigenvalues above its own edge, whatever that costs in parameters and
 however little the outputs depend on it. Here every kind of sites has a quantile of its own, and one that changes with
-depth: its log-odds are a level plus a slope times the depth, found by coordinate search. The model is cut in closed
+depth: its log-odds are a level plus a slope times the depth, found by coordinate search from one quantile of the rule,
+the recipe's or explained variance, whose own is better. The model is cut in closed
 form, and what counts is how far its outputs move from those before the cycle (the task's divergence), on rows of train
 that the closed form was not fitted on: on fitted rows the wider consumer always looks better. Sites are not priced one
 by one, since their errors add up and are corrected together. No validation row is looked at.
@@ -12,13 +13,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from rmtkd_edge.compress.context import Context
 from rmtkd_edge.compress.ranks.budget import budgets_of, most_left
-from rmtkd_edge.compress.ranks.cut import divergence, narrower, outputs_of, projected
-from rmtkd_edge.compress.ranks.edge import Choose, SiteRank, land_on_target, widths_of
+from rmtkd_edge.compress.ranks.cut import chooser, divergence, narrower, outputs_of, projected
+from rmtkd_edge.compress.ranks.edge import SiteRank, land_on_target, widths_of
 from rmtkd_edge.config.recipe import Compress
 from rmtkd_edge.families.base import Site
 from rmtkd_edge.methods.base import Cut, fixed_rank, reduction
@@ -28,8 +29,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from rmtkd_edge.families.model import Model
+    from rmtkd_edge.families.spectrum import SiteSpectrum
 
 TRIALS = 30  # closed forms that are compared at most
+OTHER_RULE = "explained-variance"  # which knows no law, and is better where no edge stands out
 FIRST_STEP, LEAST_STEP = 1.0, 0.3  # of log-odds
 LONGER, SHORTER = 1.3, 0.5  # what a step is multiplied by after it gained, and after it did not
 FARTHEST = 4.0  # of log-odds: how far a step is doubled while it changes nothing (a factor wider than its site is none)
@@ -67,27 +70,35 @@ def allocated(trials: Trials, picked: Sequence[SiteRank], most: int = TRIALS) ->
         aim = min(aim, 0.0)  # what one quantile left over is used
 
     @cache
-    def landed(at: tuple[tuple[Move, float], ...]) -> list[SiteRank]:
-        offsets = offsets_of(free, dict(at))
-        return land_on_target(lambda at, held: trials.choose(at, offsets, held), trials.left, aim, 1.0)[1]
+    def landed(rule: str, at: tuple[tuple[Move, float], ...]) -> list[SiteRank]:
+        choose, offsets = trials.choose[rule], offsets_of(free, dict(at))
+        return land_on_target(lambda at, held: choose(at, offsets, held), trials.left, aim, 1.0)[1]
 
-    def land(at: Moves) -> list[SiteRank]:
-        return landed(tuple(at.items()))
+    def land(at: Moves, rule: str) -> list[SiteRank]:
+        return landed(rule, tuple(at.items()))
 
-    def score(at: Moves) -> float:
-        chosen = land(at)
+    def score(at: Moves, rule: str) -> float:
+        chosen = land(at, rule)
         return trials.divergence(chosen) if trials.left(chosen) >= aim else math.inf
 
-    def tell(at: Moves, found: float) -> None:
-        chosen, kinds = land(at), dict.fromkeys(site.kind for site in free)
+    def tell(at: Moves, found: float, rule: str) -> None:
+        chosen, kinds = land(at, rule), dict.fromkeys(site.kind for site in free)
         widths = ", ".join(f"{kind} {mean_width(chosen, kind):.0f}" for kind in kinds)
         context.report("note", text=f"allocation: divergence from the teacher {found:.2e} at mean widths {widths}")
 
-    return land(search(score, moves, tell, most))
+    rules = list(trials.choose)[:most]
+    rule = min(rules, key=partial(score, dict.fromkeys(moves, 0.0)))
+    if len(rules) > 1:
+        context.report("note", text=f"allocation: from one quantile of {rule}, the best of {', '.join(rules)}")
+    best = search(partial(score, rule=rule), moves, partial(tell, rule=rule), most + 1 - len(rules))
+    return land(best, rule)
 
 
 class Trials:
     """Closed forms of one model, each compared with it once.
+
+    Attributes:
+        choose: gives the ranks at a quantile, by rule: the recipe's, then the other one that a search may start from.
 
     Args:
         known: trials of an earlier process.
@@ -98,11 +109,13 @@ class Trials:
         self,
         context: Context,
         folded: Model,
-        choose: Choose,
+        spectra: Sequence[SiteSpectrum],
         known: Sequence[Trial] = (),
         keep: Callable[[tuple[Trial, ...]], None] = lambda trials: None,
     ) -> None:
-        self.context, self.folded, self.choose, self.keep = context, folded, choose, keep
+        rules = dict.fromkeys((context.recipe.analyse.rule, OTHER_RULE))
+        self.choose = {rule: chooser(context, folded.spec, spectra, rule) for rule in rules}
+        self.context, self.folded, self.keep = context, folded, keep
         self.known = list(known)
         self.budgets = budgets_of(context, folded.spec)
 

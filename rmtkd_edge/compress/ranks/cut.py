@@ -38,9 +38,11 @@ def spectra_of(context: Context, folded: Model, names: Collection[str]) -> list[
     )
 
 
-def chooser(context: Context, spec: Spec, spectra: Sequence[SiteSpectrum]) -> Choose:
-    """Return what gives the ranks of sites at a quantile, as the family settles them."""
+def chooser(context: Context, spec: Spec, spectra: Sequence[SiteSpectrum], rule: str | None = None) -> Choose:
+    """Return what gives the ranks of sites at a quantile of a rule (None: the recipe's), as the family settles them."""
     recipe = context.recipe
+    if rule is not None:
+        recipe = recipe.model_copy(update={"analyse": recipe.analyse.model_copy(update={"rule": rule})})
     settle = context.family.settle(spec, recipe.compress, context.predict_ms, context.multiple)
     return lambda at, offsets, held: choose_ranks(spectra, recipe, at, context.step, offsets, settle, held)
 
