@@ -38,13 +38,16 @@ def report(*runs: Path | str, out: Path | str | None = None, against: Sequence[P
         return report_runs([first, *(Run.open(path) for path in paths[1:])], None, others)
 
 
-def paper(*runs: Path | str, out: Path | str = "paper", reference: Path | str | None = None) -> PaperWritten:
+def paper(
+    *runs: Path | str, out: Path | str = "paper", reference: Path | str | None = None, equal_time: bool = False
+) -> PaperWritten:
     """Write the RMT-KD paper's table and figures for finished runs: paper.html, paper.md, paper.json, figures.
 
     Args:
         runs: run directories, or folders that contain them.
         out: a folder.
         reference: a run of RMT-KD whose setting the others are compared with; found by a rule when left out.
+        equal_time: a budget of time set the steps, so that runs that differ in these alone are one setting.
 
     Returns:
         Where the files are, and which runs were skipped.
@@ -54,4 +57,5 @@ def paper(*runs: Path | str, out: Path | str = "paper", reference: Path | str | 
     """
     from rmtkd_edge.report.paper.stage import report_paper
 
-    return report_paper([Path(run) for run in runs], Path(out), None if reference is None else Path(reference))
+    base = None if reference is None else Path(reference)
+    return report_paper([Path(run) for run in runs], Path(out), base, equal_time=equal_time)

@@ -33,14 +33,23 @@ def command(
     reference: Annotated[
         Path | None, typer.Option(metavar="RUN", help="With --paper: the run of RMT-KD that is the reference.")
     ] = None,
+    equal_time: Annotated[
+        bool,
+        typer.Option(
+            "--equal-time",
+            help="With --paper: a budget of time set the steps, so that runs that differ in these alone are one row.",
+        ),
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Write the device benchmark report: report.md, one self-contained report.html, and the figures."""
     if paper:
-        _paper(runs, out, against or (), reference, as_json)
+        _paper(runs, out, against or (), reference, equal_time, as_json)
         return
     if reference is not None:
         raise UserError("--reference goes with --paper", "rmtkd-edge report --paper RUN... --reference RUN")
+    if equal_time:
+        raise UserError("--equal-time goes with --paper", "rmtkd-edge report --paper RUN... --equal-time")
     from rmtkd_edge.api.report import report
 
     written = report(*runs, out=out, against=against or ())
@@ -51,13 +60,18 @@ def command(
 
 
 def _paper(
-    runs: Sequence[Path], out: Path | None, against: Sequence[Path], reference: Path | None, as_json: bool
+    runs: Sequence[Path],
+    out: Path | None,
+    against: Sequence[Path],
+    reference: Path | None,
+    equal_time: bool,
+    as_json: bool,
 ) -> None:
     if against:
         raise UserError("--against goes with the report of one run, not with --paper", "name all runs as RUN...")
     from rmtkd_edge.api.report import paper
 
-    written = paper(*runs, out=out or "paper", reference=reference)
+    written = paper(*runs, out=out or "paper", reference=reference, equal_time=equal_time)
     if as_json:
         files = {"html": written.html, "markdown": written.markdown, "json": written.record}
         skipped = [{"run": one.run, "why": one.why, "hint": one.hint} for one in written.skipped]

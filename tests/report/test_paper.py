@@ -16,11 +16,13 @@ from report.test_report_page import Page
 
 from rmtkd_edge.cli.app import main
 from rmtkd_edge.errors import RunDirError, UserError
+from rmtkd_edge.report.blocks import Cell
 from rmtkd_edge.report.paper.entries import read_entries
 from rmtkd_edge.report.paper.find import Skipped, find_runs
 from rmtkd_edge.report.paper.gather import gather
 from rmtkd_edge.report.paper.record import GroupRecord, PaperRecord, RowRecord
 from rmtkd_edge.report.paper.stage import report_paper
+from rmtkd_edge.report.paper.tables import steps_cell
 from rmtkd_edge.run import layout
 from rmtkd_edge.run.directory import Run
 from rmtkd_edge.run.records.base import from_json
@@ -70,6 +72,21 @@ def test_who_is_behind_is_said_as_plainly_as_who_is_ahead(grid: Path, tmp_path: 
     lines = {line.split("|")[1].strip().split("<br>")[0]: line for line in shown.splitlines() if line.startswith("| ")}
     assert "RMT-KD is ahead" in lines["PKD-Skip"] and "RMT-KD is behind" in lines["plain KD"]
     assert "no clear difference" in lines["PCA"]
+
+
+def test_steps_that_a_budget_of_time_set_are_no_setting(grid: Path, tmp_path: Path) -> None:
+    for seed, steps in ((1, 300), (2, 400)):
+        paper_run(grid / f"pca/{seed}", "pca", seed=seed, keys={"distil.steps": steps})
+    apart, together = (gather([grid], equal_time=told).record.groups[0] for told in (False, True))
+    assert [one.seeds for one in apart.table if one.method == "pca"] == [(0,), (1,), (2,)]
+    ours = row(together, "pca")
+    assert ours.seeds == (0, 1, 2) and len(ours.steps_by_seed) == 3 and ours.steps == fmean(ours.steps_by_seed)
+    assert row(together, "rmt-kd") == row(apart, "rmt-kd")
+
+
+def test_the_table_shows_the_least_and_the_most_steps_where_they_differ() -> None:
+    assert steps_cell([300, 300]) == Cell("300")
+    assert steps_cell([1145, 1474, 1225]) == Cell("1,281", ("1,145 to 1,474",))
 
 
 def test_body_reduction_leaves_out_word_table_and_classifier(grid: Path, tmp_path: Path) -> None:
@@ -259,6 +276,7 @@ def said(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, s
         (["--paper", "EMPTY/nothing"], "is no folder"),
         (["--paper", "EMPTY", "--against", "EMPTY"], "--against"),
         (["EMPTY", "--reference", "EMPTY"], "--reference goes with --paper"),
+        (["EMPTY", "--equal-time"], "--equal-time goes with --paper"),
     ],
 )
 def test_nothing_to_compare_is_the_users_error(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rmtkd_edge.errors import UserError
@@ -16,6 +16,8 @@ from rmtkd_edge.report.paper.measure import group_record
 from rmtkd_edge.report.paper.record import PaperRecord, SkippedRecord
 from rmtkd_edge.run.layout import DEFAULT_METHOD
 
+STEPS = "distil.steps"
+
 
 @dataclass(frozen=True)
 class Found:
@@ -26,12 +28,13 @@ class Found:
     ablations: Sequence[Ablation]
 
 
-def gather(paths: Sequence[Path], reference: Path | None = None) -> Found:
+def gather(paths: Sequence[Path], reference: Path | None = None, *, equal_time: bool = False) -> Found:
     """Return what finished runs say.
 
     Args:
         paths: run directories, and folders that are searched for them.
         reference: a run of RMT-KD whose setting is the reference; chosen by a rule of its own when left out.
+        equal_time: a budget of time set the steps, so that runs that differ in these alone are one setting.
 
     Raises:
         UserError: a path is no folder, there is no finished run, or the reference is none.
@@ -43,7 +46,7 @@ def gather(paths: Sequence[Path], reference: Path | None = None) -> Found:
         if isinstance(read, Skipped):
             skipped.append(read)
         else:
-            entries += read
+            entries += map(without_steps, read) if equal_time else read
     if not entries:
         why = "; ".join(f"{one.run}: {one.why}" for one in skipped[:3])
         raise UserError(f"there is no finished run to compare ({why})", "rmtkd-edge compress RECIPE --out runs/NAME")
@@ -58,6 +61,11 @@ def gather(paths: Sequence[Path], reference: Path | None = None) -> Found:
         skipped=tuple(SkippedRecord(one.run, one.why, one.hint) for one in (*skipped, *unread)),
     )
     return Found(record, groups, ablations)
+
+
+def without_steps(entry: Entry) -> Entry:
+    """Return an entry whose setting does not name its steps."""
+    return replace(entry, settings={key: value for key, value in entry.settings.items() if key != STEPS})
 
 
 def _settings_of(reference: Path, entries: Sequence[Entry]) -> Mapping[str, str]:

@@ -63,6 +63,7 @@ def _row(setting: Setting, differs: Differences, reference: Setting | None) -> R
         change=fmean(changes),
         change_sd=stdev(changes) if len(changes) > 1 else None,
         steps=fmean(entry.steps for entry in entries),
+        steps_by_seed=tuple(entry.steps for entry in entries),
         seconds={part: fmean(entry.seconds[part] for entry in entries) for part in PARTS},
         devices=tuple(dict.fromkeys(entry.record.device for entry in entries)),
         paired=compared,

@@ -37,7 +37,7 @@ class RowRecord:
         differs: keys in which the setting differs from the method's reference: its value and the reference's, as JSON.
         reduction, body_reduction: share of the parameters that is gone, of all and without word table and classifier.
         change: student minus teacher; `change_sd` is the sample deviation over seeds, None for one seed.
-        steps: optimiser steps.
+        steps: optimiser steps; `steps_by_seed` are those of every run.
         seconds: of compression by step.
         paired: None where `why_not_paired` says why.
     """
@@ -53,6 +53,7 @@ class RowRecord:
     change: float
     change_sd: float | None
     steps: float
+    steps_by_seed: tuple[int, ...]
     seconds: dict[str, float]
     devices: tuple[str, ...]
     paired: PairedRecord | None

@@ -26,19 +26,22 @@ class PaperWritten:
     skipped: tuple[SkippedRecord, ...]
 
 
-def report_paper(paths: Sequence[Path], out: Path, reference: Path | None = None) -> PaperWritten:
+def report_paper(
+    paths: Sequence[Path], out: Path, reference: Path | None = None, *, equal_time: bool = False
+) -> PaperWritten:
     """Write the paper's table and figures for the runs in folders; the same runs give the same bytes.
 
     Args:
         paths: run directories, and folders that are searched for them.
         out: the folder that is written to.
         reference: a run of RMT-KD whose setting is the reference; chosen by a rule of its own when left out.
+        equal_time: a budget of time set the steps, so that runs that differ in these alone are one setting.
 
     Raises:
         UserError: a path is no folder, there is no finished run, or the reference is none.
         RunDirError: a file of the folder that is no page of this kind would be replaced.
     """
-    found = gather(paths, reference)
+    found = gather(paths, reference, equal_time=equal_time)
     document = build(found)
     content = {f"figures/{block.file_name}": block.picture.file() for block in document.pictures()}
     content["paper.json"] = json.dumps(to_json(found.record), indent=1, allow_nan=False) + "\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from statistics import fmean
 
 from rmtkd_edge.report import text
 from rmtkd_edge.report.blocks import Block, Cell, Footnotes, NoteBlock, Row, TableBlock, group, text_row
@@ -68,10 +69,17 @@ def _row(found: GroupRecord, row: RowRecord, foot: Footnotes) -> Row:
             Cell(value_text(found, row.value)),
             change_cell(found, row),
             paired_cell(found, row, foot),
-            Cell(text.count(row.steps)),
+            steps_cell(row.steps_by_seed),
             _time_cell(row),
         )
     )
+
+
+def steps_cell(steps: Sequence[int]) -> Cell:
+    """Return the optimiser steps: their mean over seeds, and the least and the most where they differ."""
+    least, most = min(steps), max(steps)
+    span = () if least == most else (f"{text.count(least)} to {text.count(most)}",)
+    return Cell(text.count(fmean(steps)), span)
 
 
 def setting_lines(row: RowRecord) -> list[str]:
