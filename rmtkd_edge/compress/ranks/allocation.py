@@ -2,11 +2,11 @@
 
 At one quantile for all, each site keeps the eigenvalues above its own edge, whatever that costs in parameters and
 however little the outputs depend on it. Here every kind of sites has a quantile of its own, and one that changes with
-depth: its log-odds are a level plus a slope times the depth, found by coordinate search from one quantile of the rule,
-the recipe's or explained variance, whose own is better. The model is cut in closed
-form, and what counts is how far its outputs move from those before the cycle (the task's divergence), on rows of train
-that the closed form was not fitted on: on fitted rows the wider consumer always looks better. Sites are not priced one
-by one, since their errors add up and are corrected together. No validation row is looked at.
+depth: its log-odds are a level plus a slope times the depth, found by coordinate search. It starts from one quantile of
+the recipe's rule or of explained variance, whichever moves the outputs less. The model is cut in closed form, and what
+counts is how far its outputs move from those before the cycle (the task's divergence), on rows of train that the closed
+form was not fitted on: on fitted rows the wider consumer always looks better. Sites are not priced one by one, since
+their errors add up and are corrected together. No validation row is looked at.
 """
 
 from __future__ import annotations
