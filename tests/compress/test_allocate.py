@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -153,6 +153,7 @@ class TwoRules:
 
     context: Any
     costs: dict[str, float]
+    step: dict[str, int] = field(default_factory=dict)  # of widths
     budgets = ()
 
     @property
@@ -161,8 +162,10 @@ class TwoRules:
 
     def ranks(self, rule, at, offsets, held):
         quantiles = {kind: held.get(kind, shifted(at, offsets.get(kind, 0.0))) for kind in ("stream", "ffn")}
+        step = self.step.get(rule, 1)
         return [
-            Ranked(SimpleNamespace(site=Site(k, k, 64)), k, rule, round(64 * (1 - q)), q) for k, q in quantiles.items()
+            Ranked(SimpleNamespace(site=Site(k, k, 64)), k, rule, int(64 * (1 - q)) // step * step, q)
+            for k, q in quantiles.items()
         ]
 
     def left(self, chosen):
@@ -196,6 +199,8 @@ def test_the_search_starts_from_the_better_rule_and_keeps_the_budget(costs, tiny
             map(trials.divergence, (picked, trials.ranks(found[0].rule, 0.5, {}, {})))
         )
     assert allocated(trials, picked, 1)[0].rule == "window"  # a single trial: the recipe's own
+    wasteful = replace(trials, step={"explained-variance": 48})
+    assert allocated(wasteful, trials.ranks("window", 0.4, {}, {}), 12)[0].rule == "window"  # whatever it costs
 
 
 def run_of(base, data, path, patience=None, **compress):

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from rmtkd_edge.compress.context import Context
 from rmtkd_edge.compress.ranks.budget import budgets_of, most_left
 from rmtkd_edge.compress.ranks.cut import chooser, divergence, narrower, outputs_of, projected
-from rmtkd_edge.compress.ranks.edge import SiteRank, land_on_target, widths_of
+from rmtkd_edge.compress.ranks.edge import CLOSE, SiteRank, land_on_target, widths_of
 from rmtkd_edge.config.recipe import Compress
 from rmtkd_edge.families.base import Site
 from rmtkd_edge.methods.base import Cut, fixed_rank, reduction
@@ -86,8 +86,10 @@ def allocated(trials: Trials, picked: Sequence[SiteRank], most: int = TRIALS) ->
         widths = ", ".join(f"{kind} {mean_width(chosen, kind):.0f}" for kind in kinds)
         context.report("note", text=f"allocation: divergence from the teacher {found:.2e} at mean widths {widths}")
 
-    rules = list(trials.choose)[:most]
-    rule = min(rules, key=partial(score, dict.fromkeys(moves, 0.0)))
+    still = dict.fromkeys(moves, 0.0)
+    farthest = trials.left(land(still, next(iter(trials.choose)))) + CLOSE  # coarse steps may waste the budget
+    rules = [rule for rule in trials.choose if trials.left(land(still, rule)) <= farthest][:most]
+    rule = min(rules, key=partial(score, still))
     if len(rules) > 1:
         context.report("note", text=f"allocation: from one quantile of {rule}, the best of {', '.join(rules)}")
     best = search(partial(score, rule=rule), moves, partial(tell, rule=rule), most + 1 - len(rules))
