@@ -13,15 +13,14 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from unittest import mock
 
 import torch
-from shapes import encoder_spec, random_model, this_processor
+from shapes import encoder_spec, random_model
 from torch import Tensor
 from torch.nn import functional as F
-from turns import cpu_ms_in_turns
+from turns import begin, compare
 
 from rmtkd_edge.families.attention import attend
 from rmtkd_edge.families.base import call
@@ -69,13 +68,6 @@ def training_step(batch: int, length: int) -> Callable[[str], None]:
     return run
 
 
-def compare(run: Callable[[str], None], rounds: int) -> dict[str, float]:
-    """Return median CPU milliseconds of both ways, in turns, and their ratio."""
-    found = cpu_ms_in_turns(run, WAYS, rounds)
-    told = {f"{name}_ms": round(ms, 2) for name, ms in found.items()}
-    return {**told, "ratio": round(found["fused"] / found["ours"], 2)}
-
-
 def main() -> None:
     """Print a row for every length."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -84,19 +76,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    facts = {
-        "machine": asdict(this_processor()),
-        "torch": torch.__version__,
-        "batch": args.batch,
-        "rounds": args.rounds,
-    }
-    print(json.dumps(facts), flush=True)
+    facts = begin(args)
     rows = []
     for length in args.lengths:
         for what, make in (("attention", one_attention), ("training step", training_step)):
-            rows.append({"what": what, "length": length, **compare(make(args.batch, length), args.rounds)})
+            rows.append(
+                {"what": what, "length": length, **compare(make(args.batch, length), "fused", "ours", args.rounds)}
+            )
             print(json.dumps(rows[-1]), flush=True)
     if args.out:
         args.out.write_text(json.dumps({**facts, "rows": rows}, indent=1))

@@ -13,13 +13,12 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from shapes import random_model, this_processor
+from shapes import random_model
 from torch import Tensor
-from turns import cpu_ms_in_turns
+from turns import begin, compare
 
 from rmtkd_edge.compress.training.teacher_outputs import seen
 from rmtkd_edge.config.recipes import load_recipe
@@ -69,13 +68,6 @@ def training_step(recipe_name: str, batch: int, matched: bool, precision: str) -
     return run
 
 
-def compare(run: Callable[[str], None], rounds: int) -> dict[str, float]:
-    """Return median CPU milliseconds of both layouts, in turns, and their ratio."""
-    found = cpu_ms_in_turns(run, LAYOUTS, rounds)
-    told = {f"{name}_ms": round(ms, 1) for name, ms in found.items()}
-    return {**told, "ratio": round(found["first"] / found["last"], 2)}
-
-
 def main() -> None:
     """Print a row for every recipe and precision, with and without matching."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -85,20 +77,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    facts = {
-        "machine": asdict(this_processor()),
-        "torch": torch.__version__,
-        "batch": args.batch,
-        "rounds": args.rounds,
-    }
-    print(json.dumps(facts), flush=True)
+    facts = begin(args)
     rows = []
     for recipe in args.recipes:
         for precision in args.precision:
             for matched in (False, True):
-                found = compare(training_step(recipe, args.batch, matched, precision), args.rounds)
+                found = compare(training_step(recipe, args.batch, matched, precision), "first", "last", args.rounds)
                 rows.append({"recipe": recipe, "precision": precision, "matched": matched, **found})
                 print(json.dumps(rows[-1]), flush=True)
     if args.out:

@@ -9,7 +9,8 @@ the target in closed form (the rules bema and parallel give one rank, whatever t
 students is then distilled for so many steps, once for every weight of `distil.match`. A row is printed for each: the
 divergence from the teacher (the task's own; of classification in nats), agreement and metric on validation rows, which
 choose nothing here. A divergence tells students apart that an accuracy of as many rows does not. With several numbers
-of --trials a search goes on from the one before, and so do its seconds, which leave out the analysis that all share.
+of --trials a search goes on from the one before, and so do its seconds, which leave out the analysis that all share. A
+search starts from one quantile of the rule or of explained variance: `started_from` says which.
 """
 
 from __future__ import annotations
@@ -116,6 +117,7 @@ class ClosedForms:
     def cut(self, trials: int) -> tuple[Model, dict[str, int]]:
         """Return the student at one quantile, or at the best of so many trials of the search, and its widths."""
         chosen = allocated(self.trials, self.one, trials) if trials else self.one
+        self.started_from = chosen[0].fits[0].rule
         return narrowed(self.context, self.teacher, projected(chosen, self.context))[0], widths_of(chosen)
 
     def lowest(self) -> list[float]:
@@ -179,6 +181,7 @@ def main() -> None:
             start = time.monotonic()
             student, widths = forms.cut(trials)
             told = {"rule": rule, "allocation": "kl" if trials else "edge", "trials": trials, "analysis_s": analysed}
+            told["started_from"] = forms.started_from
             facts = {**told, "seconds": round(time.monotonic() - start, 1), "lowest": forms.lowest() if trials else []}
             print(json.dumps({**facts, **judge.row(student, parameters), "widths": widths}), flush=True)
             for match in args.match if args.steps else ():

@@ -49,7 +49,7 @@ VARIANTS = {
     "edge-alone": Variant(PLAIN, "one quantile for all sites, the teacher's outputs alone"),
     "search-alone": Variant(("distil.match=0.0",), "a quantile for each kind of site, the teacher's outputs alone"),
     "matching-alone": Variant((EDGE,), "one quantile for all sites, inner states are matched"),
-    "explained-variance": Variant((EXPLAINED,), "PCA's rule in place of the edge"),
+    "explained-variance": Variant((EXPLAINED,), "PCA's rule alone, in place of the better of it and the edge"),
     "explained-variance-alone": Variant((*PLAIN, EXPLAINED), "PCA's rule, and else as the edge alone"),
     "no-warm-start": Variant(("compress.warm_start=fold",), "P W and W P^T, then the same fine-tuning"),
     "other-weighting": Variant(("analyse.weighting={other}",), "weighting by effect switched"),
