@@ -76,7 +76,7 @@ def training_step(batch: int, length: int) -> Callable[[str], None]:
     return run
 
 
-MEASURED = {
+MEASURED: dict[str, Callable[[int, int], Callable[[str], None]]] = {
     "attention, bf16": partial(attention_of, ONE_WIDTH, torch.bfloat16, True),
     "training step, bf16": training_step,
     "attention of two widths, float32": partial(attention_of, TWO_WIDTHS, torch.float32, True),
