@@ -51,6 +51,7 @@ VARIANTS = {
     "matching-alone": Variant((EDGE,), "one quantile for all sites, inner states are matched"),
     "explained-variance": Variant((EXPLAINED,), "PCA's rule alone, in place of the better of it and the edge"),
     "explained-variance-alone": Variant((*PLAIN, EXPLAINED), "PCA's rule, and else as the edge alone"),
+    "states-first": Variant(("distil.states_first=0.5",), "inner states alone in the first half of the steps"),
     "no-warm-start": Variant(("compress.warm_start=fold",), "P W and W P^T, then the same fine-tuning"),
     "other-weighting": Variant(("analyse.weighting={other}",), "weighting by effect switched"),
     "project": Variant(("compress.channels=project",), "directions, in place of channels that are selected"),
