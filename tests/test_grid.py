@@ -18,7 +18,7 @@ from grid.cells import BUDGETS, STEPS, TIME, Cell, Where, all_cells, needs, teac
 from grid.engines import Local, find_engine
 from grid.order import folder_of, order_of, result_of, time_budget
 from grid.running import TOOL, Session
-from grid.settings import VARIANTS
+from grid.settings import TEACHER_SEED, VARIANTS
 from grid.state import BEGUN, FAILURE, FINISHED, OPEN, RUNNING, state_of
 from grid.studies import SCALES, STUDIES, Expected, Study
 from grid.table import table
@@ -62,7 +62,7 @@ def test_every_declared_cell_is_a_recipe_that_its_method_follows(scale: str, tmp
             continue  # their steps or widths are those of finished cells
         recipe = order_of(cell, where).resolved()
         find_method(recipe.compress.method).check(recipe, find_family(recipe.model.family))
-        assert recipe.seed == cell.seed and recipe.compress.rounds == 1
+        assert (recipe.seed, recipe.task.split_seed) == (cell.seed, TEACHER_SEED) and recipe.compress.rounds == 1
         if cell.budget == STEPS:
             assert (recipe.distil.steps, recipe.stop.target) == (cell.of.steps, cell.target)
             assert recipe.model.source.endswith(f"teachers/{cell.study}/compress/teacher")

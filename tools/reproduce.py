@@ -12,8 +12,8 @@ not there is trained once, as the recipe says.
 Every cell of the grid is a run directory, OUT/BUDGET/STUDY/METHOD-TARGET/seed-N. All cells of a study start from its
 teacher. Under `steps` all methods take the same optimiser steps; under `time` each takes as many as fit into the
 compression time of rmt-kd, its search included. `attribution` takes one part of rmt-kd away, or changes it, at the same
-steps; `quantile` is the closed form alone at each quantile of the edge rules. Validation rows, held out of train,
-choose; what the table shows is of the test split.
+steps; `quantile` is the closed form alone at each quantile of the edge rules. Validation rows, held out of train by
+the teacher's seed whatever the cell's, choose; what the table shows is of the test split.
 
 The same command goes on where it was stopped or killed. A cell is run by one process, which holds the lock of its run
 directory: several commands, also on several machines with a shared OUT, take different cells. A cell that failed is

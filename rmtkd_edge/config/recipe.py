@@ -18,6 +18,7 @@ from rmtkd_edge.config.settings import (
     Positive,
     Scales,
     Section,
+    Seed,
     Text,
     describe_faults,
     did_you_mean,
@@ -223,7 +224,7 @@ class Recipe(Section):
     """A whole recipe."""
 
     title: str = ""
-    seed: int = Field(0, ge=0, lt=2**32)
+    seed: Seed = 0
     model: Model
     task: Task
     train: Train = Train()

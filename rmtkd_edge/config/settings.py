@@ -15,6 +15,7 @@ LONGEST = 1024  # characters of a name, an id or a path
 Text = Annotated[str, Field(max_length=LONGEST)]
 Positive = Annotated[int, Field(ge=1, le=2**31 - 1)]
 Batch = Annotated[int, Field(ge=1, le=65_536)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Length = Annotated[int, Field(ge=1, le=1_048_576)]  # in tokens, or of pixels in a row
 Nonnegative = Annotated[float, Field(ge=0, le=1e12)]
 MOST_WEIGHTS = 2_000_000_000  # of a model that is trained from random weights

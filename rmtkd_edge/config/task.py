@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from rmtkd_edge import plugins
-from rmtkd_edge.config.settings import Amount, File, Fraction, Length, Positive, Section, Text, did_you_mean
+from rmtkd_edge.config.settings import Amount, File, Fraction, Length, Positive, Section, Seed, Text, did_you_mean
 from rmtkd_edge.errors import RecipeError
 from rmtkd_edge.packaged import PACKAGE
 
@@ -87,6 +87,11 @@ class Task(Section):
     )
     test_fraction: Fraction = Field(
         0.1, description="Share of train that is held out where no test split exists; 0: validation is reported"
+    )
+    split_seed: Seed | None = Field(
+        None,
+        description="Draws the rows that are held out of train and those that limits leave; the run's seed when left "
+        "out. For a teacher that was trained before: the seed of its run, whose validation rows it never saw",
     )
     max_length: Length = 128
     unlabelled: File | None = Field(

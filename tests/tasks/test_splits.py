@@ -83,6 +83,13 @@ def shares(task: Task, seed: int = 0, **rows: int) -> tuple[dict[str, list[int]]
     return {role: table["row"].to_pylist() for role, table in found.parts.items()}, found.notes
 
 
+@pytest.mark.parametrize("limits", [{}, {"train_limit": 12, "validation_limit": 12}])
+def test_a_seed_of_the_split_holds_out_the_same_rows_whatever_the_seed_of_the_run(limits: dict[str, int]) -> None:
+    of_run_7, _ = shares(changed(**limits), 7, train=200)
+    assert shares(changed(**limits, split_seed=7), 3, train=200)[0] == of_run_7
+    assert shares(changed(**limits), 3, train=200)[0] != of_run_7
+
+
 @pytest.mark.parametrize("seed", [0, 7])
 def test_validation_is_held_out_first_and_test_next_of_one_permutation(seed: int) -> None:
     order = np.random.default_rng(seed).permutation(100)

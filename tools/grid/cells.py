@@ -80,7 +80,7 @@ class Cell:
 
 def teacher_of(study: str) -> Cell:
     """Return the cell that trains a study's teacher."""
-    return Cell(TEACHERS, study, "teacher", None, 0)
+    return Cell(TEACHERS, study, "teacher", None, settings.TEACHER_SEED)
 
 
 def given_teacher(study: Study, where: Where) -> Path | None:

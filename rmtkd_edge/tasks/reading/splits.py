@@ -158,15 +158,18 @@ def not_used(where: str, names: Sequence[str]) -> str:
 def share_out(task: Task, source: Source[R], seed: int, labels: Labels | None = None) -> Shares[R]:
     """Return the rows of each role: those of the source, what is held out of train, then no more than the limits.
 
-    One permutation of train, under the seed, gives validation its first rows and test its next, where either is
-    missing. Where a label is so rare that such a draw could leave it out, every label gives the same share instead.
+    One permutation of train, under the seed (`task.split_seed`, where it is set), gives validation its first rows and
+    test its next, where either is missing. Where a label is so rare that such a draw could leave it out, every label
+    gives the same share instead.
 
     Args:
+        seed: of the run.
         labels: those of train, None where rows have none that every split should hold.
 
     Raises:
         DataError: a side of what is held out would be empty, or a class has too few rows for all sides.
     """
+    seed = seed if task.split_seed is None else task.split_seed
     rows = _held_out(task, source, seed, labels)
     rng = np.random.default_rng([seed, 2])
     parts: dict[str, R] = {}
