@@ -13,6 +13,7 @@ from rmtkd_edge.compress.context import Context, Report
 from rmtkd_edge.compress.data import Data, in_order, make_data
 from rmtkd_edge.compress.depth import check_depth
 from rmtkd_edge.compress.final import final_scores
+from rmtkd_edge.compress.held_out import held_out_before, held_out_of, seen_before
 from rmtkd_edge.compress.latency import Measure, energy_predictor
 from rmtkd_edge.compress.learnt import baseline_value, chance, check_loaded, check_trained
 from rmtkd_edge.compress.loop import run_loop
@@ -259,6 +260,9 @@ def _teacher(run: Run, recipe: Recipe, ready: Prepared, report: Report) -> tuple
     doubt = chance(recipe.model.source, scores, baseline) if trained_already and learns else ""
     if doubt:
         report("note", text=doubt)
+    before, held_out = held_out_before(recipe.model.source), held_out_of(ready.dataset, recipe)
+    if note := seen_before(recipe.model.source, before, held_out):
+        report("note", text=note)
     trained = learns and (not trained_already or bool(doubt) or scores.value < recipe.train.threshold)
     if trained:
         scores = _train_teacher(run, recipe, ready, model, report)
@@ -273,6 +277,7 @@ def _teacher(run: Run, recipe: Recipe, ready: Prepared, report: Report) -> tuple
         seconds=round(time.monotonic() - start, 1),
         validation=scores,
         test=None,
+        held_out=held_out if trained else before,
     )
     save_model(run, layout.TEACHER, model)
     run.write_record(layout.TEACHER_RECORD, record)

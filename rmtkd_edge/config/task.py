@@ -109,6 +109,10 @@ class Task(Section):
     test_limit: Positive | None = None
     options: dict[str, Any] = Field({}, description="Settings of an installed task")
 
+    def seed_of_split(self, seed: int) -> int:
+        """Return the seed that draws the rows which are held out, of a run of this seed."""
+        return seed if self.split_seed is None else self.split_seed
+
     @model_validator(mode="after")
     def _keys_agree(self) -> Task:
         if self.encoding is not None:

@@ -169,7 +169,7 @@ def share_out(task: Task, source: Source[R], seed: int, labels: Labels | None = 
     Raises:
         DataError: a side of what is held out would be empty, or a class has too few rows for all sides.
     """
-    seed = seed if task.split_seed is None else task.split_seed
+    seed = task.seed_of_split(seed)
     rows = _held_out(task, source, seed, labels)
     rng = np.random.default_rng([seed, 2])
     parts: dict[str, R] = {}
