@@ -176,7 +176,12 @@ def test_the_same_run_again_is_not_another_seed(grid: Path, tmp_path: Path) -> N
 
 
 def test_settings_that_name_the_same_thing_are_the_same(tmp_path: Path) -> None:
-    keys = {"compress.warm_start": "least-squares", "model.source": "elsewhere", "task.hub": "a/b"}
+    keys = {
+        "compress.warm_start": "least-squares",
+        "model.source": "elsewhere",
+        "task.hub": "a/b",
+        "task.split_seed": 5,
+    }
     paper_run(tmp_path / "a", seed=0)
     paper_run(tmp_path / "b", seed=1, keys=keys)
     (found,) = record(tmp_path).groups

@@ -24,7 +24,9 @@ from rmtkd_edge.run.records.model import ModelRecord
 from rmtkd_edge.run.records.scores import Scores
 
 # What is the same by hash within a group, or has no part in a student's outputs.
-NO_SETTING = frozenset({"title", "seed", "compress.method", "task.name", "task.hub", "task.hub_config"})
+NO_SETTING = frozenset(
+    {"title", "seed", "task.split_seed", "compress.method", "task.name", "task.hub", "task.hub_config"}
+)
 NO_SECTION = ("model.", "export.", "train.")
 LIMITS = ("task.train_limit", "task.validation_limit", "task.test_limit")
 FILES = ("task.unlabelled", "task.pairs")  # in whatever folder they are
