@@ -5,9 +5,9 @@
     python tools/reproduce.py --table --out runs/reproduce
 
 DIR/sst2, DIR/ag_news, DIR/cifar10, ... hold train.parquet and validation.parquet (the tasks of GLUE, whose validation
-split is the test split of the recipes) or test.parquet. TEACHERS may hold trained teachers by the names that
-tools/grid/studies.py gives: folders that tools/train_teacher.py wrote, or compress/teacher of a run. A teacher that is
-not there is trained once, as the recipe says.
+split is the test split of the recipes) or test.parquet. TEACHERS may hold teachers, trained under seed 0, by the names
+that tools/grid/studies.py gives: folders that tools/train_teacher.py wrote, or compress/teacher of a run. A teacher
+that is not there is trained once, as the recipe says.
 
 Every cell of the grid is a run directory, OUT/BUDGET/STUDY/METHOD-TARGET/seed-N. All cells of a study start from its
 teacher. Under `steps` all methods take the same optimiser steps; under `time` each takes as many as fit into the

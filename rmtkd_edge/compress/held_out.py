@@ -35,8 +35,13 @@ def seen_before(source: str, before: HeldOutRecord | None, now: HeldOutRecord | 
     """Return a note where this run validates on rows that a teacher may have been trained on, else nothing."""
     if before is None or now is None or before.digest == now.digest:
         return ""
+    held, hint = "held other rows of train out", f"--set task.split_seed={before.seed} holds out the same ones"
+    if before.seed == now.seed:
+        held += ", or read the same ones otherwise"
+        hint = (
+            "under this seed too: task.validation_fraction, limits, task.max_length and the tokenizer say which and how"
+        )
     return (
-        f"`{source}` comes from a run that held other rows of train out: where they were of these data, it was trained "
-        f"on rows that are validation now, which flatters it and whatever is closest to it "
-        f"(--set task.split_seed={before.seed} holds out the same ones)"
+        f"`{source}` comes from a run that {held}: where they were of these data, it may have been trained on rows "
+        f"that are validation now, which flatters it and whatever is closest to it ({hint})"
     )

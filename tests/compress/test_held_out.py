@@ -59,6 +59,11 @@ def test_the_same_rows_are_held_out_by_the_same_seed(tmp_path, tiny_recipe_dict,
     assert record.held_out.seed == 3 and not notes
 
 
+def test_the_same_seed_may_hold_out_more_rows(tmp_path, tiny_recipe_dict, one_file, first):
+    _, notes = run(tmp_path / "b", tiny_recipe_dict, one_file, seed=3, source=first, validation_fraction=0.3)
+    assert len(notes) == 1 and "validation_fraction" in notes[0] and "split_seed" not in notes[0]
+
+
 def test_a_validation_split_of_its_own_is_not_held_out(tmp_path, tiny_recipe_dict, tiny_data, first):
     record, notes = run(tmp_path / "b", tiny_recipe_dict, tiny_data, seed=1, source=first)
     assert not notes and record.held_out.seed == 3
