@@ -155,23 +155,3 @@ def set_norm(norm: BatchNorm, bias: Tensor, outputs: Iterable[Tensor]) -> None:
     norm.running_var.copy_(variance)
     norm.weight.copy_((variance + norm.eps).sqrt())
     norm.bias.copy_(mean + bias.cpu())
-
-
-def patches(conv: ProjectedConv, x: Tensor, target: Tensor, count: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Return the patches (n, in h w) that a convolution reads at random places, and the targets (n, out) there.
-
-    Args:
-        count: places that are drawn, of all images together; all of them where there are no more.
-    """
-    batch, _, rows, columns = target.shape
-    size = conv.weight.shape[-1]
-    padded = F.pad(x, (conv.padding,) * 4)
-    total = batch * rows * columns
-    generator = torch.Generator().manual_seed(seed)
-    picked = torch.arange(total) if count >= total else torch.randperm(total, generator=generator)[:count]
-    image, y, z = picked // (rows * columns), picked // columns % rows, picked % columns
-    offsets = torch.arange(size)
-    up = (y * conv.stride)[:, None, None] + offsets[None, :, None]
-    across = (z * conv.stride)[:, None, None] + offsets[None, None, :]
-    found = padded[image[:, None, None], :, up, across]  # (n, h, w, in)
-    return found.permute(0, 3, 1, 2).reshape(len(picked), -1), target[image, :, y, z]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, Protocol, Self
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
     from rmtkd_edge.families.sampled import Places
     from rmtkd_edge.families.spectrum import SiteSpectrum
+    from rmtkd_edge.families.teacher_outputs import LayerOutputs
 
 CHANNELS = 3
 
@@ -162,7 +164,9 @@ class Parts(NamedTuple, Generic[M]):
         net: the module, made of a spec.
         producers: returns, for every site, the layers whose output lives in it.
         places: where sites are analysed, made of options and a net; see families/sampled.py.
-        plain_fold: narrows by algebra alone, `warm_start` by least squares.
+        plain_fold: narrows by algebra alone.
+        layer_outputs: yields what a net's layers give; see families/teacher_outputs.py.
+        warm_start: narrows by least squares, from a teacher's outputs, projections and a `ridge`.
         fused: what is traced of a net, with its norms folded into the convolutions.
         graph_values: returns the graph's value for each tap.
     """
@@ -171,6 +175,7 @@ class Parts(NamedTuple, Generic[M]):
     producers: Callable[[M], Mapping[str, Sequence[nn.Module]]]
     places: Callable[[AnalyseOptions, M], Places]
     plain_fold: Callable[[M, Mapping[str, Tensor]], M]
+    layer_outputs: Callable[[M, Sequence[Tensor], int], LayerOutputs]
     warm_start: Callable[..., M]
     fused: Callable[[M], nn.Module]
     graph_values: Callable[[onnx.ModelProto, Any], dict[str, str]]
@@ -208,10 +213,24 @@ class ConvolutionalFamily(ImageFamily[S, M]):
         self, model: M, projections: Mapping[str, Tensor], batches: Batches, effect: Batches, options: NarrowOptions
     ) -> M:
         """Return the narrowed folded net, by least squares or by folding alone; `effect` is not looked at."""
+        return self._narrower(model, batches, options, keep=False)(projections)
+
+    def narrower(
+        self, model: M, batches: Batches, effect: Batches, options: NarrowOptions
+    ) -> Callable[[Mapping[str, Tensor]], M]:
+        """Return `narrow` for many cuts: what the teacher's layers give is computed once and held."""
+        return self._narrower(model, batches, options, keep=True)
+
+    def _narrower(
+        self, model: M, batches: Batches, options: NarrowOptions, *, keep: bool
+    ) -> Callable[[Mapping[str, Tensor]], M]:
+        from rmtkd_edge.families.teacher_outputs import TeacherOutputs
+
         parts, compress = self.parts(), options.compress
         if compress.warm_start == "fold":
-            return parts.plain_fold(model, projections)
-        return parts.warm_start(model, projections, batches(), ridge=compress.ridge, seed=options.seed)
+            return partial(parts.plain_fold, model)
+        outputs = TeacherOutputs(model, batches(), parts.layer_outputs, seed=options.seed, keep=keep)
+        return partial(parts.warm_start, outputs, ridge=compress.ridge)
 
     def predict_ms(self, spec: Any, curves: Calibration, sequence: int) -> float:
         """Return the predicted latency in ms of one image; `sequence` is not looked at."""

@@ -59,10 +59,11 @@ class MobileNetFamily(ConvolutionalFamily[MobileNetSpec, "MobileNet"]):
         from rmtkd_edge.families.mobilenet.analyse import Places
         from rmtkd_edge.families.mobilenet.fold import plain_fold, producers
         from rmtkd_edge.families.mobilenet.graph import FusedNet, graph_values
+        from rmtkd_edge.families.mobilenet.layer_outputs import layer_outputs
         from rmtkd_edge.families.mobilenet.module import MobileNet
         from rmtkd_edge.families.mobilenet.warm_start import warm_start
 
-        return Parts(MobileNet, producers, Places, plain_fold, warm_start, FusedNet, graph_values)
+        return Parts(MobileNet, producers, Places, plain_fold, layer_outputs, warm_start, FusedNet, graph_values)
 
     def scratch_name(self, shape: MobileNetShape) -> str:
         """Return `mobilenet-v2-1`."""

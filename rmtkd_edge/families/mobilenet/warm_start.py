@@ -1,143 +1,120 @@
 """Warm start of a narrowed MobileNet in closed form: every layer by least squares on the student's own inputs.
 
-Teacher and student walk block by block over the calibration images; families/convolution_fit.py says how a layer is
-fitted.
+The student goes block by block over the calibration images, each layer towards what the teacher's gives there;
+families/convolution_fit.py says how a layer is fitted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from rmtkd_edge.families.convolution import ConvNorm, narrow_like, set_norm
-from rmtkd_edge.families.convolution_fit import Fit, fit_convolution
+from rmtkd_edge.families.convolution import ConvNorm, narrow_like
+from rmtkd_edge.families.convolution_fit import Fit, fitted_outputs, normalised
 from rmtkd_edge.families.layers import ProjectedLinear, copy_fitting
+from rmtkd_edge.families.map_sample import MapSample
 from rmtkd_edge.families.mobilenet.depthwise import fit_depthwise
 from rmtkd_edge.families.mobilenet.fold import Projections, fold_linear
 from rmtkd_edge.families.mobilenet.module import Block, Gates, MobileNet
-from rmtkd_edge.families.walk import Walk
+from rmtkd_edge.families.teacher_outputs import LayerOutputs, TeacherOutputs
 from rmtkd_edge.spectral import CrossMoments
 
-DEPTHWISE_ROWS = 400  # places of all images together, for each of a depthwise kernel's taps
 SCARCE = 0.1  # of a layer with one row an image: the ridge, times inputs by images
 
 
 @torch.no_grad()
-def warm_start(
-    teacher: MobileNet, projections: Projections, batches: Iterable[Mapping[str, Tensor]], *, ridge: float, seed: int
-) -> MobileNet:
-    """Return the folded narrow net for projections P (k x d) by site; sites left out stay wide. `teacher` is folded."""
-    teacher.eval()
-    like = next(teacher.parameters())
-    student = narrow_like(teacher, projections).eval()
-    copy_fitting(teacher, student)
+def warm_start(teacher: TeacherOutputs[MobileNet], projections: Projections, *, ridge: float) -> MobileNet:
+    """Return the folded narrow net for projections P (k x d) by site; sites left out stay wide."""
+    wide = teacher.teacher
+    student = narrow_like(wide, projections).eval()
+    copy_fitting(wide, student)
     if not projections:  # the teacher's own weights are there
         return student
-    images = [batch["pixel_values"].to(like) for batch in batches]
-    fit = Fit(ridge, len(images), seed, {name: p.to(like) for name, p in projections.items()})
-    sums = [teacher.stem(x) for x in images]
+    like = next(wide.parameters())
+    outputs, fit = teacher.layers(), Fit(ridge, {name: p.to(like) for name, p in projections.items()})
     changed = "stream.0" in projections
-    if changed:
-        fit_convolution(student.stem, images, [fit.onto("stream.0", z) for z in sums], fit)
-    act = teacher.activation
-    walks = [Walk(act(z), act(student.stem(x))) for x, z in zip(images, sums, strict=True)]
-    del images, sums
-    for wide, own in zip(teacher.blocks, student.blocks, strict=True):
-        changed = _block(wide, own, walks, fit, changed)
-    _head(teacher, student, walks, fit, changed)
+    states = fitted_outputs(student.stem, teacher.images, "stream.0", next(outputs), fit, changed)
+    states = [student.activation(z) for z in states]
+    for theirs, own in zip(wide.blocks, student.blocks, strict=True):
+        states, changed = _block(theirs, own, states, outputs, fit, changed)
+    _head(wide, student, states, outputs, fit, changed)
     return student
 
 
-def _block(wide: Block, own: Block, walks: list[Walk], fit: Fit, changed: bool) -> bool:
-    """Fit one block and move the walks past it; return whether anything has changed so far."""
-    theirs, ours = [w.teacher for w in walks], [w.student for w in walks]
-    changed = changed or wide.inner in fit.projections
-    if wide.expand is not None and own.expand is not None:
-        theirs = [wide.expand(x) for x in theirs]
-        if changed:
-            fit_convolution(own.expand, ours, [fit.onto(wide.inner, z) for z in theirs], fit)
-        theirs, ours = [wide.activation(z) for z in theirs], [own.activation(own.expand(x)) for x in ours]
-    theirs = [wide.depthwise(x) for x in theirs]
-    if changed:
-        _fit_depthwise(own.depthwise, ours, [fit.onto(wide.inner, z) for z in theirs], fit)
-    theirs, ours = [wide.activation(z) for z in theirs], [own.activation(own.depthwise(x)) for x in ours]
+def _block(
+    wide: Block, own: Block, states: list[Tensor], outputs: LayerOutputs, fit: Fit, changed: bool
+) -> tuple[list[Tensor], bool]:
+    """Fit one block; return its states, and whether anything has changed so far."""
+    inner, changed = states, changed or wide.inner in fit.projections
+    if own.expand is not None:
+        maps = fitted_outputs(own.expand, inner, wide.inner, next(outputs), fit, changed)
+        inner = [own.activation(z) for z in maps]
+    targets = fit.targets(wide.inner, next(outputs))
+    maps = _fit_depthwise(own.depthwise, inner, targets, fit) if changed else [own.depthwise(x) for x in inner]
+    inner = [own.activation(z) for z in maps]
     if wide.gates is not None and own.gates is not None:
-        changed = _gate(wide, own, theirs, ours, fit, changed)
+        site, squeezed = f"{wide.name}.squeeze", next(outputs)
+        changed = changed or site in fit.projections
+        if changed:
+            _fit_gates(wide.gates, own.gates, inner, squeezed, fit, (wide.inner, site))
+        inner = [x * own.gates.opened(own.gates.squeezed(x)) for x in inner]
     changed = changed or wide.ends in fit.projections
-    for walk, x in zip(walks, theirs, strict=True):
-        walk.teacher = wide.project(x) + walk.teacher if wide.skip else wide.project(x)
-    if changed:
-        targets = [fit.onto(wide.ends, w.teacher) - (w.student if wide.skip else 0.0) for w in walks]
-        fit_convolution(own.project, ours, targets, fit)
-    for walk, x in zip(walks, ours, strict=True):
-        walk.student = own.project(x) + walk.student if wide.skip else own.project(x)
-    return changed
-
-
-def _gate(wide: Block, own: Block, theirs: list[Tensor], ours: list[Tensor], fit: Fit, changed: bool) -> bool:
-    """Fit the gates and apply them to both nets' states, in place; return whether anything has changed so far."""
-    gates, mine = wide.gates, own.gates
-    assert gates is not None and mine is not None, "both blocks have gates"
-    site = f"{wide.name}.squeeze"
-    changed = changed or site in fit.projections
-    wanted = [gates.squeezed(x) for x in theirs]
-    if changed:
-        _fit_gates(gates, mine, (theirs, ours), fit, (wide.inner, site))
-    for number, (x, y, z) in enumerate(zip(theirs, ours, wanted, strict=True)):
-        theirs[number], ours[number] = x * gates.opened(z), y * mine.opened(mine.squeezed(y))
-    return changed
+    held = states if own.skip else None
+    added = fitted_outputs(own.project, inner, wide.ends, next(outputs), fit, changed, held)
+    return ([z + x for z, x in zip(added, states, strict=True)] if own.skip else added), changed
 
 
 def _fit_gates(
-    wide: Gates, own: Gates, states: tuple[list[Tensor], list[Tensor]], fit: Fit, sites: tuple[str, str]
+    wide: Gates,
+    own: Gates,
+    inner: Sequence[Tensor],
+    squeezed: Sequence[MapSample],
+    fit: Fit,
+    sites: tuple[str, str],
 ) -> None:
-    inner, squeeze = sites
+    """Fit gates on the student's states, towards what the teacher's give for its squeezed means."""
     before, middle = (fit.projections.get(site) for site in sites)
     fold_linear(wide.reduce, own.reduce, before, middle)
     fold_linear(wide.expand, own.expand, middle, before)
-    wanted = [wide.squeezed(x) for x in states[0]]
-    means = [x.mean((2, 3)) for x in states[1]]
-    _correct(own.reduce, means, [fit.onto(squeeze, z) for z in wanted], fit)
+    means = [x.mean((2, 3)) for x in inner]
+    _correct(own.reduce, means, [fit.onto(sites[1], z.values) for z in squeezed], fit)
     reduced = [F.relu(own.reduce(x)) for x in means]
-    _correct(own.expand, reduced, [fit.onto(inner, wide.expand(F.relu(z))) for z in wanted], fit)
+    _correct(own.expand, reduced, [fit.onto(sites[0], wide.expand(F.relu(z.values))) for z in squeezed], fit)
 
 
-def _head(teacher: MobileNet, student: MobileNet, walks: list[Walk], fit: Fit, changed: bool) -> None:
+def _head(
+    wide: MobileNet, own: MobileNet, states: list[Tensor], outputs: LayerOutputs, fit: Fit, changed: bool
+) -> None:
     """Fit what comes after the blocks."""
-    act = teacher.activation
     changed = changed or "last" in fit.projections
-    theirs = [teacher.last(w.teacher) for w in walks]
-    if changed:
-        targets = [fit.onto("last", z) for z in theirs]
-        fit_convolution(student.last, [w.student for w in walks], targets, fit)
-    wide = [act(z).mean((2, 3)) for z in theirs]
-    own = [act(student.last(w.student)).mean((2, 3)) for w in walks]
-    before = fit.projections.get("last")
-    if teacher.hidden is not None and student.hidden is not None:
-        changed = changed or "hidden" in fit.projections
-        wide = [teacher.hidden(x) for x in wide]
+    maps = fitted_outputs(own.last, states, "last", next(outputs), fit, changed)
+    means, before = [own.activation(z).mean((2, 3)) for z in maps], fit.projections.get("last")
+    if wide.hidden is not None and own.hidden is not None:
+        hidden, changed = next(outputs), changed or "hidden" in fit.projections
         if changed:
-            fold_linear(teacher.hidden, student.hidden, before, fit.projections.get("hidden"))
-            _correct(student.hidden, own, [fit.onto("hidden", z) for z in wide], fit)
-        wide, own = [act(z) for z in wide], [act(student.hidden(x)) for x in own]
-        before = fit.projections.get("hidden")
+            fold_linear(wide.hidden, own.hidden, before, fit.projections.get("hidden"))
+            _correct(own.hidden, means, [fit.onto("hidden", z.values) for z in hidden], fit)
+        means, before = [own.activation(own.hidden(x)) for x in means], fit.projections.get("hidden")
     if changed:
-        fold_linear(teacher.classifier, student.classifier, before, None)
-        _correct(student.classifier, own, [teacher.classifier(x) for x in wide], fit)
+        fold_linear(wide.classifier, own.classifier, before, None)
+        _correct(own.classifier, means, [z.values for z in next(outputs)], fit)
 
 
-def _fit_depthwise(layer: ConvNorm, inputs: list[Tensor], targets: list[Tensor], fit: Fit) -> None:
-    """Set a depthwise convolution and its norm to the least-squares map of every channel by itself."""
-    count = fit.places(layer.conv.weight[0].numel(), DEPTHWISE_ROWS)
-    weight, bias = fit_depthwise(layer.conv, zip(inputs, targets, strict=True), count, fit.ridge, fit.seed)
+def _fit_depthwise(layer: ConvNorm, inputs: Sequence[Tensor], targets: Sequence[MapSample], fit: Fit) -> list[Tensor]:
+    """Set a depthwise convolution and its norm to the least-squares map of every channel by itself.
+
+    Returns:
+        What the layer gives now for every input.
+    """
+    weight, bias = fit_depthwise(layer.conv, zip(inputs, targets, strict=True), fit.ridge)
     layer.conv.weight.copy_(weight)
-    set_norm(layer.norm, bias, (layer.conv(x) for x in inputs))
+    return normalised(layer, bias, inputs)
 
 
-def _correct(layer: ProjectedLinear, inputs: list[Tensor], targets: list[Tensor], fit: Fit) -> None:
+def _correct(layer: ProjectedLinear, inputs: Sequence[Tensor], targets: Sequence[Tensor], fit: Fit) -> None:
     """Add to a linear layer the least-squares map from its inputs (n, in) to what its outputs lack of the targets.
 
     There is one row an image: where images are few for the inputs, a larger ridge keeps more of what is there.

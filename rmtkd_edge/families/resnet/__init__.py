@@ -58,10 +58,11 @@ class ResNetFamily(ConvolutionalFamily[ResNetSpec, "ResNet"]):
         from rmtkd_edge.families.resnet.analyse import Places
         from rmtkd_edge.families.resnet.fold import plain_fold, producers
         from rmtkd_edge.families.resnet.graph import FusedNet, graph_values
+        from rmtkd_edge.families.resnet.layer_outputs import layer_outputs
         from rmtkd_edge.families.resnet.module import ResNet
         from rmtkd_edge.families.resnet.warm_start import warm_start
 
-        return Parts(ResNet, producers, Places, plain_fold, warm_start, FusedNet, graph_values)
+        return Parts(ResNet, producers, Places, plain_fold, layer_outputs, warm_start, FusedNet, graph_values)
 
     def scratch_name(self, shape: ResNetShape) -> str:
         """Return `resnet18-64`, with its groups where there are some."""

@@ -1,84 +1,81 @@
 """Warm start of a narrowed ResNet in closed form: every convolution by least squares on the student's own patches.
 
-Teacher and student walk block by block over the calibration images; families/convolution_fit.py says how a layer is
-fitted.
+The student goes block by block over the calibration images, each layer towards what the teacher's gives there;
+families/convolution_fit.py says how a layer is fitted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from rmtkd_edge.families.convolution import narrow_like, set_norm
-from rmtkd_edge.families.convolution_fit import Fit, fit_convolution, least_squares
+from rmtkd_edge.families.convolution import narrow_like
+from rmtkd_edge.families.convolution_fit import Fit, fit_convolution, fitted_outputs, least_squares, normalised
 from rmtkd_edge.families.layers import copy_fitting
+from rmtkd_edge.families.map_sample import MapSample
 from rmtkd_edge.families.resnet.factors import factor_basis, set_weight
 from rmtkd_edge.families.resnet.fold import Projections
 from rmtkd_edge.families.resnet.module import Block, Layer, ResNet
 from rmtkd_edge.families.resnet.spec import FACTOR
-from rmtkd_edge.families.walk import Walk
+from rmtkd_edge.families.teacher_outputs import LayerOutputs, TeacherOutputs
 from rmtkd_edge.spectral import CrossMoments
 
 
 @torch.no_grad()
-def warm_start(
-    teacher: ResNet, projections: Projections, batches: Iterable[Mapping[str, Tensor]], *, ridge: float, seed: int
-) -> ResNet:
-    """Return the folded narrow net for projections P (k x d) by site; sites left out stay wide. `teacher` is folded."""
-    teacher.eval()
-    student = narrow_like(teacher, projections).eval()
-    copy_fitting(teacher, student)
-    images = [batch["pixel_values"].to(next(teacher.parameters())) for batch in batches]
-    fit = Fit(ridge, len(images), seed, projections)
-    first = "layer.1.stream" if teacher.spec.stem_is_shared else "stem"
-    sums = [teacher.stem(x) for x in images]
+def warm_start(teacher: TeacherOutputs[ResNet], projections: Projections, *, ridge: float) -> ResNet:
+    """Return the folded narrow net for projections P (k x d) by site; sites left out stay wide."""
+    wide, outputs, fit = teacher.teacher, teacher.layers(), Fit(ridge, projections)
+    student = narrow_like(wide, projections).eval()
+    copy_fitting(wide, student)
+    first = "layer.1.stream" if wide.spec.stem_is_shared else "stem"
     changed = first in projections or _cuts(student.stem, fit)
+    states = _outputs(student.stem, teacher.images, first, next(outputs), fit, changed)
+    states = [student.pool(F.relu(z)) for z in states]
+    for i, stage in enumerate(student.stages, 1):
+        for block in stage:
+            states, changed = _block(block, states, f"layer.{i}.stream", outputs, fit, changed)
     if changed:
-        _fit(student.stem, images, [fit.onto(first, total) for total in sums], fit)
-    walks = [
-        Walk(teacher.pool(F.relu(total)), student.pool(F.relu(student.stem(x))))
-        for x, total in zip(images, sums, strict=True)
-    ]
-    del images, sums
-    for i, (wide, narrow) in enumerate(zip(teacher.stages, student.stages, strict=True), 1):
-        for block, small in zip(wide, narrow, strict=True):
-            changed = _block(block, small, walks, f"layer.{i}.stream", fit, changed)
-    if changed:
-        _classifier(teacher, student, walks, ridge)
+        _classifier(student, states, next(outputs), ridge)
     return student
 
 
-def _block(block: Block, small: Block, walks: list[Walk], stream: str, fit: Fit, changed: bool) -> bool:
-    """Fit one block and move the walks past it; return whether anything has changed so far."""
-    wide, narrow = [w.teacher for w in walks], [w.student for w in walks]
-    inner_changed, stream_cut = changed, stream in fit.projections
-    for layer, own in zip(block.convs[:-1], small.convs[:-1], strict=True):
-        inner_changed = inner_changed or layer.place in fit.projections or _cuts(layer, fit)
-        wide = [layer(x) for x in wide]
-        if inner_changed:
-            _fit(own, narrow, [fit.onto(layer.place, z) for z in wide], fit)
-        narrow = [F.relu(own(x)) for x in narrow]
-        wide = [F.relu(z) for z in wide]
-    moved = inner_changed or stream_cut or _cuts(block.convs[-1], fit)
-    if block.downsample is not None and small.downsample is not None:
-        shortcuts = [block.downsample(w.teacher) for w in walks]
-        starts = [w.student for w in walks]
-        if changed or stream_cut or _cuts(small.downsample, fit):
-            moved = True
-            _fit(small.downsample, starts, [fit.onto(stream, z) for z in shortcuts], fit)
-        held = [small.downsample(x) for x in starts]
-    else:
-        shortcuts, held = [w.teacher for w in walks], [w.student for w in walks]
-    sums = [block.convs[-1](x) + s for x, s in zip(wide, shortcuts, strict=True)]
-    if moved:
-        targets = [fit.onto(stream, total) - h for total, h in zip(sums, held, strict=True)]
-        _fit(small.convs[-1], narrow, targets, fit)
-    for walk, total, x, h in zip(walks, sums, narrow, held, strict=True):
-        walk.teacher, walk.student = F.relu(total), F.relu(small.convs[-1](x) + h)
-    return moved
+def _block(
+    own: Block, states: list[Tensor], stream: str, outputs: LayerOutputs, fit: Fit, changed: bool
+) -> tuple[list[Tensor], bool]:
+    """Fit one block; return its states, and whether anything has changed so far."""
+    inner, shortcuts, moved = states, states, changed
+    for layer in own.convs[:-1]:
+        moved = moved or layer.place in fit.projections or _cuts(layer, fit)
+        inner = [F.relu(z) for z in _outputs(layer, inner, layer.place, next(outputs), fit, moved)]
+    if own.downsample is not None:
+        again = changed or stream in fit.projections or _cuts(own.downsample, fit)
+        shortcuts = _outputs(own.downsample, states, stream, next(outputs), fit, again)
+        moved = moved or again
+    moved = moved or stream in fit.projections or _cuts(own.convs[-1], fit)
+    added = _outputs(own.convs[-1], inner, stream, next(outputs), fit, moved, shortcuts)
+    return [F.relu(z + h) for z, h in zip(added, shortcuts, strict=True)], moved
+
+
+def _fit(layer: Layer, inputs: Sequence[Tensor], targets: Sequence[MapSample], fit: Fit) -> list[Tensor]:
+    """Set a convolution, or its two, and its norm to the least-squares map from the inputs' patches to the targets.
+
+    Returns:
+        What the layer gives now for every input.
+    """
+    if layer.expand is None:
+        return fit_convolution(layer, inputs, targets, fit)
+    weight, bias, moments = least_squares(layer.conv, inputs, targets, fit)
+    basis = factor_basis(layer, moments.covariance_of(weight.flatten(1)), fit.projections)
+    written = moments.mean_targets() - bias  # the mean of what the factor drops goes into the norm's shift
+    set_weight(layer, weight, basis)
+    return normalised(layer, bias + written - basis.T @ (basis @ written), inputs)
+
+
+_outputs = partial(fitted_outputs, fit_layer=_fit)
 
 
 def _cuts(layer: Layer, fit: Fit) -> bool:
@@ -86,24 +83,12 @@ def _cuts(layer: Layer, fit: Fit) -> bool:
     return f"{layer.place}{FACTOR}" in fit.projections
 
 
-def _fit(layer: Layer, inputs: list[Tensor], targets: list[Tensor], fit: Fit) -> None:
-    """Set a convolution, or its two, and its norm to the least-squares map from the inputs' patches to the targets."""
-    if layer.expand is None:
-        fit_convolution(layer, inputs, targets, fit)
-        return
-    weight, bias, moments = least_squares(layer.conv, inputs, targets, fit)
-    basis = factor_basis(layer, moments.covariance_of(weight.flatten(1)), fit.projections)
-    written = moments.mean_targets() - bias  # the mean of what the factor drops goes into the norm's shift
-    set_weight(layer, weight, basis)
-    set_norm(layer.norm, bias + written - basis.T @ (basis @ written), map(layer.linear, inputs))
-
-
-def _classifier(teacher: ResNet, student: ResNet, walks: list[Walk], ridge: float) -> None:
+def _classifier(student: ResNet, states: Sequence[Tensor], logits: Sequence[MapSample], ridge: float) -> None:
     """Set the classifier to the least-squares map from the student's pooled channels to the teacher's logits."""
-    inputs = student.classifier.weight.shape[1]
-    moments = CrossMoments(inputs, len(teacher.spec.labels))
-    for walk in walks:
-        moments.add(walk.student.mean((2, 3)), teacher.classifier(walk.teacher.mean((2, 3))))
+    labels, inputs = student.classifier.weight.shape
+    moments = CrossMoments(inputs, labels)
+    for state, target in zip(states, logits, strict=True):
+        moments.add(state.mean((2, 3)), target.values)
     moments.all_reduce()
     weight, bias = moments.solve(ridge)
     student.classifier.weight.copy_(weight)

@@ -24,7 +24,7 @@ from rmtkd_edge.families.layers import ProjectedLinear, along_outputs, copy_fitt
 from rmtkd_edge.families.low_rank import best_query_key
 from rmtkd_edge.families.vit.fold import narrow_like
 from rmtkd_edge.families.vit.module import Norm, ProjectedPatches, ProjectedTable, VisionTransformer, VitLayer
-from rmtkd_edge.families.walk import Walk
+from rmtkd_edge.families.vit.walk import Walk
 from rmtkd_edge.spectral import CrossMoments
 
 MOST_ROWS = 131_072  # tokens that one least squares looks at

@@ -9,8 +9,10 @@ from torch import Tensor
 
 from rmtkd_edge.families.mobilenet import FAMILY
 from rmtkd_edge.families.mobilenet.fold import plain_fold
+from rmtkd_edge.families.mobilenet.layer_outputs import layer_outputs
 from rmtkd_edge.families.mobilenet.module import MobileNet
 from rmtkd_edge.families.mobilenet.warm_start import warm_start
+from rmtkd_edge.families.teacher_outputs import TeacherOutputs
 
 EXACT = 1e-4
 
@@ -20,6 +22,10 @@ def images(count: int = 4, seed: int = 1) -> list[dict[str, Tensor]]:
     return [
         {"pixel_values": torch.randn(32, 3, 16, 16, generator=generator, dtype=torch.float64)} for _ in range(count)
     ]
+
+
+def closed_form(teacher: MobileNet, projections: dict[str, Tensor], ridge: float) -> MobileNet:
+    return warm_start(TeacherOutputs(teacher, images(), layer_outputs, seed=0), projections, ridge=ridge)
 
 
 def error(net: MobileNet, teacher: MobileNet, seed: int = 9) -> float:
@@ -43,7 +49,7 @@ def test_channels_that_are_always_zero_can_go(version: str, start: str) -> None:
     if start == "fold":
         student = plain_fold(teacher, p)
     else:
-        student = warm_start(teacher, p, images(), ridge=1e-9, seed=0)
+        student = closed_form(teacher, p, 1e-9)
     assert student.spec.count_parameters() < teacher.spec.count_parameters()
     assert error(student, teacher, seed=1) < EXACT
 
@@ -63,7 +69,7 @@ def test_a_stream_that_does_not_fill_its_width_is_cut_exactly_in_any_basis(versi
                 block.project.norm.running_var.fill_(1.0)
                 block.project.norm.running_mean.zero_()
                 block.project.norm.bias.copy_(kept.T @ kept @ block.project.norm.bias)
-    student = warm_start(teacher, {site.name: kept}, images(), ridge=1e-9, seed=0)
+    student = closed_form(teacher, {site.name: kept}, 1e-9)
     assert error(student, teacher, seed=1) < 10 * EXACT
 
 
@@ -72,14 +78,14 @@ def test_a_stream_that_does_not_fill_its_width_is_cut_exactly_in_any_basis(versi
 def test_least_squares_lose_less_than_folding_on_what_was_fitted(version: str, kind: str) -> None:
     teacher = small_mobilenet(version).double()
     p = first_channels(teacher, kind, 0.5)
-    fitted = warm_start(teacher, p, images(), ridge=1e-4, seed=0)
+    fitted = closed_form(teacher, p, 1e-4)
     assert error(fitted, teacher, seed=1) < error(plain_fold(teacher, p), teacher, seed=1)
 
 
 def test_fewer_channels_mean_more_error_on_what_was_fitted() -> None:
     teacher = small_mobilenet("v2").double()
     errors = [
-        error(warm_start(teacher, first_channels(teacher, "inner", less), images(), ridge=1e-4, seed=0), teacher, 1)
+        error(closed_form(teacher, first_channels(teacher, "inner", less), 1e-4), teacher, 1)
         for less in (0.75, 0.5, 0.125)
     ]
     assert errors[0] > errors[1] > errors[2]

@@ -12,8 +12,10 @@ from torch import Tensor
 from rmtkd_edge.families import convolution_fit
 from rmtkd_edge.families.resnet import FAMILY
 from rmtkd_edge.families.resnet.fold import plain_fold
+from rmtkd_edge.families.resnet.layer_outputs import layer_outputs
 from rmtkd_edge.families.resnet.module import ResNet
 from rmtkd_edge.families.resnet.warm_start import warm_start
+from rmtkd_edge.families.teacher_outputs import TeacherOutputs
 
 LABELS = ("a", "b", "c")
 EXACT = 1e-5  # on the images that were fitted, under a ridge of 1e-9
@@ -36,6 +38,10 @@ def every_patch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(convolution_fit, "ROWS_PER_FEATURE", 10**6)
 
 
+def closed_form(teacher: ResNet, projections: dict[str, Tensor], ridge: float) -> ResNet:
+    return warm_start(TeacherOutputs(teacher, images(), layer_outputs, seed=0), projections, ridge=ridge)
+
+
 def error(net: ResNet, teacher: ResNet, seed: int = 9) -> float:
     with torch.no_grad():
         x = images(1, seed)[0]["pixel_values"]
@@ -55,14 +61,14 @@ def first_channels(net: ResNet, keep: int | float, kinds: Sequence[str] = ("inne
 
 def test_nothing_cut_changes_nothing() -> None:
     teacher = teacher_of(18)
-    student = warm_start(teacher, {}, images(), ridge=1e-9, seed=0)
+    student = closed_form(teacher, {}, 1e-9)
     assert error(student, teacher) == 0.0
 
 
 @pytest.mark.parametrize(("depth", "stem"), [(18, "cifar"), (50, "cifar"), (18, "imagenet")])
 def test_channels_that_are_always_zero_cost_nothing(depth: int, stem: str, every_patch: None) -> None:
     teacher = teacher_of(depth, stem, dead=3)
-    student = warm_start(teacher, first_channels(teacher, 3), images(), ridge=1e-9, seed=0)
+    student = closed_form(teacher, first_channels(teacher, 3), 1e-9)
     assert student.spec.count_parameters() < teacher.spec.count_parameters()
     assert error(student, teacher, seed=1) < EXACT
 
@@ -71,16 +77,14 @@ def test_every_site_alone_is_fitted(every_patch: None) -> None:
     teacher = teacher_of(18, dead=2)
     for site in teacher.spec.sites():
         p = {site.name: torch.eye(site.width, dtype=torch.float64)[:-2]}
-        student = warm_start(teacher, p, images(), ridge=1e-9, seed=0)
+        student = closed_form(teacher, p, 1e-9)
         assert error(student, teacher, seed=1) < EXACT, site.name
 
 
 def test_more_channels_never_mean_more_error_on_what_was_fitted(every_patch: None) -> None:
     teacher = teacher_of(18)
     errors = [
-        error(
-            warm_start(teacher, first_channels(teacher, k, ("inner",)), images(), ridge=1e-4, seed=0), teacher, seed=1
-        )
+        error(closed_form(teacher, first_channels(teacher, k, ("inner",)), 1e-4), teacher, seed=1)
         for k in (0.25, 0.5, 0.875)
     ]
     assert errors[0] > errors[1] > errors[2]
@@ -89,7 +93,7 @@ def test_more_channels_never_mean_more_error_on_what_was_fitted(every_patch: Non
 def test_the_student_unfolds_with_fixed_projections() -> None:
     teacher = teacher_of(18)
     p = first_channels(teacher, 0.5)
-    student = warm_start(teacher, p, images(), ridge=1e-4, seed=0)
+    student = closed_form(teacher, p, 1e-4)
     x = images(1, 3)[0]["pixel_values"]
     with torch.no_grad():
         torch.testing.assert_close(FAMILY.unfold(student, p)(x), student(x), rtol=1e-9, atol=1e-12)
@@ -100,4 +104,4 @@ def test_folding_alone_keeps_a_net_whose_dropped_channels_are_zero_and_is_worse_
     assert error(plain_fold(dead, first_channels(dead, 3)), dead) < EXACT
     teacher = teacher_of(18)
     p = first_channels(teacher, 0.5)
-    assert error(warm_start(teacher, p, images(), ridge=1e-4, seed=0), teacher) < error(plain_fold(teacher, p), teacher)
+    assert error(closed_form(teacher, p, 1e-4), teacher) < error(plain_fold(teacher, p), teacher)

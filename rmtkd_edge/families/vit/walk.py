@@ -9,7 +9,7 @@ from torch import Tensor
 
 @dataclass
 class Walk:
-    """The teacher's and the student's state: (B, channels, H, W) of convolutions, (B, T, width) of a transformer."""
+    """The states (B, T, width) of the teacher and of the student."""
 
     teacher: Tensor
     student: Tensor
