@@ -28,11 +28,11 @@ import torch
 from shapes import random_model, this_processor
 
 from rmtkd_edge.compress.context import Context
+from rmtkd_edge.compress.prepared import Prepared, prepare
 from rmtkd_edge.compress.ranks.allocation import Trials, allocated
 from rmtkd_edge.compress.ranks.budget import budgets_of
 from rmtkd_edge.compress.ranks.cut import chooser, narrowed, projected, spectra_of
 from rmtkd_edge.compress.ranks.edge import pick_ranks, widths_of
-from rmtkd_edge.compress.stage import Prepared, prepare
 from rmtkd_edge.config.recipe import Recipe
 from rmtkd_edge.config.recipes import load_recipe
 from rmtkd_edge.families.base import call, ranks_of

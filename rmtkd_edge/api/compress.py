@@ -128,18 +128,17 @@ def compress_run(options: CompressOptions, reporter: Reporter) -> CompressRecord
             _prepare_to_write(lock)
             if not options.force:
                 refuse_other_run(open_or_create(recipe, path, False), options.data)
-        from rmtkd_edge.compress import stage
+        from rmtkd_edge.compress.prepared import prepare
+        from rmtkd_edge.compress.stage import compress_run
 
         with reporting(reporter):
-            prepared = stage.prepare(recipe, options.data)
+            prepared = prepare(recipe, options.data)
         measure = latency_measure(recipe, prepared.family, prepared.profile)
         _prepare_to_write(lock)
         run = open_or_create(recipe, path, options.force)
         if not options.force:
             refuse_other_run(run, options.data)
-        return stage.compress_run(
-            run, recipe, data=options.data, reporter=reporter, measure_ms=measure, prepared=prepared
-        )
+        return compress_run(run, recipe, data=options.data, reporter=reporter, measure_ms=measure, prepared=prepared)
 
 
 def _prepare_to_write(lock: RunLock) -> None:
@@ -157,12 +156,12 @@ def forecast(options: CompressOptions, reporter: Reporter) -> DryRun:
         DataError: the data cannot be used.
         UserError: the model cannot be loaded, or a latency budget's device is another one, without curves.
     """
-    from rmtkd_edge.compress import stage
     from rmtkd_edge.compress.forecast.stage import dry_run
+    from rmtkd_edge.compress.prepared import prepare
 
     recipe = resolve_recipe(options)
     with reporting(reporter):
-        ready = stage.prepare(recipe, options.data)
+        ready = prepare(recipe, options.data)
         latency_measure(recipe, ready.family, ready.profile)  # for its faults
         profiles = {name: load_profile(name) for name in list_profiles()}
         own = {} if ready.profile is None else {ready.profile.name: ready.profile}

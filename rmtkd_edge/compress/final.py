@@ -16,7 +16,7 @@ from rmtkd_edge.run.records.teacher import TeacherRecord
 from rmtkd_edge.tasks.base import Batch
 
 if TYPE_CHECKING:
-    from rmtkd_edge.compress.stage import Prepared
+    from rmtkd_edge.compress.prepared import Prepared
     from rmtkd_edge.families.model import Model
 
 

@@ -19,7 +19,7 @@ from rmtkd_edge.run.records.vocabulary import VocabularyRecord
 from rmtkd_edge.tasks.base import HasVocabulary, Task
 
 if TYPE_CHECKING:
-    from rmtkd_edge.compress.stage import Prepared
+    from rmtkd_edge.compress.prepared import Prepared
 
 
 @dataclass(frozen=True)

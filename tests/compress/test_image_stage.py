@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from rmtkd_edge.compress.latency import measure_ms
-from rmtkd_edge.compress.stage import compress_run, prepare
+from rmtkd_edge.compress.prepared import prepare
+from rmtkd_edge.compress.stage import compress_run
 from rmtkd_edge.config.hardware import load_profile
 from rmtkd_edge.config.recipe import Export
 from rmtkd_edge.config.recipes import parse_recipe

@@ -13,9 +13,10 @@ import tomli_w
 from rmtkd_edge.api.compress import latency_measure
 from rmtkd_edge.compress.latency import energy_predictor, measure_ms, predictor
 from rmtkd_edge.compress.loop import ordered_sites
+from rmtkd_edge.compress.prepared import prepare
 from rmtkd_edge.compress.ranks.budget import fp32_megabytes
 from rmtkd_edge.compress.ranks.order import cheapest_first, price
-from rmtkd_edge.compress.stage import compress_run, prepare
+from rmtkd_edge.compress.stage import compress_run
 from rmtkd_edge.config.hardware import HardwareProfile, curve_macs, load_profile
 from rmtkd_edge.config.recipe import Export, Recipe
 from rmtkd_edge.config.recipes import parse_recipe

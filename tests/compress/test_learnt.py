@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from rmtkd_edge.compress import stage
+from rmtkd_edge.compress import prepared, teacher
 from rmtkd_edge.compress.learnt import baseline_value, check_loaded, check_trained
 from rmtkd_edge.compress.stage import compress_run
 from rmtkd_edge.config.recipe import Recipe
@@ -163,9 +163,9 @@ def test_a_classifier_that_is_right_by_chance_is_trained_whatever_the_threshold(
         return stop
 
     found = Scores("validation", 150, "accuracy", {"accuracy": value}, (value - 0.06, value + 0.06))
-    monkeypatch.setattr(stage.Prepared, "score", lambda *args, **kwargs: found)
-    monkeypatch.setattr(stage, "_train_teacher", raising(Trained))
-    monkeypatch.setattr(stage, "save_model", raising(Kept))
+    monkeypatch.setattr(prepared.Prepared, "score", lambda *args, **kwargs: found)
+    monkeypatch.setattr(teacher, "_train_teacher", raising(Trained))
+    monkeypatch.setattr(teacher, "save_model", raising(Kept))
     tables: dict[str, Any] = {
         "model": {"family": "resnet", "source": "scratch", "shape": {"width": 8}},
         "task": {"name": "digits", "kind": "image-classification"},

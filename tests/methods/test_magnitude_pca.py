@@ -10,7 +10,8 @@ import pytest
 import torch
 from contract_sample import batches_of, load, randomised, recipe_of
 
-from rmtkd_edge.compress.stage import compress_run, prepare
+from rmtkd_edge.compress.prepared import prepare
+from rmtkd_edge.compress.stage import compress_run
 from rmtkd_edge.errors import RecipeError
 from rmtkd_edge.families.base import call, find_family
 from rmtkd_edge.methods.base import Cut, Pair, find_method

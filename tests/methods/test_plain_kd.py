@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rmtkd_edge.compress.stage import compress_run, prepare
+from rmtkd_edge.compress.prepared import prepare
+from rmtkd_edge.compress.stage import compress_run
 from rmtkd_edge.config.recipes import parse_recipe
 from rmtkd_edge.errors import RecipeError
 from rmtkd_edge.families.base import family_of, ranks_of

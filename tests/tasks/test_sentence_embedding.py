@@ -18,7 +18,8 @@ import rmtkd_edge
 from rmtkd_edge.api.compress import CompressOptions, compress_run
 from rmtkd_edge.api.export import ExportOptions, export_run
 from rmtkd_edge.compress.learnt import baseline_value
-from rmtkd_edge.compress.stage import _teacher, prepare
+from rmtkd_edge.compress.prepared import prepare
+from rmtkd_edge.compress.teacher import ready_teacher
 from rmtkd_edge.compress.vocabulary import fewer_tokens
 from rmtkd_edge.config.recipes import parse_recipe
 from rmtkd_edge.errors import DataError, RecipeError, UserError
@@ -302,7 +303,7 @@ def test_an_embedder_is_never_trained_whatever_the_threshold(data: Path, embedde
     recipe = parse_recipe({**known, "title": "tiny"}, "tiny")
     ready = prepare(recipe, data)
     run = Run.create(tmp_path / "run", recipe.to_toml(), recipe.seed)
-    judged, model, teacher = _teacher(run, recipe, ready, lambda *_, **__: None)
+    judged, model, teacher = ready_teacher(run, recipe, ready, lambda *_, **__: None)
     assert not teacher.trained and model.spec.outputs == 32
     rows = judged.data.validation()
     baseline = baseline_value(judged.task, rows, model.spec.outputs, "cosine_similarity")

@@ -18,7 +18,7 @@ from sentences_sample import BAD, GOOD, sentences
 import rmtkd_edge
 from rmtkd_edge.api.compress import CompressOptions, compress_run
 from rmtkd_edge.api.export import ExportOptions, export_run
-from rmtkd_edge.compress.stage import prepare
+from rmtkd_edge.compress.prepared import prepare
 from rmtkd_edge.compress.vocabulary import with_vocabulary
 from rmtkd_edge.config.recipes import parse_recipe
 from rmtkd_edge.errors import DataError, RecipeError, UserError

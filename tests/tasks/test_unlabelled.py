@@ -14,7 +14,8 @@ import torch
 from sentences_sample import sentences
 
 from rmtkd_edge.compress.data import make_data
-from rmtkd_edge.compress.stage import compress_run, prepare
+from rmtkd_edge.compress.prepared import prepare
+from rmtkd_edge.compress.stage import compress_run
 from rmtkd_edge.config.recipes import load_recipe, parse_recipe
 from rmtkd_edge.errors import DataError, RecipeError
 from rmtkd_edge.methods.plain_kd import PlainKd

@@ -13,7 +13,8 @@ from rmtkd_edge.compress.forecast.cost import cost_of
 from rmtkd_edge.compress.forecast.targets import shape_at, sites_of, target_of
 from rmtkd_edge.compress.forecast.teacher import look_at
 from rmtkd_edge.compress.latency import predictor
-from rmtkd_edge.compress.stage import Prepared, check_sites
+from rmtkd_edge.compress.prepared import Prepared
+from rmtkd_edge.compress.stage import check_sites
 from rmtkd_edge.compress.vocabulary import fewer_tokens
 from rmtkd_edge.config.hardware import HardwareProfile, graph_for
 from rmtkd_edge.config.recipe import Recipe

@@ -14,7 +14,7 @@ from rmtkd_edge.run.records.dry_run import TeacherForecast
 from rmtkd_edge.tasks.base import Batch
 
 if TYPE_CHECKING:
-    from rmtkd_edge.compress.stage import Prepared
+    from rmtkd_edge.compress.prepared import Prepared
     from rmtkd_edge.config.recipe import Recipe
     from rmtkd_edge.families.model import Model
     from rmtkd_edge.run.records.scores import Scores
