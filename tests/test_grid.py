@@ -14,7 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from grid.cells import BUDGETS, STEPS, TIME, Cell, Where, all_cells, needs, teacher_of
+from grid.cells import ATTRIBUTION, BUDGETS, STEPS, TIME, Cell, Where, all_cells, needs, teacher_of
 from grid.engines import Local, find_engine
 from grid.order import folder_of, order_of, result_of, time_budget
 from grid.running import TOOL, Session
@@ -66,6 +66,9 @@ def test_every_declared_cell_is_a_recipe_that_its_method_follows(scale: str, tmp
         if cell.budget == STEPS:
             assert (recipe.distil.steps, recipe.stop.target) == (cell.of.steps, cell.target)
             assert recipe.model.source.endswith(f"teachers/{cell.study}/compress/teacher")
+        if cell.budget == ATTRIBUTION and (before := VARIANTS[cell.name].on_the_way):
+            assert recipe.stop.targets == (*before, cell.target)
+            assert recipe.distil.steps == cell.of.steps // (1 + len(before))
 
 
 def test_one_seed_comes_before_the_next_and_what_is_needed_before_what_needs_it(tmp_path: Path) -> None:

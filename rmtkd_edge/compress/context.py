@@ -74,6 +74,7 @@ class Context:
         multiple: widths are rounded up to it.
         teacher_parameters, teacher_scores: of the model that the loop starts from, on validation.
         measure_ms: latency of a folded model on this machine, where that is the budget's device.
+        original: the folded model that the loop starts from, once it has started.
         fallback: there is an accepted student, which stays where a cycle over all sites falls under the floor.
     """
 
@@ -90,6 +91,7 @@ class Context:
     teacher_scores: Scores
     profile: HardwareProfile | None = None
     measure_ms: Measure | None = None
+    original: Model | None = None
     fallback: bool = False
 
     def aiming_at(self, target: float | None, fallback: bool) -> Context:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from rmtkd_edge.compress.context import Context, State
-from rmtkd_edge.compress.depth import layers_that_stay
+from rmtkd_edge.compress.depth import layers_kept, layers_that_stay
 from rmtkd_edge.compress.ranks.allocation import Trials, allocated
 from rmtkd_edge.compress.ranks.budget import budgets_of
 from rmtkd_edge.compress.ranks.cut import chooser, narrowed, own_batches, projected, spectra_of
@@ -177,14 +177,18 @@ def eigenvalues(chosen: Sequence[SiteRank]) -> dict[str, Tensor]:
 
 
 def fine_tune(context: Context, state: State, planned: Planned, number: int, attempt: int) -> tuple[Any, Trained]:
-    """Return the student after it learned from the model as it stood before this cycle, and how that went."""
+    """Return the student after it learned from the model that teaches it, and how that went."""
     recipe, family, data = context.recipe, context.family, context.data
     student = planned.student
     model = family.unfold(student, planned.new) if recipe.distil.through_projection else student
     model = copy.deepcopy(student) if model is student else model
     model = model.to(context.accelerator.device)
-    old = state.folded.to(context.accelerator.device)
-    pair = Pair(family, old, model, own_batches(context, data.warm), data.rows, planned.plan.layers)
+    old, layers = state.folded, planned.plan.layers
+    if recipe.distil.teacher == "original":
+        assert context.original is not None, "the loop has started"
+        old, layers = context.original, layers_kept(context, student.spec)
+    old = old.to(context.accelerator.device)
+    pair = Pair(family, old, model, own_batches(context, data.warm), data.rows, layers)
     objective = context.method.objective(context.task, recipe, pair)
     model.train()
     teacher = None

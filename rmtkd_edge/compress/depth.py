@@ -20,6 +20,8 @@ from rmtkd_edge.run.records.cycle import JobRecord
 if TYPE_CHECKING:
     from rmtkd_edge.families.model import Model
 
+DEPTH_CYCLE = 1
+
 
 def check_depth(spec: Spec, recipe: Recipe, method: Method) -> None:
     """Raise RecipeError where `compress.layers` cannot be followed."""
@@ -55,3 +57,13 @@ def layers_that_stay(context: Context, folded: Model, wanted: int) -> tuple[int,
         told = ", ".join(str(layer) for layer in stay)
         context.report("note", text=f"layers {told} stay: divergence from the teacher {moved[stay]:.2e}")
     return stay
+
+
+def layers_kept(context: Context, spec: Spec) -> tuple[int, ...] | None:
+    """Return the layers of the original that a shape still has, None where these are all."""
+    assert context.original is not None, "the loop has started"
+    if layers_of(spec) == layers_of(context.original.spec):
+        return None
+    first = context.store.get_plan(DEPTH_CYCLE)
+    assert first is not None and first.layers is not None, "layers went in the first cycle"
+    return first.layers

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 
 from rmtkd_edge.compress.context import Context, State
 from rmtkd_edge.compress.cycle import run_cycle
-from rmtkd_edge.compress.depth import depth_job
+from rmtkd_edge.compress.depth import DEPTH_CYCLE, depth_job
 from rmtkd_edge.compress.ranks.budget import budgets_of
 from rmtkd_edge.compress.ranks.order import prices
 from rmtkd_edge.config.recipe import WITHOUT_QUANTILE, Recipe
@@ -52,6 +52,7 @@ def run_loop(context: Context, teacher: State) -> tuple[list[State], list[CycleR
     Students come largest first: one for every target that was met, then the last accepted state where it meets none of
     its own. Without an accepted cycle the teacher is the one student.
     """
+    context = replace(context, original=teacher.folded)
     targets = context.recipe.stop.targets
     records = list[CycleRecord]()
     state = fewer_layers(context, teacher, records)
@@ -85,7 +86,7 @@ def fewer_layers(context: Context, teacher: State, records: list[CycleRecord]) -
     job = depth_job(context, teacher.folded.spec)
     if job is None:
         return teacher
-    state, record = run_cycle(context, teacher, job, 1)
+    state, record = run_cycle(context, teacher, job, DEPTH_CYCLE)
     assert record is not None, "layers that go are sites that shrink"
     records.append(record)
     return state

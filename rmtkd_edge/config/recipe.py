@@ -182,6 +182,10 @@ class Distil(Section):
 
     alpha: Fraction = 0.5
     temperature: Amount = 2.0
+    teacher: Literal["previous", "original"] = Field(
+        "previous",
+        description="Who teaches a cycle: the model as it stood before it, or the one before the first cycle",
+    )
     match: Nonnegative = Field(
         0.0, description="Weight of matching the residual stream, decoded by a fixed map, with the teacher's; 0: none"
     )

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class RmtKd:
-    """The spectra decide the widths; every cycle learns from the model before it."""
+    """The spectra decide the widths; every cycle learns from the model before it, or from the original."""
 
     name = "rmt-kd"
     title = "RMT-KD"
@@ -40,7 +40,7 @@ class RmtKd:
         return family.narrow(teacher, cut.projections, warm, effect, NarrowOptions(recipe.compress, recipe.seed))
 
     def objective(self, task: Task, recipe: Recipe, pair: Pair) -> Objective:
-        """Return alpha times the task's loss + (1 - alpha) times the divergence from the model before this cycle.
+        """Return alpha times the task's loss + (1 - alpha) times the divergence from the model that teaches.
 
         Where `distil.match` says so, inner states are matched too.
         """

@@ -13,6 +13,8 @@ from rmtkd_edge.compress.result import missed_targets
 from rmtkd_edge.compress.stage import compress_run
 from rmtkd_edge.config.recipe import Recipe
 from rmtkd_edge.families.store import load_model
+from rmtkd_edge.methods import rmt_kd
+from rmtkd_edge.methods.base import Pair
 from rmtkd_edge.run import layout
 from rmtkd_edge.run.directory import Run
 from rmtkd_edge.run.outputs import read_outputs
@@ -98,6 +100,34 @@ def test_targets_that_no_student_meets_are_told(case):
     result = replace(case[-1], targets=(0.2, 0.5, 0.99), stop="metric_floor")
     assert result.missed == (0.99,) and missed_targets(case[-1]) == ""
     assert missed_targets(result).endswith("by the rule metric floor: no student meets 0.99")
+
+
+@pytest.mark.parametrize("layers", [None, 1])
+@pytest.mark.parametrize("teacher", ["previous", "original"])
+def test_a_cycle_learns_from_the_model_that_the_recipe_names(
+    teacher: str, layers: int | None, tmp_path, monkeypatch, tiny_tokenizer, tiny_data
+):
+    pairs: list[Pair] = []
+    build = rmt_kd.RmtKd.objective
+
+    def objective(self: Any, task: Any, recipe: Recipe, pair: Pair) -> Any:
+        pairs.append(pair)
+        return build(self, task, recipe, pair)
+
+    monkeypatch.setattr(rmt_kd.RmtKd, "objective", objective)
+    recipe = recipe_of(
+        "encoder",
+        tiny_tokenizer,
+        compress={"sites_per_cycle": 100, "align": False, "minimum_rank": 2, "layers": layers},
+        distil={"teacher": teacher, "match": 1.0, "steps": 2},
+        stop={"target_reduction": [0.3, 0.6], "max_drop": 1.0},
+    )
+    result = compressed(tmp_path / "run", recipe, tiny_data)
+    before, first = [cycle.parameters_before for cycle in result.cycles], result.teacher.parameters
+    assert len(before) > 1 and before[1] < first
+    taught = [first] * len(pairs) if teacher == "original" else before
+    assert [pair.teacher.spec.count_parameters() for pair in pairs] == taught
+    assert all((pair.layers is None) == (pair.student.spec.depth == pair.teacher.spec.depth) for pair in pairs)
 
 
 def sorted_roles(run: Run) -> list[layout.Role]:

@@ -98,9 +98,16 @@ def changes_of(cell: Cell, where: Where, steps: int) -> list[str]:
         return [*base, *settings.of_teacher(), seed, *where.changes]
     teacher = given_teacher(study, where) or folder_of(teacher_of(cell.study), where) / TEACHER
     own = [*settings.model_of(study, str(teacher), base), *own_settings(cell, where), seed]
-    if cell.target is not None:
-        own.append(f"stop.target_reduction={cell.target}")
-    return [*base, *own, *where.changes, *settings.of_steps(steps, where.steps or study.steps, study.validations)]
+    targets = [*on_the_way(cell), *([] if cell.target is None else [cell.target])]
+    if targets:
+        own.append(f"stop.target_reduction={targets if len(targets) > 1 else targets[0]}")
+    cycles, usual = max(1, len(targets)), where.steps or study.steps
+    return [*base, *own, *where.changes, *settings.of_steps(steps // cycles, usual // cycles, study.validations)]
+
+
+def on_the_way(cell: Cell) -> tuple[float, ...]:
+    """Return the targets that a cell meets before its own."""
+    return settings.VARIANTS[cell.name].on_the_way if cell.budget == ATTRIBUTION else ()
 
 
 def own_settings(cell: Cell, where: Where) -> list[str]:

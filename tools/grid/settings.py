@@ -38,15 +38,18 @@ class Variant:
 
     Attributes:
         less: whether it aims at the study's gentler target.
+        on_the_way: targets before the study's own, each met by a cycle of its own; the steps are shared out.
         like_rmt_kd: whether it gets the widths of the finished rmt-kd.
     """
 
     changes: tuple[str, ...]
     what: str
     less: bool = False
+    on_the_way: tuple[float, ...] = ()
     like_rmt_kd: bool = False
 
 
+ON_THE_WAY = (0.5, 0.65)
 VARIANTS = {
     "edge-alone": Variant(PLAIN, "one quantile for all sites, the teacher's outputs alone"),
     "search-alone": Variant(("distil.match=0.0",), "a quantile for each kind of site, the teacher's outputs alone"),
@@ -59,6 +62,10 @@ VARIANTS = {
     "project": Variant(("compress.channels=project",), "directions, in place of channels that are selected"),
     "eigenvectors": Variant(("compress.basis=eigen",), "eigenvectors as they come, not turned towards the axes"),
     "unaligned": Variant(("compress.align=false",), "ranks as they come, not rounded up for the hardware"),
+    "three-cycles": Variant((), "in three cycles, each taught by the model before it", on_the_way=ON_THE_WAY),
+    "three-cycles-original-teacher": Variant(
+        ('distil.teacher="original"',), "in three cycles, all taught by the original", on_the_way=ON_THE_WAY
+    ),
     "one-shot": Variant((ONE_SHOT,), "closed form, no training, cutting less", less=True),
     "one-shot-other-weighting": Variant(
         (ONE_SHOT, "analyse.weighting={other}"), "the same, weighting by effect switched", less=True
