@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from rmtkd_edge.families.sampled import Places
     from rmtkd_edge.families.spectrum import SiteSpectrum
-    from rmtkd_edge.families.teacher_outputs import LayerOutputs
+    from rmtkd_edge.families.teacher_layers import LayerOutputs
 
 CHANNELS = 3
 
@@ -165,7 +165,7 @@ class Parts(NamedTuple, Generic[M]):
         producers: returns, for every site, the layers whose output lives in it.
         places: where sites are analysed, made of options and a net; see families/sampled.py.
         plain_fold: narrows by algebra alone.
-        layer_outputs: yields what a net's layers give; see families/teacher_outputs.py.
+        layer_outputs: yields what a net's layers give; see families/teacher_layers.py.
         warm_start: narrows by least squares, from a teacher's outputs, projections and a `ridge`.
         fused: what is traced of a net, with its norms folded into the convolutions.
         graph_values: returns the graph's value for each tap.
@@ -224,12 +224,12 @@ class ConvolutionalFamily(ImageFamily[S, M]):
     def _narrower(
         self, model: M, batches: Batches, options: NarrowOptions, *, keep: bool
     ) -> Callable[[Mapping[str, Tensor]], M]:
-        from rmtkd_edge.families.teacher_outputs import TeacherOutputs
+        from rmtkd_edge.families.teacher_layers import TeacherLayers
 
         parts, compress = self.parts(), options.compress
         if compress.warm_start == "fold":
             return partial(parts.plain_fold, model)
-        outputs = TeacherOutputs(model, batches(), parts.layer_outputs, seed=options.seed, keep=keep)
+        outputs = TeacherLayers(model, batches(), parts.layer_outputs, seed=options.seed, keep=keep)
         return partial(parts.warm_start, outputs, ridge=compress.ridge)
 
     def predict_ms(self, spec: Any, curves: Calibration, sequence: int) -> float:

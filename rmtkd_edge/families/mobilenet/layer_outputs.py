@@ -11,7 +11,7 @@ from rmtkd_edge.families.convolution import ConvNorm
 from rmtkd_edge.families.convolution_fit import places, samples_of
 from rmtkd_edge.families.map_sample import MapSample, of_images, sampled
 from rmtkd_edge.families.mobilenet.module import Block, MobileNet
-from rmtkd_edge.families.teacher_outputs import LayerOutputs
+from rmtkd_edge.families.teacher_layers import LayerOutputs
 
 DEPTHWISE_ROWS = 400  # places of all images together, for each of a depthwise kernel's taps
 

@@ -19,14 +19,14 @@ from rmtkd_edge.families.map_sample import MapSample
 from rmtkd_edge.families.mobilenet.depthwise import fit_depthwise
 from rmtkd_edge.families.mobilenet.fold import Projections, fold_linear
 from rmtkd_edge.families.mobilenet.module import Block, Gates, MobileNet
-from rmtkd_edge.families.teacher_outputs import LayerOutputs, TeacherOutputs
+from rmtkd_edge.families.teacher_layers import LayerOutputs, TeacherLayers
 from rmtkd_edge.spectral import CrossMoments
 
 SCARCE = 0.1  # of a layer with one row an image: the ridge, times inputs by images
 
 
 @torch.no_grad()
-def warm_start(teacher: TeacherOutputs[MobileNet], projections: Projections, *, ridge: float) -> MobileNet:
+def warm_start(teacher: TeacherLayers[MobileNet], projections: Projections, *, ridge: float) -> MobileNet:
     """Return the folded narrow net for projections P (k x d) by site; sites left out stay wide."""
     wide = teacher.teacher
     student = narrow_like(wide, projections).eval()
@@ -34,7 +34,7 @@ def warm_start(teacher: TeacherOutputs[MobileNet], projections: Projections, *, 
     if not projections:  # the teacher's own weights are there
         return student
     like = next(wide.parameters())
-    outputs, fit = teacher.layers(), Fit(ridge, {name: p.to(like) for name, p in projections.items()})
+    outputs, fit = teacher.outputs(), Fit(ridge, {name: p.to(like) for name, p in projections.items()})
     changed = "stream.0" in projections
     states = fitted_outputs(student.stem, teacher.images, "stream.0", next(outputs), fit, changed)
     states = [student.activation(z) for z in states]

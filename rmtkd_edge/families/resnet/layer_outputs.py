@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from rmtkd_edge.families.convolution_fit import samples_of
 from rmtkd_edge.families.map_sample import MapSample, of_images
 from rmtkd_edge.families.resnet.module import Block, ResNet
-from rmtkd_edge.families.teacher_outputs import LayerOutputs
+from rmtkd_edge.families.teacher_layers import LayerOutputs
 
 
 @torch.no_grad()

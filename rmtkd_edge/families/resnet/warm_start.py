@@ -21,14 +21,14 @@ from rmtkd_edge.families.resnet.factors import factor_basis, set_weight
 from rmtkd_edge.families.resnet.fold import Projections
 from rmtkd_edge.families.resnet.module import Block, Layer, ResNet
 from rmtkd_edge.families.resnet.spec import FACTOR
-from rmtkd_edge.families.teacher_outputs import LayerOutputs, TeacherOutputs
+from rmtkd_edge.families.teacher_layers import LayerOutputs, TeacherLayers
 from rmtkd_edge.spectral import CrossMoments
 
 
 @torch.no_grad()
-def warm_start(teacher: TeacherOutputs[ResNet], projections: Projections, *, ridge: float) -> ResNet:
+def warm_start(teacher: TeacherLayers[ResNet], projections: Projections, *, ridge: float) -> ResNet:
     """Return the folded narrow net for projections P (k x d) by site; sites left out stay wide."""
-    wide, outputs, fit = teacher.teacher, teacher.layers(), Fit(ridge, projections)
+    wide, outputs, fit = teacher.teacher, teacher.outputs(), Fit(ridge, projections)
     student = narrow_like(wide, projections).eval()
     copy_fitting(wide, student)
     first = "layer.1.stream" if wide.spec.stem_is_shared else "stem"

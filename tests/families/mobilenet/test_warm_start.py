@@ -12,7 +12,7 @@ from rmtkd_edge.families.mobilenet.fold import plain_fold
 from rmtkd_edge.families.mobilenet.layer_outputs import layer_outputs
 from rmtkd_edge.families.mobilenet.module import MobileNet
 from rmtkd_edge.families.mobilenet.warm_start import warm_start
-from rmtkd_edge.families.teacher_outputs import TeacherOutputs
+from rmtkd_edge.families.teacher_layers import TeacherLayers
 
 EXACT = 1e-4
 
@@ -25,7 +25,7 @@ def images(count: int = 4, seed: int = 1) -> list[dict[str, Tensor]]:
 
 
 def closed_form(teacher: MobileNet, projections: dict[str, Tensor], ridge: float) -> MobileNet:
-    return warm_start(TeacherOutputs(teacher, images(), layer_outputs, seed=0), projections, ridge=ridge)
+    return warm_start(TeacherLayers(teacher, images(), layer_outputs, seed=0), projections, ridge=ridge)
 
 
 def error(net: MobileNet, teacher: MobileNet, seed: int = 9) -> float:

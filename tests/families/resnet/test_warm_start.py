@@ -15,7 +15,7 @@ from rmtkd_edge.families.resnet.fold import plain_fold
 from rmtkd_edge.families.resnet.layer_outputs import layer_outputs
 from rmtkd_edge.families.resnet.module import ResNet
 from rmtkd_edge.families.resnet.warm_start import warm_start
-from rmtkd_edge.families.teacher_outputs import TeacherOutputs
+from rmtkd_edge.families.teacher_layers import TeacherLayers
 
 LABELS = ("a", "b", "c")
 EXACT = 1e-5  # on the images that were fitted, under a ridge of 1e-9
@@ -39,7 +39,7 @@ def every_patch(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def closed_form(teacher: ResNet, projections: dict[str, Tensor], ridge: float) -> ResNet:
-    return warm_start(TeacherOutputs(teacher, images(), layer_outputs, seed=0), projections, ridge=ridge)
+    return warm_start(TeacherLayers(teacher, images(), layer_outputs, seed=0), projections, ridge=ridge)
 
 
 def error(net: ResNet, teacher: ResNet, seed: int = 9) -> float:

@@ -14,7 +14,7 @@ from rmtkd_edge.families.map_sample import MapSample
 LayerOutputs = Iterator[list[MapSample]]
 
 
-class TeacherOutputs(Generic[M]):
+class TeacherLayers(Generic[M]):
     """The outputs of a folded net, layer by layer and batch by batch.
 
     Attributes:
@@ -41,7 +41,7 @@ class TeacherOutputs(Generic[M]):
         self._kept: list[list[MapSample]] | None = None
 
     @torch.no_grad()
-    def layers(self) -> LayerOutputs:
+    def outputs(self) -> LayerOutputs:
         """Return what each layer gives in turn."""
         if not self._keep:
             return self._compute(self.teacher, self.images, self._seed)
