@@ -34,14 +34,14 @@ from torch import Tensor
 
 from rmtkd_edge.compress.context import Context
 from rmtkd_edge.compress.prepared import prepare
-from rmtkd_edge.compress.ranks.allocation import TRIALS, Trials, allocated
+from rmtkd_edge.compress.ranks.allocation import Trials, allocated
 from rmtkd_edge.compress.ranks.budget import budgets_of
 from rmtkd_edge.compress.ranks.cut import chooser, narrowed, projected, spectra_of
 from rmtkd_edge.compress.ranks.edge import pick_ranks, widths_of
 from rmtkd_edge.compress.training.schedule import Schedule
 from rmtkd_edge.compress.training.teacher_outputs import TeacherOutputs
 from rmtkd_edge.compress.training.trainer import Training, train
-from rmtkd_edge.config.recipe import WITHOUT_QUANTILE
+from rmtkd_edge.config.recipe import WITHOUT_QUANTILE, Compress
 from rmtkd_edge.config.recipes import load_recipe
 from rmtkd_edge.families.base import call
 from rmtkd_edge.families.model import Model
@@ -152,7 +152,9 @@ def main() -> None:
     parser.add_argument("--target", type=float, required=True, help="share of the parameters to remove")
     parser.add_argument("--rule", nargs="+", choices=list(RULES), help="edge rules; the recipe's when left out")
     parser.add_argument("--allocation", nargs="+", default=["edge"], choices=["edge", "kl"])
-    parser.add_argument("--trials", nargs="+", type=int, default=[TRIALS], help="closed forms that kl compares at most")
+    parser.add_argument(
+        "--trials", nargs="+", type=int, default=[Compress().trials], help="closed forms that kl compares at most"
+    )
     parser.add_argument("--match", nargs="+", type=float, default=[], help="weights of distil.match")
     parser.add_argument("--steps", type=int, help="of distillation; none when left out")
     parser.add_argument("--seed", type=int, default=0)

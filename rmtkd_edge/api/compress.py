@@ -56,7 +56,7 @@ def compress(model: Model, plan: Plan, loader: Loader) -> Model:
     projections = {c.name: projection(c.spectrum, c.width_after, recipe.compress) for c in cut}
     batches = numbered(loader, folded)
     effect = first_rows(batches, recipe.analyse.weighting_rows)
-    return family.narrow(folded, projections, batches, effect, NarrowOptions(recipe.compress, recipe.seed)).eval()
+    return family.narrow(folded, projections, batches, effect, NarrowOptions.of(recipe)).eval()
 
 
 @dataclass(frozen=True)

@@ -67,8 +67,9 @@ class Train(Section):
     max_grad_norm: Amount = 1.0
     precision: Literal["no", "bf16", "fp16"] = Field(
         "no",
-        description="Mixed precision of every training, the distillation's too: bf16 for CPUs that have it in hardware "
-        "(AVX512-BF16, AMX) and GPUs, fp16 for GPUs",
+        description="Mixed precision of every training, the distillation's too, and of the states of an encoder that a "
+        "closed form is fitted to (bf16 alone): bf16 for CPUs that have it in hardware (AVX512-BF16, AMX) and GPUs, "
+        "fp16 for GPUs",
     )
 
 
@@ -166,6 +167,7 @@ class Compress(Section):
         description="One quantile for all sites (edge), or one per kind of site that minimises the divergence from the "
         "teacher on training rows at as many parameters (kl: 10 to 30 closed forms)",
     )
+    trials: Positive = Field(30, description="With kl: closed forms that are compared at most")
     token_blend: Fraction = Field(0.3, description="Least squares: share of equal token weights, the rest by effect")
     ranks: dict[str, Positive] = Field(
         {}, description="Widths by site (`layer.0.ffn`) or kind (`ffn`) in place of the edge's"

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rmtkd_edge.config.recipe import Analyse, Compress
+from rmtkd_edge.config.recipe import Analyse, Compress, Recipe
 from rmtkd_edge.config.settings import Scales
 
 if TYPE_CHECKING:
@@ -32,10 +32,20 @@ class AnalyseOptions:
 
 @dataclass(frozen=True)
 class NarrowOptions:
-    """How a narrowed model starts: the recipe's section and the seed."""
+    """How a narrowed model starts: the recipe's section and the seed.
+
+    Attributes:
+        precision: `train.precision`; with `bf16` a family may run the teacher in it, whose states are only fitted to.
+    """
 
     compress: Compress
     seed: int
+    precision: str = "no"
+
+    @staticmethod
+    def of(recipe: Recipe) -> NarrowOptions:
+        """Return the options of a recipe."""
+        return NarrowOptions(recipe.compress, recipe.seed, recipe.train.precision)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from rmtkd_edge.config.recipe import Recipe
@@ -49,7 +50,7 @@ class Magnitude(Scaled):
         """Return the teacher without the channels of the smallest group norms."""
         options = recipe.compress.model_copy(update={"warm_start": recipe.compress.warm_start or "fold"})
         kept = largest_channels(family, teacher, cut.widths)
-        return family.narrow(teacher, kept, warm, effect, NarrowOptions(options, recipe.seed))
+        return family.narrow(teacher, kept, warm, effect, replace(NarrowOptions.of(recipe), compress=options))
 
 
 def largest_channels(family: Family, model: Model, widths: Mapping[str, int]) -> dict[str, Tensor]:

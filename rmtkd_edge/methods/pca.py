@@ -36,7 +36,7 @@ class Pca(OneCycle):
         self, family: Family, teacher: Model, cut: Cut, warm: Batches, effect: Batches, recipe: Recipe
     ) -> Model:
         """Return the family's closed form of the projected teacher."""
-        return family.narrow(teacher, cut.projections, warm, effect, NarrowOptions(recipe.compress, recipe.seed))
+        return family.narrow(teacher, cut.projections, warm, effect, NarrowOptions.of(recipe))
 
 
 METHOD: Method = Pca()

@@ -37,7 +37,7 @@ class RmtKd:
         """Return the family's closed form of the projected teacher, or its layers that stay."""
         if cut.layers is not None:
             return family.shortened(teacher, cut.layers)
-        return family.narrow(teacher, cut.projections, warm, effect, NarrowOptions(recipe.compress, recipe.seed))
+        return family.narrow(teacher, cut.projections, warm, effect, NarrowOptions.of(recipe))
 
     def objective(self, task: Task, recipe: Recipe, pair: Pair) -> Objective:
         """Return alpha times the task's loss + (1 - alpha) times the divergence from the model that teaches.

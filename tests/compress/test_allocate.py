@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 
 from rmtkd_edge.compress.ranks.allocation import (
     PATIENCE,
-    TRIALS,
     Move,
     allocated,
     dimensions,
@@ -23,6 +22,7 @@ from rmtkd_edge.compress.ranks.allocation import (
 )
 from rmtkd_edge.compress.ranks.edge import CLOSE, land_on_target, lowest_quantile, shifted
 from rmtkd_edge.compress.stage import compress_run
+from rmtkd_edge.config.recipe import Compress
 from rmtkd_edge.config.recipes import parse_recipe
 from rmtkd_edge.errors import RecipeError
 from rmtkd_edge.families.base import Site
@@ -237,8 +237,13 @@ def test_an_interrupted_search_goes_on_where_it_stood(tiny_recipe_dict, tiny_dat
     assert heard.trials == len(tried) - 3
     teacher = load_model(first, layout.TEACHER).spec
     shapes = {str(teacher.with_ranks(trial.widths)) for trial in tried}
-    assert len(shapes) == len(tried) <= TRIALS  # a factor wider than its site is none: no trial of its own
+    assert len(shapes) == len(tried) <= Compress().trials  # a factor wider than its site is none: no trial of its own
     assert again.ranks == whole.ranks
+
+
+def test_no_more_trials_than_the_recipe_allows(tiny_recipe_dict, tiny_data, tmp_path):
+    _, _, run = run_of(tiny_recipe_dict, tiny_data, tmp_path / "a", sites=["stream", "ffn"], allocation="kl", trials=4)
+    assert len(run.read_record(TrialsRecord, layout.cycle_trials(1)).trials) <= 4
 
 
 def test_fixed_ranks_stay_and_one_site_alone_has_nothing_to_weigh(tiny_recipe_dict, tiny_data, tmp_path):

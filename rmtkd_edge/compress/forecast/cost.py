@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 from rmtkd_edge.compress.context import Context
 from rmtkd_edge.compress.forecast.teacher import Looked
 from rmtkd_edge.compress.loop import jobs
-from rmtkd_edge.compress.ranks.allocation import TRIALS
 from rmtkd_edge.compress.ranks.cut import own_batches
 from rmtkd_edge.compress.training.schedule import Schedule
 from rmtkd_edge.compress.training.teacher_outputs import TeacherOutputs
@@ -68,8 +67,9 @@ def cost_of(context: Context, looked: Looked, shapes: list[Spec], subsets: Subse
 def _search_rows(context: Context, subsets: Subsets) -> int:
     """Return the passes forwards, of one row, that spectra and closed form of a cycle take."""
     rows = len(subsets.analysis) + BACKWARDS * len(subsets.effect) + FITS * len(subsets.warm)
-    if context.recipe.compress.allocation == "kl":
-        rows += TRIALS * (FITS * len(subsets.trial) + len(subsets.judged))
+    options = context.recipe.compress
+    if options.allocation == "kl":
+        rows += options.trials * (FITS * len(subsets.trial) + len(subsets.judged))
     return rows
 
 

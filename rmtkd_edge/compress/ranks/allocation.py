@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from rmtkd_edge.families.model import Model
     from rmtkd_edge.families.spectrum import SiteSpectrum
 
-TRIALS = 30  # closed forms that are compared at most
 OTHER_RULE = "explained-variance"  # which knows no law, and is better where no edge stands out
 FIRST_STEP, LEAST_STEP = 1.0, 0.3  # of log-odds
 LONGER, SHORTER = 1.3, 0.5  # what a step is multiplied by after it gained, and after it did not
@@ -50,15 +49,15 @@ class Move(NamedTuple):
 Moves = Mapping[Move, float]
 
 
-def allocated(trials: Trials, picked: Sequence[SiteRank], most: int = TRIALS) -> list[SiteRank]:
+def allocated(trials: Trials, picked: Sequence[SiteRank], most: int | None = None) -> list[SiteRank]:
     """Return ranks that keep the budget as those in `picked` do and move the outputs least.
 
     Sites with ranks of their own in the recipe keep them; with one site left there is nothing to weigh.
 
     Args:
-        most: allocations that are compared.
+        most: allocations that are compared; those of the recipe when None.
     """
-    context = trials.context
+    context, most = trials.context, most or trials.most
     free = free_sites([c.spectrum.site for c in picked], context.recipe.compress)
     if len(free) < 2:
         return list(picked)
@@ -101,6 +100,7 @@ class Trials:
 
     Attributes:
         choose: gives the ranks at a quantile, by rule: the recipe's, then the other one that a search may start from.
+        most: trials that the recipe allows.
 
     Args:
         known: trials of an earlier process.
@@ -118,6 +118,7 @@ class Trials:
         rules = dict.fromkeys((context.recipe.analyse.rule, OTHER_RULE))
         self.choose = {rule: chooser(context, folded.spec, spectra, rule) for rule in rules}
         self.context, self.folded, self.keep = context, folded, keep
+        self.most = context.recipe.compress.trials
         self.known = list(known)
         self.budgets = budgets_of(context, folded.spec)
 
@@ -140,7 +141,7 @@ class Trials:
             found = Trial(widths, moved if math.isfinite(moved) else None)
             self.known.append(found)
             self.keep(tuple(self.known))
-            self.context.report("trial", done=len(self.known), total=max(len(self.known), TRIALS))
+            self.context.report("trial", done=len(self.known), total=max(len(self.known), self.most))
         return math.inf if found.divergence is None else found.divergence
 
     @cached_property

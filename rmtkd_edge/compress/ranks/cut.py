@@ -70,7 +70,7 @@ def narrower(context: Context, folded: Model) -> Callable[[Cut], Model]:
     data, recipe = context.data, context.recipe
     teacher = folded.to(context.accelerator.device)
     trial, effect = own_batches(context, data.trial), own_batches(context, data.effect)
-    narrow = context.family.narrower(teacher, trial, effect, NarrowOptions(recipe.compress, recipe.seed))
+    narrow = context.family.narrower(teacher, trial, effect, NarrowOptions.of(recipe))
     return lambda cut: narrow(cut.projections).to(context.accelerator.device)
 
 

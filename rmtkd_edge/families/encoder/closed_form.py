@@ -29,5 +29,5 @@ def narrower(
         return partial(plain_fold, model)
     few = ({name: rows[::WEIGHED] for name, rows in batch.items()} for batch in effect())
     weights = token_weights(model, few, options.compress.token_blend)
-    states = TeacherStates(model, batches(), keep=keep)
+    states = TeacherStates(model, batches(), keep=keep, precision=options.precision)
     return lambda projections: warm_start(states, projections, ridge=options.compress.ridge, weights=weights)

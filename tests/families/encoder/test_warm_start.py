@@ -258,3 +258,16 @@ def test_folding_alone_cuts_words_too(later):
     assert error(first, teacher, batches) < 1e-6
     then = plain_fold(first, eigen_projections(teacher, {"stream": later}, batches))
     assert then.spec.embedding_rank == (4 if later == 8 else None) and torch.isfinite(logits(then, batches)).all()
+
+
+def test_states_in_bf16_are_nearly_those_in_float32_and_fit_as_well():
+    teacher, batches = make_teacher().float(), make_batches()
+    exact, rounded = (TeacherStates(teacher, batches, precision=precision) for precision in ("no", "bf16"))
+    for some, other in zip(exact.sums(), rounded.sums(), strict=True):
+        for x, y in zip(some, other, strict=True):
+            assert y.dtype == torch.float32 and 0 < float((x - y).norm() / x.norm()) < 0.02
+    projections = eigen_projections(teacher, {"stream": 8}, batches)
+    original = logits(teacher, batches)
+    students = [warm_start(states, projections, ridge=1e-6) for states in (exact, rounded)]
+    lost = [float((logits(own, batches) - original).norm()) for own in students]
+    assert lost[1] < 1.1 * lost[0]
