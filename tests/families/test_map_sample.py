@@ -14,6 +14,7 @@ from rmtkd_edge.families.map_sample import of_images, sampled
 def test_patches_times_weights_are_the_convolution_at_the_places(kernel: int, stride: int) -> None:
     conv, x = ProjectedConv(5, 4, kernel, stride), torch.randn(3, 5, 12, 10)
     with torch.no_grad():
+        conv.weight.normal_()
         maps = conv(x)
         sample = sampled(maps, 40, seed=1)
         torch.testing.assert_close(sample.patches(conv, x) @ conv.weight.flatten(1).T, sample.values)
