@@ -12,7 +12,8 @@ from rmtkd_edge.families.map_sample import of_images, sampled
 
 @pytest.mark.parametrize(("kernel", "stride"), [(3, 1), (3, 2), (1, 1), (1, 2), (7, 2)])
 def test_patches_times_weights_are_the_convolution_at_the_places(kernel: int, stride: int) -> None:
-    conv, x = ProjectedConv(5, 4, kernel, stride), torch.randn(3, 5, 12, 10)
+    conv = ProjectedConv(5, 4, kernel, stride).double()
+    x = torch.randn(3, 5, 12, 10, dtype=torch.float64)
     with torch.no_grad():
         conv.weight.normal_()
         maps = conv(x)
