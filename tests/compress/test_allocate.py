@@ -242,8 +242,13 @@ def test_an_interrupted_search_goes_on_where_it_stood(tiny_recipe_dict, tiny_dat
 
 
 def test_no_more_trials_than_the_recipe_allows(tiny_recipe_dict, tiny_data, tmp_path):
-    _, _, run = run_of(tiny_recipe_dict, tiny_data, tmp_path / "a", sites=["stream", "ffn"], allocation="kl", trials=4)
-    assert len(run.read_record(TrialsRecord, layout.cycle_trials(1)).trials) <= 4
+    def tried(name, **options):
+        sites = ["stream", "embedding", "ffn"]
+        _, _, run = run_of(tiny_recipe_dict, tiny_data, tmp_path / name, sites=sites, allocation="kl", **options)
+        return run.read_record(TrialsRecord, layout.cycle_trials(1)).trials
+
+    fewer, usual = tried("fewer", trials=3), tried("usual")
+    assert len(usual) > len(fewer) and usual[:3] == fewer
 
 
 def test_fixed_ranks_stay_and_one_site_alone_has_nothing_to_weigh(tiny_recipe_dict, tiny_data, tmp_path):

@@ -57,7 +57,7 @@ def allocated(trials: Trials, picked: Sequence[SiteRank], most: int | None = Non
     Args:
         most: allocations that are compared; those of the recipe when None.
     """
-    context, most = trials.context, most or trials.most
+    context, most = trials.context, trials.most if most is None else most
     free = free_sites([c.spectrum.site for c in picked], context.recipe.compress)
     if len(free) < 2:
         return list(picked)
