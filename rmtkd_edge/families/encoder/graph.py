@@ -13,8 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from rmtkd_edge.errors import RmtkdError, UserError
-from rmtkd_edge.families.base import Tap
-from rmtkd_edge.families.encoder.distances import first_distance_scores, padding_bias
 from rmtkd_edge.families.encoder.module import Encoder, EncoderLayer
 from rmtkd_edge.families.encoder.spec import EncoderSpec
 from rmtkd_edge.families.layers import ProjectedLinear
@@ -48,42 +46,6 @@ class SharedLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., in) to (..., out)."""
         return x @ self.weight + self.bias
-
-
-class FirstTokenLayer(EncoderLayer):
-    """The last layer, for the first token alone: keys and values need all tokens, nothing else does.
-
-    Its attention is plain in both graphs: for one query a row the CPU kernels of onnxruntime 1.18 to 1.20.1 compute
-    MultiHeadAttention with the padding mask wrongly, without an error.
-    """
-
-    def __init__(self, layer: EncoderLayer) -> None:
-        nn.Module.__init__(self)
-        for name, child in layer.named_children():  # the layer's own modules, under their own names
-            self.add_module(name, child)
-        self.heads, self.scale, self.name = layer.heads, layer.scale, layer.name
-        self.c2p, self.p2c, self.blank_padding = layer.c2p, layer.p2c, layer.blank_padding
-        self.distance_key, self.distance_query = layer.distance_key, layer.distance_query
-        self.attention, self.activation = plain_attention, layer.activation
-
-    def attend(self, x: Tensor, mask: Tensor, relative: Tensor | None = None, tap: Tap | None = None) -> Tensor:
-        """Return what the heads give the first token, (B, 1, heads * p)."""
-        q, k, v = self.query(x[:, :1]), self.key(x), self.value(x)
-        bias, keys = relative, None if self.blank_padding else mask
-        if relative is not None and (self.c2p or self.p2c):
-            of_distances = self.of_distances(relative[:, x.shape[1] : -1])
-            bias = first_distance_scores(q, k, *of_distances, self.heads, self.scale)
-        elif relative is not None:
-            bias = relative[:, :, :1]
-        if self.blank_padding:
-            padding = padding_bias(mask, q.dtype)[:, :, :1]
-            bias = padding if bias is None else padding + bias
-        return self.attention(q, k, v, keys, self.heads, self.scale, bias)
-
-    def forward(self, x: Tensor, mask: Tensor, tap: Tap | None = None, relative: Tensor | None = None) -> Tensor:
-        """Map a state (B, T, d) to the next one's first token (B, 1, d); there is nothing to tap in a graph."""
-        first = self.norm1(x[:, :1] + self.out(self.attend(x, mask, relative)))
-        return self.norm2(first + self.down(self.activation(self.up(first))))
 
 
 class Embedder(Encoder):
@@ -120,7 +82,12 @@ def build(folded: Encoder, options: GraphOptions) -> Encoder:
     state = {name: tensor.float() for name, tensor in folded.state_dict().items()}  # no copy of what is float32 already
     traced = cast("Encoder", assemble(folded.spec, state, "the encoder in memory"))
     layers: list[EncoderLayer] = list(traced.layers)  # type: ignore[arg-type]
-    traced.set_attention(fused_attention if fuses_attention(folded.spec, options) else plain_attention)
+    # For one query a row the CPU kernels of onnxruntime 1.18 to 1.20.1 compute MultiHeadAttention with the padding mask
+    # wrongly, without an error: the first token's attention is plain in both graphs.
+    traced.set_attention(
+        fused_attention if fuses_attention(folded.spec, options) else plain_attention, of_first=plain_attention
+    )
+    traced.first_only &= options.first_token
     gelus = GELUS[options.gelu]
     for layer in layers:
         layer.activation = gelus.get(folded.spec.activation, layer.activation)
@@ -132,8 +99,6 @@ def build(folded: Encoder, options: GraphOptions) -> Encoder:
     for layer in layers:
         for name in shared_linear(folded.spec):
             setattr(layer, name, SharedLinear(getattr(layer, name)))
-    if options.first_token and folded.spec.head == "row":
-        traced.in_order[-1] = FirstTokenLayer(layers[-1])
     return (Embedder(traced) if folded.spec.head == "embedding" else traced).eval()
 
 

@@ -7,7 +7,7 @@ the residual stream need not be a multiple of the heads.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,12 @@ from torch.nn import functional as F
 from rmtkd_edge.families.activations import activation
 from rmtkd_edge.families.attention import attend
 from rmtkd_edge.families.base import Tap
-from rmtkd_edge.families.encoder.distances import DistanceEmbeddings, distance_scores, padding_bias
+from rmtkd_edge.families.encoder.distances import (
+    DistanceEmbeddings,
+    distance_scores,
+    first_distance_scores,
+    padding_bias,
+)
 from rmtkd_edge.families.encoder.embeddings import Embeddings
 from rmtkd_edge.families.encoder.positions import RelativePositions
 from rmtkd_edge.families.encoder.spec import EncoderSpec, LayerSpec, tap_of
@@ -31,17 +36,15 @@ def sdpa_attention(
 ) -> Tensor:
     """Return softmax(scale q k^T + bias) v, head by head.
 
-    q, k (B, T, heads * r), v (B, T, heads * p), mask bool (B, T), true where a token is, None where the bias tells it,
-    bias (1 or B, 1 or heads, T, T); returns (B, T, heads * p).
+    q (B, Q, heads * r), k (B, T, heads * r), v (B, T, heads * p), mask bool (B, T), true where a token is, None where
+    the bias tells it, bias (1 or B, 1 or heads, Q, T); returns (B, Q, heads * p).
     """
-    batch, length = q.shape[:2]
-    q, k, v = (x.view(batch, length, heads, -1).transpose(1, 2) for x in (q, k, v))
+    q, k, v = (x.unflatten(2, (heads, -1)).transpose(1, 2) for x in (q, k, v))
     allowed = None if bias is None else bias.to(q.dtype)
     if mask is not None:
         keys = mask[:, None, None, :]
         allowed = keys if allowed is None else torch.where(keys, allowed, torch.finfo(q.dtype).min)
-    out = attend(q, k, v, allowed, scale=scale)
-    return out.transpose(1, 2).reshape(batch, length, -1)
+    return attend(q, k, v, allowed, scale=scale).transpose(1, 2).flatten(2)
 
 
 def pooled(state: Tensor, mask: Tensor, pooling: str) -> Tensor:
@@ -53,7 +56,12 @@ def pooled(state: Tensor, mask: Tensor, pooling: str) -> Tensor:
 
 
 class EncoderLayer(nn.Module):
-    """Attention and feed-forward network, each followed by a residual add and a norm (post-LayerNorm)."""
+    """Attention and feed-forward network, each followed by a residual add and a norm (post-LayerNorm).
+
+    Attributes:
+        attention: of all tokens.
+        first_attention: of the first token alone.
+    """
 
     def __init__(self, spec: EncoderSpec, layer: LayerSpec, name: str) -> None:
         super().__init__()
@@ -62,6 +70,7 @@ class EncoderLayer(nn.Module):
         value_raw = None if f"{name}.value" not in raw else heads * raw[f"{name}.value"]
         self.heads, self.scale, self.name = heads, layer.scale, name
         self.attention: Attention = sdpa_attention
+        self.first_attention: Attention = sdpa_attention
         self.activation = activation(spec.activation)
         self.query = ProjectedLinear(d, heads * layer.qk, qk_raw)
         self.key = ProjectedLinear(d, heads * layer.qk, qk_raw)
@@ -79,17 +88,28 @@ class EncoderLayer(nn.Module):
         self.norm2 = nn.LayerNorm(d, eps=spec.eps)
         self.dropout = nn.Dropout(spec.dropout)
 
-    def attend(self, x: Tensor, mask: Tensor, relative: Tensor | None = None, tap: Tap | None = None) -> Tensor:
-        """Return what the heads give, (B, T, heads * p), for a state (B, T, d); `relative`: see `Encoder.distances`."""
-        q, k, v = self.query(x), self.key(x), self.value(x)
+    def attend(
+        self, x: Tensor, mask: Tensor, relative: Tensor | None = None, tap: Tap | None = None, *, first: bool = False
+    ) -> Tensor:
+        """Return what the heads give, (B, Q, heads * p), for a state (B, T, d); `relative`: see `Encoder.distances`.
+
+        Args:
+            first: only what they give the first token: Q is 1, else T.
+        """
+        q, k, v = self.query(x[:, :1] if first else x), self.key(x), self.value(x)
         bias, keys = relative, None if self.blank_padding else mask
         if relative is not None and (self.c2p or self.p2c):
-            of_distances = self.of_distances(relative, tap)
-            bias = distance_scores(q, k, *of_distances, self.heads, self.scale)
+            scores = first_distance_scores if first else distance_scores
+            met = relative[:, x.shape[1] : -1] if first else relative
+            bias = scores(q, k, *self.of_distances(met, tap), self.heads, self.scale)
+        elif relative is not None and first:
+            bias = relative[:, :, :1]
         if self.blank_padding:
             padding = padding_bias(mask, q.dtype)
+            padding = padding[:, :, :1] if first else padding
             bias = padding if bias is None else padding + bias
-        context = self.attention(q, k, v, keys, self.heads, self.scale, bias)
+        attention = self.first_attention if first else self.attention
+        context = attention(q, k, v, keys, self.heads, self.scale, bias)
         if tap is not None:
             for part, tensor in (("q", q), ("k", k), ("value", context)):
                 tap(f"{self.name}.{part}", tensor)
@@ -106,10 +126,22 @@ class EncoderLayer(nn.Module):
                     tap(f"{self.name}.distance.{part}", found)
         return keys, queries
 
-    def forward(self, x: Tensor, mask: Tensor, tap: Tap | None = None, relative: Tensor | None = None) -> Tensor:
-        """Map a state (B, T, d) to the next one; `tap(name, tensor)` sees every site on the way."""
-        context = self.attend(x, mask, relative, tap)
-        x = self.norm1(x + self.dropout(self.out(context)))
+    def forward(
+        self,
+        x: Tensor,
+        mask: Tensor,
+        tap: Tap | None = None,
+        relative: Tensor | None = None,
+        *,
+        first: bool = False,
+    ) -> Tensor:
+        """Map a state (B, T, d) to the next one; `tap(name, tensor)` sees every site on the way.
+
+        Args:
+            first: only the first token's, (B, 1, d): keys and values need all tokens, nothing else does.
+        """
+        context = self.attend(x, mask, relative, tap, first=first)
+        x = self.norm1((x[:, :1] if first else x) + self.dropout(self.out(context)))
         inner = self.up(x)
         hidden = self.activation(inner)
         if tap is not None:
@@ -123,6 +155,9 @@ class Encoder(Model):
 
     For rows it is a dense pooler on the first token and a linear classifier, for tokens the classifier alone; of an
     embedding `classifier` is the map to its width, which there is where the stream is narrower.
+
+    Attributes:
+        first_only: the last layer computes the first token alone where the head reads no other and nothing is tapped.
     """
 
     spec: EncoderSpec
@@ -139,6 +174,7 @@ class Encoder(Model):
         )
         self.in_order: list[EncoderLayer] = [*self.layers] * spec.repeats  # as they are run
         by_row = spec.head == "row"
+        self.first_only = by_row
         self.pooler = ProjectedLinear(spec.width, spec.pooler_width, spec.raw.get("pooler")) if by_row else None
         self.pooler_activation = activation(spec.pooler_activation)
         self.classifier = None if spec.classifier is None else ProjectedLinear(*spec.classifier)
@@ -151,11 +187,12 @@ class Encoder(Model):
 
         They are logits (B, labels) or (B, T, labels), or embeddings (B, width).
         """
-        state = self.states(input_ids, attention_mask, token_type_ids, tap)
+        first = self.first_only and tap is None
+        state = self._run(input_ids, attention_mask, token_type_ids, tap, self.in_order, first=first)
         return self.classify(state, attention_mask, tap)
 
     def classify(self, state: Tensor, mask: Tensor, tap: Tap | None = None) -> Tensor:
-        """Return the head's outputs for the last state of the stream (B, T, d)."""
+        """Return the head's outputs for the last state of the stream (B, T, d); a pooler reads its first token."""
         if self.pooler is None:
             found = self.classified(self.dropout(state))
             return self.embed(found, mask) if self.spec.head == "embedding" else found
@@ -182,14 +219,28 @@ class Encoder(Model):
         layers: int | None = None,
     ) -> Tensor:
         """Return the residual stream (B, T, d) after the last layer, or after the first `layers` that are run."""
+        return self._run(input_ids, attention_mask, token_type_ids, tap, self.in_order[:layers])
+
+    def _run(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        token_type_ids: Tensor | None,
+        tap: Tap | None,
+        layers: Sequence[EncoderLayer],
+        *,
+        first: bool = False,
+    ) -> Tensor:
+        """Return the residual stream after these layers, (B, T, d), or its `first` token alone, (B, 1, d)."""
         mask = attention_mask.bool()
         state, relative = self.first_state(input_ids, mask, token_type_ids, tap), self.distances(input_ids)
         if tap is not None:
             tap("stream.0", state)
             if relative is not None:
                 tap("relative", relative)
-        for i, layer in enumerate(self.in_order[:layers]):
-            state = layer(state, mask, _in_pass(tap, i // len(self.layers)), relative)
+        for i, layer in enumerate(layers):
+            seen, last = _in_pass(tap, i // len(self.layers)), i + 1 == len(layers)
+            state = layer(state, mask, seen, relative, first=first and last)
             if tap is not None:
                 tap(f"stream.{i + 1}", state)
         return state
@@ -206,10 +257,10 @@ class Encoder(Model):
         """
         return None if self.relative is None else self.relative(input_ids)
 
-    def set_attention(self, attention: Attention) -> None:
-        """Use another implementation of attention in every layer (export emits one fused op)."""
+    def set_attention(self, attention: Attention, of_first: Attention) -> None:
+        """Use other implementations of attention in every layer (export emits one fused op)."""
         for layer in self.layers:
-            layer.attention = attention
+            layer.attention, layer.first_attention = attention, of_first
 
 
 def relative_of(spec: EncoderSpec) -> RelativePositions | DistanceEmbeddings | None:

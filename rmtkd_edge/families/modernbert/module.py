@@ -120,11 +120,17 @@ class Layer(nn.Module):
         self.down = Linear(layer.ffn, d, spec.ffn_bias, raw.get("stream"))
         self.dropout = nn.Dropout(spec.dropout)
 
-    def attend(self, x: Tensor, context: Context) -> Tensor:
-        """Return what the heads give, (B, T, heads * p), for a normalised state (B, T, d)."""
-        q, k, v = (m(x).unflatten(2, (self.heads, -1)).transpose(1, 2) for m in (self.query, self.key, self.value))
-        q, k = context.rotation(q), context.rotation(k)
-        return self.attention(q, k, v, context.allowed, self.scale).transpose(1, 2).flatten(2)
+    def attend(self, x: Tensor, context: Context, *, first: bool = False) -> Tensor:
+        """Return what the heads give, (B, Q, heads * p), for a normalised state (B, T, d).
+
+        Args:
+            first: only what they give the first token, which no rotation turns: Q is 1, else T.
+        """
+        read = {self.query: x[:, :1] if first else x, self.key: x, self.value: x}
+        q, k, v = (linear(at).unflatten(2, (self.heads, -1)).transpose(1, 2) for linear, at in read.items())
+        q, k = q if first else context.rotation(q), context.rotation(k)
+        allowed = context.allowed[:, :, :1] if first else context.allowed
+        return self.attention(q, k, v, allowed, self.scale).transpose(1, 2).flatten(2)
 
     def inner(self, x: Tensor, tap: Tap | None = None) -> Tensor:
         """Return the inner state of the feed-forward network, (B, T, m), for a normalised state (B, T, d)."""
@@ -135,12 +141,18 @@ class Layer(nn.Module):
                 tap(f"{self.name}.{part}", tensor)
         return hidden
 
-    def forward(self, x: Tensor, contexts: tuple[Context, Context], tap: Tap | None = None) -> Tensor:
-        """Map a state (B, T, d) to the next one; `contexts` are those of global and of local attention."""
-        heads = self.attend(self.norm1(x), contexts[self.local])
+    def forward(
+        self, x: Tensor, contexts: tuple[Context, Context], tap: Tap | None = None, *, first: bool = False
+    ) -> Tensor:
+        """Map a state (B, T, d) to the next one; `contexts` are those of global and of local attention.
+
+        Args:
+            first: only the first token's, (B, 1, d): keys and values need all tokens, nothing else does.
+        """
+        heads = self.attend(self.norm1(x), contexts[self.local], first=first)
         if tap is not None:
             tap(f"{self.name}.value", heads)
-        x = x + self.dropout(self.out(heads))
+        x = (x[:, :1] if first else x) + self.dropout(self.out(heads))
         return x + self.down(self.dropout(self.inner(self.norm2(x), tap)))
 
 
@@ -177,8 +189,9 @@ class ModernBert(Model):
         state = self.embeddings(input_ids)
         if tap is not None:
             tap("stream.0", state)
+        first = self.spec.pooling == "cls" and tap is None  # the pooler reads no other token
         for i, layer in enumerate(self.layers):
-            state = layer(state, contexts, tap)
+            state = layer(state, contexts, tap, first=first and i + 1 == len(self.layers))
             if tap is not None:
                 tap(f"stream.{i + 1}", state)
         return self.classify(self.pooled(state, attention_mask), tap)

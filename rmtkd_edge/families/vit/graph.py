@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from rmtkd_edge.errors import UserError
 from rmtkd_edge.families.base import Tap
@@ -18,7 +18,7 @@ from rmtkd_edge.families.images import CHANNELS
 from rmtkd_edge.families.onnx_operators import GELUS, GraphOptions, InstanceNorm, fused_attention, plain_attention
 from rmtkd_edge.families.onnx_program import export_module
 from rmtkd_edge.families.store import assemble
-from rmtkd_edge.families.vit.module import VisionTransformer, VitLayer
+from rmtkd_edge.families.vit.module import VisionTransformer
 
 
 class GraphNorm(InstanceNorm):
@@ -39,24 +39,6 @@ def plain(q: Tensor, k: Tensor, v: Tensor, heads: int, scale: float) -> Tensor:
     return plain_attention(q, k, v, None, heads, scale)
 
 
-class ClassTokenLayer(VitLayer):
-    """The last layer, for the class token alone: keys and values need all tokens, nothing else does."""
-
-    def __init__(self, layer: VitLayer) -> None:
-        nn.Module.__init__(self)
-        for name, child in layer.named_children():  # the layer's own modules, under their own names
-            self.add_module(name, child)
-        self.heads, self.scale, self.name = layer.heads, layer.scale, layer.name
-        self.attention, self.activation = plain, layer.activation
-
-    def forward(self, x: Tensor, tap: Tap | None = None) -> Tensor:
-        """Map a state (B, T, d) to the next one's class token (B, 1, d); there is nothing to tap in a graph."""
-        normal, first = self.norm1(x), x[:, :1]
-        query = self.query(normal[:, :1])
-        first = first + self.out(self.attention(query, self.key(normal), self.value(normal), self.heads, self.scale))
-        return first + self.down(self.activation(self.up(self.norm2(first))))
-
-
 def build(folded: VisionTransformer, options: GraphOptions) -> VisionTransformer:
     """Return the module to trace; it shares its weights with `folded`, which is left as it is.
 
@@ -67,12 +49,11 @@ def build(folded: VisionTransformer, options: GraphOptions) -> VisionTransformer
     state = {name: tensor.float() for name, tensor in folded.state_dict().items()}  # no copy of what is float32 already
     traced = cast("VisionTransformer", assemble(folded.spec, state, "the model in memory"))
     for layer in traced.layers:
-        layer.attention = fused if options.attention == "fused" else plain
+        layer.attention, layer.first_attention = fused if options.attention == "fused" else plain, plain
         layer.activation = GELUS[options.gelu].get(folded.spec.activation, layer.activation)
         layer.norm1, layer.norm2 = GraphNorm(layer.norm1), GraphNorm(layer.norm2)  # type: ignore[assignment]
     traced.norm = GraphNorm(traced.norm)  # type: ignore[assignment]
-    if options.first_token and folded.spec.pool == "class":
-        traced.layers[-1] = ClassTokenLayer(traced.layers[-1])
+    traced.first_only &= options.first_token
     return traced.eval()
 
 

@@ -86,7 +86,12 @@ class Norm(nn.LayerNorm):
 
 
 class VitLayer(nn.Module):
-    """Attention and feed-forward network, each after a norm and added to the stream (pre-LayerNorm)."""
+    """Attention and feed-forward network, each after a norm and added to the stream (pre-LayerNorm).
+
+    Attributes:
+        attention: of all tokens.
+        first_attention: of the first token alone.
+    """
 
     def __init__(self, spec: VitSpec, layer: LayerSpec, name: str) -> None:
         super().__init__()
@@ -95,6 +100,7 @@ class VitLayer(nn.Module):
         value_raw = None if f"{name}.value" not in raw else heads * raw[f"{name}.value"]
         self.heads, self.scale, self.name = heads, layer.scale, name
         self.attention: Attention = sdpa_attention
+        self.first_attention: Attention = sdpa_attention
         self.activation = activation(spec.activation)
         self.norm1 = Norm(d, eps=spec.eps)
         self.query = ProjectedLinear(d, heads * layer.qk, qk_raw)
@@ -106,15 +112,19 @@ class VitLayer(nn.Module):
         self.down = ProjectedLinear(layer.ffn, d, raw.get("stream"))
         self.dropout = nn.Dropout(spec.dropout)
 
-    def forward(self, x: Tensor, tap: Tap | None = None) -> Tensor:
-        """Map a state (B, T, d) to the next one; `tap(name, tensor)` sees every site on the way."""
+    def forward(self, x: Tensor, tap: Tap | None = None, *, first: bool = False) -> Tensor:
+        """Map a state (B, T, d) to the next one; `tap(name, tensor)` sees every site on the way.
+
+        Args:
+            first: only the first token's, (B, 1, d): keys and values need all tokens, nothing else does.
+        """
         normal = self.norm1(x, tap, f"{self.name}.norm1")
-        q, k, v = self.query(normal), self.key(normal), self.value(normal)
-        context = self.attention(q, k, v, self.heads, self.scale)
+        q, k, v = self.query(normal[:, :1] if first else normal), self.key(normal), self.value(normal)
+        context = (self.first_attention if first else self.attention)(q, k, v, self.heads, self.scale)
         if tap is not None:
             for part, tensor in (("q", q), ("k", k), ("value", context)):
                 tap(f"{self.name}.{part}", tensor)
-        x = x + self.dropout(self.out(context))
+        x = (x[:, :1] if first else x) + self.dropout(self.out(context))
         inner = self.up(self.norm2(x, tap, f"{self.name}.norm2"))
         if tap is not None:
             tap(f"{self.name}.ffn", inner)
@@ -122,7 +132,12 @@ class VitLayer(nn.Module):
 
 
 class VisionTransformer(Model):
-    """The classifier: patches, tokens in front of them, positions, layers, a norm, and a linear classifier."""
+    """The classifier: patches, tokens in front of them, positions, layers, a norm, and a linear classifier.
+
+    Attributes:
+        first_only: the last layer computes the first token alone where the classifier reads no other and nothing is
+            tapped.
+    """
 
     spec: VitSpec
 
@@ -130,6 +145,7 @@ class VisionTransformer(Model):
         super().__init__()
         raw = spec.raw.get("stream")
         self.spec = spec
+        self.first_only = spec.pool == "class"
         self.patches = ProjectedPatches(spec.patch, spec.width, raw)
         self.tokens = ProjectedTable(spec.tokens, spec.width, raw) if spec.tokens else None
         self.positions = ProjectedTable(spec.positions, spec.width, raw)
@@ -146,7 +162,8 @@ class VisionTransformer(Model):
         if tap is not None:
             tap("stream.0", state)
         for i, layer in enumerate(self.layers):
-            state = layer(state, tap)
+            last = i + 1 == len(self.layers)
+            state = layer(state, tap, first=last and self.first_only and tap is None)
             if tap is not None:
                 tap(f"stream.{i + 1}", state)
         features = self.pooled(self.norm(state, tap, "norm"))
