@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-from rmtkd_edge.spectral.moments import reduced
+from rmtkd_edge.spectral.cross import LEAST_RIDGE, CrossMoments
 
 SWEEPS = 10
 SMALL = 1e-9  # of the mean of a moment's diagonal
@@ -32,14 +32,18 @@ def best_query_key(
 
 
 def second_moment(states: Iterable[Tensor], width: int) -> Tensor:
-    """Return E[(x, 1) (x, 1)^T], (width + 1, width + 1), of the rows x (n, width) of all processes."""
-    second = torch.zeros(width + 1, width + 1, dtype=torch.float64)
+    """Return E[(x, 1) (x, 1)^T], (width + 1, width + 1), float64, of the rows x (n, width) of all processes.
+
+    Rows of float32 are multiplied in float32, see `CrossMoments`.
+    """
+    moments = CrossMoments(width, 0, name="states", ridge=LEAST_RIDGE)
     for rows in states:
-        x = rows.double().cpu()
-        x = torch.cat([x, torch.ones_like(x[:, :1])], 1)
-        second += x.T @ x
-    _, (second,) = reduced(0.0, [second])
-    return second / second[-1, -1].clone()
+        moments.add(rows, rows[:, :0])
+    moments.all_reduce()
+    mean = torch.cat([moments.mean_inputs(), torch.ones(1, dtype=torch.float64)]).cpu()
+    second = torch.outer(mean, mean)
+    second[:-1, :-1] += moments.covariance().cpu()
+    return second
 
 
 def output_moments(linear: Linear, second: Tensor, heads: int, *, centred: bool = False) -> Tensor:

@@ -11,7 +11,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as safetensors_load
 from safetensors.torch import save as safetensors_save
-from torch import Tensor
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from rmtkd_edge.errors import RunDirError, UserError
 from rmtkd_edge.families.base import Spec, find_family, spec_from_dict
@@ -95,7 +96,7 @@ def assemble(spec: Spec, tensors: Mapping[str, Tensor], path: Path | str, hint: 
     Raises RunDirError naming `path` and every tensor that is missing, left over, or of another shape or dtype.
     """
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), _Uninitialised():
             model = find_family(spec.family).build(spec)
     except (TypeError, ValueError, RuntimeError, UserError) as err:
         raise RunDirError(f"{path}: no model can have the shape on record: {err}", hint) from err
@@ -113,6 +114,17 @@ def assemble(spec: Spec, tensors: Mapping[str, Tensor], path: Path | str, hint: 
         raise RunDirError(f"{path} does not fit its shape: {'; '.join(faults[:5])}{more}", hint)
     model.load_state_dict(dict(tensors), assign=True)
     return model.eval()
+
+
+class _Uninitialised(TorchFunctionMode):
+    """Leaves weights as they are made: to fill tensors without memory torch imports its compiler, for a second."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if getattr(func, "__module__", None) == nn.init.__name__:
+            return args[0] if args else (kwargs or {})["tensor"]
+        return func(*args, **(kwargs or {}))
 
 
 def _tensors(model: Model) -> dict[str, Tensor]:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from rmtkd_edge.errors import DataError, UserError
-from rmtkd_edge.spectral.moments import CHUNK, add_gram, add_product, checked_chunks, reduced, symmetrised
+from rmtkd_edge.spectral.moments import CHUNK, add_gram, add_product, checked_chunks, distributed, reduced, symmetrised
 
 LEAST_RIDGE = 1e-6  # for products in float32, whose roundoff it has to hide
 FLOAT32_ROWS = 1024  # summed in float32 at a time
@@ -106,14 +106,22 @@ class CrossMoments:
         """Return the mean of y (dy,), float64."""
         return self._centred()[1]
 
+    def mean_inputs(self) -> Tensor:
+        """Return the mean of x (dx,), float64."""
+        return self._centred()[0]
+
+    def covariance(self) -> Tensor:
+        """Return the covariance (dx, dx) of x, float64."""
+        return self._centred()[2]
+
     def covariance_of(self, weight: Tensor) -> Tensor:
         """Return the covariance (m, m), float64, of weight x for weight (m, dx)."""
         w = weight.double()
-        return w @ self._centred()[2].to(w.device) @ w.T
+        return w @ self.covariance().to(w.device) @ w.T
 
     def all_reduce(self) -> None:
         """Sum over all processes of torch.distributed, where initialised; else do nothing. Call it once, at the end."""
-        if self._single:  # every process has an origin of its own
+        if self._single and distributed():  # every process has an origin of its own
             self._sums = self._about_zero()
             self._origin = [torch.zeros_like(origin) for origin in self._origin]
         self.count, self._sums = reduced(self.count, self._sums)

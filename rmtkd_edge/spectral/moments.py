@@ -119,9 +119,14 @@ def checked_chunks(
             yield (some.cpu() if some.device.type == "mps" else some).to(dtype)
 
 
+def distributed() -> bool:
+    """Return whether torch.distributed is initialised."""
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
 def reduced(count: float, sums: list[Tensor]) -> tuple[float, list[Tensor]]:
     """Return count and sums added over all processes of torch.distributed; unchanged when it is not initialised."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+    if not distributed():
         return count, sums
     # NCCL moves CUDA tensors only, and a process without rows still holds its sums on the CPU.
     device = torch.device("cuda") if torch.distributed.get_backend() == "nccl" else torch.device("cpu")

@@ -17,6 +17,13 @@ def sample(kind="bert"):
     return project(make_encoder(make_spec(kind).with_ranks(UNEVEN)), make_spec(kind))
 
 
+def test_no_weight_is_initialised_before_it_is_read(tmp_path, monkeypatch):
+    save_folder(tmp_path / "folder", sample())
+    for name in ("_no_grad_normal_", "_no_grad_uniform_"):
+        monkeypatch.setattr(torch.nn.init, name, lambda *args, **given: pytest.fail("initialised"))
+    load_folder(tmp_path / "folder")
+
+
 def rewrite(folder, tensors):
     """Replace the weights and make the hash on record fit, so that only the shape can be at fault."""
     save_file(tensors, folder / "model.safetensors")

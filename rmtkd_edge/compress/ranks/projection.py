@@ -19,7 +19,9 @@ def projection(spectrum: SiteSpectrum, rank: int, options: Compress) -> Tensor:
     """
     if spectrum.pivots is not None:
         kept = sorted(spectrum.pivots.first(rank))
-        return torch.eye(spectrum.site.width, dtype=torch.float64)[kept]
+        return torch.zeros(len(kept), spectrum.site.width, dtype=torch.float64).index_put_(
+            (torch.arange(len(kept)), torch.tensor(kept)), torch.tensor(1.0, dtype=torch.float64)
+        )
     blocks = []
     for directions in spectrum.directions:
         rows = completed(directions, rank)[:rank]

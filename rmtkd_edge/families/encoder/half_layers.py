@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from torch import Tensor, nn
 
 from rmtkd_edge.families.encoder.module import EncoderLayer
+from rmtkd_edge.families.encoder.teacher_states import padded
 from rmtkd_edge.families.layers import ProjectedLinear
 from rmtkd_edge.families.low_rank import Linear, best_factors, factored, output_moments, second_moment
 from rmtkd_edge.families.norm_fit import NormFit
@@ -23,21 +24,27 @@ from rmtkd_edge.spectral import CrossMoments
 
 @dataclass
 class Walk:
-    """One calibration batch on its way: the teacher's valid tokens (n, d), the student's state (B, T, k)."""
+    """One calibration batch on its way: its valid tokens' states, the teacher's (n, d) and the student's (n, k).
+
+    Attributes:
+        mask: (B, T), true where a token is valid.
+        weights: (n,) of the valid tokens, by depth of the stream, None where all count the same.
+        relative: what distances give to the student's layers.
+    """
 
     mask: Tensor
     teacher: Tensor
     student: Tensor
-    weights: list[Tensor] | None  # of tokens (B, T), by depth
-    relative: Tensor | None  # what distances give to the student's layers
-
-    def rows(self, x: Tensor) -> Tensor:
-        """Return the valid tokens of (B, T, d) as rows."""
-        return x[self.mask]
+    weights: list[Tensor] | None
+    relative: Tensor | None
 
     def weight(self, depth: int) -> Tensor | None:
-        """Return the weights (n,) of the valid tokens at a depth of the stream."""
-        return None if self.weights is None else self.weights[depth][self.mask]
+        """Return the weights (n,) at a depth of the stream."""
+        return None if self.weights is None else self.weights[depth]
+
+    def attended(self, layer: EncoderLayer) -> Tensor:
+        """Return what a layer's heads give the student's valid tokens, (n, heads * p)."""
+        return layer.attend(padded(self.student, self.mask), self.mask, self.relative)[self.mask]
 
 
 @dataclass(frozen=True)
@@ -69,8 +76,8 @@ def fit_attention(
     fit = CrossMoments(narrow.value.weight.shape[0], len(cut.stream64), ridge=cut.ridge)
     parts = []
     for walk, total in zip(walks, sums, strict=True):
-        own = narrow.attend(walk.student, walk.mask, walk.relative)
-        fit.add(walk.rows(own), total @ cut.stream.T - walk.rows(walk.student), walk.weight(depth + 1))
+        own = walk.attended(narrow)
+        fit.add(own, total @ cut.stream.T - walk.student, walk.weight(depth + 1))
         parts.append((wide.norm1(total), own))
     set_linear(narrow.out, *solved(fit, cut.ridge))
     _norm_step(narrow.norm1, narrow.out, walks, parts, cut.stream, depth + 1)
@@ -85,7 +92,7 @@ def _fit_scores(wide: EncoderLayer, narrow: EncoderLayer, cut: Cut, walks: Seque
     if f"{wide.name}.qk" in cut.projections:
         rank = narrow.query.weight.shape[0] // wide.heads
         width = narrow.query.weight.shape[1]
-        states = second_moment((walk.rows(walk.student) for walk in walks), width)
+        states = second_moment((walk.student for walk in walks), width)
         queries = output_moments(maps["query"], states, wide.heads)
         keys = output_moments(maps["key"], states, wide.heads, centred=True)
         pairs = [(queries, keys)]
@@ -117,7 +124,7 @@ def fit_feed_forward(
     parts = []
     for walk, total in zip(walks, sums, strict=True):
         own = narrow.activation(narrow.up(walk.student))
-        fit.add(walk.rows(own), total @ cut.stream.T - walk.rows(walk.student), walk.weight(depth + 1))
+        fit.add(own, total @ cut.stream.T - walk.student, walk.weight(depth + 1))
         parts.append((wide.norm2(total), own))
     set_linear(narrow.down, *solved(fit, cut.ridge))
     _norm_step(narrow.norm2, narrow.down, walks, parts, cut.stream, depth + 1)
@@ -136,7 +143,7 @@ def _norm_step(
     sums = []
     for walk, (target, own) in zip(walks, parts, strict=True):
         sums.append(walk.student + producer(own))
-        fit.add(walk.rows(plain(sums[-1], norm)), target @ stream.T, walk.weight(depth))
+        fit.add(plain(sums[-1], norm), target @ stream.T, walk.weight(depth))
     set_norm(norm, fit)
     for walk, total, (target, _) in zip(walks, sums, parts, strict=True):
         walk.teacher, walk.student = target, norm(total)
@@ -150,8 +157,8 @@ def decoder(walks: Sequence[Walk], ridge: float, depth: int, prior: Tensor | Non
     """
     fit = CrossMoments(walks[0].student.shape[-1], walks[0].teacher.shape[-1], ridge=ridge)
     for walk in walks:
-        own = walk.rows(walk.student)
-        fit.add(own, walk.teacher if prior is None else walk.teacher - own @ prior, walk.weight(depth))
+        target = walk.teacher if prior is None else walk.teacher - walk.student @ prior
+        fit.add(walk.student, target, walk.weight(depth))
     weight, bias = solved(fit, ridge)
     return weight if prior is None else weight + prior.T.double().cpu(), bias
 

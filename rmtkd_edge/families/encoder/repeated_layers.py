@@ -35,7 +35,7 @@ def repeated_layers(states: TeacherStates, student: Encoder, cut: Cut, walks: Se
         run, i = divmod(depth, len(shown))
         for b in batches_of(run, student.spec.repeats, len(walks)):
             walk = walks[b]
-            own = walk.student if depth == 0 else padded(inputs[b] @ cut.stream.T, walk.mask)
+            own = walk.student if depth == 0 else inputs[b] @ cut.stream.T
             weights = None if walk.weights is None else walk.weights[depth:]
             shown[i].walks.append(Walk(walk.mask, inputs[b], own, weights, walk.relative))
             shown[i].attended.append(attended[b])
@@ -47,9 +47,10 @@ def repeated_layers(states: TeacherStates, student: Encoder, cut: Cut, walks: Se
             fit_attention(wide, narrow, cut, seen.walks, seen.attended, 0)
             fit_feed_forward(wide, narrow, cut, seen.walks, seen.fed, 0)
     for walk, last in zip(walks, inputs, strict=True):
-        walk.teacher = last
+        state = padded(walk.student, walk.mask)
         for layer in student.in_order:
-            walk.student = layer(walk.student, walk.mask, relative=walk.relative)
+            state = layer(state, walk.mask, relative=walk.relative)
+        walk.teacher, walk.student = last, state[walk.mask]
     return untouched
 
 

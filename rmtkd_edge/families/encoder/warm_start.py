@@ -90,8 +90,7 @@ def _layers(states: TeacherStates, student: Encoder, cut: Cut, walks: Sequence[W
         if untouched and not is_cut:  # nothing before this layer has changed: it stays as it is
             next(sums)
             for walk, total in zip(walks, next(sums), strict=True):
-                walk.teacher = wide.norm2(total)
-                walk.student = padded(walk.teacher, walk.mask)
+                walk.teacher = walk.student = wide.norm2(total)
             continue
         untouched = False
         fit_attention(wide, narrow, cut, walks, next(sums), i)
@@ -124,11 +123,11 @@ def _embed(states: TeacherStates, student: Encoder, cut: Cut, new_table: bool) -
     walks, fit = [], NormFit(narrow.norm.normalized_shape[0])
     student.to(wide.word.weight.device)
     for batch, rows in zip(states.batches, states.first(), strict=True):
-        ids, types = batch["input_ids"], batch.get("token_type_ids")
-        counted = None if cut.token_weights is None else cut.token_weights.of(batch)
-        walk = Walk(batch["attention_mask"].bool(), rows, narrow.summed(ids, types), counted, student.distances(ids))
+        ids, types, mask = batch["input_ids"], batch.get("token_type_ids"), batch["attention_mask"].bool()
+        weights = None if cut.token_weights is None else [each[mask] for each in cut.token_weights.of(batch)]
+        walk = Walk(mask, rows, narrow.summed(ids, types)[mask], weights, student.distances(ids))
         if moved and wide.project is None:
-            fit.add(walk.rows(plain(walk.student, narrow.norm)), rows @ cut.stream.T, walk.weight(0))
+            fit.add(plain(walk.student, narrow.norm), rows @ cut.stream.T, walk.weight(0))
         walks.append(walk)
     if moved and wide.project is None:
         set_norm(narrow.norm, fit)
@@ -169,7 +168,7 @@ def _last_layer(teacher: Encoder, student: Encoder, cut: Cut, walks: Sequence[Wa
 def _pooler(teacher: Encoder, student: Encoder, cut: Cut, walks: Sequence[Walk]) -> None:
     assert teacher.pooler is not None and teacher.classifier is not None, "a head for rows has both"
     assert student.pooler is not None and student.classifier is not None, "and its student too"
-    first = [(padded(walk.teacher, walk.mask)[:, 0], walk.student[:, 0]) for walk in walks]
+    first = [[padded(state, walk.mask)[:, 0] for state in (walk.teacher, walk.student)] for walk in walks]
     fit = CrossMoments(student.spec.width, teacher.spec.width)
     for t, s in first:
         fit.add(s, t)
