@@ -37,6 +37,7 @@ from contract_sample import (
 from onnx.reference import ReferenceEvaluator
 from torch import Tensor
 
+from rmtkd_edge.compress.ranks.head import fit_head
 from rmtkd_edge.compress.ranks.projection import projection
 from rmtkd_edge.compress.stage import compress_run
 from rmtkd_edge.compress.training.teacher_outputs import seen
@@ -293,6 +294,35 @@ def test_nothing_cut_is_nothing_changed(case: Case) -> None:
     with torch.no_grad():
         a, b = (call(model, case.batches[0]) for model in (case.teacher, same))
     assert same.spec == case.teacher.spec and (a - b).abs().max() < 1e-2 * a.abs().max()
+
+
+def test_the_last_layer_is_fitted_to_the_divergence_from_the_teacher(case: Case) -> None:
+    student = copy.deepcopy(case.teacher)
+    layer = student.output_layer
+    if layer is not None:
+        made: list[Tensor] = []
+        layer.register_forward_hook(lambda module, args, out: made.append(out))
+        torch.testing.assert_close(call(student, case.batches[0]), made[0])
+        with torch.no_grad():
+            layer.weight.add_(0.3 * torch.randn(layer.weight.shape, generator=torch.Generator().manual_seed(0)))
+            layer.bias.add_(0.5)
+    rest = {name: value.clone() for name, value in student.state_dict().items() if not name.startswith("classifier.")}
+
+    def apart() -> float:
+        with torch.no_grad():
+            pairs = [(call(case.teacher, batch), call(student, batch), batch) for batch in case.batches]
+        return sum(float(case.task.divergence(old, new, batch=batch)) for old, new, batch in pairs)
+
+    before = apart()
+    context = SimpleNamespace(
+        data=SimpleNamespace(warm=lambda: case.batches),
+        task=case.task,
+        accelerator=SimpleNamespace(device=torch.device("cpu")),
+    )
+    fit_head(context, case.teacher, student)
+    assert apart() < 0.5 * before if layer is not None else apart() == before
+    now = student.state_dict()
+    assert all(torch.equal(now[name], value) for name, value in rest.items())
 
 
 def test_a_smaller_vocabulary_changes_no_output(case: Case) -> None:

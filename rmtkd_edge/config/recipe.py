@@ -157,6 +157,11 @@ class Compress(Section):
     )
     warm_start_images: Positive = Field(1024, description="Images that are fitted on")
     ridge: Amount = 1e-4
+    fit_head: bool | None = Field(
+        None,
+        description="Fit the last layer of a closed form to the divergence from the teacher's outputs, where least "
+        "squares have made it; unset: where nothing is trained afterwards (one_shot)",
+    )
     align: bool = Field(True, description="Round ranks up to the multiples of the hardware profile")
     minimum_rank: Positive = 4
     retry_quantile: Fraction = Field(
@@ -172,6 +177,11 @@ class Compress(Section):
     ranks: dict[str, Positive] = Field(
         {}, description="Widths by site (`layer.0.ffn`) or kind (`ffn`) in place of the edge's"
     )
+
+    @property
+    def fits_head(self) -> bool:
+        """Return whether the last layer of a closed form is fitted to the divergence."""
+        return (self.one_shot if self.fit_head is None else self.fit_head) and self.warm_start != "fold"
 
     @property
     def fitted_tokens(self) -> int:

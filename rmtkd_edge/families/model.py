@@ -8,12 +8,18 @@ from torch import nn
 
 if TYPE_CHECKING:
     from rmtkd_edge.families.base import Spec
+    from rmtkd_edge.families.layers import ProjectedLinear
 
 
 class Model(nn.Module):
     """A torch module of a family, called with its spec's inputs in their order, and `tap=` to see activations."""
 
     spec: Spec
+
+    @property
+    def output_layer(self) -> ProjectedLinear | None:
+        """The linear layer whose outputs are the model's, None where there is none or something follows it."""
+        return None
 
     def set_dropout(self, p: float) -> None:
         """Set the probability of every dropout layer."""

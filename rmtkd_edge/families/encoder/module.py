@@ -180,6 +180,11 @@ class Encoder(Model):
         self.classifier = None if spec.classifier is None else ProjectedLinear(*spec.classifier)
         self.dropout = nn.Dropout(spec.dropout)
 
+    @property
+    def output_layer(self) -> ProjectedLinear | None:
+        """The classifier, None where an embedding is made of its outputs."""
+        return None if self.spec.head == "embedding" else self.classifier
+
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None, tap: Tap | None = None
     ) -> Tensor:

@@ -100,6 +100,11 @@ class MobileNet(Model):
         self.dropout = nn.Dropout(spec.dropout)
         self.classifier = ProjectedLinear(*spec.linears()[-1])
 
+    @property
+    def output_layer(self) -> ProjectedLinear:
+        """The classifier."""
+        return self.classifier
+
     def forward(self, pixel_values: Tensor, tap: Tap | None = None) -> Tensor:
         """Return logits (B, labels) for normalised images (B, 3, H, W), float."""
         see: Tap = (lambda name, tensor: None) if tap is None else tap

@@ -183,6 +183,11 @@ class ModernBert(Model):
         turns = (rotation(length, spec.layers[0].head, t, mask) for t in (spec.global_theta, spec.local_theta))
         return Context(keys, next(turns)), Context(keys & near, next(turns))
 
+    @property
+    def output_layer(self) -> ProjectedLinear:
+        """The classifier."""
+        return self.classifier
+
     def forward(self, input_ids: Tensor, attention_mask: Tensor, tap: Tap | None = None) -> Tensor:
         """Return logits (B, labels) for token ids and mask (B, T), int64."""
         contexts = self.contexts(attention_mask)

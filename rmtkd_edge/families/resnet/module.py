@@ -96,6 +96,11 @@ class ResNet(Model):
         self.stages: list[list[Block]] = nn.ModuleList(stages)  # type: ignore[assignment]
         self.classifier = ProjectedLinear(before, len(spec.labels))
 
+    @property
+    def output_layer(self) -> ProjectedLinear:
+        """The classifier."""
+        return self.classifier
+
     def forward(self, pixel_values: Tensor, tap: Tap | None = None) -> Tensor:
         """Return logits (B, labels) for normalised images (B, 3, H, W), float."""
         state = self.stem(pixel_values, tap)

@@ -156,6 +156,11 @@ class VisionTransformer(Model):
         self.classifier = ProjectedLinear(spec.width, len(spec.labels))
         self.dropout = nn.Dropout(spec.dropout)
 
+    @property
+    def output_layer(self) -> ProjectedLinear:
+        """The classifier."""
+        return self.classifier
+
     def forward(self, pixel_values: Tensor, tap: Tap | None = None) -> Tensor:
         """Return logits (B, labels) for normalised images (B, 3, H, W)."""
         state = self.embedded(pixel_values)

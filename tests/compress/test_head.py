@@ -1,0 +1,40 @@
+"""Where nothing is trained afterwards, the last layer of a closed form is fitted to the divergence, and no other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from contract_sample import recipe_of
+
+from rmtkd_edge.compress.stage import compress_run
+from rmtkd_edge.config.recipe import Compress
+from rmtkd_edge.families.store import load_model
+from rmtkd_edge.run import layout
+from rmtkd_edge.run.directory import Run
+from rmtkd_edge.run.reporter import SilentReporter
+
+
+def test_it_is_fitted_where_nothing_else_is_trained() -> None:
+    assert Compress(one_shot=True).fits_head and not Compress().fits_head
+    assert Compress(fit_head=True).fits_head and not Compress(one_shot=True, fit_head=False).fits_head
+    assert not Compress(one_shot=True, warm_start="fold").fits_head, "that is algebra alone"
+
+
+@pytest.mark.parametrize("family", ["encoder", "resnet"])
+def test_a_one_shot_differs_in_its_last_layer_alone(
+    family: str, tmp_path: Path, tiny_tokenizer: Path, tiny_data: Path, tiny_images: Path
+) -> None:
+    students: dict[Any, Any] = {}
+    for fitted in (None, False):
+        compress = {"one_shot": True, "fit_head": fitted, "align": False, "minimum_rank": 2}
+        compress = {name: value for name, value in compress.items() if value is not None}
+        recipe = recipe_of(family, tiny_tokenizer, compress=compress, stop={"target_reduction": 0.5})
+        run = Run.create(tmp_path / str(fitted), recipe.to_toml(), recipe.seed)
+        compress_run(run, recipe, data=tiny_data if family == "encoder" else tiny_images, reporter=SilentReporter())
+        students[fitted] = load_model(run, layout.BEST)
+    a, b = (students[fitted].state_dict() for fitted in (None, False))
+    differs = {name.partition(".")[0] for name in a if not torch.equal(a[name], b[name])}
+    assert differs == {"classifier"}
