@@ -315,7 +315,7 @@ def test_the_last_layer_is_fitted_to_the_divergence_from_the_teacher(case: Case)
 
     before = apart()
     context = SimpleNamespace(
-        data=SimpleNamespace(warm=lambda: case.batches),
+        data=SimpleNamespace(warm=lambda: case.batches, judged=lambda: case.batches),
         task=case.task,
         accelerator=SimpleNamespace(device=torch.device("cpu")),
     )

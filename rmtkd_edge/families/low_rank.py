@@ -40,7 +40,7 @@ def second_moment(states: Iterable[Tensor], width: int) -> Tensor:
     for rows in states:
         moments.add(rows, rows[:, :0])
     moments.all_reduce()
-    mean = torch.cat([moments.mean_inputs(), torch.ones(1, dtype=torch.float64)]).cpu()
+    mean = torch.cat([moments.mean_inputs().cpu(), torch.ones(1, dtype=torch.float64)])
     second = torch.outer(mean, mean)
     second[:-1, :-1] += moments.covariance().cpu()
     return second
