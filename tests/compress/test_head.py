@@ -3,24 +3,40 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from contract_sample import recipe_of
+from families.encoder.sample import make_batch, make_encoder, make_spec
 
+from rmtkd_edge.compress.ranks import head
 from rmtkd_edge.compress.stage import compress_run
 from rmtkd_edge.config.recipe import Compress
 from rmtkd_edge.families.store import load_model
 from rmtkd_edge.run import layout
 from rmtkd_edge.run.directory import Run
 from rmtkd_edge.run.reporter import SilentReporter
+from rmtkd_edge.tasks.base import find_task
 
 
 def test_it_is_fitted_where_nothing_else_is_trained() -> None:
     assert Compress(one_shot=True).fits_head and not Compress().fits_head
     assert Compress(fit_head=True).fits_head and not Compress(one_shot=True, fit_head=False).fits_head
     assert not Compress(one_shot=True, warm_start="fold").fits_head, "that is algebra alone"
+
+
+def test_a_fit_that_is_no_better_on_unseen_rows_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    teacher, student = make_encoder(make_spec()), make_encoder(make_spec(), seed=1)
+    batches = [make_batch(8, 12, seed) for seed in range(3)]
+    data = SimpleNamespace(warm=lambda: batches[:2], judged=lambda: batches[2:])
+    accelerator = SimpleNamespace(device=torch.device("cpu"))
+    context: Any = SimpleNamespace(data=data, task=find_task("text-classification"), accelerator=accelerator)
+    before = {name: value.clone() for name, value in student.state_dict().items()}
+    monkeypatch.setattr(head, "closest", lambda rows, start, ridge: (-start[0], start[1] + torch.arange(3.0) * 9))
+    head.fit_head(context, teacher, student)
+    assert all(torch.equal(value, before[name]) for name, value in student.state_dict().items())
 
 
 @pytest.mark.parametrize("family", ["encoder", "resnet"])
