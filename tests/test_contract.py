@@ -313,14 +313,16 @@ def test_the_last_layer_is_fitted_to_the_divergence_from_the_teacher(case: Case)
             pairs = [(call(case.teacher, batch), call(student, batch), batch) for batch in case.batches]
         return sum(float(case.task.divergence(old, new, batch=batch)) for old, new, batch in pairs)
 
-    before = apart()
+    before, notes = apart(), list[str]()
     context = SimpleNamespace(
         data=SimpleNamespace(warm=lambda: case.batches, judged=lambda: case.batches),
         task=case.task,
         accelerator=SimpleNamespace(device=torch.device("cpu")),
+        report=lambda kind, text: notes.append(text),
     )
     fit_head(context, case.teacher, student)
     assert apart() < 0.5 * before if layer is not None else apart() == before
+    assert len(notes) == (layer is not None) and all("fitted to it" in note for note in notes)
     now = student.state_dict()
     assert all(torch.equal(now[name], value) for name, value in rest.items())
 

@@ -201,7 +201,10 @@ def landing_recipe(args: argparse.Namespace) -> Recipe:
         changes.append(f"stop.target_reduction={args.reduction}")
     changes += args.set
     tokens = load_recipe(args.recipe, changes).compress.fitted_tokens  # the loop's: one shot is followed by no training
-    return load_recipe(args.recipe, [*changes, "compress.one_shot=true", f"compress.warm_start_tokens={tokens}"])
+    return load_recipe(
+        args.recipe,
+        [*changes, "compress.one_shot=true", "compress.fit_head=false", f"compress.warm_start_tokens={tokens}"],
+    )
 
 
 def main() -> None:

@@ -32,10 +32,17 @@ def test_a_fit_that_is_no_better_on_unseen_rows_is_not_taken(monkeypatch: pytest
     batches = [make_batch(8, 12, seed) for seed in range(3)]
     data = SimpleNamespace(warm=lambda: batches[:2], judged=lambda: batches[2:])
     accelerator = SimpleNamespace(device=torch.device("cpu"))
-    context: Any = SimpleNamespace(data=data, task=find_task("text-classification"), accelerator=accelerator)
+    notes: list[str] = []
+    context: Any = SimpleNamespace(
+        data=data,
+        task=find_task("text-classification"),
+        accelerator=accelerator,
+        report=lambda kind, text: notes.append(text),
+    )
     before = {name: value.clone() for name, value in student.state_dict().items()}
     monkeypatch.setattr(head, "closest", lambda rows, start, ridge: (-start[0], start[1] + torch.arange(3.0) * 9))
     head.fit_head(context, teacher, student)
+    assert len(notes) == 1 and "no fit to it is nearer" in notes[0]
     assert all(torch.equal(value, before[name]) for name, value in student.state_dict().items())
 
 
@@ -44,13 +51,19 @@ def test_a_one_shot_differs_in_its_last_layer_alone(
     family: str, tmp_path: Path, tiny_tokenizer: Path, tiny_data: Path, tiny_images: Path
 ) -> None:
     students: dict[Any, Any] = {}
+    notes: list[str] = []
+
+    class Listener(SilentReporter):
+        def event(self, kind: str, /, **facts: Any) -> None:
+            notes.extend([facts["text"]] if kind == "note" and "last layer" in facts["text"] else [])
+
     for fitted in (None, False):
         compress = {"one_shot": True, "fit_head": fitted, "align": False, "minimum_rank": 2}
         compress = {name: value for name, value in compress.items() if value is not None}
         recipe = recipe_of(family, tiny_tokenizer, compress=compress, stop={"target_reduction": 0.5})
         run = Run.create(tmp_path / str(fitted), recipe.to_toml(), recipe.seed)
-        compress_run(run, recipe, data=tiny_data if family == "encoder" else tiny_images, reporter=SilentReporter())
+        compress_run(run, recipe, data=tiny_data if family == "encoder" else tiny_images, reporter=Listener())
         students[fitted] = load_model(run, layout.BEST)
     a, b = (students[fitted].state_dict() for fitted in (None, False))
     differs = {name.partition(".")[0] for name in a if not torch.equal(a[name], b[name])}
-    assert differs == {"classifier"}
+    assert len(notes) == 1 and differs == ({"classifier"} if "fitted to it" in notes[0] else set())
