@@ -216,7 +216,7 @@ def test_outputs_move_less_for_as_many_parameters(tiny_recipe_dict, tiny_data, t
     sites = ["stream", "embedding", "ffn"]
     plain, _, _ = run_of(tiny_recipe_dict, tiny_data, tmp_path / "a", sites=sites)
     found, notes, run = run_of(tiny_recipe_dict, tiny_data, tmp_path / "b", sites=sites, allocation="kl")
-    moved = [float(note.split("teacher ")[1].split()[0]) for note in notes if "divergence from" in note]
+    moved = [float(note.split("teacher ")[1].split()[0]) for note in notes if "allocation: divergence from" in note]
     assert moved == sorted(moved, reverse=True) and len(moved) >= 1
     assert min(found.reduction, plain.reduction) >= 0.6
     assert load_model(run, layout.BEST).spec.count_parameters() == found.student.parameters
