@@ -37,7 +37,7 @@ from contract_sample import (
 from onnx.reference import ReferenceEvaluator
 from torch import Tensor
 
-from rmtkd_edge.compress.ranks.head import fit_head
+from rmtkd_edge.compress.ranks.output_layer import fit_output_layer
 from rmtkd_edge.compress.ranks.projection import projection
 from rmtkd_edge.compress.stage import compress_run
 from rmtkd_edge.compress.training.teacher_outputs import seen
@@ -296,7 +296,7 @@ def test_nothing_cut_is_nothing_changed(case: Case) -> None:
     assert same.spec == case.teacher.spec and (a - b).abs().max() < 1e-2 * a.abs().max()
 
 
-def test_the_last_layer_is_fitted_to_the_divergence_from_the_teacher(case: Case) -> None:
+def test_the_output_layer_is_fitted_to_the_divergence_from_the_teacher(case: Case) -> None:
     student = copy.deepcopy(case.teacher)
     layer = student.output_layer
     if layer is not None:
@@ -320,7 +320,7 @@ def test_the_last_layer_is_fitted_to_the_divergence_from_the_teacher(case: Case)
         accelerator=SimpleNamespace(device=torch.device("cpu")),
         report=lambda kind, text: notes.append(text),
     )
-    fit_head(context, case.teacher, student)
+    fit_output_layer(context, case.teacher, student)
     assert apart() < 0.5 * before if layer is not None else apart() == before
     assert len(notes) == (layer is not None) and all("fitted to it" in note for note in notes)
     now = student.state_dict()

@@ -60,7 +60,7 @@ def test_every_family_and_method_runs_on_one(
 FURTHER: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {  # families, and sections of the recipe
     "search": (
         ("encoder", "resnet", "vit"),
-        {"compress": {"allocation": "kl", "fit_head": True}, "distil": {"match": 3.0, "states_first": 0.5}},
+        {"compress": {"allocation": "kl", "fit_output_layer": True}, "distil": {"match": 3.0, "states_first": 0.5}},
     ),
     "fewer words and layers": (
         ("encoder", "modernbert"),

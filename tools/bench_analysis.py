@@ -203,7 +203,7 @@ def landing_recipe(args: argparse.Namespace) -> Recipe:
     tokens = load_recipe(args.recipe, changes).compress.fitted_tokens  # the loop's: one shot is followed by no training
     return load_recipe(
         args.recipe,
-        [*changes, "compress.one_shot=true", "compress.fit_head=false", f"compress.warm_start_tokens={tokens}"],
+        [*changes, "compress.one_shot=true", "compress.fit_output_layer=false", f"compress.warm_start_tokens={tokens}"],
     )
 
 

@@ -10,8 +10,8 @@ students is then distilled for so many steps, once for every weight of `distil.m
 divergence from the teacher (the task's own; of classification in nats), agreement and metric on validation rows, which
 choose nothing here. A divergence tells students apart that an accuracy of as many rows does not. With several numbers
 of --trials a search goes on from the one before, and so do its seconds, which leave out the analysis that all share. A
-search starts from one quantile of the rule or of explained variance: `started_from` says which. The last layer is
-as least squares have it; with --set compress.fit_head=true it is fitted to the divergence, as in a one shot.
+search starts from one quantile of the rule or of explained variance: `started_from` says which. The output layer is
+as least squares have it; with --set compress.fit_output_layer=true it is fitted to the divergence, as in a one shot.
 """
 
 from __future__ import annotations
@@ -162,7 +162,7 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], help="a recipe's key, as for compress")
     args = parser.parse_args()
     print(json.dumps({"machine": this_processor(), "torch": torch.__version__, **vars(args)}, default=str), flush=True)
-    fixed = ["compress.one_shot=true", "compress.fit_head=false"]
+    fixed = ["compress.one_shot=true", "compress.fit_output_layer=false"]
     changes = [f"stop.target_reduction={args.target}", *fixed, f"seed={args.seed}", *args.set]
     base = load_recipe(str(args.run / "recipe.toml"), changes)
     ready, teacher = prepare(base, args.data), load_folder(args.run / "compress/teacher")

@@ -128,7 +128,7 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], help="a recipe's key, as for compress")
     args = parser.parse_args()
     print(json.dumps({"machine": this_processor(), "torch": torch.__version__, **vars(args)}, default=str), flush=True)
-    fixed = ["compress.one_shot=true", "compress.fit_head=false"]
+    fixed = ["compress.one_shot=true", "compress.fit_output_layer=false"]
     changes = [f"stop.target_reduction={args.target}", *fixed, f"seed={args.seed}", *args.set]
     changes += ["compress.allocation=edge", "analyse.rule=window"]
     recipe = load_recipe(str(args.run / "recipe.toml"), changes)

@@ -157,9 +157,9 @@ class Compress(Section):
     )
     warm_start_images: Positive = Field(1024, description="Images that are fitted on")
     ridge: Amount = 1e-4
-    fit_head: bool | None = Field(
+    fit_output_layer: bool | None = Field(
         None,
-        description="Fit the last layer of a closed form to the divergence from the teacher's outputs, where least "
+        description="Fit the output layer of a closed form to the divergence from the teacher's outputs, where least "
         "squares have made it; unset: where nothing is trained afterwards (one_shot)",
     )
     align: bool = Field(True, description="Round ranks up to the multiples of the hardware profile")
@@ -179,9 +179,9 @@ class Compress(Section):
     )
 
     @property
-    def fits_head(self) -> bool:
-        """Return whether the last layer of a closed form is fitted to the divergence."""
-        return (self.one_shot if self.fit_head is None else self.fit_head) and self.warm_start != "fold"
+    def fits_output_layer(self) -> bool:
+        """Return whether the output layer of a closed form is fitted to the divergence."""
+        return (self.one_shot if self.fit_output_layer is None else self.fit_output_layer) and self.warm_start != "fold"
 
     @property
     def fitted_tokens(self) -> int:

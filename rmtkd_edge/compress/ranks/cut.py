@@ -13,7 +13,7 @@ from rmtkd_edge.compress.context import Context
 from rmtkd_edge.compress.data import Batches
 from rmtkd_edge.compress.parallel import agreed, own_rows
 from rmtkd_edge.compress.ranks.edge import Choose, SiteRank, choose_ranks
-from rmtkd_edge.compress.ranks.head import fit_head
+from rmtkd_edge.compress.ranks.output_layer import fit_output_layer
 from rmtkd_edge.compress.ranks.projection import projection
 from rmtkd_edge.families.base import AnalyseOptions, NarrowOptions, Spec, call, list_sites, ranks_of
 from rmtkd_edge.families.spectrum import SiteSpectrum
@@ -62,8 +62,8 @@ def narrowed(context: Context, folded: Model, cut: Cut) -> tuple[Model, dict[str
     warm, effect = own_batches(context, data.warm), own_batches(context, data.effect)
     student = context.method.initial_student(context.family, teacher, cut, warm, effect, recipe)
     student = student.to(context.accelerator.device)
-    if cut.projections and recipe.compress.fits_head:
-        fit_head(context, teacher, student)
+    if cut.projections and recipe.compress.fits_output_layer:
+        fit_output_layer(context, teacher, student)
     there = ranks_of(student.spec)  # a factor no narrower than its site is none
     new = {name: p for name, p in cut.projections.items() if name in there}
     return student, new

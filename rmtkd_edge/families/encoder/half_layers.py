@@ -42,7 +42,7 @@ class Walk:
         """Return the weights (n,) at a depth of the stream."""
         return None if self.weights is None else self.weights[depth]
 
-    def attended(self, layer: EncoderLayer) -> Tensor:
+    def attend(self, layer: EncoderLayer) -> Tensor:
         """Return what a layer's heads give the student's valid tokens, (n, heads * p)."""
         return layer.attend(padded(self.student, self.mask), self.mask, self.relative)[self.mask]
 
@@ -76,7 +76,7 @@ def fit_attention(
     fit = CrossMoments(narrow.value.weight.shape[0], len(cut.stream64), ridge=cut.ridge)
     parts = []
     for walk, total in zip(walks, sums, strict=True):
-        own = walk.attended(narrow)
+        own = walk.attend(narrow)
         fit.add(own, total @ cut.stream.T - walk.student, walk.weight(depth + 1))
         parts.append((wide.norm1(total), own))
     set_linear(narrow.out, *solved(fit, cut.ridge))

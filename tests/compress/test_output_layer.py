@@ -1,4 +1,4 @@
-"""Where nothing is trained afterwards, the last layer of a closed form is fitted to the divergence, and no other."""
+"""Where nothing is trained afterwards, the output layer of a closed form is fitted to the divergence, and no other."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from contract_sample import recipe_of
 from families.encoder.sample import make_batch, make_encoder, make_spec
 
-from rmtkd_edge.compress.ranks import head
+from rmtkd_edge.compress.ranks import output_layer
 from rmtkd_edge.compress.stage import compress_run
 from rmtkd_edge.config.recipe import Compress
 from rmtkd_edge.families.store import load_model
@@ -22,9 +22,12 @@ from rmtkd_edge.tasks.base import find_task
 
 
 def test_it_is_fitted_where_nothing_else_is_trained() -> None:
-    assert Compress(one_shot=True).fits_head and not Compress().fits_head
-    assert Compress(fit_head=True).fits_head and not Compress(one_shot=True, fit_head=False).fits_head
-    assert not Compress(one_shot=True, warm_start="fold").fits_head, "that is algebra alone"
+    assert Compress(one_shot=True).fits_output_layer and not Compress().fits_output_layer
+    assert (
+        Compress(fit_output_layer=True).fits_output_layer
+        and not Compress(one_shot=True, fit_output_layer=False).fits_output_layer
+    )
+    assert not Compress(one_shot=True, warm_start="fold").fits_output_layer, "that is algebra alone"
 
 
 def test_a_fit_that_is_no_better_on_unseen_rows_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -40,14 +43,16 @@ def test_a_fit_that_is_no_better_on_unseen_rows_is_not_taken(monkeypatch: pytest
         report=lambda kind, text: notes.append(text),
     )
     before = {name: value.clone() for name, value in student.state_dict().items()}
-    monkeypatch.setattr(head, "closest", lambda rows, start, ridge: (-start[0], start[1] + torch.arange(3.0) * 9))
-    head.fit_head(context, teacher, student)
+    monkeypatch.setattr(
+        output_layer, "closest", lambda rows, start, ridge: (-start[0], start[1] + torch.arange(3.0) * 9)
+    )
+    output_layer.fit_output_layer(context, teacher, student)
     assert len(notes) == 1 and "no fit to it is nearer" in notes[0]
     assert all(torch.equal(value, before[name]) for name, value in student.state_dict().items())
 
 
 @pytest.mark.parametrize("family", ["encoder", "resnet"])
-def test_a_one_shot_differs_in_its_last_layer_alone(
+def test_a_one_shot_differs_in_its_output_layer_alone(
     family: str, tmp_path: Path, tiny_tokenizer: Path, tiny_data: Path, tiny_images: Path
 ) -> None:
     students: dict[Any, Any] = {}
@@ -55,10 +60,10 @@ def test_a_one_shot_differs_in_its_last_layer_alone(
 
     class Listener(SilentReporter):
         def event(self, kind: str, /, **facts: Any) -> None:
-            notes.extend([facts["text"]] if kind == "note" and "last layer" in facts["text"] else [])
+            notes.extend([facts["text"]] if kind == "note" and "output layer" in facts["text"] else [])
 
     for fitted in (None, False):
-        compress = {"one_shot": True, "fit_head": fitted, "align": False, "minimum_rank": 2}
+        compress = {"one_shot": True, "fit_output_layer": fitted, "align": False, "minimum_rank": 2}
         compress = {name: value for name, value in compress.items() if value is not None}
         recipe = recipe_of(family, tiny_tokenizer, compress=compress, stop={"target_reduction": 0.5})
         run = Run.create(tmp_path / str(fitted), recipe.to_toml(), recipe.seed)

@@ -1,8 +1,8 @@
-"""The last layer of a closed form, fitted to the task's divergence from the teacher.
+"""The output layer of a closed form, fitted to the task's divergence from the teacher.
 
 Least squares counts all outputs alike. A divergence of probabilities hardly counts those that the teacher is certain
-of, and most of the training rows are of that kind: fitted to it, the last layer leaves its errors there. The problem is
-convex, has one linear layer of unknowns, and takes a fraction of a second; both models' outputs take longer.
+of, and most of the training rows are of that kind: fitted to it, the output layer leaves its errors there. The problem
+is convex, has one linear layer of unknowns, and takes a fraction of a second; both models' outputs take longer.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ STEPS = 50  # of L-BFGS
 
 @dataclass(frozen=True)
 class Rows:
-    """What the last layer reads of some rows, and what the teacher gives, batch by batch, float32 on the CPU."""
+    """What the output layer reads of some rows, and what the teacher gives, batch by batch, float32 on the CPU."""
 
     task: Task[Any]
     batches: Sequence[Batch]
@@ -49,8 +49,8 @@ class Rows:
         return total
 
 
-def fit_head(context: Context, teacher: Model, student: Model) -> None:
-    """Fit the student's last linear layer to the teacher's outputs, in place; nothing where its outputs are no layer's.
+def fit_output_layer(context: Context, teacher: Model, student: Model) -> None:
+    """Fit the student's output layer to the teacher's outputs, in place; nothing where its outputs are no layer's.
 
     The rows are half of those that the closed form is fitted on. How far the weights may go, or whether they stay, is
     decided by those that closed forms are compared on, which neither fit has seen. Every process takes all of them, so
@@ -74,7 +74,7 @@ def fit_head(context: Context, teacher: Model, student: Model) -> None:
         layer.weight.copy_(best[0])
         layer.bias.copy_(best[1])
     told = f"fitted to it {lowest:.2e}" if lowest < least_squares else "no fit to it is nearer"
-    where = "last layer: divergence from the teacher, on rows that no fit has seen"
+    where = "output layer: divergence from the teacher, on rows that no fit has seen"
     context.report("note", text=f"{where}, by least squares {least_squares:.2e}, {told}")
 
 
